@@ -1,0 +1,1 @@
+"""What every stage shares: models, prompts, pictures, generation, files."""

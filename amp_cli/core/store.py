@@ -1,0 +1,202 @@
+"""Files that survive a kill: append-only JSONL, atomic writes, hashes, and reading other people's JSON."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from amp_cli.errors import AmpError
+
+Result = TypeVar("Result")
+
+
+def disk_errors_explained(action: Callable[[], Result], path: Path) -> Result:
+    """Run a file operation; a full disk or a read-only folder becomes a sentence that names `path`."""
+    try:
+        return action()
+    except OSError as error:
+        raise AmpError(
+            f"Cannot write '{path}': {error.strerror or error}",
+            hint="Make room or choose another folder with --out; what is finished is kept, the same command goes on",
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` beside `path` and rename it over, so that a reader never sees half a file."""
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".part")
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+
+    disk_errors_explained(write, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON, atomically."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON file of any shape.
+
+    Raises:
+        AmpError: missing, unreadable, not UTF-8, or no JSON.
+    """
+    text = _read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise AmpError(f"'{path}' is no valid JSON: {error.msg} in line {error.lineno}") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise AmpError(f"'{path}' is not UTF-8: byte {error.start} cannot be read", hint="Save it as UTF-8") from error
+    except OSError as error:
+        raise AmpError(f"Cannot read '{path}': {error.strerror or error}") from error
+
+
+def read_json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+    """Yield the objects of a JSON list or a JSONL file as `(number, record, "")`, numbered from 1.
+
+    What is no object (a torn line, invalid UTF-8, a bare number) is yielded as `(number, None, reason)`. A byte-order mark and CRLF
+    are tolerated, empty lines skipped. JSONL is read line by line.
+
+    Raises:
+        AmpError: the file cannot be read, is empty, or is one JSON value that is no list.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+            if not head:
+                raise AmpError(f"'{path}' is empty")
+            if head.startswith(b"["):
+                yield from _records_of_list(path)
+                return
+            stream.seek(0)
+            yield from _records_of_lines(path, stream)
+    except OSError as error:
+        raise AmpError(f"Cannot read '{path}': {error.strerror or error}") from error
+
+
+def _records_of_list(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+    for number, record in enumerate(read_json(path), start=1):
+        if isinstance(record, dict):
+            yield number, record, ""
+        else:
+            yield number, None, f"entry {number} is no JSON object"
+
+
+def _records_of_lines(path: Path, stream: Any) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+    for number, raw in enumerate(stream, start=1):
+        line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            yield number, None, f"line {number} is not valid UTF-8"
+        except json.JSONDecodeError as error:
+            if number == 1 and line.strip() in (b"{", b"{}"):
+                raise AmpError(
+                    f"'{path}' is neither a JSON list nor JSON lines",
+                    hint="Put the items in a list: [{...}, {...}], or one object on each line",
+                ) from error
+            yield number, None, f"line {number} is no valid JSON ({error.msg})"
+        except RecursionError:
+            yield number, None, f"line {number} is nested too deeply"
+        else:
+            if isinstance(record, dict):
+                yield number, record, ""
+            else:
+                yield number, None, f"line {number} is no JSON object"
+
+
+class RecordLog:
+    """An append-only JSONL file of our own: a line is on disk before the next item starts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        disk_errors_explained(lambda: path.parent.mkdir(parents=True, exist_ok=True), path)
+        self._mend()
+
+    def _mend(self) -> None:
+        """Cut a last line that a kill left without its end."""
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            keep = content.rfind(b"\n") + 1
+            disk_errors_explained(lambda: os.truncate(self.path, keep), self.path)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all records in the order they were written."""
+        if not self.path.exists():
+            return []
+        with self.path.open(encoding="utf-8") as stream:
+            return [json.loads(line) for line in stream]
+
+    def ids(self) -> set[str]:
+        """Return the ids that are done."""
+        return {record["id"] for record in self.read()}
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one line and flush it."""
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+        def write() -> None:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(line)
+
+        disk_errors_explained(write, self.path)
+
+
+class Rejections:
+    """The items that could not be done, with the reason: `rejected.jsonl`.
+
+    A rejection of an id that is already in the file replaces nothing and counts once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._log = RecordLog(path)
+        self._reasons: dict[str, str] = {record["id"]: record["reason"] for record in self._log.read()}
+
+    def add(self, item_id: str, reason: str) -> None:
+        """Note that an item was left out."""
+        if self._reasons.get(item_id) == reason:
+            return
+        self._reasons[item_id] = reason
+        self._log.append({"id": item_id, "reason": reason})
+
+    @property
+    def count(self) -> int:
+        """How many items are rejected."""
+        return len(self._reasons)
+
+    def reasons(self) -> dict[str, str]:
+        """Return id -> reason."""
+        return dict(self._reasons)
+
+
+def content_hash(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file, or of a folder's files by name and content."""
+    digest = hashlib.sha256()
+    if path.is_file():
+        _add_file(digest, path)
+        return digest.hexdigest()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(file.relative_to(path).as_posix().encode())
+        _add_file(digest, file)
+    return digest.hexdigest()
+
+
+def _add_file(digest: Any, path: Path) -> None:
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)

@@ -1,0 +1,196 @@
+"""The records that travel between the stages: frozen, and refusing bad values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from amp_cli.errors import AmpError
+
+
+def texts(value: object, what: str) -> tuple[str, ...]:
+    """Return `value` as a tuple of strings, or refuse it in the words of the field `what`."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise AmpError(f"'{what}' must be a list of texts, not {value!r:.80}")
+    for element in value:
+        if not isinstance(element, str):
+            raise AmpError(f"'{what}' must hold texts only, not {element!r:.80}")
+    return tuple(value)
+
+
+def required(record: Mapping[str, Any], key: str) -> Any:
+    """Return `record[key]`, or refuse the record by the missing field's name."""
+    if key not in record:
+        raise AmpError(f"the field '{key}' is missing")
+    return record[key]
+
+
+def _refuse_empty_id(item_id: object) -> None:
+    if not isinstance(item_id, str) or not item_id.strip():
+        raise AmpError(f"an id must be a text that is not empty, not {item_id!r:.80}")
+
+
+def _refuse_uneven(answers: Sequence[str], questions: Sequence[str], whose: str) -> None:
+    if len(answers) != len(questions):
+        raise AmpError(f"{whose} has {len(answers)} answers for {len(questions)} questions")
+    for number, answer in enumerate(answers, start=1):
+        if not answer.strip():
+            raise AmpError(f"{whose} has an empty answer in round {number}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceItem:
+    """Pictures, one question per round, and the data set's own (standard) answer to each."""
+
+    id: str
+    images: tuple[str, ...]
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _refuse_empty_id(self.id)
+        if not self.questions:
+            raise AmpError("the item has no question")
+        _refuse_uneven(self.answers, self.questions, "the standard response")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "images": list(self.images),
+            "questions": list(self.questions),
+            "answers": list(self.answers),
+            "meta": self.meta,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        return cls(
+            id=required(record, "id"),
+            images=texts(required(record, "images"), "images"),
+            questions=texts(required(record, "questions"), "questions"),
+            answers=texts(required(record, "answers"), "answers"),
+            meta=dict(record.get("meta", {})),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A generated response before it has a level: one line of `candidates.jsonl`."""
+
+    id: str
+    source: str
+    answers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _refuse_empty_id(self.id)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id, "source": self.source, "answers": list(self.answers)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        return cls(
+            id=required(record, "id"),
+            source=str(required(record, "source")),
+            answers=texts(required(record, "answers"), "answers"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One place in the quality order: its answers, who wrote them, and what auto-check gave (0..1)."""
+
+    answers: tuple[str, ...]
+    source: str
+    accuracy: float | None = None
+    score: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        record: dict[str, Any] = {"answers": list(self.answers), "source": self.source}
+        if self.accuracy is not None:
+            record["accuracy"] = self.accuracy
+        if self.score is not None:
+            record["score"] = self.score
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        return cls(
+            answers=texts(required(record, "answers"), "answers"),
+            source=str(record.get("source", "unknown")),
+            accuracy=record.get("accuracy"),
+            score=record.get("score"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceItem:
+    """K responses in quality order, level 0 the best: one line of `preferences.jsonl`."""
+
+    id: str
+    images: tuple[str, ...]
+    questions: tuple[str, ...]
+    levels: tuple[Level, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _refuse_empty_id(self.id)
+        if not self.questions:
+            raise AmpError("the item has no question")
+        if len(self.levels) < 2:
+            raise AmpError(f"the item has {len(self.levels)} level(s); a preference needs at least 2")
+        for number, level in enumerate(self.levels):
+            _refuse_uneven(level.answers, self.questions, f"level {number}")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "images": list(self.images),
+            "questions": list(self.questions),
+            "levels": [level.to_json() for level in self.levels],
+            "meta": self.meta,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        levels = required(record, "levels")
+        if not isinstance(levels, Sequence) or isinstance(levels, str):
+            raise AmpError(f"'levels' must be a list, not {levels!r:.80}")
+        return cls(
+            id=required(record, "id"),
+            images=texts(record.get("images", []), "images"),
+            questions=texts(required(record, "questions"), "questions"),
+            levels=tuple(Level.from_json(level) for level in levels),
+            meta=dict(record.get("meta") or {}),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkItem:
+    """What a benchmark asks, and in `reference` what its scorer needs to know of the item."""
+
+    id: str
+    images: tuple[str, ...]
+    questions: tuple[str, ...]
+    reference: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _refuse_empty_id(self.id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A model's answers to the questions of one item: one line of `answers.jsonl`."""
+
+    id: str
+    answers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _refuse_empty_id(self.id)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id, "answers": list(self.answers)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        return cls(id=required(record, "id"), answers=texts(required(record, "answers"), "answers"))

@@ -1,0 +1,95 @@
+"""The only module that prints: results to stdout, talk to stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+
+
+def _talk() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Say something in passing."""
+    _talk().print(escape(text))
+
+
+def warn(text: str) -> None:
+    """Say something the user should look at."""
+    _talk().print(f"[yellow]Warning:[/yellow] {escape(text)}")
+
+
+def step(command_line: str) -> None:
+    """Show a command as the user would type it."""
+    _talk().print(f"\n[bold]$ {escape(command_line)}[/bold]")
+
+
+def hint(text: str) -> None:
+    """Suggest the next command."""
+    _talk().print(f"[cyan]Next:[/cyan] {escape(text)}")
+
+
+def error(message: str, fix: str | None) -> None:
+    """Say what went wrong and what to try."""
+    console = _talk()
+    console.print(f"[red]Error:[/red] {escape(message)}")
+    if fix:
+        console.print(f"[cyan]Hint:[/cyan] {escape(fix)}")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Show rows to a person, on stdout. None is shown as a dash, fractions with three digits."""
+    from rich.table import Table
+
+    grid = Table(title=title or None, title_justify="left")
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*(escape(_cell(value)) for value in row))
+    Console(highlight=False).print(grid)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return str(value)
+
+
+def data(value: Mapping[str, object]) -> None:
+    """Print one JSON object on stdout, for programs."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def progress(label: str, total: int, done: int = 0, unit: str = "items") -> Iterator[Callable[[], None]]:
+    """Show a bar with a rate on stderr while the block runs; yields the function that advances it by one.
+
+    No bar where stderr is no terminal.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f} {unit}/s" if task.speed else f"- {unit}/s")
+
+    console = _talk()
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(escape(label), total=total, completed=done)
+        yield lambda: bar.advance(task)
