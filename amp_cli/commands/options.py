@@ -10,9 +10,7 @@ OUTPUT = "Output"
 RUNNING = "Running"
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", rich_help_panel=OUTPUT)]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Start afresh in --out.", rich_help_panel=OUTPUT)
-]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start afresh in --out.", rich_help_panel=OUTPUT)]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object instead of a table.", rich_help_panel=OUTPUT)
 ]
@@ -32,9 +30,7 @@ DtypeOption = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
-DeviceOption = Annotated[
-    str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.", rich_help_panel=MODEL)
-]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.", rich_help_panel=MODEL)]
 QuantizationOption = Annotated[
     str | None,
     typer.Option("--quantization", help="nf4 (4 bit) or int8, through bitsandbytes.", rich_help_panel=MODEL),
@@ -51,15 +47,17 @@ TrustRemoteCodeOption = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run Python code that comes with the model.", rich_help_panel=MODEL),
 ]
-OfflineOption = Annotated[
-    bool, typer.Option("--offline", help="Use only what is on this disk.", rich_help_panel=MODEL)
-]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Use only what is on this disk.", rich_help_panel=MODEL)]
 ImageRootOption = Annotated[
     Path | None,
-    typer.Option("--image-root", help="Folder that image paths start from [default: the data file's].", show_default=False),
+    typer.Option(
+        "--image-root", help="Folder that image paths start from [default: the data file's].", show_default=False
+    ),
 ]
 BatchSizeOption = Annotated[
     int,
-    typer.Option("--batch-size", min=1, help="Items per forward; halved when memory runs out.", rich_help_panel=RUNNING),
+    typer.Option(
+        "--batch-size", min=1, help="Items per forward; halved when memory runs out.", rich_help_panel=RUNNING
+    ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=RUNNING)]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 from amp_cli import __version__
@@ -77,6 +78,16 @@ class Run:
             raise AmpError(f"'{out}' is no run folder: it holds no {NAME}")
         return cls(out, read_json(out / NAME), resumed=True)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Note in `run.json` how a block that did not get to `finish` ended; what is on disk stays."""
+        if kind is not None:
+            self.finish("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+
     def record(self, **facts: Any) -> None:
         """Add facts to `run.json`."""
         self.facts.update(_plain(facts))
@@ -87,9 +98,7 @@ class Run:
         self.record(state=state, ended=_now(), **facts)
 
 
-def _new_facts(
-    command: str, settings: dict[str, Any], identity: dict[str, Any], seed: int | None
-) -> dict[str, Any]:
+def _new_facts(command: str, settings: dict[str, Any], identity: dict[str, Any], seed: int | None) -> dict[str, Any]:
     return {
         "amp_version": __version__,
         "command": command,

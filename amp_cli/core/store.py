@@ -30,7 +30,7 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.name + ".part")
         beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
+        beside.replace(path)
 
     disk_errors_explained(write, path)
 
@@ -65,8 +65,8 @@ def _read_text(path: Path) -> str:
 def read_json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
     """Yield the objects of a JSON list or a JSONL file as `(number, record, "")`, numbered from 1.
 
-    What is no object (a torn line, invalid UTF-8, a bare number) is yielded as `(number, None, reason)`. A byte-order mark and CRLF
-    are tolerated, empty lines skipped. JSONL is read line by line.
+    What is no object (a torn line, invalid UTF-8, a bare number) is yielded as `(number, None, reason)`. A byte-order
+    mark and CRLF are tolerated, empty lines skipped. JSONL is read line by line.
 
     Raises:
         AmpError: the file cannot be read, is empty, or is one JSON value that is no list.

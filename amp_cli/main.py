@@ -1,0 +1,51 @@
+"""Assembles the `amp` command line; AmpError becomes an `Error:` and a `Hint:` line."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from amp_cli import __version__, ui
+from amp_cli.commands import doctor, eval, generate_prefs, merge_lora, models, quickstart, report, train
+from amp_cli.errors import AmpError
+
+app = typer.Typer(
+    name="amp",
+    help="Make vision-language models hallucinate less, by multi-level preference learning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("quickstart", rich_help_panel="Start here")(quickstart.quickstart)
+app.command("doctor", rich_help_panel="Start here")(doctor.doctor)
+app.command("models", rich_help_panel="Start here")(models.models)
+app.command("generate-prefs", rich_help_panel="The loop")(generate_prefs.generate_prefs)
+app.command("train", rich_help_panel="The loop")(train.train)
+app.command("merge-lora", rich_help_panel="The loop")(merge_lora.merge_lora)
+app.add_typer(eval.app, name="eval", rich_help_panel="The loop")
+app.command("report", rich_help_panel="The loop")(report.report)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"amp {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is a sentence, not a traceback."""
+    try:
+        app()
+    except AmpError as error:
+        ui.error(error.message, error.hint)
+        sys.exit(1)
