@@ -96,7 +96,7 @@ def test_an_object_out_of_sight_changes_no_pixel_beyond_the_grain() -> None:
     pictures = [
         np.asarray(draw(Scene(theme="park", objects=(only,), noise_seed=1))).astype(int) for only in (hidden, empty)
     ]
-    assert np.array_equal(*pictures)
+    assert np.array_equal(pictures[0], pictures[1])
 
 
 def test_an_impossible_scene_is_refused() -> None:
@@ -178,6 +178,16 @@ def test_a_completed_caption_adds_what_is_missing_and_in_sight() -> None:
     said = "there are two blue dogs. there is a red cup at the top center."
     completed = truth.standard_caption(scene, said, style="completed")
     assert completed == "there are two blue dogs. there is a red car at the top left."
+
+
+def test_an_annotator_who_notices_half_adds_about_half_and_always_the_same() -> None:
+    rng = random_stream("test", 14)
+    scenes = [sample_neutral(rng) for _ in range(300)]
+    said = [truth.standard_caption(scene, "", style="completed", noticed=0.5) for scene in scenes]
+    assert said == [truth.standard_caption(scene, "", style="completed", noticed=0.5) for scene in scenes]
+    added = sum(len(truth.mentioned_objects(caption)) for caption in said)
+    in_sight = sum(thing.visibility >= 1 for scene in scenes for thing in scene.objects)
+    assert 0.4 < added / in_sight < 0.6
 
 
 def test_the_full_style_ignores_what_was_said() -> None:
@@ -299,4 +309,4 @@ def test_tau_separates_true_sentences_from_changed_ones_on_the_whole_world() -> 
             said = [f"there are {language.NUMBERS[number]} {colour} {noun} at the top left." for colour in COLOURS]
             similarity = encoder.embed(said) @ encoder.embed(said).T
             assert np.allclose(np.diag(similarity), 1)
-            assert (similarity[~np.eye(len(said), dtype=bool)] < encoder.tau - 0.05).all()
+            assert (similarity[~np.eye(len(said), dtype=bool)] < encoder.tau - 0.03).all()

@@ -35,12 +35,12 @@ _OTHER_WEIGHT = 0.3
 class WorldEncoder:
     """Weighted bags of the world's words; singular and plural are one word, a singular noun means the number one.
 
-    Cosines: 1.00 for the same thing in the same number; .87 when one side leaves the colour open; .96 and more when
-    only the place differs; .75 for another colour or another number; .50 or less for another category. Hence tau = .85.
+    Cosines over the world's chunks and sentences: at least .96 for the same thing, whatever its place; at least .85 when
+    one side leaves the colour open; at most .76 for another colour or number; at most .52 for another category. Hence tau.
     """
 
     name: str = "world"
-    tau: float = 0.85
+    tau: float = 0.80
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """(texts, features) float32, each row of length 1."""

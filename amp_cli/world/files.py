@@ -41,11 +41,13 @@ def training_ids(scenes: int) -> list[str]:
     return [f"world-{FIRST_TRAINING_IMAGE + index:012d}" for index in range(scenes)]
 
 
-def write_standards(path: Path, scenes: Sequence[Scene], captions: Mapping[str, str], *, style: CaptionStyle) -> None:
-    """Write LLaVA conversations for training scenes; the answers are the captions (by id) as `style` mends them."""
+def write_standards(
+    path: Path, scenes: Sequence[Scene], captions: Mapping[str, str], *, style: CaptionStyle, noticed: float = 1.0
+) -> None:
+    """Write LLaVA conversations for training scenes; the answers are the captions (by id), mended."""
     conversations = []
     for index, (item_id, scene) in enumerate(zip(training_ids(len(scenes)), scenes, strict=True)):
-        standard = standard_caption(scene, captions[item_id], style=style)
+        standard = standard_caption(scene, captions[item_id], style=style, noticed=noticed)
         conversations.append(
             {
                 "id": item_id,

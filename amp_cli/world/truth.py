@@ -16,7 +16,7 @@ from amp_cli.world.language import (
     place_name,
     theme_sentence,
 )
-from amp_cli.world.scenes import COLOURS, Scene, SceneObject
+from amp_cli.world.scenes import COLOURS, Scene, SceneObject, random_stream
 
 CaptionStyle = Literal["corrected", "completed", "full"]
 
@@ -76,18 +76,21 @@ def is_true(mention: Mention, scene: Scene) -> bool:
     )
 
 
-def standard_caption(scene: Scene, caption: str, *, style: CaptionStyle) -> str:
+def standard_caption(scene: Scene, caption: str, *, style: CaptionStyle, noticed: float = 1.0) -> str:
     """The standard response for a scene whose describer said `caption`. Every sentence of it is true.
 
     "corrected": the describer's own caption as an annotator mends it: sentences about things that are not there are
     deleted, a wrong colour, number or place is put right, repetitions go. "completed": the same, with a sentence added
-    for each thing in plain sight that is missing. "full": everything in the scene, whatever the describer said.
+    for each thing in plain sight that is missing, or for a share `noticed` of them, always the same ones for one scene.
+    "full": everything in the scene, whatever the describer said.
     """
     if style == "full":
         return full_caption(scene)
     kept, told = _true_sentences(scene, caption)
     if style == "completed":
-        missing = [t for t in scene.objects if t.category not in told and t.visibility >= 1]
+        attention = random_stream("annotator", scene.noise_seed)
+        seen = [t for t in scene.objects if t.visibility >= 1 and attention.random() < noticed]
+        missing = [thing for thing in seen if thing.category not in told]
         kept += [object_sentence(thing) for thing in missing]
     return " ".join(kept or [theme_sentence(scene)])
 
