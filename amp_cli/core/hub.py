@@ -44,7 +44,7 @@ def fetch_file(repo: str, filename: str) -> Path:
 
 
 def fetch_folder(repo: str, patterns: list[str] | None = None) -> Path:
-    """Return a hub repository's folder on this disk, downloading what is missing (safetensors, no pickles, by default)."""
+    """Return a hub repository's folder on this disk, downloading what is missing (no pickles by default)."""
     from huggingface_hub import snapshot_download
 
     return Path(_explained(lambda: snapshot_download(repo, allow_patterns=patterns or MODEL_FILES), repo))

@@ -1,5 +1,6 @@
 """The one place that loads models: any transformers image-text-to-text model, its processor, template and adapter."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,12 @@ from amp_cli.core.hub import (
 from amp_cli.core.templates import template_path
 from amp_cli.errors import AmpError
 
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels and of every cast
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("nf4", "int8")
+NOT_QUANTIZED = ("lm_head", "multi_modal_projector", "vision_tower", "vision_model", "visual", "connector")
+"""What families call the parts outside the language model; only the language model's projections are quantised."""
 LLAVA_VOCABULARY = 32000
 """LLaVA-1.5's Llama vocabulary; smaller ones are not Vicuna and bring their own template."""
 
@@ -146,7 +151,7 @@ def _quantization_config(quantization: str | None, compute: torch.dtype) -> Bits
         return None
     if quantization not in QUANTIZATIONS:
         raise AmpError(f"'{quantization}' is no quantisation we know", hint=f"Use {' or '.join(QUANTIZATIONS)}")
-    skip = ["lm_head", "multi_modal_projector", "vision_tower", "visual", "vision_model", "connector"]
+    skip = [rf"(.*\.)?{part}" for part in NOT_QUANTIZED]
     if quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
     return BitsAndBytesConfig(

@@ -118,6 +118,10 @@ def _records_of_lines(path: Path, stream: Any) -> Iterator[tuple[int, dict[str, 
                 yield number, None, f"line {number} is no JSON object"
 
 
+def _one_line(record: Any) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False)
+
+
 class RecordLog:
     """An append-only JSONL file of our own: a line is on disk before the next item starts."""
 
@@ -139,8 +143,10 @@ class RecordLog:
         """Return all records in the order they were written."""
         if not self.path.exists():
             return []
-        with self.path.open(encoding="utf-8") as stream:
-            return [json.loads(line) for line in stream]
+        import jsonlines
+
+        with jsonlines.open(self.path) as reader:
+            return list(reader.iter(type=dict))
 
     def ids(self) -> set[str]:
         """Return the ids that are done."""
@@ -148,11 +154,11 @@ class RecordLog:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line and flush it."""
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        import jsonlines
 
         def write() -> None:
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(line)
+            with jsonlines.open(self.path, mode="a", dumps=_one_line, flush=True) as writer:
+                writer.write(record)
 
         disk_errors_explained(write, self.path)
 

@@ -1,0 +1,11 @@
+"""Shared by all tests: one thread, no network, nothing of the user's environment."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["NO_COLOR"] = "1"
+os.environ["COLUMNS"] = "120"
+for key in ("HF_TOKEN", "OPENAI_API_KEY", "WANDB_API_KEY"):
+    os.environ.pop(key, None)
