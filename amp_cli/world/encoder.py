@@ -35,8 +35,9 @@ _OTHER_WEIGHT = 0.3
 class WorldEncoder:
     """Weighted bags of the world's words; singular and plural are one word, a singular noun means the number one.
 
-    Cosines over the world's chunks and sentences: at least .96 for the same thing, whatever its place; at least .85 when
-    one side leaves the colour open; at most .76 for another colour or number; at most .52 for another category. Hence tau.
+    Cosines over the world's chunks and sentences: at least .96 for the same thing, whatever its place; at least .85
+    when one side leaves the colour open; at most .76 for another colour or number; at most .52 for another category.
+    Hence tau.
     """
 
     name: str = "world"
