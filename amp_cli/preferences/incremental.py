@@ -1,0 +1,138 @@
+"""Incremental Generation: one base model fine-tuned on growing subsets gives candidates of growing quality."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from amp_cli.core.store import read_json, write_json
+from amp_cli.errors import AmpError
+from amp_cli.preferences.experts import Expert
+from amp_cli.preferences.files import write_jsonl
+from amp_cli.records import SourceItem
+
+BASE = "base"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """How each model of the series is fine-tuned (LoRA).
+
+    Attributes:
+        epochs: passes over the model's own subset, so a larger subset takes more steps.
+        steps: instead of epochs, optimiser steps on the first subset; subset i takes i times as many.
+        batch_size: items per optimiser step.
+    """
+
+    epochs: float = 1.0
+    steps: int | None = None
+    lr: float = 5e-5
+    lora_r: int = 64
+    lora_alpha: int = 16
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.epochs <= 0 or (self.steps is not None and self.steps < 1):
+            raise AmpError(f"Fine-tuning needs epochs above 0 ({self.epochs}) and at least one step ({self.steps})")
+        if self.lr <= 0 or self.lora_r < 1 or self.batch_size < 1:
+            raise AmpError(
+                f"Fine-tuning with lr {self.lr}, lora_r {self.lora_r}, batch size {self.batch_size} cannot work"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneJob:
+    """One model of the series: what to fine-tune on which file, and where to.
+
+    Attributes:
+        data: JSONL of `SourceItem`s with absolute image paths.
+        out: folder for the run; it may hold an unfinished one, which goes on.
+        epochs, steps: exactly one is given; steps are already those of this subset.
+    """
+
+    name: str
+    base: str
+    data: Path
+    out: Path
+    epochs: float | None
+    steps: int | None
+    lr: float
+    lora_r: int
+    lora_alpha: int
+    batch_size: int
+    seed: int
+
+
+class Finetune(Protocol):
+    """Fine-tunes as the job says and returns the finished adapter's folder."""
+
+    def __call__(self, job: FinetuneJob) -> Path: ...
+
+
+def series_names(levels: int) -> list[str]:
+    """Return the sources below the standard response, best first: `ig-(K-2)` ... `ig-1`, `base`."""
+    if levels < 3:
+        raise AmpError(
+            f"Incremental generation needs at least 3 levels, not {levels}: K levels take K - 2 fine-tuned models",
+            hint="--levels 4, or --method meg with --expert base=MODEL for 2 levels",
+        )
+    return [*(f"ig-{number}" for number in range(levels - 2, 0, -1)), BASE]
+
+
+def nested_subsets(items: Sequence[SourceItem], parts: int, *, seed: int) -> list[tuple[SourceItem, ...]]:
+    """Shuffle F with the seed, split it into `parts` equal parts, return F1, F1+F2, ..., F.
+
+    Where F does not divide evenly, the first parts have one item more.
+    """
+    if len(items) < parts:
+        raise AmpError(
+            f"The fine-tuning data has {len(items)} usable items, too few for {parts} parts",
+            hint="Give more data with --finetune-data, or fewer --levels",
+        )
+    shuffled = list(items)
+    random.Random(seed).shuffle(shuffled)
+    size, rest = divmod(len(shuffled), parts)
+    return [tuple(shuffled[: size * number + min(number, rest)]) for number in range(1, parts + 1)]
+
+
+def finetune_series(
+    base: str,
+    items: Sequence[SourceItem],
+    *,
+    levels: int,
+    tuning: FineTuning,
+    finetune: Finetune,
+    folder: Path,
+    seed: int,
+) -> list[Expert]:
+    """Fine-tune the base on each subset, least data first, and return the series as experts, strong to weak.
+
+    A subset whose adapter is finished (`<name>.json` beside it says where) is not trained again.
+    """
+    names = series_names(levels)
+    experts = [Expert(name=BASE, model=base)]
+    for number, subset in enumerate(nested_subsets(items, levels - 2, seed=seed), start=1):
+        name = names[-1 - number]
+        finished = folder / f"{name}.json"
+        if not finished.exists():
+            data = folder / f"{name}.jsonl"
+            write_jsonl(data, (item.to_json() for item in subset))
+            adapter = finetune(
+                FinetuneJob(
+                    name=name,
+                    base=base,
+                    data=data,
+                    out=folder / name,
+                    epochs=tuning.epochs if tuning.steps is None else None,
+                    steps=None if tuning.steps is None else tuning.steps * number,
+                    lr=tuning.lr,
+                    lora_r=tuning.lora_r,
+                    lora_alpha=tuning.lora_alpha,
+                    batch_size=tuning.batch_size,
+                    seed=seed,
+                )
+            )
+            write_json(finished, {"adapter": str(adapter.relative_to(folder)), "items": len(subset)})
+        experts.insert(0, Expert(name=name, model=base, adapter=str(folder / read_json(finished)["adapter"])))
+    return experts

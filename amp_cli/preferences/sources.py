@@ -1,0 +1,226 @@
+"""Reads what preferences are made from: pictures, questions and standard answers, in our fields or LLaVA's."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amp_cli.core.images import check_image, find_image
+from amp_cli.core.store import read_json_records
+from amp_cli.errors import AmpError
+from amp_cli.preferences.progress import Progress, silent
+from amp_cli.records import SourceItem, texts
+
+IMAGE_TOKEN = "<image>"
+SYSTEMATIC_AFTER = 20
+"""When this many records from the start all fail in the same way, the fault is not in the items."""
+MAX_CHARACTERS = 100_000
+"""Longer texts are no answers but damaged files, and the parser's memory grows with the length."""
+SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A record that cannot be used, and why. `fault` is the kind of check that failed."""
+
+    id: str
+    reason: str
+    fault: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """The usable items of a file (image paths absolute), and what was refused, both in the file's order."""
+
+    items: tuple[SourceItem, ...]
+    refused: tuple[Refusal, ...]
+
+
+class _Faulty(Exception):
+    def __init__(self, fault: str, error: AmpError) -> None:
+        super().__init__(error.message)
+        self.fault = fault
+        self.error = error
+
+
+def read_sources(path: Path, *, image_root: Path | None = None, progress: Progress = silent) -> Sources:
+    """Read and check every record of a JSON list or JSONL file, pictures included.
+
+    Args:
+        image_root: folder that relative image paths start from; the file's own folder when None.
+
+    Raises:
+        AmpError: the file cannot be read, no record can be used, or the first `SYSTEMATIC_AFTER` fail in the same way.
+    """
+    reader = _Reader(image_root or path.parent)
+    numbered = list(read_json_records(path))
+    with progress("Checking the data", len(numbered)) as advance:
+        for number, record, reason in numbered:
+            reader.take(number, record, reason)
+            advance()
+    if not reader.items:
+        raise reader.fault_of_all(f"None of the {len(numbered)} records of '{path}' can be used")
+    return Sources(items=tuple(reader.items.values()), refused=tuple(reader.refused))
+
+
+class _Reader:
+    """Collects items and refusals, and knows which ids and pictures it has seen."""
+
+    def __init__(self, image_root: Path) -> None:
+        self.image_root = image_root
+        self.items: dict[str, SourceItem] = {}
+        self.refused: list[Refusal] = []
+        self._first_error: AmpError | None = None
+        self._good_images: set[Path] = set()
+
+    def take(self, number: int, record: Mapping[str, Any] | None, reason: str) -> None:
+        item_id = f"record {number}"
+        try:
+            if record is None:
+                raise _Faulty("json", AmpError(reason))
+            given = record.get("id")
+            item_id = _id_of(given) if given not in (None, "") else item_id
+            item = _parse(record, item_id if given not in (None, "") else None)
+            item_id = item.id
+            if item_id in self.items:
+                raise _Faulty("id", AmpError(f"record {number} repeats the id '{item_id}'"))
+            self.items[item_id] = self._with_checked_images(item)
+        except _Faulty as faulty:
+            self._first_error = self._first_error or faulty.error
+            self.refused.append(Refusal(id=item_id, reason=str(faulty), fault=faulty.fault))
+            self._stop_at_systematic_fault()
+
+    def _with_checked_images(self, item: SourceItem) -> SourceItem:
+        try:
+            paths = tuple(find_image(name, self.image_root).resolve() for name in item.images)
+            for path in paths:
+                if path not in self._good_images:
+                    check_image(path)
+                    self._good_images.add(path)
+        except AmpError as error:
+            raise _Faulty("image", error) from error
+        return SourceItem(
+            id=item.id,
+            images=tuple(str(path) for path in paths),
+            questions=item.questions,
+            answers=item.answers,
+            meta=item.meta,
+        )
+
+    def _stop_at_systematic_fault(self) -> None:
+        if self.items or len(self.refused) != SYSTEMATIC_AFTER:
+            return
+        if len({refusal.fault for refusal in self.refused}) == 1:
+            raise self.fault_of_all(f"The first {SYSTEMATIC_AFTER} records all fail in the same way")
+
+    def fault_of_all(self, message: str) -> AmpError:
+        """Return the error that ends the reading, with the first record's reason and hint."""
+        if self._first_error is None:
+            return AmpError(f"{message}: there are none")
+        return AmpError(
+            f"{message}; the first: {self._first_error.message}",
+            hint=self._first_error.hint
+            or "An item needs 'images', 'questions' and 'answers', or LLaVA's 'conversations'",
+        )
+
+
+def _id_of(given: object) -> str:
+    if isinstance(given, str) and given.strip():
+        return given
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given)
+    raise _Faulty("id", AmpError(f"an id must be a text or a whole number, not {given!r:.80}"))
+
+
+def _parse(record: Mapping[str, Any], item_id: str | None) -> SourceItem:
+    """Return the record as an item whose images are still named as in the file."""
+    try:
+        images = _images(record)
+        questions, answers = _dialogue(record)
+        if not images and any(IMAGE_TOKEN in question for question in questions):
+            raise AmpError(f"a question holds {IMAGE_TOKEN} but the item names no image")
+        questions = tuple(_without_image_token(question) for question in questions)
+        answers = tuple(_without_image_token(answer) for answer in answers)
+        _refuse_bad_texts(questions, answers)
+        meta = record.get("meta")
+        return SourceItem(
+            id=item_id or _derived_id(images, questions, answers),
+            images=images,
+            questions=questions,
+            answers=answers,
+            meta=dict(meta) if isinstance(meta, Mapping) else {},
+        )
+    except AmpError as error:
+        raise _Faulty("fields", error) from error
+
+
+def _images(record: Mapping[str, Any]) -> tuple[str, ...]:
+    value = record.get("images", record.get("image"))
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    return texts(value, "images")
+
+
+def _dialogue(record: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return questions and standard answers, one of each per round as far as the record has them."""
+    if "conversations" in record:
+        return _from_conversations(record["conversations"])
+    questions = _one_or_many(record, ("questions", "question", "prompt"))
+    answers = _one_or_many(record, ("answers", "answer"))
+    if not questions:
+        raise AmpError("the item has no question")
+    if not answers:
+        raise AmpError("the item has no standard answer")
+    return questions, answers
+
+
+def _one_or_many(record: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        value = record.get(name)
+        if isinstance(value, str):
+            return (value,)
+        if value is not None:
+            return texts(value, name)
+    return ()
+
+
+def _from_conversations(turns: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
+        raise AmpError(f"'conversations' must be a list of turns, not {turns!r:.80}")
+    said: dict[str, list[str]] = {"human": [], "gpt": []}
+    for number, turn in enumerate(turns):
+        if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
+            raise AmpError(f"turn {number + 1} of 'conversations' has no text in 'value'")
+        speaker = SPEAKERS.get(str(turn.get("from")))
+        expected = "human" if number % 2 == 0 else "gpt"
+        if speaker != expected:
+            raise AmpError(
+                f"turn {number + 1} of 'conversations' is from {turn.get('from')!r}, '{expected}' was expected"
+            )
+        said[expected].append(turn["value"])
+    if not said["gpt"]:
+        raise AmpError("the item has no standard answer")
+    return tuple(said["human"]), tuple(said["gpt"])
+
+
+def _without_image_token(text: str) -> str:
+    return text.replace(IMAGE_TOKEN, "").strip()
+
+
+def _refuse_bad_texts(questions: Sequence[str], answers: Sequence[str]) -> None:
+    for number, question in enumerate(questions, start=1):
+        if not question:
+            raise AmpError(f"the question of round {number} is empty")
+    for text in (*questions, *answers):
+        if len(text) > MAX_CHARACTERS:
+            raise AmpError(f"a text has {len(text):,} characters, the limit is {MAX_CHARACTERS:,}")
+
+
+def _derived_id(images: Sequence[str], questions: Sequence[str], answers: Sequence[str]) -> str:
+    """Return an id that is the same wherever and whenever the same content is read."""
+    content = json.dumps([list(images), list(questions), list(answers)], ensure_ascii=False)
+    return f"item-{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
