@@ -10,6 +10,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of an opti
 import torch  # noqa: E402
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model  # noqa: E402
 from peft.utils import load_peft_weights, set_peft_model_state_dict  # noqa: E402
+from safetensors import SafetensorError  # noqa: E402
 
 from amp_cli.errors import AmpError  # noqa: E402
 
@@ -27,7 +28,7 @@ def attach_adapter(network: Any, folder: Path, name: str) -> PeftModel:
     try:
         config = PeftConfig.from_pretrained(str(folder))
         weights = load_peft_weights(str(folder), device="cpu")
-    except (ValueError, OSError, TypeError, RuntimeError) as error:
+    except (ValueError, OSError, TypeError, RuntimeError, SafetensorError) as error:
         raise AmpError(f"The adapter '{name}' cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(config, LoraConfig):
         raise AmpError(f"The adapter '{name}' is of type '{config.peft_type}', not LoRA")

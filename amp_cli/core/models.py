@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -185,7 +186,7 @@ def _load_weights(
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-    except (ValueError, OSError, RuntimeError, KeyError) as error:
+    except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
         kind = config.get("model_type", "unknown")
         raise AmpError(f"'{model}' (model type '{kind}') could not be loaded: {_first_line(error)}") from error
     if info["missing_keys"]:

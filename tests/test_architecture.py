@@ -1,0 +1,102 @@
+"""Holds the shape of the project: who imports whom, who prints, who loads, and how fast `--help` is."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "amp_cli"
+STAGES = ("preferences", "training", "benchmarks", "world")
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part_of(path: Path) -> str:
+    inside = path.relative_to(PACKAGE)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+
+
+def allowed(part: str) -> set[str]:
+    base = {"errors", "records", "__init__"}
+    if part in base:
+        return {"errors"} if part == "records" else set()
+    if part == "ui":
+        return {"errors"}
+    if part == "core":
+        return base | {"core"}
+    if part in STAGES:
+        return base | {"core", "ui", part}
+    if part == "commands":
+        return base | {"core", "ui", "commands", *STAGES}
+    return base | {"ui", "commands", "main", "core"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_data_flows_one_way(path: Path) -> None:
+    part = part_of(path)
+    for name in imports_of(path):
+        if name.startswith("amp_cli.") and (target := name.split(".")[1]) != part and not target.startswith("__"):
+            assert target in allowed(part), f"{part} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("library", "places"),
+    [("typer", {"main", "commands"}), ("rich", {"ui"}), ("click", set())],
+)
+def test_a_library_stays_in_its_place(library: str, places: set[str]) -> None:
+    users = {part_of(path) for path in FILES if any(name.split(".")[0] == library for name in imports_of(path))}
+    assert users <= places
+
+
+def test_only_the_core_loads_models() -> None:
+    loaders = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        if any(
+            isinstance(node, ast.Attribute) and node.attr == "from_pretrained"
+            for node in ast.walk(ast.parse(path.read_text()))
+        )
+    }
+    assert loaders <= {"core/models.py", "core/adapters.py"}
+
+
+def test_nothing_but_the_ui_prints() -> None:
+    printers = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        if any(
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+            for node in ast.walk(ast.parse(path.read_text()))
+        )
+    }
+    assert printers <= {"ui.py", "world/pretrain.py"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_file_says_its_purpose_and_stays_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text)), "no docstring"
+    assert len(text.splitlines()) <= 320
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import json, sys\nimport amp_cli.main\nprint(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    loaded = set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
+    heavy = {"torch", "transformers", "peft", "trl", "accelerate", "datasets", "spacy", "numpy", "scipy", "matplotlib"}
+    assert not loaded & (heavy | {"jinja2", "PIL", "huggingface_hub", "yaml", "bitsandbytes"})
