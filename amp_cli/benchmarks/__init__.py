@@ -1,0 +1,1 @@
+"""Benchmarks: ask a model, score what it answered, set runs side by side."""

@@ -1,0 +1,87 @@
+"""CHAIR's files: COCO instances, reference captions, and the words for each object."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amp_cli.benchmarks.mentions import Vocabulary
+from amp_cli.core.store import read_json
+from amp_cli.core.templates import template_path
+from amp_cli.errors import AmpError
+
+NO_OBJECT = "(no object)"
+"""The key of a word file under which stand names that hold an object's word and are no such object ("bus stop")."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationFiles:
+    """Where the truth about the pictures stands; the last two may be absent."""
+
+    instances: Path
+    captions: Path | None
+    synonyms: Path | None
+
+    @property
+    def truth(self) -> tuple[Path, ...]:
+        """The files that say what is in the pictures."""
+        return (self.instances, self.captions) if self.captions else (self.instances,)
+
+
+def find_annotations(data: Path, synonyms: Path | None) -> AnnotationFiles:
+    """Find `instances*.json` below `data`, and the captions and words that belong to it."""
+    if not data.is_dir():
+        raise AmpError(
+            f"There is no folder '{data}'", hint="Give --data a folder with COCO annotations (instances*.json)"
+        )
+    found = sorted(data.rglob("instances*.json"))
+    if len(found) > 1:  # COCO's own folder holds the training pictures' file too
+        found = [file for file in found if "val" in file.name] or found
+    if len(found) != 1:
+        listed = ", ".join(f"'{file.relative_to(data)}'" for file in found) or "none"
+        raise AmpError(
+            f"One COCO instances file (instances*.json) is needed below '{data}', found: {listed}",
+            hint="Point --data at a folder with one of them",
+        )
+    captions = found[0].with_name(found[0].name.replace("instances", "captions", 1))
+    if synonyms is not None and not synonyms.is_file():
+        raise AmpError(f"No word file at '{synonyms}'", hint='--synonyms takes a JSON file {"car": ["car", "cars"]}')
+    beside = next(iter(sorted(data.rglob("synonyms.json"))), None)
+    return AnnotationFiles(
+        instances=found[0], captions=captions if captions.is_file() else None, synonyms=synonyms or beside
+    )
+
+
+def read_vocabulary(file: Path | None, categories: Sequence[str]) -> Vocabulary:
+    """Return the words for the objects: from `file`, else the built-in table as far as it knows the categories."""
+    path = file or template_path("chair", "coco_words.json")
+    words = read_json(path)
+    if not isinstance(words, dict) or not all(isinstance(phrases, list) for phrases in words.values()):
+        raise AmpError(
+            f"'{path}' is no word file", hint='Its form is {"car": ["car", "cars"], "person": ["man", "woman"]}'
+        )
+    not_objects = words.pop(NO_OBJECT, [])
+    known = {name: words.get(name, ()) for name in categories}
+    if file is not None:
+        known = words | known
+    return Vocabulary(known, not_objects)
+
+
+def pinned_sample(images: Mapping[Any, str], limit: int | None) -> list[Any]:
+    """Return all image ids, or the `limit` whose names' hashes come first: the same ones for everybody."""
+    if limit is None:
+        return list(images)
+    return sorted(images, key=lambda image_id: hashlib.sha256(images[image_id].encode()).digest())[:limit]
+
+
+def captions_by_image(file: Path | None, wanted: Collection[Any]) -> dict[Any, list[str]]:
+    """Return the reference captions of each wanted picture; empty without a file."""
+    captions: dict[Any, list[str]] = {}
+    if file is None:
+        return captions
+    among = set(wanted)
+    for entry in read_json(file).get("annotations", ()):
+        if entry["image_id"] in among:
+            captions.setdefault(entry["image_id"], []).append(str(entry["caption"]))
+    return captions

@@ -1,0 +1,206 @@
+"""The report as one self-contained HTML page: charts, tables, training curves, and the items to look at."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from amp_cli.benchmarks.compare import Difference
+from amp_cli.benchmarks.paper import POPE_ROWS, SOURCE
+from amp_cli.benchmarks.report import GatheredRun
+from amp_cli.benchmarks.report_items import choose_pictures
+from amp_cli.benchmarks.tables import COLUMNS, TITLES, Column, shown
+from amp_cli.core.run import Run
+from amp_cli.core.templates import template_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A score as text, its interval, and how it differs from the first run."""
+
+    value: str
+    interval: str = ""
+    difference: str = ""
+    judgement: str = ""  # "better", "worse", "other" or "" (may be chance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """A bar of a chart: lengths are shares (0..1) of the chart's width."""
+
+    name: str
+    series: int
+    length: float
+    low: float | None
+    high: float | None
+    value: str
+    interval: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One score over all runs."""
+
+    title: str
+    direction: str
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A benchmark: its charts and its table."""
+
+    name: str
+    title: str
+    rule: str
+    asked: int
+    charts: tuple[Chart, ...]
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A training run's plot, as a data address."""
+
+    name: str
+    source: str
+
+
+def render_page(
+    runs: Sequence[GatheredRun], *, title: str, notes: Sequence[str], commands: Sequence[str], max_items: int
+) -> str:
+    """Return the page. All text of models and data is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    template = template_path("report", "report.html.jinja")
+    environment = Environment(
+        loader=FileSystemLoader(template.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    pictures, total = choose_pictures(runs, max_items)
+    return environment.get_template(template.name).render(
+        title=title,
+        notes=list(notes),
+        commands=list(commands),
+        names=[run.name for run in runs],
+        sections=[_section(name, runs) for name in TITLES if any(name in run.evaluations for run in runs)],
+        quoted=POPE_ROWS,
+        own_f1=_own_f1(runs),
+        source=SOURCE,
+        curves=_curves(runs),
+        pictures=pictures,
+        shown_items=sum(picture.count for picture in pictures),
+        differing=sum(picture.differing for picture in pictures),
+        total_items=total.items,
+        total_pictures=total.pictures,
+        made=date.today().isoformat(),
+        folders=[(run.name, str(run.path)) for run in runs],
+    )
+
+
+def _section(name: str, runs: Sequence[GatheredRun]) -> Section:
+    having = [(number, run) for number, run in enumerate(runs) if name in run.evaluations]
+    columns = [
+        column
+        for column in COLUMNS[name]
+        if any(column.value(run.evaluations[name].scores) is not None for _, run in having)
+    ]
+    scores = having[0][1].evaluations[name].scores
+    return Section(
+        name=name,
+        title=TITLES[name],
+        rule=scores["rule"],
+        asked=scores["overall"]["n"] if name == "pope" else scores["n"],
+        charts=tuple(_chart(column, name, having) for column in columns if column.name != "words"),
+        headings=tuple(column.title for column in columns),
+        rows=tuple((run.name, tuple(_cell(column, name, run) for column in columns)) for _, run in having),
+    )
+
+
+def _chart(column: Column, name: str, having: Sequence[tuple[int, GatheredRun]]) -> Chart:
+    bars = []
+    for number, run in having:
+        scores = run.evaluations[name].scores
+        value, bounds = column.value(scores), column.interval(scores)
+        bars.append(
+            Bar(
+                name=run.name,
+                series=number % 6,
+                length=value or 0.0,
+                low=bounds[0] if bounds else None,
+                high=bounds[1] if bounds else None,
+                value=shown(value),
+                interval=f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else "no interval",
+            )
+        )
+    directions = {True: "lower is better", False: "higher is better", None: "0.5 of the answers should be yes"}
+    return Chart(title=column.title, direction=directions[column.lower_is_better], bars=tuple(bars))
+
+
+def _cell(column: Column, name: str, run: GatheredRun) -> Cell:
+    evaluation = run.evaluations[name]
+    value, bounds = column.value(evaluation.scores), column.interval(evaluation.scores)
+    whole = shown(value, bounds, name=column.name)
+    text, _, interval = whole.partition(" ")
+    difference = next((one for one in evaluation.differences if one.name == column.difference), None)
+    if difference is None or difference.difference is None or difference.ci95 is None:
+        return Cell(value=text, interval=interval)
+    return Cell(
+        value=text,
+        interval=interval,
+        difference=difference_text(difference, words=column.name == "words"),
+        judgement=_judgement(difference, column.lower_is_better),
+    )
+
+
+def difference_text(difference: Difference, *, words: bool = False) -> str:
+    """Return `+0.029 [+0.011, +0.047]`, with McNemar's p where there is one."""
+    if difference.difference is None or difference.ci95 is None:
+        return ""
+    digits = 1 if words else 3
+    low, high = difference.ci95
+    text = f"{difference.difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    if difference.p_value is None:
+        return text
+    return f"{text}, p {'< 0.001' if difference.p_value < 0.001 else f'= {difference.p_value:.3f}'}"
+
+
+def _judgement(difference: Difference, lower_is_better: bool | None) -> str:
+    if not difference.is_clear or difference.difference is None:
+        return ""
+    if lower_is_better is None:
+        return "other"
+    return "better" if (difference.difference < 0) == lower_is_better else "worse"
+
+
+def _own_f1(runs: Sequence[GatheredRun]) -> list[dict[str, Any]]:
+    """Return the runs' F1 in the columns of the paper's table."""
+    rows = []
+    for run in runs:
+        if "pope" not in run.evaluations:
+            continue
+        scores = run.evaluations["pope"].scores
+        f1 = {split: block["f1"] for split, block in scores["splits"].items()}
+        rows.append(
+            {
+                "model": run.name,
+                **{split: shown(f1.get(split)) for split in ("adversarial", "popular", "random")},
+                "overall": shown(scores["overall"]["mean_f1"]),
+                "yes_ratio": shown(scores["overall"]["yes_ratio"]),
+            }
+        )
+    return rows
+
+
+def _curves(runs: Sequence[GatheredRun]) -> list[Curve]:
+    """Return the plots of the training runs among `runs`, each once."""
+    plots = {folder / "curves.png": run for run in runs for folder in run.training}
+    return [
+        Curve(
+            name=f"{run.name}: {Run.read(plot.parent).settings.get('method', 'training')}",
+            source="data:image/png;base64," + base64.b64encode(plot.read_bytes()).decode("ascii"),
+        )
+        for plot, run in plots.items()
+        if plot.is_file()
+    ]
