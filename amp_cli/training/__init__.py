@@ -1,0 +1,1 @@
+"""Training: preferences in, a LoRA adapter or a merged model out."""

@@ -1,0 +1,55 @@
+"""Our settings as the arguments of a transformers or TRL trainer."""
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from amp_cli.training.checkpoints import FOLDER
+from amp_cli.training.config import TrainConfig
+
+KEPT_CHECKPOINTS = 2
+"""The one before the newest survives a kill in the middle of the newest."""
+
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+"""transformers' own "constant" would skip the warm-up."""
+
+
+def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str) -> dict[str, Any]:
+    """Return the keyword arguments for TrainingArguments or SFTConfig; `precision` is the loaded model's dtype."""
+    state = PartialState()
+    on_gpu = state.device.type == "cuda"
+    return {
+        "output_dir": str(run_folder / FOLDER),
+        "per_device_train_batch_size": config.per_device_batch_size,
+        "gradient_accumulation_steps": config.accumulation_steps(state.num_processes),
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": SCHEDULES[config.lr_scheduler_type],
+        "warmup_steps": config.warmup_steps if config.warmup_steps < 1 else int(config.warmup_steps),
+        "num_train_epochs": config.epochs or 1.0,
+        "max_steps": config.max_steps or -1,
+        "max_grad_norm": config.max_grad_norm,
+        "optim": "adamw_torch",
+        "weight_decay": 0.0,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if config.gradient_checkpointing else None,
+        # adapter weights stay float32, matrix products run in the base's precision
+        "bf16": on_gpu and precision == "bfloat16",
+        "fp16": on_gpu and precision == "float16",
+        "use_cpu": state.device.type == "cpu",
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "dataloader_num_workers": config.data_workers,
+        "dataloader_pin_memory": on_gpu,
+        "remove_unused_columns": False,
+        "label_names": [],
+        "logging_strategy": "steps",
+        "logging_steps": config.logging_steps,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": config.save_steps,
+        "save_total_limit": KEPT_CHECKPOINTS,
+        "report_to": config.report_to,
+        "disable_tqdm": True,
+        "ddp_find_unused_parameters": False,
+    }

@@ -1,0 +1,49 @@
+"""Writes the finished adapter into place, whole or not at all, with a model card."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from amp_cli import __version__
+from amp_cli.core.hub import is_folder_name, model_place
+from amp_cli.core.store import read_json, write_json, write_text
+from amp_cli.core.templates import template_path
+from amp_cli.training.config import TrainConfig
+
+ADAPTER = "adapter"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def public_base(base: str) -> str:
+    """Return how an adapter names its base: `tiny`, a hub id, or an absolute folder."""
+    if base == "tiny":
+        return base
+    place = model_place(base)
+    return str(Path(place).expanduser().resolve()) if is_folder_name(place) else place
+
+
+def finish_adapter(written: Path, run_folder: Path, *, config: TrainConfig, facts: dict[str, Any]) -> Path:
+    """Turn the folder that the trainer wrote into the run's `adapter/`: weights, configuration, model card."""
+    adapter_config = read_json(written / "adapter_config.json")
+    adapter_config["base_model_name_or_path"] = public_base(config.base)
+    write_json(written / "adapter_config.json", adapter_config)
+    write_text(written / "README.md", model_card(config, facts))
+    for file in written.iterdir():
+        if file.name not in (WEIGHTS, "adapter_config.json", "README.md"):
+            file.unlink()
+    adapter = run_folder / ADAPTER
+    if adapter.exists():
+        shutil.rmtree(adapter)
+    written.replace(adapter)
+    return adapter
+
+
+def model_card(config: TrainConfig, facts: dict[str, Any]) -> str:
+    """Return the card's Markdown; `facts` are items, steps, loss and accuracy."""
+    text = template_path("report", "model_card.md.jinja").read_text(encoding="utf-8")
+    template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)
+    base = public_base(config.base)
+    on_hub = base != "tiny" and not is_folder_name(base)
+    return template.render(config=config, base=base, base_on_hub=on_hub, facts=facts, version=__version__)

@@ -1,0 +1,246 @@
+"""The settings of a training run: recipe files, their `paper` and `released` variants, and `--set key=value`."""
+
+import math
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Self, get_args, get_type_hints
+
+from amp_cli.core.templates import template_path
+from amp_cli.errors import AmpError
+
+METHODS = ("mdpo", "sft")
+PAIR_SETS = ("all", "adjacent", "best-vs-rest")
+REDUCTIONS = ("sum", "mean")
+SCHEDULERS = ("cosine", "constant", "linear")
+QUANTIZATIONS = (None, "nf4", "int8")
+REPORTS = ("none", "tensorboard", "wandb")
+RECIPES = ("paper", "released")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides the result of a training run; each field is a `--set` key."""
+
+    base: str  # model to start from, and the reference
+    method: str = "mdpo"  # or "sft": plain fine-tuning on the best response
+    # loss
+    beta: float = 0.1
+    penalty: float = 1.0  # weight of the term that holds the best response's likelihood up
+    pairs: str = "all"
+    reduction: str = "sum"
+    round_weight: float = 0.0  # a token of round n (from 0) weighs 1 + round_weight * n
+    # adapter
+    lora_r: int = 64
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    # optimisation
+    learning_rate: float = 5e-5  # peak
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 0.0  # below 1: share of all steps
+    epochs: float | None = None  # this or max_steps
+    max_steps: int | None = None
+    global_batch_size: int = 16  # items in one update, over all devices
+    per_device_batch_size: int = 1  # items in one forward pass
+    max_grad_norm: float = 0.3
+    gradient_checkpointing: bool = False
+    # model and data
+    max_length: int = 4096  # tokens of a row, image tokens included; longer items are rejected
+    quantization: str | None = None
+    dtype: str = "auto"
+    template: str = "auto"
+    pad_to_square: bool | None = None  # None: as the model was trained
+    # running
+    seed: int = 0
+    save_steps: int = 100
+    logging_steps: int = 10
+    report_to: str = "none"
+    data_workers: int = 0  # processes that read pictures ahead
+    threads: int | None = None  # CPU threads of a process; None: torch decides
+
+    def __post_init__(self) -> None:
+        _refuse_outside("method", self.method, METHODS)
+        _refuse_outside("pairs", self.pairs, PAIR_SETS)
+        _refuse_outside("reduction", self.reduction, REDUCTIONS)
+        _refuse_outside("lr_scheduler_type", self.lr_scheduler_type, SCHEDULERS)
+        _refuse_outside("quantization", self.quantization, QUANTIZATIONS)
+        _refuse_outside("report_to", self.report_to, REPORTS)
+        for name in ("lora_r", "lora_alpha", "global_batch_size", "per_device_batch_size", "max_length"):
+            _refuse_below(name, getattr(self, name), 1)
+        for name in ("save_steps", "logging_steps", "threads", "max_steps"):
+            _refuse_below(name, getattr(self, name), 1)
+        for name in (
+            "beta",
+            "penalty",
+            "round_weight",
+            "warmup_steps",
+            "lora_dropout",
+            "max_grad_norm",
+            "data_workers",
+        ):
+            _refuse_below(name, getattr(self, name), 0)
+        if not 0 < self.learning_rate < math.inf:
+            raise AmpError(f"learning_rate must be above 0, not {self.learning_rate}")
+        if (self.epochs is None) == (self.max_steps is None):
+            raise AmpError("Give either epochs or max_steps", hint="E.g. --set max_steps=3000 --set epochs=none")
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
+            raise AmpError(f"epochs must be above 0, not {self.epochs}")
+        if self.lora_dropout >= 1:
+            raise AmpError(f"lora_dropout must be below 1, not {self.lora_dropout}")
+        if self.method == "mdpo" and self.lora_dropout:
+            raise AmpError(
+                f"lora_dropout must be 0 with mdpo, not {self.lora_dropout}: it would blur policy against reference"
+            )
+        if self.save_steps % self.logging_steps:
+            raise AmpError(
+                f"save_steps ({self.save_steps}) must be a multiple of logging_steps ({self.logging_steps}): "
+                "a resumed run logs what an unbroken one does"
+            )
+
+    def accumulation_steps(self, processes: int) -> int:
+        """Return how many forward passes of each of `processes` processes make one update.
+
+        Raises:
+            AmpError: the global batch cannot be cut so.
+        """
+        together = self.per_device_batch_size * processes
+        if self.global_batch_size % together:
+            raise AmpError(
+                f"global_batch_size {self.global_batch_size} is no multiple of {processes} processes x "
+                f"per_device_batch_size {self.per_device_batch_size}",
+                hint="Change one of them with --set, or --num-processes",
+            )
+        return self.global_batch_size // together
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """Build the settings from plain values; texts are read as the field's type.
+
+        Raises:
+            AmpError: an unknown key (with the nearest known one), or a value of the wrong type.
+        """
+        return cls(**{name: _typed(name, value) for name, value in record.items()})
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """Pick the training settings out of a run's settings."""
+        return cls.from_json({field.name: settings[field.name] for field in fields(cls)})
+
+    def changed(self, **values: Any) -> Self:
+        """Return the same settings with some changed."""
+        return replace(self, **values)
+
+
+def load_config(
+    size: str,
+    *,
+    recipe: str = "paper",
+    base: str | None = None,
+    method: str | None = None,
+    overrides: Sequence[str] = (),
+) -> TrainConfig:
+    """Read the recipe of `size` (a name in `templates/recipes`, or a .yaml file), apply the variant and `key=value`s.
+
+    Raises:
+        AmpError: unknown size, variant or key, or a value that does not fit.
+    """
+    values = _read_recipe(size)
+    variants = values.pop("recipes", {})
+    if recipe not in variants:
+        raise AmpError(f"'{size}' has no recipe '{recipe}'", hint=f"It has: {', '.join(variants) or 'none'}")
+    values |= variants[recipe] or {}
+    given = dict(_split(override) for override in overrides)
+    if "max_steps" in given and "epochs" not in given:
+        values["epochs"] = None
+    if "epochs" in given and "max_steps" not in given:
+        values["max_steps"] = None
+    values |= given
+    if base is not None:
+        values["base"] = base
+    if method is not None:
+        values["method"] = method
+    return TrainConfig.from_json(values)
+
+
+def _read_recipe(size: str) -> dict[str, Any]:
+    import yaml
+
+    if size.endswith((".yaml", ".yml")):
+        path = Path(size)
+    else:
+        known = sorted(file.stem for file in template_path("recipes").glob("*.yaml"))
+        if size not in known:
+            raise AmpError(f"There is no recipe for size '{size}'", hint=f"Known: {', '.join(known)}, or a .yaml file")
+        path = template_path("recipes", f"{size}.yaml")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise AmpError(f"Cannot read the recipe '{path}': {error}") from error
+    if not isinstance(values, dict):
+        raise AmpError(f"The recipe '{path}' is no list of `key: value`")
+    return values
+
+
+def _split(override: str) -> tuple[str, str]:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise AmpError(f"'{override}' is not of the form key=value", hint="E.g. --set learning_rate=1e-4")
+    return key.strip(), value.strip()
+
+
+def _typed(name: str, value: Any) -> Any:
+    """Return `value` as the type of the field `name`; texts come from the command line (or 1e-4 in YAML)."""
+    known = {field.name for field in fields(TrainConfig)}
+    if name not in known:
+        near = get_close_matches(name, known, n=1, cutoff=0.0)
+        raise AmpError(f"There is no training setting '{name}'", hint=f"Did you mean '{near[0]}'?")
+    hint = get_type_hints(TrainConfig)[name]
+    kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+        if types.NoneType in kinds:
+            return None
+        if name != "report_to":  # its "none" is a value of its own
+            raise AmpError(f"{name} needs a value, not none")
+        return "none"
+    kind = next(kind for kind in kinds if kind is not types.NoneType)
+    converted = _converted(kind, value)
+    if converted is None:
+        raise AmpError(f"{name} must be {_TYPE_WORDS[kind]}, not {value!r}")
+    return converted
+
+
+_TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _converted(kind: type, value: Any) -> Any:
+    """Return `value` as `kind`, or None when it does not fit."""
+    if kind is bool:
+        return value if isinstance(value, bool) else {"true": True, "false": False}.get(str(value).lower())
+    if isinstance(value, bool):
+        return None
+    if kind is str:
+        return value if isinstance(value, str) else None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    if not math.isfinite(number):
+        return None
+    if kind is int:
+        return int(number) if number == int(number) else None
+    return number
+
+
+def _refuse_outside(name: str, value: str | None, allowed: Sequence[str | None]) -> None:
+    if value not in allowed:
+        raise AmpError(f"{name} must be one of {', '.join(str(one) for one in allowed)}, not '{value}'")
+
+
+def _refuse_below(name: str, value: float | None, least: float) -> None:
+    if value is not None and (math.isnan(value) or value < least):
+        raise AmpError(f"{name} must be at least {least}, not {value}")

@@ -1,0 +1,164 @@
+"""Starts a training run: checks all that can be checked, launches the worker, reads the results back."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from amp_cli import ui
+from amp_cli.core.hub import identity_of, is_folder_name, model_config, model_place, refuse_unusable_model
+from amp_cli.core.run import Run
+from amp_cli.core.store import Rejections, content_hash, read_json
+from amp_cli.errors import AmpError
+from amp_cli.training.card import ADAPTER
+from amp_cli.training.config import TrainConfig, load_config
+from amp_cli.training.curves import draw_curves
+from amp_cli.training.data import REJECTED, prepare_items
+from amp_cli.training.events import RESULT
+from amp_cli.training.follow import run_worker
+from amp_cli.training.machine import check_packages, plan_launch, visible_gpus
+
+FREE = ("prefs", "per_device_batch_size", "gradient_checkpointing", "data_workers", "threads", "report_to")
+"""Settings that change speed and memory, not results; the preferences are known by their content."""
+SMALL = 100 << 20
+"""Bytes of weights up to which a model is trained by the numbers of `tiny`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a training run ended."""
+
+    steps: int
+    loss: float | None  # mean over the steps of the last log line
+    accuracy: float | None  # share of pairs in order there; None for sft
+    adapter: Path
+    resumed_from: str | None  # the checkpoint that this call went on from
+    seconds: float
+    items_per_second: float
+    items: int
+    rejected: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "adapter": str(self.adapter)}
+
+
+def train_model(
+    config: TrainConfig,
+    *,
+    prefs: Path,
+    out: Path,
+    image_root: Path | None = None,
+    accelerate_config: str | None = None,
+    num_processes: int | None = None,
+    overwrite: bool = False,
+) -> TrainResult:
+    """Train a LoRA adapter in `out`; the same call goes on where a killed one stopped.
+
+    Args:
+        prefs: preference file; for `sft` also items that have only the standard answers.
+        accelerate_config: file or template name; by default chosen by the machine's GPUs.
+
+    Raises:
+        AmpError: anything the user can mend, most of it before the model loads.
+    """
+    check_packages(config)
+    launch = plan_launch(config, gpus := visible_gpus(), config_file=accelerate_config, processes=num_processes)
+    if config.quantization is not None and not gpus:
+        ui.warn(f"There is no GPU: {config.quantization} works on a CPU, but slowly")
+    run = Run.start(
+        out,
+        command="train",
+        settings={**config.to_json(), "prefs": str(prefs.resolve()), "image_root": _absolute(image_root)},
+        identity={**_model_identity(config.base), "prefs_hash": _hash(prefs)},
+        seed=config.seed,
+        overwrite=overwrite,
+        free=FREE,
+    )
+    try:
+        if not (out / RESULT).exists():
+            prepare_items(prefs, out, image_root=image_root, method=config.method)
+            run.record(accelerate_config=str(launch.config_file), processes=launch.processes)
+            run_worker(launch, out)
+            draw_curves(out)
+        result = read_json(out / RESULT)
+    except AmpError:
+        run.finish("failed")
+        raise
+    except KeyboardInterrupt:
+        run.finish("interrupted")
+        raise
+    run.finish("done", result=result)
+    return TrainResult(
+        **{name: result[name] for name in ("steps", "loss", "accuracy", "resumed_from", "seconds")},
+        items_per_second=result["items_per_second"],
+        items=result["items"],
+        adapter=out / ADAPTER,
+        rejected=Rejections(out / REJECTED).count,
+    )
+
+
+class FinetuneJob(Protocol):
+    """What incremental generation asks for (see preferences/incremental.py)."""
+
+    @property
+    def base(self) -> str: ...
+    @property
+    def data(self) -> Path: ...
+    @property
+    def out(self) -> Path: ...
+    @property
+    def epochs(self) -> float | None: ...
+    @property
+    def steps(self) -> int | None: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def lora_r(self) -> int: ...
+    @property
+    def lora_alpha(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def finetune_adapter(job: FinetuneJob) -> Path:
+    """Fine-tune a base on standard answers and return the adapter's folder."""
+    size = "tiny" if _is_small(job.base) else "7b"
+    recipe = load_config(size, base=job.base, method="sft")
+    config = recipe.changed(
+        epochs=job.epochs,
+        max_steps=job.steps,
+        learning_rate=job.lr,
+        lora_r=job.lora_r,
+        lora_alpha=job.lora_alpha,
+        global_batch_size=job.batch_size,
+        per_device_batch_size=job.batch_size if size == "tiny" else recipe.per_device_batch_size,
+        seed=job.seed,
+    )
+    return train_model(config, prefs=job.data, out=job.out).adapter
+
+
+def _is_small(base: str) -> bool:
+    place = model_place(base)
+    if not is_folder_name(place):
+        return False
+    return sum(file.stat().st_size for file in Path(place).expanduser().glob("*.safetensors")) < SMALL
+
+
+def _model_identity(base: str) -> dict[str, Any]:
+    config, folder = model_config(base)
+    refuse_unusable_model(base, config, folder)
+    return {"model": identity_of(base, folder)}
+
+
+def _hash(prefs: Path) -> str:
+    if not prefs.is_file():
+        raise AmpError(f"There is no preference file '{prefs}'", hint="Make one with `amp generate-prefs`")
+    try:
+        return content_hash(prefs)
+    except OSError as error:
+        raise AmpError(f"Cannot read '{prefs}': {error.strerror}") from error
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.resolve())

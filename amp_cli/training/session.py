@@ -1,0 +1,185 @@
+"""One training session: load, check, go on from the last checkpoint, train, write the adapter."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from peft import LoraConfig, get_peft_model
+from peft.utils import load_peft_weights, set_peft_model_state_dict
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+
+from amp_cli.core.adapters import language_lora_targets
+from amp_cli.core.models import LoadedModel, load_model
+from amp_cli.errors import AmpError
+from amp_cli.training.arguments import trainer_arguments
+from amp_cli.training.callbacks import RunReport, cut_metrics
+from amp_cli.training.card import ADAPTER, finish_adapter
+from amp_cli.training.checkpoints import last_complete, remove_incomplete
+from amp_cli.training.config import TrainConfig
+from amp_cli.training.data import load_items
+from amp_cli.training.dataset import EncodedItems, usable_items
+from amp_cli.training.layout import lay_out
+from amp_cli.training.logprobs import check_log_probabilities, teach_log_probabilities
+from amp_cli.training.trainer import MDPOTrainer
+
+
+def load_policy(config: TrainConfig, device: str) -> LoadedModel:
+    """Load the base once, with a fresh LoRA adapter on its language model; switched off, it is the reference."""
+    loaded = load_model(
+        config.base,
+        dtype=config.dtype,
+        device=device,
+        quantization=config.quantization,
+        template=config.template,
+    )
+    if config.pad_to_square is False:
+        loaded.background = None
+    if config.method == "mdpo":
+        teach_log_probabilities(loaded.model)
+    set_seed(config.seed)
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        bias="none",
+        task_type="CAUSAL_LM",
+        target_modules=language_lora_targets(loaded.model),
+    )
+    loaded.model = get_peft_model(loaded.model, lora)
+    return loaded
+
+
+class Session:
+    """What a worker process does between reading `run.json` and writing `result.json`."""
+
+    def __init__(self, config: TrainConfig, run_folder: Path) -> None:
+        self.config = config
+        self.run_folder = run_folder
+        self.state = PartialState()
+        self.image_once = False
+        self.image_note = ""
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end and return what `result.json` holds."""
+        start = time.monotonic()
+        loaded = load_policy(self.config, str(self.state.device))
+        items = EncodedItems(loaded, load_items(self.run_folder, self.config.method), method=self.config.method)
+        with self.state.main_process_first():
+            data = usable_items(items, self.run_folder, max_length=self.config.max_length)
+        resumed_from = self._tidy()
+        callback = RunReport(self.run_folder)
+        trainer = self._trainer(loaded, data, callback)
+        ready = time.monotonic()
+        steps_before = resumed_from[1] if resumed_from else 0
+        self._train(trainer, resumed_from)
+        seconds = time.monotonic() - ready
+        steps = max(trainer.state.global_step, steps_before)
+        facts = self._last_metrics(callback) | {"items": len(data), "steps": steps}
+        adapter = self._save(trainer, facts)
+        return {
+            **facts,
+            "adapter": str(adapter),
+            "resumed_from": resumed_from[0].name if resumed_from else None,
+            "seconds": round(time.monotonic() - start, 3),
+            "start_seconds": round(ready - start, 3),
+            "items_per_second": (steps - steps_before) * self.config.global_batch_size / seconds,
+            "peak_memory_mb": _peak_memory_mb(self.state.device),
+            "model": loaded.identity,
+            "image_once": self.image_once,
+            "image_note": self.image_note,
+        }
+
+    def _tidy(self) -> tuple[Path, int, int] | None:
+        """Return the checkpoint to go on from, after half-written ones and what was logged after it are gone."""
+        with self.state.main_process_first():
+            resumed_from = last_complete(self.run_folder)
+            if self.state.is_main_process:
+                remove_incomplete(self.run_folder)
+                cut_metrics(self.run_folder, after_step=resumed_from[1] if resumed_from else 0)
+        return resumed_from
+
+    def _trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport) -> Trainer:
+        config = self.config
+        arguments = trainer_arguments(config, self.run_folder, precision=loaded.identity["dtype"])
+        pad_id = loaded.tokenizer.pad_token_id or 0
+        if config.method == "sft":
+            from amp_cli.training.sft import sft_trainer
+
+            trainer: Trainer = sft_trainer(loaded.model, data, pad_id=pad_id, arguments=arguments, callback=callback)
+        else:
+            self._check(loaded, data, pad_id)
+            trainer = MDPOTrainer(
+                config=config,
+                image_once=self.image_once,
+                model=loaded.model,
+                args=TrainingArguments(**arguments),
+                train_dataset=data,
+                data_collator=lambda items: lay_out(items, round_weight=config.round_weight, pad_id=pad_id),
+                callbacks=[callback],
+            )
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    def _check(self, loaded: LoadedModel, data: EncodedItems, pad_id: int) -> None:
+        """Test our log-probabilities on a real item before hours are spent on them."""
+        with_pictures = next((number for number in range(len(data)) if data.items[number].images), 0)
+        batch: Any = lay_out([data[with_pictures]], round_weight=self.config.round_weight, pad_id=pad_id)
+        on_device = _to(batch, self.state.device)
+        loaded.model.train()
+        try:
+            self.image_once, self.image_note = check_log_probabilities(loaded.model, on_device)
+        except ValueError as error:
+            raise AmpError(f"'{self.config.base}' cannot be trained with mdpo: {error}") from error
+        if self.image_note and self.state.is_main_process:
+            print(f"Pictures are encoded once per level, not once per item: {self.image_note}", flush=True)
+
+    def _train(self, trainer: Trainer, resumed_from: tuple[Path, int, int] | None) -> None:
+        if resumed_from is None:
+            trainer.train()
+            return
+        checkpoint, step, of = resumed_from
+        if step < of:
+            trainer.train(resume_from_checkpoint=str(checkpoint))
+            return
+        # killed between the last checkpoint and the adapter: transformers would train one step more
+        set_peft_model_state_dict(trainer.model, load_peft_weights(str(checkpoint), device=str(self.state.device)))
+
+    def _last_metrics(self, callback: RunReport) -> dict[str, Any]:
+        from amp_cli.core.store import RecordLog
+
+        records = RecordLog(self.run_folder / "metrics.jsonl").read()
+        last = callback.last or (records[-1] if records else {})
+        return {"loss": last.get("loss"), "accuracy": last.get("accuracy")}
+
+    def _save(self, trainer: Trainer, facts: dict[str, Any]) -> Path:
+        written = self.run_folder / f"{ADAPTER}.part"
+        if self.state.is_main_process and written.exists():
+            shutil.rmtree(written)
+        self.state.wait_for_everyone()
+        trainer.save_model(str(written))
+        self.state.wait_for_everyone()
+        if not self.state.is_main_process:
+            return self.run_folder / ADAPTER
+        return finish_adapter(written, self.run_folder, config=self.config, facts=facts)
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {name: _to(value, device) for name, value in batch.items()}
+    return [_to(value, device) for value in batch]
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    """Return the most memory this process has held: of the GPU where there is one, else of the machine."""
+    import resource
+    import sys
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

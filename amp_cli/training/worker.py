@@ -1,0 +1,88 @@
+"""The training process: `python -m amp_cli.training.worker RUN_FOLDER`, started by launch.py through accelerate."""
+
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from amp_cli.core.run import Run
+from amp_cli.core.store import write_json
+from amp_cli.errors import AmpError
+from amp_cli.training.config import TrainConfig
+from amp_cli.training.events import RESULT, report
+
+LOCK_SECONDS = 60
+"""A worker whose parent was killed ends at its next step; so long do we wait for it."""
+
+
+def main() -> None:
+    """Train as `run.json` says; a fault that the user can mend is reported as a sentence."""
+    run_folder = Path(sys.argv[1])
+    try:
+        run = Run.read(run_folder)
+        config = TrainConfig.from_settings(run.settings)
+        _skip_needless_imports(config)
+        with _alone_in(run_folder):
+            _train(config, run_folder)
+    except AmpError as error:
+        report(error=error.message, hint=error.hint)
+        sys.exit(1)
+
+
+def _skip_needless_imports(config: TrainConfig) -> None:
+    """Hide packages that PEFT and transformers would import without use here: 3 of 8 seconds of the start."""
+    needless = ["sklearn", "pandas"]
+    if config.quantization is None:
+        needless.append("bitsandbytes")
+    if config.method == "mdpo":
+        needless.append("datasets")
+    for name in needless:
+        sys.modules[name] = None  # type: ignore[assignment]  # Python's own way to make an import fail
+
+
+@contextmanager
+def _alone_in(run_folder: Path) -> Iterator[None]:
+    """Hold the run folder's lock; a worker left over from a killed command is waited for."""
+    if int(os.environ.get("RANK", "0")):
+        yield
+        return
+    with (run_folder / "worker.lock").open("w") as lock:
+        for _ in range(LOCK_SECONDS * 10):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.1)
+        else:
+            raise AmpError(f"Another process trains in '{run_folder}'", hint="Wait for it, or choose another --out")
+        yield
+
+
+def _train(config: TrainConfig, run_folder: Path) -> None:
+    import torch
+    from accelerate import PartialState
+
+    from amp_cli.training.session import Session
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    PartialState()
+    try:
+        result = Session(config, run_folder).run()
+    except torch.OutOfMemoryError as error:
+        raise AmpError(
+            f"The GPU's memory is full: {str(error).splitlines()[0]}",
+            hint="Try --set per_device_batch_size=1 --set gradient_checkpointing=true, or --set quantization=nf4",
+        ) from error
+    if PartialState().is_main_process:
+        write_json(run_folder / RESULT, result)
+        report(result=result)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
