@@ -1,0 +1,178 @@
+"""The quickstart's loop: draws the world's data, then runs the same commands a user would type."""
+
+import contextlib
+import resource
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from amp_cli import ui
+from amp_cli.core.run import Run
+from amp_cli.core.store import RecordLog, read_json, write_json
+from amp_cli.errors import AmpError
+
+SCENES = 160
+EVALUATION_SCENES = 300
+STEPS = 120
+BATCH = 8
+ASK = ("--num-beams", "1", "--batch-size", "100")
+DESCRIBE = (*ASK, "--max-new-tokens", "70", "--no-repeat-ngram-size", "0")
+SETTINGS = ("learning_rate=1e-3", "lora_r=16", "lora_alpha=32", "warmup_steps=0.1", "max_grad_norm=1.0")
+RUNS = {"base": "base", "sft": "fine-tuning, equal steps", "sft_compute": "fine-tuning, equal compute", "mdpo": "MDPO"}
+
+
+def equal_compute_steps(levels: int) -> int:
+    """Return the fine-tuning steps that cost what MDPO's do.
+
+    An MDPO step takes each of K responses forward and backward (3 units) and forward once more as the reference (1 unit);
+    a fine-tuning step takes the one standard response forward and backward.
+    """
+    return round(STEPS * levels * 4 / 3)
+
+
+class Loop:
+    """Runs commands in-process and keeps the list of what was typed."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.commands: list[str] = []
+
+    def run(self, *arguments: object) -> None:
+        """Show a command line and run it. Its tables go to stderr: stdout is for the quickstart's own result.
+
+        Raises:
+            AmpError: the command's own, or items that it had to leave out (the world has none such).
+        """
+        from amp_cli.main import app
+
+        words = [str(argument) for argument in arguments]
+        line = shlex.join(["amp", *words])
+        self.commands.append(line)
+        ui.step(line)
+        with contextlib.redirect_stdout(sys.stderr):
+            status = app(words, standalone_mode=False)
+        if status:
+            raise AmpError(f"`{line}` ended with exit status {status}")
+
+
+def run_loop(out: Path, *, levels: int, seed: int, overwrite: bool) -> dict[str, Any]:
+    """Run all steps in `out` (the same call goes on where an earlier one stopped) and return the result object."""
+    started = time.monotonic()
+    settings = {"levels": levels, "seed": seed}
+    run = Run.start(out, command="quickstart", settings=settings, seed=seed, overwrite=overwrite)
+    with run:
+        loop = Loop(out)
+        _prepare_data(loop, seed)
+        _train(loop, levels, seed)
+        for name in RUNS:
+            _evaluate(loop, name)
+        result = _collect(loop, levels=levels, seed=seed, started=started)
+        run.finish(result=result)
+    return result
+
+
+def _prepare_data(loop: Loop, seed: int) -> None:
+    """Draw the pictures; have the base describe the training ones, and an annotator who knows the scenes correct it."""
+    from amp_cli.world.files import write_evaluation, write_standards, write_training_scenes
+
+    world = loop.out / "world"
+    ui.note(f"Drawing {SCENES} scenes to learn from and {EVALUATION_SCENES} to be tested on, in '{world}'")
+    scenes = write_training_scenes(world / "train", scenes=SCENES, seed=seed)
+    write_evaluation(world / "test", scenes=EVALUATION_SCENES, seed=seed)
+    described = loop.out / "described"
+    loop.run("eval", "chair", "--model", "tiny", "--data", world / "train", "--out", described, *DESCRIBE)
+    captions = {record["id"]: record["answers"][0] for record in RecordLog(described / "answers.jsonl").read()}
+    ui.note("A simulated annotator deletes the false sentences and adds what was overlooked: train.json")
+    write_standards(world / "train" / "train.json", scenes, captions, style="completed")
+
+
+def _train(loop: Loop, levels: int, seed: int) -> None:
+    data, prefs = loop.out / "world" / "train" / "train.json", loop.out / "prefs"
+    loop.run(
+        "generate-prefs", data, "--out", prefs, "--method", "ig", "--base", "tiny", "--finetune-data", data,
+        "--levels", levels, "--encoder", "world", "--autocheck-coverage", "both",
+        "--finetune-steps", 10, "--finetune-lr", "1e-3", "--finetune-lora-r", 16, "--finetune-lora-alpha", 32,
+        "--temperature", 0, "--repetition-penalty", 1, "--max-new-tokens", 70, *ASK, "--seed", seed,
+    )  # fmt: skip
+    runs = {
+        "mdpo": ("mdpo", STEPS),
+        "sft": ("sft", STEPS),
+        "sft_compute": ("sft", equal_compute_steps(levels)),
+    }
+    for name, (method, steps) in runs.items():
+        settings = [*SETTINGS, f"max_steps={steps}", f"seed={seed}", f"global_batch_size={BATCH}"]
+        settings += [f"per_device_batch_size={BATCH}"] + (["penalty=0.03"] if method == "mdpo" else [])
+        options = [word for setting in settings for word in ("--set", setting)]
+        loop.run(
+            "train", "--size", "tiny", "--method", method, "--prefs", prefs / "preferences.jsonl",
+            "--out", loop.out / "train" / name, *options,
+        )  # fmt: skip
+    loop.run("merge-lora", loop.out / "train" / "mdpo", "--out", loop.out / "merged")
+
+
+def _evaluate(loop: Loop, name: str) -> None:
+    """MDPO is evaluated as the merged model; the controls as base plus adapter."""
+    model: list[object] = ["--model", "tiny"]
+    if name == "mdpo":
+        model = ["--model", loop.out / "merged"]
+    elif name != "base":
+        model += ["--adapter", loop.out / "train" / name]
+    data, folder = loop.out / "world" / "test", loop.out / "eval" / name
+    loop.run(
+        "eval", "pope", *model, "--data", data, "--out", folder / "pope", *ASK, "--prompt-suffix", "",
+        "--max-new-tokens", 2,
+    )  # fmt: skip
+    loop.run("eval", "chair", *model, "--data", data, "--out", folder / "chair", *DESCRIBE)
+
+
+def _collect(loop: Loop, *, levels: int, seed: int, started: float) -> dict[str, Any]:
+    """Read all scores and paired differences from disk, write report.html and quickstart.json."""
+    from amp_cli.benchmarks.compare import compare_runs
+    from amp_cli.benchmarks.report import ReportRun, build_report
+    from amp_cli.commands.loop_summary import notes
+
+    folders = {name: loop.out / "eval" / name for name in RUNS}
+    result: dict[str, Any] = {
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_memory_mb": _peak_memory_mb(),
+        "seed": seed,
+        "levels": levels,
+    }
+    for name, folder in folders.items():
+        scores = {benchmark: read_json(folder / benchmark / "scores.json") for benchmark in ("pope", "chair")}
+        result[name] = {**scores, "train_seconds": _train_seconds(loop.out, name)}
+    pairs = (("base", "mdpo"), ("base", "sft"), ("base", "sft_compute"), ("sft_compute", "mdpo"), ("sft", "mdpo"))
+    result["differences"] = {
+        f"{after} - {before}": [
+            difference.to_json()
+            for benchmark in ("pope", "chair")
+            for difference in compare_runs(folders[before] / benchmark, folders[after] / benchmark)
+        ]
+        for before, after in pairs
+    }
+    result["out"] = str(loop.out)
+    build_report(
+        [ReportRun(name=RUNS[name], path=folder) for name, folder in folders.items()]
+        + [ReportRun(name="MDPO training", path=loop.out / "train" / "mdpo")],
+        title="A vision-language model learns to hallucinate less",
+        notes=notes(result),
+        commands=loop.commands,
+        html=loop.out / "report.html",
+    )
+    write_json(loop.out / "quickstart.json", result)
+    return result
+
+
+def _train_seconds(out: Path, name: str) -> float | None:
+    if name == "base":
+        return None
+    return float(Run.read(out / "train" / name).facts["result"]["seconds"])
+
+
+def _peak_memory_mb() -> float:
+    """This process's peak plus the largest worker's: an upper bound of what was in use at one time, in MB."""
+    usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return round(sum(usage) / unit, 1)
