@@ -22,6 +22,7 @@ class Cell:
     value: str
     interval: str = ""
     difference: str = ""
+    p_value: str = ""
     judgement: str = ""  # "better", "worse", "other" or "" (may be chance)
 
 
@@ -134,7 +135,7 @@ def _chart(column: Column, name: str, having: Sequence[tuple[int, GatheredRun]])
                 interval=f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else "no interval",
             )
         )
-    directions = {True: "lower is better", False: "higher is better", None: "0.5 of the answers should be yes"}
+    directions = {True: "lower is better", False: "higher is better", None: "about half should be"}
     return Chart(title=column.title, direction=directions[column.lower_is_better], bars=tuple(bars))
 
 
@@ -150,20 +151,25 @@ def _cell(column: Column, name: str, run: GatheredRun) -> Cell:
         value=text,
         interval=interval,
         difference=difference_text(difference, words=column.name == "words"),
+        p_value=p_value_text(difference),
         judgement=_judgement(difference, column.lower_is_better),
     )
 
 
 def difference_text(difference: Difference, *, words: bool = False) -> str:
-    """Return `+0.029 [+0.011, +0.047]`, with McNemar's p where there is one."""
+    """Return `+0.029 [+0.011, +0.047]`."""
     if difference.difference is None or difference.ci95 is None:
         return ""
     digits = 1 if words else 3
     low, high = difference.ci95
-    text = f"{difference.difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"{difference.difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def p_value_text(difference: Difference) -> str:
+    """Return McNemar's p where there is one."""
     if difference.p_value is None:
-        return text
-    return f"{text}, p {'< 0.001' if difference.p_value < 0.001 else f'= {difference.p_value:.3f}'}"
+        return ""
+    return "p < 0.001" if difference.p_value < 0.001 else f"p = {difference.p_value:.3f}"
 
 
 def _judgement(difference: Difference, lower_is_better: bool | None) -> str:

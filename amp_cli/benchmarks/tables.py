@@ -53,7 +53,6 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         _pope("popular", "popular", "accuracy"),
         _pope("adversarial", "adversarial", "accuracy"),
         _pope("F1, mean of splits", "overall", "mean_f1"),
-        _pope("adversarial F1", "adversarial", "f1"),
         _pope("said yes", "overall", "yes_ratio", lower_is_better=None),
     ),
     "chair": (

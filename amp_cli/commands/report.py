@@ -1,0 +1,89 @@
+"""`amp report`: runs side by side, with intervals, beside the paper's rows."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from amp_cli.commands.options import OUTPUT, JsonOption
+
+if TYPE_CHECKING:
+    from amp_cli.benchmarks.report import GatheredRun
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of `amp eval` or `amp train`, or folders that hold such. The first is the base."),
+    ],
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write one self-contained page here.", rich_help_panel=OUTPUT)
+    ] = None,
+    title: Annotated[
+        str, typer.Option("--title", help="The page's title.", rich_help_panel=OUTPUT)
+    ] = "Evaluation report",
+    max_items: Annotated[
+        int, typer.Option("--max-items", min=1, help="Questions listed on the page.", rich_help_panel=OUTPUT)
+    ] = 600,
+    json: JsonOption = False,
+) -> None:
+    """Set evaluations side by side: scores, intervals, and the paired difference of each run to the first.
+
+    Example: amp report runs/base-pope runs/mdpo-pope --html report.html
+    """
+    from amp_cli import ui
+    from amp_cli.benchmarks.report import build_report, gather, name_runs
+
+    named = name_runs(runs)
+    result = build_report(named, title=title, html=html, max_items=max_items)
+    if json:
+        ui.data(result)
+    else:
+        _show(gather(named))
+    if html is not None:
+        ui.note(f"Wrote '{html}'")
+
+
+def _show(runs: "list[GatheredRun]") -> None:
+    """Print a table for each benchmark, the differences, and the paper's rows."""
+    from amp_cli import ui
+    from amp_cli.benchmarks.paper import POPE_ROWS, SOURCE
+    from amp_cli.benchmarks.report_page import difference_text, p_value_text
+    from amp_cli.benchmarks.tables import COLUMNS, TITLES, shown
+
+    for name, title in TITLES.items():
+        having = [run for run in runs if name in run.evaluations]
+        if not having:
+            continue
+        rows = []
+        for run in having:
+            scores = run.evaluations[name].scores
+            cells = [shown(one.value(scores), one.interval(scores), name=one.name) for one in COLUMNS[name]]
+            rows.append([run.name, *cells])
+        ui.table(f"{title} [95 % interval]", ["run", *(one.title for one in COLUMNS[name])], rows)
+        differences = [
+            [
+                run.name,
+                one.name,
+                difference_text(one, words=one.name == "words"),
+                p_value_text(one),
+                "clear" if one.is_clear else "may be chance",
+            ]
+            for run in having
+            for one in run.evaluations[name].differences
+        ]
+        if differences:
+            ui.table(
+                f"Difference to {having[0].name}, same items",
+                ["run", "score", "difference [95 %]", "McNemar", ""],
+                differences,
+            )
+    if any("pope" in run.evaluations for run in runs):
+        quoted = [
+            [
+                row.model,
+                *(f"{value:.3f}" for value in (row.adversarial, row.popular, row.random, row.overall, row.yes_ratio)),
+            ]
+            for row in POPE_ROWS
+        ]
+        ui.table(f"Quoted: POPE F1 ({SOURCE})", ["model", "adversarial", "popular", "random", "overall", "yes"], quoted)
