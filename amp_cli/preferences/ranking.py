@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from amp_cli.preferences.autocheck import Checker, RankedCandidate, check_items
+from amp_cli.core.store import RecordLog
+from amp_cli.preferences.autocheck import ITEMS_AT_ONCE, Checker, RankedCandidate, check_items
 from amp_cli.preferences.levels import STANDARD, LevelDraft, choose_levels
 from amp_cli.preferences.stats import Tally
 from amp_cli.preferences.view import ShownItem
@@ -18,20 +19,46 @@ def build_preferences(
     out: Path,
 ) -> Iterator[ShownItem | None]:
     """Yield each item with its levels, or None where fewer than two different ones are left."""
-    given = [(item.answers, [candidate.answers for candidate in candidates[item.id]]) for item in items]
-    orders = map(_initial_order, given) if checker is None else check_items(given, checker)
+    orders = _initial_orders(items, candidates) if checker is None else checked_orders(items, candidates, checker, out)
     for item, ranked in zip(items, orders, strict=True):
         if checker is not None:
             tally.reordered += [candidate.index for candidate in ranked] != list(range(len(ranked)))
             tally.without_chunk += all(candidate.accuracy is None for candidate in ranked)
-        yield _with_levels(item, [candidate.source for candidate in candidates[item.id]], ranked, tally, out)
+        yield _with_levels(item, [candidate.source for candidate in candidates[item.id]], ranked, tally, out.resolve())
 
 
-def _initial_order(given: tuple[tuple[str, ...], Sequence[tuple[str, ...]]]) -> list[RankedCandidate]:
-    return [
-        RankedCandidate(index=index, answers=answers, accuracy=None, score=None, marks=())
-        for index, answers in enumerate(given[1])
-    ]
+def _initial_orders(
+    items: Sequence[SourceItem], candidates: dict[str, tuple[Candidate, ...]]
+) -> Iterator[list[RankedCandidate]]:
+    for item in items:
+        yield [
+            RankedCandidate(index=index, answers=candidate.answers, accuracy=None, score=None, marks=())
+            for index, candidate in enumerate(candidates[item.id])
+        ]
+
+
+def checked_orders(
+    items: Sequence[SourceItem], candidates: dict[str, tuple[Candidate, ...]], checker: Checker, out: Path
+) -> Iterator[list[RankedCandidate]]:
+    """Yield the candidates of each item as auto-check ranks them; what `autocheck.jsonl` holds is not checked again.
+
+    Items are checked in the same batches whether or not the run was stopped in between: what else is in a batch moves
+    the last bits of an embedding.
+    """
+    log = RecordLog(out / "autocheck.jsonl")
+    known = {record["id"]: record["ranked"] for record in log.read()}
+    for start in range(0, len(items), ITEMS_AT_ONCE):
+        batch = items[start : start + ITEMS_AT_ONCE]
+        answers = [[candidate.answers for candidate in candidates[item.id]] for item in batch]
+        if all(item.id in known for item in batch):
+            for item, given in zip(batch, answers, strict=True):
+                yield [RankedCandidate.from_json(record, given) for record in known.pop(item.id)]
+            continue
+        fresh = check_items([(item.answers, given) for item, given in zip(batch, answers, strict=True)], checker)
+        for item, ranked in zip(batch, fresh, strict=True):
+            if item.id not in known:
+                log.append({"id": item.id, "ranked": [candidate.to_json() for candidate in ranked]})
+            yield ranked
 
 
 def _with_levels(

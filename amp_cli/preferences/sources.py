@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amp_cli import ui
 from amp_cli.core.images import check_image, find_image
 from amp_cli.core.store import read_json_records
 from amp_cli.errors import AmpError
-from amp_cli.preferences.progress import Progress, silent
 from amp_cli.records import SourceItem, texts
 
 IMAGE_TOKEN = "<image>"
@@ -45,7 +45,7 @@ class _Faulty(Exception):
         self.error = error
 
 
-def read_sources(path: Path, *, image_root: Path | None = None, progress: Progress = silent) -> Sources:
+def read_sources(path: Path, *, image_root: Path | None = None) -> Sources:
     """Read and check every record of a JSON list or JSONL file, pictures included.
 
     Args:
@@ -56,7 +56,7 @@ def read_sources(path: Path, *, image_root: Path | None = None, progress: Progre
     """
     reader = _Reader(image_root or path.parent)
     numbered = list(read_json_records(path))
-    with progress("Checking the data", len(numbered)) as advance:
+    with ui.progress("Checking the data", len(numbered)) as advance:
         for number, record, reason in numbered:
             reader.take(number, record, reason)
             advance()

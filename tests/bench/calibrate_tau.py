@@ -35,9 +35,8 @@ def main(encoder_name: str) -> None:
         table = {tau / 100: balanced_accuracy(cosines[chosen], same[chosen], tau / 100) for tau in range(40, 96)}
         best = max(table.values())
         at_best = [tau for tau, accuracy in table.items() if accuracy > best - 1e-9]
-        print(
-            f"  {name:8s} best {best:.3f} at tau {min(at_best):.2f}..{max(at_best):.2f}; at {encoder.tau}: {table[encoder.tau]:.3f}"
-        )
+        here = balanced_accuracy(cosines[chosen], same[chosen], encoder.tau)
+        print(f"  {name:8s} best {best:.3f} at tau {min(at_best)}..{max(at_best)}; at {encoder.tau}: {here:.3f}")
     for pair, cosine in sorted(zip(pairs, cosines, strict=True), key=lambda both: -both[1]):
         if (cosine > encoder.tau) != pair["same"]:
             print(f"  wrong: {cosine:.2f} {'same' if pair['same'] else 'different'}: {pair['a']} | {pair['b']}")

