@@ -34,7 +34,7 @@ def main() -> None:
 
 def _skip_needless_imports(config: TrainConfig) -> None:
     """Hide packages that PEFT and transformers would import without use here: 3 of 8 seconds of the start."""
-    needless = ["sklearn", "pandas"]
+    needless = ["sklearn", "pandas", "scipy"]
     if config.quantization is None:
         needless.append("bitsandbytes")
     if config.method == "mdpo":

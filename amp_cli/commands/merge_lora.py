@@ -1,0 +1,44 @@
+"""`amp merge-lora`: a LoRA adapter and its base become one plain model folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amp_cli import ui
+from amp_cli.commands.options import MODEL, JsonOption, OutOption, OverwriteOption
+
+
+def merge_lora(
+    adapter: Annotated[
+        str, typer.Argument(metavar="ADAPTER_OR_RUN", help="Adapter folder, run of `amp train`, hub id.")
+    ],
+    out: OutOption,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help="Base model [default: what the run or the adapter names].", rich_help_panel=MODEL),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Merge a LoRA adapter into its base model, in the base's own precision, and verify the result.
+
+    The folder loads anywhere transformers does, without PEFT. A 4-bit run merges into the base as it is stored, never
+    into its 4-bit copy.
+
+    Example: amp merge-lora runs/train --out merged
+    """
+    from amp_cli.training.merge import MergeSettings
+    from amp_cli.training.merge import merge_lora as merge
+
+    result = merge(MergeSettings(adapter=adapter, out=Path(out), base=base, overwrite=overwrite))
+    if json:
+        ui.data(result.to_json())
+        return
+    rows = [
+        ("base", result.base),
+        ("merged model", result.out),
+        ("largest logit difference", f"{result.max_logit_difference:.3g}"),
+    ]
+    ui.table("Merged and verified against base + adapter", ("", ""), rows)
+    ui.hint(f"amp eval pope --model {result.out} --data DIR --out DIR")

@@ -1,0 +1,81 @@
+"""`amp train`: MDPO (or plain fine-tuning) with LoRA, started through `accelerate launch`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amp_cli import ui
+from amp_cli.commands.options import MODEL, RUNNING, ImageRootOption, JsonOption, OutOption, OverwriteOption
+
+TRAINING = "Training"
+
+
+def train(
+    prefs: Annotated[Path, typer.Option("--prefs", help="Preference file (`amp generate-prefs`, `amp prefs import`).")],
+    out: OutOption,
+    size: Annotated[
+        str,
+        typer.Option("--size", help="Recipe: 7b, 13b, tiny, or a .yaml file of your own.", rich_help_panel=TRAINING),
+    ] = "7b",
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help="Model to start from [default: the recipe's].", rich_help_panel=MODEL),
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="Variant of the recipe: paper or released.", rich_help_panel=TRAINING)
+    ] = "paper",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            help="mdpo, or sft: plain fine-tuning on the best response [default: mdpo].",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.", rich_help_panel=TRAINING),
+    ] = None,
+    image_root: ImageRootOption = None,
+    accelerate_config: Annotated[
+        str | None,
+        typer.Option(
+            "--accelerate-config",
+            help="Accelerate file, or fsdp, deepspeed_zero2, multi_node, ... [default: by the machine's GPUs].",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    num_processes: Annotated[
+        int | None,
+        typer.Option("--num-processes", min=1, help="Processes [default: one per GPU].", rich_help_panel=RUNNING),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train a LoRA adapter on multi-level preferences (MDPO). The same command goes on where it stopped.
+
+    Example: amp train --size 7b --prefs prefs/preferences.jsonl --out runs/train
+    """
+    from amp_cli.training.config import load_config
+    from amp_cli.training.launch import train_model
+
+    config = load_config(size, recipe=recipe, base=base, method=method, overrides=changes or ())
+    result = train_model(
+        config,
+        prefs=prefs,
+        out=out,
+        image_root=image_root,
+        accelerate_config=accelerate_config,
+        num_processes=num_processes,
+        overwrite=overwrite,
+    )
+    if json:
+        ui.data(result.to_json())
+    else:
+        rows = [(name.replace("_", " "), value) for name, value in result.to_json().items()]
+        ui.table(f"Trained {config.base} with {config.method}", ("", ""), rows)
+        ui.hint(f"amp merge-lora {out} --out MERGED, or amp eval pope --model {config.base} --adapter {out} ...")
+    if result.rejected:
+        ui.warn(f"{result.rejected} items could not be used; see '{out / 'rejected.jsonl'}'")
+        raise typer.Exit(3)
