@@ -72,7 +72,19 @@ def build_report(
     Returns:
         what `amp report --json` prints.
     """
-    gathered = gather(runs)
+    return write_report(gather(runs), title=title, notes=notes, commands=commands, html=html, max_items=max_items)
+
+
+def write_report(
+    gathered: Sequence[GatheredRun],
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+    commands: Sequence[str] = (),
+    html: Path | None,
+    max_items: int,
+) -> dict[str, Any]:
+    """Write the page of runs that are read already; see `build_report`."""
     if html is not None:
         from amp_cli.benchmarks.report_page import render_page
 

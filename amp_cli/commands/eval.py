@@ -72,7 +72,7 @@ def pope(
         Path | None,
         typer.Option(
             "--questions",
-            help="JSONL with question_id, image, text, category [default: found below --data].",
+            help="JSONL with question_id, image, text, category (default: found below --data).",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -154,7 +154,7 @@ def chair(
         Path | None,
         typer.Option(
             "--synonyms",
-            help='JSON {"car": ["car", "cars"]} [default: synonyms.json below --data, or a table for COCO].',
+            help='JSON {"car": ["car", "cars"]} (default: synonyms.json below --data, or a table for COCO).',
             rich_help_panel=SCORING,
         ),
     ] = None,
@@ -228,7 +228,9 @@ def _evaluate(settings: "EvalSettings", *, as_json: bool) -> None:
         ui.table(*score_rows(result.scores))
     if result.rejected:
         first, reason = next(iter(result.rejected.items()))
-        ui.warn(f"{len(result.rejected):,} items were left out (see '{result.out / REJECTED}'), first '{first}': {reason}")
+        ui.warn(
+            f"{len(result.rejected):,} items were left out (see '{result.out / REJECTED}'), first '{first}': {reason}"
+        )
     ui.hint(f"amp report {result.out} OTHER_RUN --html report.html")
     if result.rejected:
         raise typer.Exit(3)

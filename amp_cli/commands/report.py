@@ -32,14 +32,14 @@ def report(
     Example: amp report runs/base-pope runs/mdpo-pope --html report.html
     """
     from amp_cli import ui
-    from amp_cli.benchmarks.report import build_report, gather, name_runs
+    from amp_cli.benchmarks.report import gather, name_runs, write_report
 
-    named = name_runs(runs)
-    result = build_report(named, title=title, html=html, max_items=max_items)
+    gathered = gather(name_runs(runs))
+    result = write_report(gathered, title=title, html=html, max_items=max_items)
     if json:
         ui.data(result)
     else:
-        _show(gather(named))
+        _show(gathered)
     if html is not None:
         ui.note(f"Wrote '{html}'")
 

@@ -1,0 +1,62 @@
+"""`amp models`: the models known by name."""
+
+from typing import TYPE_CHECKING, Any
+
+from amp_cli.commands.options import JsonOption
+
+if TYPE_CHECKING:
+    from amp_cli.core.zoo import KnownModel
+
+
+def models(json: JsonOption = False) -> None:
+    """List the models known by name: what they are, the memory they need, whether they are on this disk.
+
+    Any other transformers image-text-to-text model works too: give its hub id or folder.
+
+    Example: amp models
+    """
+    from amp_cli import ui
+    from amp_cli.core.zoo import KNOWN, cached_bytes
+
+    cached = cached_bytes()
+    records = [_record(model, cached) for model in KNOWN]
+    if json:
+        ui.data({"models": records})
+        return
+    rows = [
+        (
+            record["name"] if record["hub_id"] in (None, record["name"]) else f"{record['name']} = {record['hub_id']}",
+            record["what"] + (f" (base: {record['base']})" if record["base"] else ""),
+            record["layout"],
+            "-" if record["run_gb"] is None else f"{record['run_gb']:g} / {record['run_4bit_gb']:g}",
+            "-" if record["train_gb"] is None else f"{record['train_gb']:g}",
+            "yes" if record["on_disk"] else "no",
+            record["obstacle"] or "yes",
+        )
+        for record in records
+    ]
+    columns = ["--model", "what", "layout", "GB to run: 16 bit / 4 bit", "GB to train", "on this disk", "usable"]
+    ui.table("Known models (memory is estimated)", columns, rows)
+    ui.hint("amp doctor says which of them fit this machine")
+
+
+def _record(model: "KnownModel", cached: dict[str, int]) -> dict[str, Any]:
+    from amp_cli.core.hub import TINY
+
+    talks = not model.is_encoder and model.base is None  # an adapter needs what its base needs
+    on_disk = (TINY / "config.json").is_file() if model.hub_id is None else model.hub_id in cached
+    return {
+        "name": model.name,
+        "hub_id": model.hub_id,
+        "what": model.what,
+        "kind": "encoder" if model.is_encoder else "adapter" if model.base else "model",
+        "base": model.base,
+        "layout": model.layout,
+        "parameters": model.parameters * 1e9,
+        "run_gb": model.run_gb if talks else None,
+        "run_4bit_gb": model.run_4bit_gb if talks else None,
+        "train_gb": model.train_gb if talks else None,
+        "on_disk": on_disk,
+        "bytes_on_disk": cached.get(model.hub_id or "", 0),
+        "obstacle": model.obstacle,
+    }
