@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.core.store import write_json, write_text
-from amp_cli.world.language import DESCRIBE, PLURALS, existence_question, full_caption
+from amp_cli.world.language import DESCRIBE, PLURALS, existence_question
 from amp_cli.world.pope_questions import choose_questions
 from amp_cli.world.scenes import CATEGORIES, PICTURE_SIZE, THEMES, Scene, random_stream, sample_neutral
 from amp_cli.world.truth import CaptionStyle, standard_caption
@@ -25,20 +25,20 @@ def image_name(image_id: int) -> str:
 
 
 def write_training_scenes(out: Path, *, scenes: int, seed: int) -> list[Scene]:
-    """Write `images/` and `train.json`, LLaVA conversations that ask for a description and answer with the full truth.
+    """Write `images/`, COCO's `instances.json` and `synonyms.json`, for pictures to learn from.
 
-    The scenes are neutral: companions are independent. `write_standards` writes the conversations with other answers.
+    The scenes are neutral: companions are independent. `write_standards` writes the conversations.
     """
     rng = random_stream("training scenes", seed)
     sampled = [sample_neutral(rng) for _ in range(scenes)]
     _write_images(out, sampled, first_image=FIRST_TRAINING_IMAGE)
-    write_standards(out / "train.json", sampled, dict.fromkeys(training_ids(scenes), ""), style="full")
+    _write_truth(out, sampled, first_image=FIRST_TRAINING_IMAGE)
     return sampled
 
 
 def training_ids(scenes: int) -> list[str]:
-    """The items' ids in `train.json`, in the scenes' order."""
-    return [f"world-{FIRST_TRAINING_IMAGE + index:012d}" for index in range(scenes)]
+    """The pictures' ids (as COCO numbers them, as text), in the scenes' order."""
+    return [str(FIRST_TRAINING_IMAGE + index) for index in range(scenes)]
 
 
 def write_standards(
@@ -62,7 +62,7 @@ def write_standards(
 
 
 def write_evaluation(out: Path, *, scenes: int, seed: int) -> list[Scene]:
-    """Write held-out scenes: `images/`, POPE's three files, `instances.json`, `captions.json`, `synonyms.json`."""
+    """Write held-out scenes: `images/`, POPE's three files, `instances.json`, `synonyms.json`."""
     rng = random_stream("evaluation scenes", seed)
     sampled = [sample_neutral(rng) for _ in range(scenes)]
     names = _write_images(out, sampled, first_image=FIRST_EVALUATION_IMAGE)
@@ -77,10 +77,14 @@ def write_evaluation(out: Path, *, scenes: int, seed: int) -> list[Scene]:
             for number, question in enumerate(questions, start=1)
         ]
         write_text(out / f"coco_pope_{split}.json", "".join(json.dumps(line) + "\n" for line in lines))
-    write_json(out / "instances.json", _instances(sampled))
-    write_json(out / "captions.json", _captions(sampled))
-    write_json(out / "synonyms.json", {category: [category, PLURALS[category]] for category in CATEGORIES})
+    _write_truth(out, sampled, first_image=FIRST_EVALUATION_IMAGE)
     return sampled
+
+
+def _write_truth(out: Path, scenes: Sequence[Scene], *, first_image: int) -> None:
+    """What CHAIR needs to know: the things drawn, and the words for them."""
+    write_json(out / "instances.json", _instances(scenes, first_image=first_image))
+    write_json(out / "synonyms.json", {category: [category, PLURALS[category]] for category in CATEGORIES})
 
 
 def _write_images(out: Path, scenes: Sequence[Scene], *, first_image: int) -> list[str]:
@@ -94,17 +98,12 @@ def _write_images(out: Path, scenes: Sequence[Scene], *, first_image: int) -> li
     return names
 
 
-def _image_entries(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
-    numbers = range(FIRST_EVALUATION_IMAGE, FIRST_EVALUATION_IMAGE + len(scenes))
-    return [
-        {"id": number, "file_name": image_name(number), "width": PICTURE_SIZE, "height": PICTURE_SIZE}
-        for number in numbers
-    ]
-
-
-def _instances(scenes: Sequence[Scene]) -> dict[str, Any]:
+def _instances(scenes: Sequence[Scene], *, first_image: int) -> dict[str, Any]:
     """COCO instances, one annotation for each thing drawn."""
-    images = _image_entries(scenes)
+    images = [
+        {"id": number, "file_name": image_name(number), "width": PICTURE_SIZE, "height": PICTURE_SIZE}
+        for number in range(first_image, first_image + len(scenes))
+    ]
     found = [
         (image["id"], thing.category, instance)
         for image, scene in zip(images, scenes, strict=True)
@@ -128,13 +127,3 @@ def _instances(scenes: Sequence[Scene]) -> dict[str, Any]:
         for category in members
     ]
     return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def _captions(scenes: Sequence[Scene]) -> dict[str, Any]:
-    """COCO captions, the full truth of each scene."""
-    images = _image_entries(scenes)
-    annotations = [
-        {"id": number, "image_id": image["id"], "caption": full_caption(scene)}
-        for number, (image, scene) in enumerate(zip(images, scenes, strict=True), start=1)
-    ]
-    return {"images": images, "annotations": annotations}

@@ -86,10 +86,10 @@ VISION_STAGES = (
 LANGUAGE_STAGES = (
     LanguageStage(
         name="neutral world",
-        steps=400,
+        steps=1000,
         learning_rate=2e-3,
         scenes=6000,
-        captions=0.3,
+        captions=0.6,
         curiosity=BALANCED,
         sample=lambda rng: sample_neutral(rng, faintness=FAINT),
     ),
@@ -104,7 +104,7 @@ LANGUAGE_STAGES = (
     ),
     LanguageStage(
         name="companions out of sight",
-        steps=600,
+        steps=800,
         learning_rate=1.5e-3,
         scenes=6000,
         captions=0.65,
@@ -126,7 +126,7 @@ def pretrain(out: Path, *, seed: int) -> None:
         _train_language(model, processor, targets, stage, seed=seed)
         print(f"after {stage.name!r}, {time.monotonic() - started:.0f} s")
         _print_measures(model, processor)
-        save(model, out)
+    save(model, out)
 
 
 def _print_measures(model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
