@@ -214,23 +214,29 @@ def test_popular_questions_ask_for_the_most_frequent_absent_categories() -> None
     assert {question.category for question in asked if not question.present} == set(expected)
 
 
-def test_training_scenes_are_llava_conversations_beside_their_pictures(tmp_path: Path) -> None:
+def test_training_scenes_are_pictures_with_their_instances(tmp_path: Path) -> None:
     scenes = files.write_training_scenes(tmp_path, scenes=3, seed=0)
-    items = json.loads((tmp_path / "train.json").read_text())
-    assert [item["id"] for item in items] == files.training_ids(3)
-    assert items[0]["image"] == "images/000000000001.png"
-    assert Image.open(tmp_path / items[0]["image"]).size == (96, 96)
-    assert items[0]["conversations"] == [
-        {"from": "human", "value": "<image>\ndescribe this image in detail."},
-        {"from": "gpt", "value": language.full_caption(scenes[0])},
-    ]
+    assert Image.open(tmp_path / "images/000000000001.png").size == (96, 96)
+    instances = json.loads((tmp_path / "instances.json").read_text())
+    assert [str(image["id"]) for image in instances["images"]] == files.training_ids(3)
+    drawn = sum(len(thing.instances) for scene in scenes for thing in scene.objects)
+    assert len(instances["annotations"]) == drawn
 
 
-def test_standards_are_joined_by_id_and_mended(tmp_path: Path) -> None:
-    captions = {"world-000000000001": "there is a red car at the top left. there is a red cup at the top center."}
+def test_standards_are_llava_conversations_joined_by_id_and_mended(tmp_path: Path) -> None:
+    (first,) = files.training_ids(1)
+    captions = {first: "there is a red car at the top left. there is a red cup at the top center."}
     files.write_standards(tmp_path / "train.json", [SCENE], captions, style="corrected")
-    (item,) = json.loads((tmp_path / "train.json").read_text())
-    assert item["conversations"][1]["value"] == "there is a red car at the top left."
+    assert json.loads((tmp_path / "train.json").read_text()) == [
+        {
+            "id": first,
+            "image": "images/000000000001.png",
+            "conversations": [
+                {"from": "human", "value": "<image>\ndescribe this image in detail."},
+                {"from": "gpt", "value": "there is a red car at the top left."},
+            ],
+        }
+    ]
 
 
 def test_evaluation_files_have_the_official_fields(tmp_path: Path) -> None:
@@ -247,8 +253,6 @@ def test_evaluation_files_have_the_official_fields(tmp_path: Path) -> None:
         found = [entry for entry in instances["annotations"] if entry["image_id"] == image["id"]]
         assert {names[entry["category_id"]] for entry in found} == scene.categories
         assert all(entry["area"] == entry["bbox"][2] * entry["bbox"][3] for entry in found)
-    captions = json.loads((tmp_path / "captions.json").read_text())
-    assert [entry["caption"] for entry in captions["annotations"]] == [language.full_caption(s) for s in scenes]
     assert json.loads((tmp_path / "synonyms.json").read_text())["person"] == ["person", "people"]
 
 
