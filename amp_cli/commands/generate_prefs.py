@@ -121,7 +121,7 @@ TauOption = Annotated[
     float | None,
     typer.Option(
         "--tau",
-        help="Cosine above which two texts say the same [default: the encoder's: minilm 0.68, clip 0.85].",
+        help="Cosine above which two texts say the same (default: the encoder's: minilm 0.68, clip 0.85)",
         rich_help_panel=CHECK,
         show_default=False,
     ),
@@ -139,7 +139,7 @@ AttributesOption = Annotated[
     bool | None,
     typer.Option(
         "--attribute-check/--no-attribute-check",
-        help="Chunks with other numbers or colours do not support each other [default: on for minilm].",
+        help="Chunks with other numbers or colours do not support each other (default: on for minilm)",
         rich_help_panel=CHECK,
         show_default=False,
     ),

@@ -118,6 +118,8 @@ def _embed_by_length(model: Any, tokenizer: Any, texts: Sequence[str], max_token
     import numpy as np
     import torch
 
+    if not texts:
+        return np.zeros((0, 1), dtype=np.float32)
     token_ids = [ids[:max_tokens] for ids in tokenizer(list(texts), truncation=True, max_length=max_tokens).input_ids]
     order = sorted(range(len(texts)), key=lambda index: len(token_ids[index]))
     rows: dict[int, Any] = {}
@@ -134,4 +136,4 @@ def _embed_by_length(model: Any, tokenizer: Any, texts: Sequence[str], max_token
             vectors = torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy()
         rows.update(zip(batch, vectors, strict=True))
         first = last
-    return np.stack([rows[index] for index in range(len(texts))]) if texts else np.zeros((0, 1), dtype=np.float32)
+    return np.stack([rows[index] for index in range(len(texts))])

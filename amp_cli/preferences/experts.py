@@ -1,5 +1,6 @@
 """Multi-size Expert Generation: lets every expert answer every item, one model in memory at a time."""
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,13 +89,18 @@ class ModelAnswering:
             requests,
             self.decoding,
             batch_size=self.batch_size,
-            seed=self.seed,
+            seed=_seed_of(expert, self.seed),
             done=done,
             on_answer=on_answer,
             on_reject=on_reject,
         )
         del loaded
         _free_memory()
+
+
+def _seed_of(expert: Expert, seed: int) -> int:
+    """Return a seed of the expert's own: with the same one, models of one base would sample the same texts."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{expert.name}".encode()).digest()[:4])
 
 
 def _free_memory() -> None:
