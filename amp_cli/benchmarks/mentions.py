@@ -45,6 +45,7 @@ _ABSENT = re.compile(
     r" (?:\w+ )?(?:visible|present|seen|shown|there|found|pictured|in (?:the|this) (?:image|picture|photo|scene))\b"
     r"|\s+(?:is|are) (?:absent|missing)\b",
 )
+_COLOURS = frozenset({"white", "black", "red", "blue", "green", "yellow", "brown", "grey", "gray", "pink", "purple"})
 _FRUIT_OR_COLOUR = "orange"
 
 
@@ -143,7 +144,7 @@ def _match_length(singulars: Sequence[str], vocabulary: Vocabulary) -> int:
 
 
 def _is_colour(name: str, text: str, tokens: Sequence[tuple[str, int, int]], position: int) -> bool:
-    """Tell "an orange shirt" and "orange and white" from the fruit: it ends its phrase, or is plural."""
+    """Tell "an orange shirt" and "an orange and white cat" from the fruit, which is plural or ends its phrase."""
     word, _, end = tokens[position]
     if name != _FRUIT_OR_COLOUR or word != _FRUIT_OR_COLOUR:
         return False
@@ -153,6 +154,8 @@ def _is_colour(name: str, text: str, tokens: Sequence[tuple[str, int, int]], pos
     if position + 1 == len(tokens) or not text[end : tokens[position + 1][1]].isspace():
         return False
     following = tokens[position + 1][0]
+    if following == "and" and position + 2 < len(tokens):
+        return tokens[position + 2][0] in _COLOURS
     return following not in _SCOPE_ENDS | {"is", "are", "has", "sits", "lies", "or", "that", "which", "of", "and"}
 
 

@@ -114,6 +114,7 @@ def gather(runs: Sequence[ReportRun]) -> list[GatheredRun]:
             differences = () if base is None else tuple(compare_runs(base.folder, folder))
             evaluations[name] = Evaluation(folder=folder, scores=scores, differences=differences)
             first.setdefault(name, evaluations[name])
+        evaluations = {name: evaluations[name] for name in BENCHMARKS if name in evaluations}
         training = tuple(_run_folders(run.path, "train"))
         if not evaluations and not training:
             raise AmpError(

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,14 +73,14 @@ def run_benchmark(settings: EvalSettings, *, answerer: Answerer | None = None) -
         ui.warn(warning)
     adopted = _adopted(benchmark, loaded.items, settings, settings.data)
     run = Run.read(settings.out) if settings.only_score else _start(settings, loaded, answerer)
-    with _closed_at_the_end(run):
+    with run:
         if adopted is not None:
             write_text(settings.out / ANSWERS, "".join(json_line(answer.to_json()) for answer in adopted.values()))
         elif not settings.only_score:
             _answer(benchmark, loaded.items, settings, settings.data, run, answerer)
         scores, rejected = _score(benchmark, loaded.items, settings)
         seconds = time.monotonic() - begin
-        run.record(data=loaded.facts, rule=settings.rule, scores=scores, seconds=round(seconds, 1))
+        run.finish(data=loaded.facts, rule=settings.rule, scores=scores, seconds=round(seconds, 1))
     return EvalResult(scores=scores, rejected=rejected, out=settings.out, seconds=seconds)
 
 
@@ -118,12 +117,12 @@ def _start(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer |
     if settings.answers is not None:
         identity["answer_file"] = content_hash(settings.answers)
     elif answerer is None:
-        from amp_cli.core.models import check_model
-
         if settings.model is None:
             raise AmpError(
                 "Nothing to evaluate", hint="Give --model M, or --answers FILE with answers that exist already"
             )
+        from amp_cli.core.models import check_model
+
         identity |= check_model(settings.model, adapter=settings.adapter)
     recorded = {name: value for name, value in asdict(settings).items() if name not in _NOT_RECORDED}
     return Run.start(
@@ -135,19 +134,6 @@ def _start(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer |
         overwrite=settings.overwrite,
         free=FREE if settings.temperature == 0 else tuple(name for name in FREE if name != "batch_size"),
     )
-
-
-@contextmanager
-def _closed_at_the_end(run: Run) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        run.finish("interrupted")
-        raise
-    except Exception:
-        run.finish("failed")
-        raise
-    run.finish()
 
 
 def _answer(

@@ -25,25 +25,30 @@ def models(json: JsonOption = False) -> None:
         return
     rows = [
         (
-            record["name"] if record["hub_id"] in (None, record["name"]) else f"{record['name']} = {record['hub_id']}",
-            record["what"] + (f" (base: {record['base']})" if record["base"] else ""),
-            record["layout"],
+            record["name"],
+            _described(record),
+            record["obstacle"] or record["layout"],
             "-" if record["run_gb"] is None else f"{record['run_gb']:g} / {record['run_4bit_gb']:g}",
             "-" if record["train_gb"] is None else f"{record['train_gb']:g}",
             "yes" if record["on_disk"] else "no",
-            record["obstacle"] or "yes",
         )
         for record in records
     ]
-    columns = ["--model", "what", "layout", "GB to run: 16 bit / 4 bit", "GB to train", "on this disk", "usable"]
-    ui.table("Known models (memory is estimated)", columns, rows)
+    columns = ["name", "what", "layout", "GB to run, 16 / 4 bit", "GB to train", "on this disk"]
+    ui.table("Known models (memory is estimated; an adapter needs what its base needs)", columns, rows)
     ui.hint("amp doctor says which of them fit this machine")
+
+
+def _described(record: dict[str, Any]) -> str:
+    if record["hub_id"] not in (None, record["name"]):
+        return f"{record['hub_id']}: {record['what']}"
+    return f"{record['what']}, for {record['base']}" if record["base"] else str(record["what"])
 
 
 def _record(model: "KnownModel", cached: dict[str, int]) -> dict[str, Any]:
     from amp_cli.core.hub import TINY
 
-    talks = not model.is_encoder and model.base is None  # an adapter needs what its base needs
+    talks = not model.is_encoder and model.base is None
     on_disk = (TINY / "config.json").is_file() if model.hub_id is None else model.hub_id in cached
     return {
         "name": model.name,

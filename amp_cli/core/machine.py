@@ -41,7 +41,7 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What this machine can do with a model size, by the zoo's estimates: "yes", "4 bit", "cpu", "cpu 16 bit" or "no"."""
+    """What this machine can do with a size, as estimated: "yes", "4 bit", "cpu", "cpu 16 bit" or "no"."""
 
     size: str
     run: str

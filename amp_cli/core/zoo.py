@@ -6,8 +6,8 @@ from amp_cli.core.hub import ALIASES
 
 TRANSFORMERS, ORIGINAL, OWN_CODE = "transformers", "original LLaVA", "own code"
 WHY_NOT = {
-    ORIGINAL: "not yet: the original LLaVA layout is not supported so far",
-    OWN_CODE: "no: it brings model code that transformers does not have",
+    ORIGINAL: "original LLaVA layout: not yet supported",
+    OWN_CODE: "own model code, which transformers does not have: not supported",
 }
 
 
@@ -41,7 +41,7 @@ class KnownModel:
 
     @property
     def run_4bit_gb(self) -> float:
-        """Memory to answer in 4 bit (nf4), GB: about 0.6 bytes a weight, as not all of them are packed (an estimate)."""
+        """Memory to answer in 4 bit (nf4), GB: about 0.6 bytes a weight, not all of them are packed (an estimate)."""
         return _rounded(self.parameters * 0.6 + _overhead(self.parameters, 2))
 
     @property
