@@ -28,14 +28,17 @@ def models(json: JsonOption = False) -> None:
             record["name"],
             _described(record),
             record["obstacle"] or record["layout"],
-            "-" if record["run_gb"] is None else f"{record['run_gb']:g} / {record['run_4bit_gb']:g}",
-            "-" if record["train_gb"] is None else f"{record['train_gb']:g}",
+            *("-" if record[key] is None else f"{record[key]:g}" for key in ("run_gb", "run_4bit_gb", "train_gb")),
             "yes" if record["on_disk"] else "no",
         )
         for record in records
     ]
-    columns = ["name", "what", "layout", "GB to run, 16 / 4 bit", "GB to train", "on this disk"]
-    ui.table("Known models (memory is estimated; an adapter needs what its base needs)", columns, rows)
+    columns = ["name", "what", "layout", "run GB", "4 bit", "train", "on disk"]
+    ui.table(
+        "Known models; GB of memory to run in 16 bit, in 4 bit, and to train (estimated; an adapter's are its base's)",
+        columns,
+        rows,
+    )
     ui.hint("amp doctor says which of them fit this machine")
 
 
