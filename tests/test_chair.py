@@ -193,7 +193,9 @@ def test_captions_in_chairs_own_format_are_read(tmp_path: Path) -> None:
     assert run_benchmark(settings).scores["chair_s"] == 1 / 2
 
 
-@pytest.mark.parametrize("content", ["[]", '{"images": []}'])
+@pytest.mark.parametrize(
+    "content", ["[]", '{"images": []}', '{"images": [{"id": 1}], "annotations": [], "categories": []}']
+)
 def test_a_file_that_is_no_instances_file_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "instances.json").write_text(content)
     with pytest.raises(AmpError, match="no COCO instances file"):

@@ -253,6 +253,33 @@ def test_our_own_answers_are_read_by_id(tmp_path: Path) -> None:
     assert evaluate(data, answers, tmp_path / "out")["overall"]["accuracy"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [([], "another number of answers"), (["yes", "no"], "another number of answers"), ("yes", "must be a list")],
+)
+def test_our_own_answers_of_a_wrong_shape_are_refused(answers: object, message: str, tmp_path: Path) -> None:
+    data = labels(tmp_path / "data", random=[row("a.jpg", "dog", "yes")])
+    (item,) = pope.load(data, EvalSettings(benchmark="pope", out=tmp_path)).items
+    file = write_lines(tmp_path / "answers.jsonl", [{"id": item.id, "answers": answers}])
+    with pytest.raises(AmpError, match=message):
+        evaluate(data, file, tmp_path / "out")
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
+    data = labels(tmp_path, random=[row("a.jpg", "dog", "yes"), row("a.jpg", "cat", "no")])
+    file = data / "coco_pope_random.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert len(pope.load(data, EvalSettings(benchmark="pope", out=tmp_path)).items) == 2
+
+
+def test_a_torn_line_is_refused_by_its_number(tmp_path: Path) -> None:
+    data = labels(tmp_path, random=[row("a.jpg", "dog", "yes")])
+    with (data / "coco_pope_random.json").open("a") as stream:
+        stream.write('{"image": "b.j')
+    with pytest.raises(AmpError, match="line 2"):
+        pope.load(data, EvalSettings(benchmark="pope", out=tmp_path))
+
+
 def test_an_id_names_its_split_and_picture_and_comes_from_the_content(tmp_path: Path) -> None:
     settings = EvalSettings(benchmark="pope", out=tmp_path)
     labels(tmp_path, random=[row("a.jpg", "dog", "yes"), row("a.jpg", "cat", "no")])

@@ -22,8 +22,12 @@ def records_of(path: Path) -> list[dict[str, Any]]:
 def own_answers(records: Iterable[Mapping[str, Any]], path: Path) -> dict[str, Answer]:
     """Return id -> answer of our own `{"id", "answers"}` records; the same id with two answers is refused."""
     answers: dict[str, Answer] = {}
-    for record in records:
-        add_answer(answers, Answer.from_json(record), path)
+    for number, record in enumerate(records, start=1):
+        try:
+            answer = Answer.from_json(record)
+        except AmpError as error:
+            raise AmpError(f"'{path}', record {number}: {error.message}") from error
+        add_answer(answers, answer, path)
     return answers
 
 
@@ -43,6 +47,13 @@ def check_complete(items: Sequence[BenchmarkItem], answers: Mapping[str, Answer]
     wanted = {item.id: item for item in items}
     missing = [item for item_id, item in wanted.items() if item_id not in answers]
     unknown = [item_id for item_id in answers if item_id not in wanted]
+    uneven = [item for item in items if item.id in answers and len(answers[item.id].answers) != len(item.questions)]
+    if uneven:
+        found = len(answers[uneven[0].id].answers)
+        raise AmpError(
+            f"'{path}': {len(uneven):,} items have another number of answers than of questions, first "
+            f"'{uneven[0].id}' with {found} for {len(uneven[0].questions)}"
+        )
     if missing:
         shown = "; ".join(_described(item) for item in missing[:3])
         raise AmpError(

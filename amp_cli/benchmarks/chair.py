@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_cli.benchmarks.answers import add_answer, check_complete, own_answers, records_of
-from amp_cli.benchmarks.chair_files import captions_by_image, find_annotations, pinned_sample, read_vocabulary
+from amp_cli.benchmarks.chair_files import (
+    captions_by_image,
+    find_annotations,
+    pinned_sample,
+    read_instances,
+    read_vocabulary,
+)
 from amp_cli.benchmarks.intervals import METHOD, ratio, score_intervals
 from amp_cli.benchmarks.mentions import Mention, Vocabulary, count_words, find_mentions, names_in
 from amp_cli.benchmarks.settings import EvalSettings, LoadedBenchmark
-from amp_cli.core.store import read_json
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
@@ -87,16 +92,8 @@ class ChairScore:
 def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
     """Read COCO annotations: pictures, the objects in them, and the objects that their reference captions name."""
     files = find_annotations(data, settings.synonyms)
-    instances = read_json(files.instances)
-    if not isinstance(instances, dict) or not all(key in instances for key in ("images", "annotations", "categories")):
-        raise AmpError(f"'{files.instances}' is no COCO instances file: images, annotations and categories are needed")
-    categories = {entry["id"]: str(entry["name"]) for entry in instances["categories"]}
-    vocabulary = read_vocabulary(files.synonyms, list(categories.values()))
-    images = {entry["id"]: str(entry["file_name"]) for entry in instances["images"]}
-    objects: dict[Any, set[str]] = {image_id: set() for image_id in images}
-    for entry in instances["annotations"]:
-        if entry["image_id"] in objects and entry["category_id"] in categories:
-            objects[entry["image_id"]].add(categories[entry["category_id"]])
+    names, images, objects = read_instances(files.instances)
+    vocabulary = read_vocabulary(files.synonyms, names)
     chosen = pinned_sample(images, settings.limit)
     captions = captions_by_image(files.captions, chosen)
     items = tuple(
@@ -113,7 +110,7 @@ def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
     )
     facts = {
         "images": len(items),
-        "categories": len(categories),
+        "categories": len(names),
         "reference_captions": files.captions is not None,
         "words": str(files.synonyms) if files.synonyms else "built in, for COCO's 80 classes",
     }

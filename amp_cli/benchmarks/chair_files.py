@@ -53,11 +53,30 @@ def find_annotations(data: Path, synonyms: Path | None) -> AnnotationFiles:
     )
 
 
+def read_instances(file: Path) -> tuple[list[str], dict[Any, str], dict[Any, set[str]]]:
+    """Return the names of the object classes, image id -> file name, and image id -> names of the objects in it."""
+    instances = read_json(file)
+    if not isinstance(instances, dict) or not all(key in instances for key in ("images", "annotations", "categories")):
+        raise AmpError(f"'{file}' is no COCO instances file: images, annotations and categories are needed")
+    try:
+        categories = {entry["id"]: str(entry["name"]) for entry in instances["categories"]}
+        images = {entry["id"]: str(entry["file_name"]) for entry in instances["images"]}
+        objects: dict[Any, set[str]] = {image_id: set() for image_id in images}
+        for entry in instances["annotations"]:
+            if entry["image_id"] in objects and entry["category_id"] in categories:
+                objects[entry["image_id"]].add(categories[entry["category_id"]])
+    except (KeyError, TypeError) as error:
+        raise AmpError(f"'{file}' is no COCO instances file: an entry lacks {error}") from error
+    if not images:
+        raise AmpError(f"'{file}' names no images")
+    return list(categories.values()), images, objects
+
+
 def read_vocabulary(file: Path | None, categories: Sequence[str]) -> Vocabulary:
     """Return the words for the objects: from `file`, else the built-in table as far as it knows the categories."""
     path = file or template_path("chair", "coco_words.json")
     words = read_json(path)
-    if not isinstance(words, dict) or not all(isinstance(phrases, list) for phrases in words.values()):
+    if not isinstance(words, dict) or not all(map(_are_texts, words.values())):
         raise AmpError(
             f"'{path}' is no word file", hint='Its form is {"car": ["car", "cars"], "person": ["man", "woman"]}'
         )
@@ -66,6 +85,10 @@ def read_vocabulary(file: Path | None, categories: Sequence[str]) -> Vocabulary:
     if file is not None:
         known = words | known
     return Vocabulary(known, not_objects)
+
+
+def _are_texts(phrases: object) -> bool:
+    return isinstance(phrases, list) and all(isinstance(phrase, str) for phrase in phrases)
 
 
 def pinned_sample(images: Mapping[Any, str], limit: int | None) -> list[Any]:
