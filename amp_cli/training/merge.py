@@ -25,7 +25,7 @@ from amp_cli.errors import AmpError
 
 QUESTION = "Describe this image in detail."
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-"""Allowed difference of a logit as a share of the largest one, by the weights' precision: what rounding W + BA costs."""
+"""Allowed difference of a logit as a share of the largest one, by precision of the weights: W + BA is rounded."""
 
 
 @dataclass(frozen=True, kw_only=True)

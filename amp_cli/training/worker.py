@@ -4,6 +4,7 @@ import fcntl
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ def main() -> None:
 
 def _skip_needless_imports(config: TrainConfig) -> None:
     """Hide packages that PEFT and transformers would import without use here: 3 of 8 seconds of the start."""
-    needless = ["sklearn", "pandas", "scipy"]
+    needless = ["sklearn", "scipy"]
     if config.quantization is None:
         needless.append("bitsandbytes")
     if config.method == "mdpo":
@@ -67,6 +68,7 @@ def _train(config: TrainConfig, run_folder: Path) -> None:
 
     from amp_cli.training.session import Session
 
+    warnings.simplefilter("ignore", FutureWarning)  # libraries to one another; they would hide what matters in the log
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     PartialState()
