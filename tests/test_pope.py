@@ -236,6 +236,9 @@ def test_two_different_answers_to_one_question_are_refused_and_equal_ones_are_no
     torn = write_lines(tmp_path / "b.jsonl", [{"question_id": 7, "text": "yes"}, {"question_id": 7, "text": "no"}])
     with pytest.raises(AmpError, match="question_id 7 twice"):
         evaluate(data, torn, tmp_path / "other")
+    own = write_lines(tmp_path / "c.jsonl", [{"id": "x", "answers": ["yes"]}, {"id": "x", "answers": ["no"]}])
+    with pytest.raises(AmpError, match="'x' twice and differently"):
+        evaluate(data, own, tmp_path / "other")
 
 
 def test_answers_by_question_id_need_a_questions_file(tmp_path: Path) -> None:
