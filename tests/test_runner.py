@@ -152,6 +152,8 @@ def test_a_wrong_image_root_is_one_fault_and_stops_at_once(data: Path) -> None:
     assert "--image-root" in str(caught.value.hint)
     assert not script.offered
     assert not (data.parent / "out" / "rejected.jsonl").exists()
+    right = settings(data, image_root=data / "val2014")
+    assert run_benchmark(right, answerer=script).scores["overall"]["n"] == 4
 
 
 def test_a_picture_path_that_leaves_the_folder_is_left_out(data: Path) -> None:

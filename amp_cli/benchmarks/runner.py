@@ -19,7 +19,7 @@ from amp_cli.records import Answer, BenchmarkItem
 BENCHMARKS: dict[str, Benchmark[Any]] = {"pope": pope, "chair": chair}
 
 ANSWERS, ITEMS, SCORES, REJECTED = "answers.jsonl", "items.jsonl", "scores.json", "rejected.jsonl"
-FREE = ("rule", "batch_size", "data", "synonyms")
+FREE = ("rule", "batch_size", "data", "image_root", "questions", "synonyms")
 """Settings that may differ when a run goes on: they change scoring or speed only; of the data, the hash is compared."""
 _NOT_RECORDED = ("out", "overwrite", "only_score")
 
