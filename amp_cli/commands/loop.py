@@ -26,8 +26,8 @@ RUNS = {"base": "base", "sft": "fine-tuning, equal steps", "sft_compute": "fine-
 def equal_compute_steps(levels: int) -> int:
     """Return the fine-tuning steps that cost what MDPO's do.
 
-    An MDPO step takes each of K responses forward and backward (3 units) and forward once more as the reference (1 unit);
-    a fine-tuning step takes the one standard response forward and backward.
+    An MDPO step takes each of K responses forward and backward (3 units) and once more forward as the reference
+    (1 unit); a fine-tuning step takes the one standard response forward and backward.
     """
     return round(STEPS * levels * 4 / 3)
 
@@ -93,7 +93,8 @@ def _train(loop: Loop, levels: int, seed: int) -> None:
     loop.run(
         "generate-prefs", data, "--out", prefs, "--method", "ig", "--base", "tiny", "--finetune-data", data,
         "--levels", levels, "--encoder", "world", "--autocheck-coverage", "both",
-        "--finetune-steps", 10, "--finetune-lr", "1e-3", "--finetune-lora-r", 16, "--finetune-lora-alpha", 32,
+        "--finetune-steps", 10, "--finetune-learning-rate", "1e-3",
+        "--finetune-lora-r", 16, "--finetune-lora-alpha", 32,
         "--temperature", 0, "--repetition-penalty", 1, "--max-new-tokens", 70, *ASK, "--seed", seed,
     )  # fmt: skip
     runs = {

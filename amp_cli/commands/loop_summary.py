@@ -6,13 +6,14 @@ from typing import Any
 ROWS = {"base": "base", "sft": "fine-tuning, equal steps", "sft_compute": "fine-tuning, equal compute", "mdpo": "MDPO"}
 COLUMNS = ("", "POPE accuracy", "adversarial", "F1", "yes ratio", "CHAIR-i", "CHAIR-s", "recall", "training s")
 READING = (
-    "POPE asks whether a thing is in the picture (adversarial: a thing that usually comes with what is there); CHAIR-i is the share "
-    "of named things that are not there, CHAIR-s the share of descriptions with at least one. Lower CHAIR is better only "
-    "while recall holds: who says less invents less.",
-    "The base was taught nothing false: its captions are true, of a world in which things come in pairs and one of a pair is "
-    "often out of sight. So it says what is usual. Only descriptions were trained on here; what changes on POPE is carried over.",
-    "Drawn scenes and a model of 1.4 million parameters are no photographs: this shows that the loop works, not how much a "
-    "large model gains, nor which number of levels is best.",
+    "POPE asks whether a thing is in the picture (adversarial: one that usually comes with what is there); "
+    "CHAIR-i is the share of named things that are not there, CHAIR-s the share of descriptions with at least "
+    "one. Lower CHAIR is better only while recall holds: who says less invents less.",
+    "The base was taught nothing false: its captions are true, of a world in which things come in pairs and one "
+    "of a pair is often out of sight. So it says what is usual. Only descriptions were trained on here; what "
+    "changes on POPE is carried over.",
+    "Drawn scenes and a model of 1.4 million parameters are no photographs: this shows that the loop works, not "
+    "how much a large model gains, nor which number of levels is best.",
 )
 
 

@@ -16,7 +16,7 @@ def merge_lora(
     out: OutOption,
     base: Annotated[
         str | None,
-        typer.Option("--base", help="Base model [default: what the run or the adapter names].", rich_help_panel=MODEL),
+        typer.Option("--base", help="Base model (default: what the run or the adapter names)", rich_help_panel=MODEL),
     ] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,

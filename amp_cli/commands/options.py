@@ -51,7 +51,7 @@ OfflineOption = Annotated[bool, typer.Option("--offline", help="Use only what is
 ImageRootOption = Annotated[
     Path | None,
     typer.Option(
-        "--image-root", help="Folder that image paths start from [default: the data file's].", show_default=False
+        "--image-root", help="Folder that image paths start from (default: the data file's)", show_default=False
     ),
 ]
 BatchSizeOption = Annotated[

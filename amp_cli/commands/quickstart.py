@@ -22,8 +22,8 @@ def quickstart(
 ) -> None:
     """Watch a tiny vision-language model hallucinate less: the whole loop, on a CPU, offline, in a few minutes.
 
-    Pictures are drawn, the embedded model describes them and an annotator corrects it; preferences are generated, MDPO and two
-    plain fine-tuning controls are trained, and all are evaluated on held-out pictures. Open report.html in --out at the end.
+    Pictures are drawn, the embedded model describes them, a simulated annotator corrects it; preferences are generated,
+    MDPO and two plain fine-tuning controls trained, all evaluated on held-out pictures. Then open report.html.
 
     Example: amp quickstart --out demo --seed 1
     """

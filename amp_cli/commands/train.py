@@ -20,7 +20,7 @@ def train(
     ] = "7b",
     base: Annotated[
         str | None,
-        typer.Option("--base", help="Model to start from [default: the recipe's].", rich_help_panel=MODEL),
+        typer.Option("--base", help="Model to start from (default: the recipe's)", rich_help_panel=MODEL),
     ] = None,
     recipe: Annotated[
         str, typer.Option("--recipe", help="Variant of the recipe: paper or released.", rich_help_panel=TRAINING)
@@ -29,7 +29,7 @@ def train(
         str | None,
         typer.Option(
             "--method",
-            help="mdpo, or sft: plain fine-tuning on the best response [default: mdpo].",
+            help="mdpo, or sft: plain fine-tuning on the best response (default: mdpo)",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -42,13 +42,13 @@ def train(
         str | None,
         typer.Option(
             "--accelerate-config",
-            help="Accelerate file, or fsdp, deepspeed_zero2, multi_node, ... [default: by the machine's GPUs].",
+            help="Accelerate file, or fsdp, deepspeed_zero2, multi_node, ... (default: by the machine's GPUs)",
             rich_help_panel=RUNNING,
         ),
     ] = None,
     num_processes: Annotated[
         int | None,
-        typer.Option("--num-processes", min=1, help="Processes [default: one per GPU].", rich_help_panel=RUNNING),
+        typer.Option("--num-processes", min=1, help="Processes (default: one per GPU)", rich_help_panel=RUNNING),
     ] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
