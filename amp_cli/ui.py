@@ -3,10 +3,13 @@
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 
 from rich.console import Console
 from rich.markup import escape
+
+_within_a_loop = False
 
 
 def _talk() -> Console:
@@ -30,7 +33,20 @@ def step(command_line: str) -> None:
 
 def hint(text: str) -> None:
     """Suggest the next command."""
-    _talk().print(f"[cyan]Next:[/cyan] {escape(text)}")
+    if not _within_a_loop:
+        _talk().print(f"[cyan]Next:[/cyan] {escape(text)}")
+
+
+@contextmanager
+def command_within_a_loop() -> Iterator[None]:
+    """Run a command as one step of another: its result table and its hint are not shown, its talk is."""
+    global _within_a_loop
+    _within_a_loop = True
+    try:
+        with redirect_stdout(StringIO()):
+            yield
+    finally:
+        _within_a_loop = False
 
 
 def error(message: str, fix: str | None) -> None:

@@ -1,6 +1,5 @@
 """The quickstart's loop: draws the world's data, then runs the same commands a user would type."""
 
-import contextlib
 import resource
 import shlex
 import sys
@@ -40,7 +39,7 @@ class Loop:
         self.commands: list[str] = []
 
     def run(self, *arguments: object) -> None:
-        """Show a command line and run it. Its tables go to stderr: stdout is for the quickstart's own result.
+        """Show a command line and run it; the results are read from its files.
 
         Raises:
             AmpError: the command's own, or items that it had to leave out (the world has none such).
@@ -51,7 +50,7 @@ class Loop:
         line = shlex.join(["amp", *words])
         self.commands.append(line)
         ui.step(line)
-        with contextlib.redirect_stdout(sys.stderr):
+        with ui.command_within_a_loop():
             status = app(words, standalone_mode=False)
         if status:
             raise AmpError(f"`{line}` ended with exit status {status}")
@@ -125,7 +124,11 @@ def _evaluate(loop: Loop, name: str) -> None:
         "eval", "pope", *model, "--data", data, "--out", folder / "pope", *ASK, "--prompt-suffix", "",
         "--max-new-tokens", 2,
     )  # fmt: skip
+    pope = read_json(folder / "pope" / "scores.json")
+    ui.note(f"{RUNS[name]}: POPE accuracy {pope['overall']['accuracy']:.3f}")
     loop.run("eval", "chair", *model, "--data", data, "--out", folder / "chair", *DESCRIBE)
+    chair = read_json(folder / "chair" / "scores.json")
+    ui.note(f"{RUNS[name]}: CHAIR-i {chair['chair_i']:.3f}, recall {chair['recall']:.3f}")
 
 
 def _collect(loop: Loop, *, levels: int, seed: int, started: float) -> dict[str, Any]:

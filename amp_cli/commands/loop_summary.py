@@ -31,7 +31,7 @@ def show_summary(result: Mapping[str, Any]) -> None:
 
 
 def _rows(result: Mapping[str, Any]) -> list[Sequence[object]]:
-    rows = []
+    rows: list[Sequence[object]] = []
     for name, label in ROWS.items():
         pope, chair = result[name]["pope"], result[name]["chair"]
         rows.append(

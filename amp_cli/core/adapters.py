@@ -33,6 +33,7 @@ def attach_adapter(network: Any, folder: Path, name: str) -> PeftModel:
     if not isinstance(config, LoraConfig):
         raise AmpError(f"The adapter '{name}' is of type '{config.peft_type}', not LoRA")
     config.inference_mode = True
+    config.base_model_name_or_path = network.name_or_path  # PEFT warns of every other spelling
     if isinstance(config.target_modules, set | list):
         config.target_modules = _only_in_language_model(network, config.target_modules)
     try:

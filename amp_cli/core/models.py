@@ -1,6 +1,7 @@
 """The one place that loads models: any transformers image-text-to-text model, its processor, template and adapter."""
 
 import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from amp_cli.core.hub import (
 from amp_cli.core.templates import template_path
 from amp_cli.errors import AmpError
 
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that its own code still uses
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels and of every cast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
