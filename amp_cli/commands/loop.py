@@ -4,6 +4,7 @@ import resource
 import shlex
 import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,6 @@ from amp_cli.core.run import Run
 from amp_cli.core.store import RecordLog, read_json, write_json
 from amp_cli.errors import AmpError
 
-SCENES = 160
-EVALUATION_SCENES = 300
-STEPS = 120
 BATCH = 8
 ASK = ("--num-beams", "1", "--batch-size", "100")
 DESCRIBE = (*ASK, "--max-new-tokens", "70", "--no-repeat-ngram-size", "0")
@@ -22,13 +20,22 @@ SETTINGS = ("learning_rate=1e-3", "lora_r=16", "lora_alpha=32", "warmup_steps=0.
 RUNS = {"base": "base", "sft": "fine-tuning, equal steps", "sft_compute": "fine-tuning, equal compute", "mdpo": "MDPO"}
 
 
-def equal_compute_steps(levels: int) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is drawn and trained; the defaults take a few minutes on two cores."""
+
+    scenes: int = 160  # to learn from
+    test_scenes: int = 300
+    steps: int = 120  # of MDPO
+
+
+def equal_compute_steps(steps: int, levels: int) -> int:
     """Return the fine-tuning steps that cost what MDPO's do.
 
     An MDPO step takes each of K responses forward and backward (3 units) and once more forward as the reference
     (1 unit); a fine-tuning step takes the one standard response forward and backward.
     """
-    return round(STEPS * levels * 4 / 3)
+    return round(steps * levels * 4 / 3)
 
 
 class Loop:
@@ -56,15 +63,16 @@ class Loop:
             raise AmpError(f"`{line}` ended with exit status {status}")
 
 
-def run_loop(out: Path, *, levels: int, seed: int, overwrite: bool) -> dict[str, Any]:
+def run_loop(out: Path, *, levels: int, seed: int, overwrite: bool = False, size: Size | None = None) -> dict[str, Any]:
     """Run all steps in `out` (the same call goes on where an earlier one stopped) and return the result object."""
     started = time.monotonic()
-    settings = {"levels": levels, "seed": seed}
+    size = size or Size()
+    settings = {"levels": levels, "seed": seed, **asdict(size)}
     run = Run.start(out, command="quickstart", settings=settings, seed=seed, overwrite=overwrite)
     with run:
         loop = Loop(out)
-        _prepare_data(loop, seed)
-        _train(loop, levels, seed)
+        _prepare_data(loop, size, seed)
+        _train(loop, size, levels, seed)
         for name in RUNS:
             _evaluate(loop, name)
         result = _collect(loop, levels=levels, seed=seed, started=started)
@@ -72,14 +80,14 @@ def run_loop(out: Path, *, levels: int, seed: int, overwrite: bool) -> dict[str,
     return result
 
 
-def _prepare_data(loop: Loop, seed: int) -> None:
+def _prepare_data(loop: Loop, size: Size, seed: int) -> None:
     """Draw the pictures; have the base describe the training ones, and an annotator who knows the scenes correct it."""
     from amp_cli.world.files import write_evaluation, write_standards, write_training_scenes
 
     world = loop.out / "world"
-    ui.note(f"Drawing {SCENES} scenes to learn from and {EVALUATION_SCENES} to be tested on, in '{world}'")
-    scenes = write_training_scenes(world / "train", scenes=SCENES, seed=seed)
-    write_evaluation(world / "test", scenes=EVALUATION_SCENES, seed=seed)
+    ui.note(f"Drawing {size.scenes} scenes to learn from and {size.test_scenes} to be tested on, in '{world}'")
+    scenes = write_training_scenes(world / "train", scenes=size.scenes, seed=seed)
+    write_evaluation(world / "test", scenes=size.test_scenes, seed=seed)
     described = loop.out / "described"
     loop.run("eval", "chair", "--model", "tiny", "--data", world / "train", "--out", described, *DESCRIBE)
     captions = {record["id"]: record["answers"][0] for record in RecordLog(described / "answers.jsonl").read()}
@@ -87,7 +95,7 @@ def _prepare_data(loop: Loop, seed: int) -> None:
     write_standards(world / "train" / "train.json", scenes, captions, style="completed")
 
 
-def _train(loop: Loop, levels: int, seed: int) -> None:
+def _train(loop: Loop, size: Size, levels: int, seed: int) -> None:
     data, prefs = loop.out / "world" / "train" / "train.json", loop.out / "prefs"
     loop.run(
         "generate-prefs", data, "--out", prefs, "--method", "ig", "--base", "tiny", "--finetune-data", data,
@@ -97,9 +105,9 @@ def _train(loop: Loop, levels: int, seed: int) -> None:
         "--temperature", 0, "--repetition-penalty", 1, "--max-new-tokens", 70, *ASK, "--seed", seed,
     )  # fmt: skip
     runs = {
-        "mdpo": ("mdpo", STEPS),
-        "sft": ("sft", STEPS),
-        "sft_compute": ("sft", equal_compute_steps(levels)),
+        "mdpo": ("mdpo", size.steps),
+        "sft": ("sft", size.steps),
+        "sft_compute": ("sft", equal_compute_steps(size.steps, levels)),
     }
     for name, (method, steps) in runs.items():
         settings = [*SETTINGS, f"max_steps={steps}", f"seed={seed}", f"global_batch_size={BATCH}"]

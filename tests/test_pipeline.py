@@ -1,0 +1,110 @@
+"""README's six commands, typed as they stand there; only the large models are exchanged for the embedded one."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXCHANGED = {
+    "llava-hf/llava-1.5-13b-hf": "tiny",
+    "llava-hf/llava-1.5-7b-hf": "tiny",
+    "--size 7b": "--size tiny --set max_steps=2",
+    "--model 7b": "--model tiny",
+}
+
+
+def commands_of_readme() -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("## The loop on your own data, in six commands")[1]
+    match = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert match
+    block = match[1].replace("\\\n", " ")
+    return [line.split("#")[0].strip() for line in block.splitlines() if line.startswith("amp ")]
+
+
+def type_in(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    words = shlex.split(line)
+    assert words[0] == "amp"
+    return subprocess.run(
+        [sys.executable, "-c", "from amp_cli.main import main; main()", *words[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user has: pictures with questions and answers, and POPE with its pictures."""
+    from amp_cli.world import files
+
+    folder = tmp_path_factory.mktemp("readme")
+    scenes = files.write_training_scenes(folder, scenes=6, seed=3)
+    described = [
+        {
+            "id": name,
+            "images": [f"images/{files.image_name(int(name))}"],
+            "questions": ["describe this image in detail."],
+            "answers": [files.full_caption(scene)],
+        }
+        for name, scene in zip(files.training_ids(6), scenes, strict=True)
+    ]
+    (folder / "data.json").write_text(json.dumps(described))
+    files.write_evaluation(folder / "POPE/output/coco", scenes=3, seed=3)
+    (folder / "POPE/output/coco/images").rename(folder / "val2014")
+    return folder
+
+
+@pytest.mark.slow
+def test_readme_s_six_commands_work_as_they_stand(folder: Path) -> None:
+    lines = commands_of_readme()
+    assert [line.split()[1] for line in lines] == ["doctor", "generate-prefs", "train", "merge-lora", "eval", "report"]
+    before = lines[4].replace("my-7b", "7b").replace("pope-after", "pope-before")
+    for line in [*lines[:5], before, lines[5]]:
+        for large, small in EXCHANGED.items():
+            line = line.replace(large, small)
+        done = type_in(line, folder)
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+        assert "Traceback" not in done.stderr
+    assert (folder / "report.html").stat().st_size > 5000
+    assert json.loads((folder / "prefs/stats.json").read_text())["items"] > 0
+    assert (folder / "my-7b/model.safetensors").exists()
+
+
+def test_a_command_in_json_prints_one_object_and_nothing_else(folder: Path) -> None:
+    done = type_in(
+        "amp eval pope --model tiny --data POPE/output/coco --image-root val2014 --out json-run --json", folder
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["benchmark"] == "pope"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("amp train --size tiny --prefs absent.jsonl --out x1", "no preference file 'absent.jsonl'"),
+        ("amp generate-prefs absent.json --method meg --expert a=tiny --out x2", "absent.json"),
+        ("amp merge-lora absent --out x3", "absent"),
+        ("amp eval pope --model ./absent --data POPE/output/coco --out x4", "absent"),
+        ("amp eval chair --model tiny --data absent --out x5", "absent"),
+        ("amp report absent", "absent"),
+        ("amp train --size 70b --prefs data.json --out x6", "70b"),
+    ],
+)
+def test_what_is_not_there_is_one_error_and_one_hint(folder: Path, line: str, message: str) -> None:
+    done = type_in(line, folder)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("Error:") == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_usage_has_exit_status_two(folder: Path) -> None:
+    assert type_in("amp train --no-such-option", folder).returncode == 2
