@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_trainer import RAGGED, train
+from test_trainer import RAGGED, metrics, train
 from training_items import ANSWERS, QUESTION, draw, preference, write_preferences
 
 from amp_cli.core.run import Run
@@ -312,6 +312,25 @@ def train_in_process(folder: Path, config: Any) -> None:
     from amp_cli.training.session import Session
 
     Session(config, folder).run()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_ragged_levels(tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    train(alone, RAGGED)
+    config = RAGGED.changed(per_device_batch_size=1)
+    Run.start(together, command="train", settings=config.to_json())
+    prepare_items(alone / "data" / "prefs.jsonl", together, image_root=None, method="mdpo")
+    spread = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    subprocess.run(
+        [sys.executable, *spread, "-m", "amp_cli.training.worker", str(together)],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(launch.__file__).parents[2])},
+        capture_output=True,
+        check=True,
+    )
+    for one, two in zip(metrics(alone), metrics(together), strict=True):
+        for name in ("loss", "grad_norm", "accuracy", "reward_level_0"):
+            assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-6), name
 
 
 @dataclass(frozen=True, kw_only=True)

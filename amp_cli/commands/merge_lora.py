@@ -23,8 +23,8 @@ def merge_lora(
 ) -> None:
     """Merge a LoRA adapter into its base model, in the base's own precision, and verify the result.
 
-    The folder loads anywhere transformers does, without PEFT. A 4-bit run merges into the base as it is stored, never
-    into its 4-bit copy.
+    The folder loads wherever transformers does, without PEFT.
+    A 4-bit run merges into the base as it is stored, never into its 4-bit copy.
 
     Example: amp merge-lora runs/train --out merged
     """

@@ -198,7 +198,9 @@ def _typed(name: str, value: Any) -> Any:
     known = {field.name for field in fields(TrainConfig)}
     if name not in known:
         near = get_close_matches(name, known, n=1, cutoff=0.0)
-        raise AmpError(f"There is no training setting '{name}'", hint=f"Did you mean '{near[0]}'?")
+        raise AmpError(
+            f"There is no training setting '{name}'", hint=f"Did you mean '{near[0]}'? All: {', '.join(sorted(known))}"
+        )
     hint = get_type_hints(TrainConfig)[name]
     kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):

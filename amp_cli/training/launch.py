@@ -61,6 +61,7 @@ def train_model(
         AmpError: anything the user can mend, most of it before the model loads.
     """
     check_packages(config)
+    prefs_hash = _hash(prefs)
     launch = plan_launch(config, gpus := visible_gpus(), config_file=accelerate_config, processes=num_processes)
     if config.quantization is not None and not gpus:
         ui.warn(f"There is no GPU: {config.quantization} works on a CPU, but slowly")
@@ -68,7 +69,7 @@ def train_model(
         out,
         command="train",
         settings={**config.to_json(), "prefs": str(prefs.resolve()), "image_root": _absolute(image_root)},
-        identity={**_model_identity(config.base), "prefs_hash": _hash(prefs)},
+        identity={**_model_identity(config.base), "prefs_hash": prefs_hash},
         seed=config.seed,
         overwrite=overwrite,
         free=FREE,

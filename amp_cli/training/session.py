@@ -120,6 +120,8 @@ class Session:
                 data_collator=lambda items: lay_out(items, round_weight=config.round_weight, pad_id=pad_id),
                 callbacks=[callback],
             )
+        if trainer.args.world_size != self.state.num_processes:  # the batch was cut for the latter
+            raise RuntimeError(f"{trainer.args.world_size} processes train, {self.state.num_processes} were counted")
         trainer.remove_callback(PrinterCallback)
         return trainer
 

@@ -71,7 +71,8 @@ def _train(config: TrainConfig, run_folder: Path) -> None:
     warnings.simplefilter("ignore", FutureWarning)  # libraries to one another; they would hide what matters in the log
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    PartialState()
+    # told, and not left to guess: without it several processes on CPUs would each train alone
+    PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true")
     try:
         result = Session(config, run_folder).run()
     except torch.OutOfMemoryError as error:
