@@ -223,6 +223,8 @@ def test_the_model_card_and_the_configuration_name_the_base(trained: Path) -> No
     assert config["base_model_name_or_path"] == "tiny"
     card = (trained / "adapter" / "README.md").read_text()
     assert "LoRA adapter for `tiny`" in card
+    assert "| items | 8 |" in card
+    assert "| steps | 2 of 4 items |" in card
     assert sorted(file.name for file in (trained / "adapter").iterdir()) == [
         "README.md",
         "adapter_config.json",

@@ -71,6 +71,8 @@ def _follow(process: subprocess.Popen[str], log: Any) -> dict[str, Any]:
                 advance = stack.enter_context(ui.progress("Training", event["total"], done=event["done"], unit="steps"))
             elif "step" in event and advance is not None:
                 advance()
+            elif "note" in event:
+                ui.warn(event["note"])
             elif "metrics" in event:
                 shown = _shown(event["metrics"])
                 if list(shown) != columns:

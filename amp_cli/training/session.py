@@ -21,6 +21,7 @@ from amp_cli.training.checkpoints import last_complete, remove_incomplete
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import load_items
 from amp_cli.training.dataset import EncodedItems, usable_items
+from amp_cli.training.events import report
 from amp_cli.training.layout import lay_out
 from amp_cli.training.logprobs import check_log_probabilities, teach_log_probabilities
 from amp_cli.training.trainer import MDPOTrainer
@@ -136,7 +137,7 @@ class Session:
         except ValueError as error:
             raise AmpError(f"'{self.config.base}' cannot be trained with mdpo: {error}") from error
         if self.image_note and self.state.is_main_process:
-            print(f"Pictures are encoded once per level, not once per item: {self.image_note}", flush=True)
+            report(note=f"Pictures are encoded once per level, not once per item: {self.image_note}")
 
     def _train(self, trainer: Trainer, resumed_from: tuple[Path, int, int] | None) -> None:
         if resumed_from is None:
