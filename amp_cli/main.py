@@ -1,5 +1,6 @@
 """Assembles the `amp` command line; AmpError becomes an `Error:` and a `Hint:` line."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -35,11 +36,15 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def _start(
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Never ask the hub: use only what is on this disk.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    pass
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported, by us or by a worker
 
 
 def main() -> None:

@@ -47,7 +47,6 @@ TrustRemoteCodeOption = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run Python code that comes with the model.", rich_help_panel=MODEL),
 ]
-OfflineOption = Annotated[bool, typer.Option("--offline", help="Use only what is on this disk.", rich_help_panel=MODEL)]
 ImageRootOption = Annotated[
     Path | None,
     typer.Option(

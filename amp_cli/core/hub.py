@@ -134,12 +134,12 @@ def refuse_unusable_model(model: str, config: dict[str, Any], folder: Path) -> N
 def folder_identity(folder: Path) -> str:
     """Return a fingerprint of a model or adapter folder.
 
-    SHA-256 over names, sizes and contents; of files above 64 MB only the first and last MiB are read, for speed.
+    SHA-256 over names, sizes and contents; of files above 64 MB only the first and last MiB are read, for speed. The
+    `run.json` that `amp merge-lora` leaves is not part of the model.
     """
     digest = hashlib.sha256()
-    for file in sorted(
-        p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".bin", ".model", ".jinja")
-    ):
+    suffixes = (".json", ".safetensors", ".bin", ".model", ".jinja")
+    for file in sorted(p for p in folder.iterdir() if p.suffix in suffixes and p.name != "run.json"):
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}:".encode())
         if size <= 64 << 20:

@@ -1,0 +1,67 @@
+"""The command line as a whole: exit statuses, one error line, nothing of the environment leaks."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from amp_cli import __version__, main
+from amp_cli.errors import AmpError
+
+COMMANDS = [
+    [], ["quickstart"], ["generate-prefs"], ["train"], ["merge-lora"], ["eval"], ["eval", "pope"], ["eval", "chair"],
+    ["report"], ["models"], ["doctor"],
+]  # fmt: skip
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    code = "from amp_cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_the_version_is_printed_alone() -> None:
+    assert run("--version").stdout == f"amp {__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_help_opens_and_gives_an_example(command: list[str]) -> None:
+    done = run(*command, "--help", COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    if len(command) == 2 or command not in ([], ["eval"]):
+        assert "Example: amp" in done.stdout, command
+
+
+def test_no_default_is_swallowed_by_markup() -> None:
+    """Square brackets in a help text are read as markup, and what they hold vanishes."""
+    for command in COMMANDS[1:]:
+        assert not re.search(r"\w \.(\s|$)", run(*command, "--help", COLUMNS="200").stdout), command
+
+
+def test_an_error_of_the_user_s_is_two_lines_without_colour_codes(capfd: pytest.CaptureFixture[str]) -> None:
+    from amp_cli import ui
+
+    error = AmpError("No image at 'a[b].jpg'", hint="Give --image-root")
+    ui.error(error.message, error.hint)
+    assert capfd.readouterr().err == "Error: No image at 'a[b].jpg'\nHint: Give --image-root\n"
+
+
+def test_offline_reaches_the_hub_library_and_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    main._start(offline=True)
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_keys_stand_in_no_output(tmp_path: Path) -> None:
+    secret = "sk-this-must-never-be-seen"
+    done = run("doctor", "--json", OPENAI_API_KEY=secret, HF_TOKEN=secret, HF_HOME=str(tmp_path))
+    assert secret not in done.stdout + done.stderr
+    assert '"OPENAI_API_KEY": true' in done.stdout
