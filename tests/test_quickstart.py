@@ -42,7 +42,7 @@ def test_the_report_shows_pictures_commands_and_both_answers(loop: tuple[Path, d
     page = (loop[0] / "report.html").read_text(encoding="utf-8")
     assert "data:image" in page
     assert "amp generate-prefs" in page
-    assert "fine-tuning, equal compute" in page
+    assert "SFT same compute" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "<script src" not in page
 

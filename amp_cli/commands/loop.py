@@ -9,15 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
+from amp_cli.commands.loop_summary import RUNS, notes
 from amp_cli.core.run import Run
 from amp_cli.core.store import RecordLog, read_json, write_json
 from amp_cli.errors import AmpError
 
 BATCH = 8
+NOTICED = 0.5
+"""Share of the overlooked things in plain sight that the simulated annotator adds to a description."""
 ASK = ("--num-beams", "1", "--batch-size", "100")
 DESCRIBE = (*ASK, "--max-new-tokens", "70", "--no-repeat-ngram-size", "0")
-SETTINGS = ("learning_rate=1e-3", "lora_r=16", "lora_alpha=32", "warmup_steps=0.1", "max_grad_norm=1.0")
-RUNS = {"base": "base", "sft": "fine-tuning, equal steps", "sft_compute": "fine-tuning, equal compute", "mdpo": "MDPO"}
+SETTINGS = (
+    "learning_rate=1e-3",
+    "lora_r=16",
+    "lora_alpha=32",
+    "warmup_steps=0.1",
+    "max_grad_norm=1.0",
+    "logging_steps=25",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +100,8 @@ def _prepare_data(loop: Loop, size: Size, seed: int) -> None:
     described = loop.out / "described"
     loop.run("eval", "chair", "--model", "tiny", "--data", world / "train", "--out", described, *DESCRIBE)
     captions = {record["id"]: record["answers"][0] for record in RecordLog(described / "answers.jsonl").read()}
-    ui.note("A simulated annotator deletes the false sentences and adds what was overlooked: train.json")
-    write_standards(world / "train" / "train.json", scenes, captions, style="completed")
+    ui.note("A simulated annotator mends what is false and adds half of what was overlooked: train.json")
+    write_standards(world / "train" / "train.json", scenes, captions, style="completed", noticed=NOTICED)
 
 
 def _train(loop: Loop, size: Size, levels: int, seed: int) -> None:
@@ -143,7 +152,6 @@ def _collect(loop: Loop, *, levels: int, seed: int, started: float) -> dict[str,
     """Read all scores and paired differences from disk, write report.html and quickstart.json."""
     from amp_cli.benchmarks.compare import compare_runs
     from amp_cli.benchmarks.report import ReportRun, build_report
-    from amp_cli.commands.loop_summary import notes
 
     folders = {name: loop.out / "eval" / name for name in RUNS}
     result: dict[str, Any] = {

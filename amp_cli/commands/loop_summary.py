@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-ROWS = {"base": "base", "sft": "fine-tuning, equal steps", "sft_compute": "fine-tuning, equal compute", "mdpo": "MDPO"}
+RUNS = {"base": "base", "sft": "SFT same steps", "sft_compute": "SFT same compute", "mdpo": "MDPO"}
+"""SFT is the control: plain fine-tuning on the standard answers that are MDPO's best level."""
 COLUMNS = ("", "POPE accuracy", "adversarial", "F1", "yes ratio", "CHAIR-i", "CHAIR-s", "recall", "training s")
 READING = (
     "POPE asks whether a thing is in the picture (adversarial: one that usually comes with what is there); "
     "CHAIR-i is the share of named things that are not there, CHAIR-s the share of descriptions with at least "
     "one. Lower CHAIR is better only while recall holds: who says less invents less.",
+    "SFT is the control: plain fine-tuning on the standard answers alone, for as many steps as MDPO, and for as much "
+    "computing.",
     "The base was taught nothing false: its captions are true, of a world in which things come in pairs and one "
     "of a pair is often out of sight. So it says what is usual. Only descriptions were trained on here; what "
     "changes on POPE is carried over.",
@@ -32,7 +35,7 @@ def show_summary(result: Mapping[str, Any]) -> None:
 
 def _rows(result: Mapping[str, Any]) -> list[Sequence[object]]:
     rows: list[Sequence[object]] = []
-    for name, label in ROWS.items():
+    for name, label in RUNS.items():
         pope, chair = result[name]["pope"], result[name]["chair"]
         rows.append(
             (
@@ -62,10 +65,8 @@ def findings(result: Mapping[str, Any]) -> list[str]:
         _sentence("MDPO against the base, CHAIR-i", against_base["chair", "chair_i"])
         + f" It is {ratio:.2f} of the base's.",
         _sentence("MDPO against the base, recall", against_base["chair", "recall"]),
-        _sentence(
-            "MDPO against fine-tuning at equal compute, POPE accuracy", against_control["pope", "overall/accuracy"]
-        ),
-        _sentence("MDPO against fine-tuning at equal compute, CHAIR-i", against_control["chair", "chair_i"]),
+        _sentence("MDPO against SFT at the same compute, POPE accuracy", against_control["pope", "overall/accuracy"]),
+        _sentence("MDPO against SFT at the same compute, CHAIR-i", against_control["chair", "chair_i"]),
     ]
 
 
