@@ -43,6 +43,7 @@ def type_in(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a user has: pictures with questions and answers, and POPE with its pictures."""
     from amp_cli.world import files
+    from amp_cli.world.language import full_caption
 
     folder = tmp_path_factory.mktemp("readme")
     scenes = files.write_training_scenes(folder, scenes=6, seed=3)
@@ -51,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "id": name,
             "images": [f"images/{files.image_name(int(name))}"],
             "questions": ["describe this image in detail."],
-            "answers": [files.full_caption(scene)],
+            "answers": [full_caption(scene)],
         }
         for name, scene in zip(files.training_ids(6), scenes, strict=True)
     ]

@@ -11,7 +11,7 @@ from amp_cli.commands.loop import Size, equal_compute_steps, run_loop
 from amp_cli.commands.loop_summary import findings
 from amp_cli.errors import AmpError
 
-SMALL = Size(scenes=12, test_scenes=8, steps=3)
+SMALL = Size(scenes=12, test_scenes=8, steps=5)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_report_shows_pictures_commands_and_both_answers(loop: tuple[Path, d
 def test_the_controls_are_trained_as_long_and_as_hard_as_mdpo(loop: tuple[Path, dict[str, Any]]) -> None:
     out, _ = loop
     steps = {name: json.loads((out / "train" / name / "result.json").read_text())["steps"] for name in ("mdpo", "sft")}
-    assert steps == {"mdpo": 3, "sft": 3}
+    assert steps == {"mdpo": 5, "sft": 5}
     assert equal_compute_steps(120, 4) == 640  # 4 rows of 4 units against 1 row of 3
 
 

@@ -19,14 +19,8 @@ NOTICED = 0.5
 """Share of the overlooked things in plain sight that the simulated annotator adds to a description."""
 ASK = ("--num-beams", "1", "--batch-size", "100")
 DESCRIBE = (*ASK, "--max-new-tokens", "70", "--no-repeat-ngram-size", "0")
-SETTINGS = (
-    "learning_rate=1e-3",
-    "lora_r=16",
-    "lora_alpha=32",
-    "warmup_steps=0.1",
-    "max_grad_norm=1.0",
-    "logging_steps=25",
-)
+SETTINGS = ("learning_rate=1e-3", "lora_r=16", "lora_alpha=32", "warmup_steps=0.1", "max_grad_norm=1.0")
+OF_METHOD = {"mdpo": "penalty=0.03", "sft": "logging_steps=50"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +114,7 @@ def _train(loop: Loop, size: Size, levels: int, seed: int) -> None:
     }
     for name, (method, steps) in runs.items():
         settings = [*SETTINGS, f"max_steps={steps}", f"seed={seed}", f"global_batch_size={BATCH}"]
-        settings += [f"per_device_batch_size={BATCH}"] + (["penalty=0.03"] if method == "mdpo" else [])
+        settings += [f"per_device_batch_size={BATCH}", OF_METHOD[method]]
         options = [word for setting in settings for word in ("--set", setting)]
         loop.run(
             "train", "--size", "tiny", "--method", method, "--prefs", prefs / "preferences.jsonl",
