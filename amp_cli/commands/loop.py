@@ -1,5 +1,6 @@
 """The quickstart's loop: draws the world's data, then runs the same commands a user would type."""
 
+import os
 import resource
 import shlex
 import sys
@@ -69,6 +70,7 @@ class Loop:
 def run_loop(out: Path, *, levels: int, seed: int, overwrite: bool = False, size: Size | None = None) -> dict[str, Any]:
     """Run all steps in `out` (the same call goes on where an earlier one stopped) and return the result object."""
     started = time.monotonic()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # so small a model is slower on two threads, most on a busy machine
     size = size or Size()
     settings = {"levels": levels, "seed": seed, **asdict(size)}
     run = Run.start(out, command="quickstart", settings=settings, seed=seed, overwrite=overwrite)
