@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from training_items import ANSWERS, QUESTION, draw, preference, write_preference
 from amp_cli.core.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.training import follow, launch
+from amp_cli.training.config import load_config
 from amp_cli.training.data import load_items, prepare_items
 from amp_cli.training.events import parse
-from amp_cli.training.launch import finetune_adapter, train_model
+from amp_cli.training.launch import train_model
 from amp_cli.training.machine import Launch, check_packages, plan_launch, visible_gpus
 
 
@@ -333,24 +333,8 @@ def test_two_processes_train_as_one_with_ragged_levels(tmp_path: Path) -> None:
             assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-6), name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """As preferences/incremental.py makes them."""
-
-    base: str
-    data: Path
-    out: Path
-    steps: int | None = 2
-    epochs: float | None = None
-    lr: float = 1e-3
-    lora_r: int = 4
-    lora_alpha: int = 8
-    batch_size: int = 2
-    seed: int = 0
-
-
 @pytest.mark.slow
-def test_a_fine_tuning_job_gives_an_adapter_of_its_own_numbers(tmp_path: Path) -> None:
+def test_fine_tuning_on_standard_answers_alone_gives_an_adapter(tmp_path: Path) -> None:
     draw(tmp_path, 0)
     records = [
         {"id": str(number), "images": [str(tmp_path / "0.png")], "questions": [QUESTION], "answers": [answer]}
@@ -358,9 +342,11 @@ def test_a_fine_tuning_job_gives_an_adapter_of_its_own_numbers(tmp_path: Path) -
     ]
     data = tmp_path / "ig-1.jsonl"
     data.write_text("".join(json.dumps(record) + "\n" for record in records))
-    adapter = finetune_adapter(Job(base="tiny", data=data, out=tmp_path / "ig-1"))
+    settings = ["max_steps=2", "lora_r=4", "lora_alpha=8", "global_batch_size=2", "per_device_batch_size=2"]
+    config = load_config("tiny", method="sft", overrides=settings)
+    adapter = train_model(config, prefs=data, out=tmp_path / "ig-1").adapter
     assert adapter == tmp_path / "ig-1" / "adapter"
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (4, 8, "tiny")
+    written = json.loads((adapter / "adapter_config.json").read_text())
+    assert (written["r"], written["lora_alpha"], written["base_model_name_or_path"]) == (4, 8, "tiny")
     facts = Run.read(tmp_path / "ig-1").facts
     assert (facts["settings"]["method"], facts["result"]["steps"]) == ("sft", 2)

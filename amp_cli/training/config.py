@@ -17,7 +17,6 @@ REDUCTIONS = ("sum", "mean")
 SCHEDULERS = ("cosine", "constant", "linear")
 QUANTIZATIONS = (None, "nf4", "int8")
 REPORTS = ("none", "tensorboard", "wandb")
-RECIPES = ("paper", "released")
 
 
 @dataclass(frozen=True, kw_only=True)

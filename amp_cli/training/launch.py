@@ -2,15 +2,15 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from amp_cli import ui
-from amp_cli.core.hub import identity_of, is_folder_name, model_config, model_place, refuse_unusable_model
+from amp_cli.core.hub import identity_of, model_config, refuse_unusable_model
 from amp_cli.core.run import Run
 from amp_cli.core.store import Rejections, content_hash, read_json
 from amp_cli.errors import AmpError
 from amp_cli.training.card import ADAPTER
-from amp_cli.training.config import TrainConfig, load_config
+from amp_cli.training.config import TrainConfig
 from amp_cli.training.curves import draw_curves
 from amp_cli.training.data import REJECTED, prepare_items
 from amp_cli.training.events import RESULT
@@ -19,8 +19,6 @@ from amp_cli.training.machine import check_packages, plan_launch, visible_gpus
 
 FREE = ("prefs", "per_device_batch_size", "gradient_checkpointing", "data_workers", "threads", "report_to")
 """Settings that change speed and memory, not results; the preferences are known by their content."""
-SMALL = 100 << 20
-"""Bytes of weights up to which a model is trained by the numbers of `tiny`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,55 +93,6 @@ def train_model(
         adapter=out / ADAPTER,
         rejected=Rejections(out / REJECTED).count,
     )
-
-
-class FinetuneJob(Protocol):
-    """What incremental generation asks for (see preferences/incremental.py)."""
-
-    @property
-    def base(self) -> str: ...
-    @property
-    def data(self) -> Path: ...
-    @property
-    def out(self) -> Path: ...
-    @property
-    def epochs(self) -> float | None: ...
-    @property
-    def steps(self) -> int | None: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def lora_r(self) -> int: ...
-    @property
-    def lora_alpha(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-
-
-def finetune_adapter(job: FinetuneJob) -> Path:
-    """Fine-tune a base on standard answers and return the adapter's folder."""
-    size = "tiny" if _is_small(job.base) else "7b"
-    recipe = load_config(size, base=job.base, method="sft")
-    config = recipe.changed(
-        epochs=job.epochs,
-        max_steps=job.steps,
-        learning_rate=job.lr,
-        lora_r=job.lora_r,
-        lora_alpha=job.lora_alpha,
-        global_batch_size=job.batch_size,
-        per_device_batch_size=job.batch_size if size == "tiny" else recipe.per_device_batch_size,
-        seed=job.seed,
-    )
-    return train_model(config, prefs=job.data, out=job.out).adapter
-
-
-def _is_small(base: str) -> bool:
-    place = model_place(base)
-    if not is_folder_name(place):
-        return False
-    return sum(file.stat().st_size for file in Path(place).expanduser().glob("*.safetensors")) < SMALL
 
 
 def _model_identity(base: str) -> dict[str, Any]:
