@@ -21,16 +21,16 @@ NOTICED = 0.5
 ASK = ("--num-beams", "1", "--batch-size", "100")
 DESCRIBE = (*ASK, "--max-new-tokens", "70", "--no-repeat-ngram-size", "0")
 SETTINGS = ("learning_rate=1e-3", "lora_r=16", "lora_alpha=32", "warmup_steps=0.1", "max_grad_norm=1.0")
-OF_METHOD = {"mdpo": "penalty=0.03", "sft": "logging_steps=50"}
+OF_METHOD = {"mdpo": "penalty=0.01", "sft": "logging_steps=50"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
     """How much is drawn and trained; the defaults take a few minutes on two cores."""
 
-    scenes: int = 160  # to learn from
+    scenes: int = 240  # to learn from
     test_scenes: int = 300
-    steps: int = 120  # of MDPO
+    steps: int = 160  # of MDPO
 
 
 def equal_compute_steps(steps: int, levels: int) -> int:
