@@ -143,7 +143,7 @@ def _cell(column: Column, name: str, run: GatheredRun) -> Cell:
     evaluation = run.evaluations[name]
     value, bounds = column.value(evaluation.scores), column.interval(evaluation.scores)
     whole = shown(value, bounds, name=column.name)
-    text, _, interval = whole.partition(" ")
+    text, _, interval = whole.partition("\n")
     difference = next((one for one in evaluation.differences if one.name == column.difference), None)
     if difference is None or difference.difference is None or difference.ci95 is None:
         return Cell(value=text, interval=interval)

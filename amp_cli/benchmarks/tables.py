@@ -69,24 +69,25 @@ TITLES = {
 
 
 def shown(value: float | None, bounds: list[float] | None = None, *, name: str = "") -> str:
-    """Return `0.850 [0.831, 0.868]`; lengths in words with one digit, a dash for what is undefined."""
+    """Return `0.850` and below it `0.831-0.868`; lengths in words with one digit, a dash for what is undefined."""
     if value is None:
         return "-"
     digits = 1 if name == "words" else 3
     text = f"{value:.{digits}f}"
-    return text if bounds is None else f"{text} [{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
+    return text if bounds is None else f"{text}\n{bounds[0]:.{digits}f}-{bounds[1]:.{digits}f}"
 
 
 def score_rows(scores: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
-    """Return title, columns and rows of one evaluation."""
-    title = f"{scores['benchmark'].upper()}, rule {scores['rule']} [95 % interval]"
+    """Return title, columns and rows of one evaluation, narrow enough for a terminal of 80 columns."""
+    title = f"{scores['benchmark'].upper()}, rule {scores['rule']}; below each score its 95 % interval"
     if scores["benchmark"] == "chair":
         columns = COLUMNS["chair"]
         row = [shown(one.value(scores), one.interval(scores), name=one.name) for one in columns]
         return title, ["n", *(one.title for one in columns)], [[str(scores["n"]), *row]]
-    names = ("accuracy", "precision", "recall", "f1", "yes_ratio")
-    rows = []
-    for split, block in {**scores["splits"], "overall": scores["overall"]}.items():
-        values = [shown(block[name], block["ci95"].get(name)) for name in names]
-        rows.append([split, str(block["n"]), *values, str(block["unparsed"])])
-    return title, ["split", "n", *names, "unparsed"], rows
+    blocks = {**scores["splits"], "overall": scores["overall"]}
+    rows = [["questions", *(str(block["n"]) for block in blocks.values())]]
+    for name in ("accuracy", "precision", "recall", "f1", "yes_ratio"):
+        cells = [shown(block[name], block["ci95"].get(name)) for block in blocks.values()]
+        rows.append([name.replace("_", " "), *cells])
+    rows.append(["unparsed", *(str(block["unparsed"]) for block in blocks.values())])
+    return title, ["", *blocks], rows

@@ -56,11 +56,10 @@ def _show(runs: "list[GatheredRun]") -> None:
         if not having:
             continue
         rows = []
-        for run in having:
-            scores = run.evaluations[name].scores
-            cells = [shown(one.value(scores), one.interval(scores), name=one.name) for one in COLUMNS[name]]
-            rows.append([run.name, *cells])
-        ui.table(f"{title} [95 % interval]", ["run", *(one.title for one in COLUMNS[name])], rows)
+        for one in COLUMNS[name]:
+            scores = [run.evaluations[name].scores for run in having]
+            rows.append([one.title, *(shown(one.value(of), one.interval(of), name=one.name) for of in scores)])
+        ui.table(f"{title}; below each score its 95 % interval", ["", *(run.name for run in having)], rows)
         differences = [
             [
                 run.name,
