@@ -214,8 +214,11 @@ def test_a_line_that_two_processes_wrote_into_is_no_event() -> None:
 
 
 def test_an_interruption_reaches_the_worker_and_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a process started in the background ignores SIGINT, and so does what it starts: both are told not to
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     script = """
-import time, pathlib
+import signal, time, pathlib
+signal.signal(signal.SIGINT, signal.default_int_handler)
 pathlib.Path(__file__).with_name("alive").touch()
 try:
     time.sleep(60)
@@ -230,8 +233,11 @@ except KeyboardInterrupt:
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        run_script(tmp_path, script)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_script(tmp_path, script)
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     assert (tmp_path / "interrupted").exists()
 
