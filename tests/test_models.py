@@ -173,6 +173,12 @@ def test_four_bit_answers_are_near_the_full_ones_and_only_the_language_model_is_
     assert 0 < difference < 0.3
 
 
+def test_eight_bit_answers_are_near_the_full_ones() -> None:
+    full, quantised = load_model("tiny"), load_model("tiny", quantization="int8")
+    difference = (logits(full.model) - logits(quantised.model)).norm() / logits(full.model).norm()
+    assert 0 < difference < 0.1
+
+
 def test_unknown_settings_are_refused() -> None:
     for settings in ({"dtype": "float12"}, {"device": "abacus"}, {"quantization": "nf3"}, {"template": "nothing"}):
         with pytest.raises(AmpError):
