@@ -197,13 +197,14 @@ from amp_cli.training.events import report
 print("chatter")
 report(total=2, done=0)
 report(step=1)
-report(metrics={"step": 1, "loss": 4.15, "margin": 0.5, "accuracy": 0.75, "reward_level_0": 0.1})
+report(metrics={"step": 1, "loss": 4.15, "margin": 0.5, "accuracy_distance_2": 0.75, "reward_level_0": 0.1})
 report(result={"steps": 1})
 """
     assert run_script(tmp_path, script) == {"steps": 1}
     out, err = capfd.readouterr()
     assert out == ""
-    assert " ".join(err.split()) == "step loss margin in order reward 0 1 4.1500 0.500 0.750 0.10"
+    assert err.splitlines()[0].startswith("ok@d:")
+    assert " ".join(" ".join(err.splitlines()[1:]).split()) == "step loss margin ok@2 r0 1 4.1500 0.50 0.750 0.10"
     assert (tmp_path / "train.log").read_text() == "chatter\n"
 
 

@@ -16,6 +16,7 @@ from amp_cli.training.machine import Launch
 LOG = "train.log"
 TAIL = 15
 """Lines of the log that an error shows."""
+LEGEND = "ok@d: share of pairs d levels apart in order; rL: reward of level L, nats"
 PATIENCE = 20
 """Seconds that an interrupted worker has to end by itself."""
 
@@ -77,8 +78,10 @@ def _follow(process: subprocess.Popen[str], log: Any) -> dict[str, Any]:
                 shown = _shown(event["metrics"])
                 if list(shown) != columns:
                     columns = list(shown)
-                    ui.note("  ".join(f"{name:>9}" for name in columns))
-                ui.note("  ".join(f"{value:>9}" for value in shown.values()))
+                    if "margin" in shown:
+                        ui.note(LEGEND)
+                    ui.note(" ".join(f"{name:>7}" for name in columns))
+                ui.note(" ".join(f"{value:>7}" for value in shown.values()))
             else:
                 outcome |= event
     process.wait()
@@ -89,11 +92,13 @@ def _shown(metrics: dict[str, Any]) -> dict[str, str]:
     """Return a row of the live table: what to watch of one line of metrics.jsonl."""
     row = {"step": str(metrics["step"]), "loss": f"{metrics['loss']:.4f}"}
     if "margin" in metrics:
-        row |= {"margin": f"{metrics['margin']:.3f}", "in order": f"{metrics['accuracy']:.3f}"}
-        rewards = [name for name in metrics if name.startswith("reward_level_")]
-        row |= {name.replace("reward_level_", "reward "): f"{metrics[name]:.2f}" for name in rewards}
+        row["margin"] = f"{metrics['margin']:.2f}"
+        for name, short, digits in (("accuracy_distance_", "ok@", 3), ("reward_level_", "r", 2)):
+            row |= {
+                short + key.removeprefix(name): f"{metrics[key]:.{digits}f}" for key in metrics if key.startswith(name)
+            }
     elif "mean_token_accuracy" in metrics:
-        row["tokens ok"] = f"{metrics['mean_token_accuracy']:.3f}"
+        row["tok ok"] = f"{metrics['mean_token_accuracy']:.3f}"
     return row
 
 

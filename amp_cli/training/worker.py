@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from amp_cli.core.run import Run
 from amp_cli.core.store import write_json
@@ -40,8 +41,9 @@ def _skip_needless_imports(config: TrainConfig) -> None:
         needless.append("bitsandbytes")
     if config.method == "mdpo":
         needless.append("datasets")
+    modules: dict[str, Any] = sys.modules
     for name in needless:
-        sys.modules[name] = None  # type: ignore[assignment]  # Python's own way to make an import fail
+        modules[name] = None  # Python's own way to make an import fail
 
 
 @contextmanager
