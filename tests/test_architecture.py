@@ -41,7 +41,7 @@ def allowed(part: str) -> set[str]:
     if part in STAGES:
         return base | {"core", "ui", part}
     if part == "commands":
-        return base | {"core", "ui", "commands", *STAGES, "main"}  # main: the quickstart types commands
+        return base | {"core", "ui", "commands", *STAGES}
     return base | {"ui", "commands", "main", "core"}
 
 

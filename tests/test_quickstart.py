@@ -10,6 +10,12 @@ import pytest
 from amp_cli.commands.loop import Size, equal_compute_steps, run_loop
 from amp_cli.commands.loop_summary import findings
 from amp_cli.errors import AmpError
+from amp_cli.main import app
+
+
+def type_in(words: list[str]) -> object:
+    return app(words, standalone_mode=False)
+
 
 SMALL = Size(scenes=12, test_scenes=8, steps=5)
 
@@ -17,7 +23,7 @@ SMALL = Size(scenes=12, test_scenes=8, steps=5)
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("quickstart") / "demo"
-    return out, run_loop(out, levels=3, seed=1, size=SMALL)
+    return out, run_loop(out, type_in=type_in, levels=3, seed=1, size=SMALL)
 
 
 def test_the_result_holds_what_the_contract_names(loop: tuple[Path, dict[str, Any]]) -> None:
@@ -58,7 +64,7 @@ def test_the_same_call_again_does_nothing_twice(loop: tuple[Path, dict[str, Any]
     out, result = loop
     adapter = out / "train" / "mdpo" / "adapter" / "adapter_model.safetensors"
     written = adapter.stat().st_mtime_ns
-    again = run_loop(out, levels=3, seed=1, size=SMALL)
+    again = run_loop(out, type_in=type_in, levels=3, seed=1, size=SMALL)
     assert adapter.stat().st_mtime_ns == written
     assert again["mdpo"] == result["mdpo"]
     assert again["differences"] == result["differences"]
@@ -66,7 +72,7 @@ def test_the_same_call_again_does_nothing_twice(loop: tuple[Path, dict[str, Any]
 
 def test_another_seed_in_the_same_folder_is_refused(loop: tuple[Path, dict[str, Any]]) -> None:
     with pytest.raises(AmpError, match="seed"):
-        run_loop(loop[0], levels=3, seed=2, size=SMALL)
+        run_loop(loop[0], type_in=type_in, levels=3, seed=2, size=SMALL)
 
 
 def test_findings_say_what_did_not_hold(loop: tuple[Path, dict[str, Any]]) -> None:

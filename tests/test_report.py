@@ -11,7 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from amp_cli.benchmarks.compare import Difference, compare_runs, mcnemar
-from amp_cli.benchmarks.report import ReportRun, build_report, name_runs
+from amp_cli.benchmarks.report import build_report
+from amp_cli.benchmarks.report_runs import ReportRun, name_runs
 from amp_cli.benchmarks.runner import Answerer, Question, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.errors import AmpError

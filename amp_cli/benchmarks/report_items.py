@@ -10,7 +10,7 @@ from amp_cli.benchmarks.chair import ChairScore
 from amp_cli.benchmarks.compare import chair_scores, pope_scores
 from amp_cli.benchmarks.pictures import picture_folder
 from amp_cli.benchmarks.pope import PopeScore
-from amp_cli.benchmarks.report import GatheredRun
+from amp_cli.benchmarks.report_runs import GatheredRun
 from amp_cli.core.images import find_image, open_image
 from amp_cli.core.run import Run
 from amp_cli.errors import AmpError

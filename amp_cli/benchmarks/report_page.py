@@ -8,8 +8,8 @@ from typing import Any
 
 from amp_cli.benchmarks.compare import Difference
 from amp_cli.benchmarks.paper import POPE_ROWS, SOURCE
-from amp_cli.benchmarks.report import GatheredRun
 from amp_cli.benchmarks.report_items import choose_pictures
+from amp_cli.benchmarks.report_runs import GatheredRun
 from amp_cli.benchmarks.tables import COLUMNS, TITLES, Column, shown
 from amp_cli.core.run import Run
 from amp_cli.core.templates import template_path

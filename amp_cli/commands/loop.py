@@ -5,6 +5,7 @@ import resource
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,9 @@ def equal_compute_steps(steps: int, levels: int) -> int:
 class Loop:
     """Runs commands in-process and keeps the list of what was typed."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, type_in: Callable[[list[str]], object]) -> None:
         self.out = out
+        self.type_in = type_in
         self.commands: list[str] = []
 
     def run(self, *arguments: object) -> None:
@@ -55,27 +57,37 @@ class Loop:
         Raises:
             AmpError: the command's own, or items that it had to leave out (the world has none such).
         """
-        from amp_cli.main import app
-
         words = [str(argument) for argument in arguments]
         line = shlex.join(["amp", *words])
         self.commands.append(line)
         ui.step(line)
         with ui.command_within_a_loop():
-            status = app(words, standalone_mode=False)
+            status = self.type_in(words)
         if status:
             raise AmpError(f"`{line}` ended with exit status {status}")
 
 
-def run_loop(out: Path, *, levels: int, seed: int, overwrite: bool = False, size: Size | None = None) -> dict[str, Any]:
-    """Run all steps in `out` (the same call goes on where an earlier one stopped) and return the result object."""
+def run_loop(
+    out: Path,
+    *,
+    type_in: Callable[[list[str]], object],
+    levels: int,
+    seed: int,
+    overwrite: bool = False,
+    size: Size | None = None,
+) -> dict[str, Any]:
+    """Run all steps in `out` (the same call goes on where an earlier one stopped) and return the result object.
+
+    Args:
+        type_in: runs the words of an `amp` command line and returns its exit status (None or 0 when all went well).
+    """
     started = time.monotonic()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # so small a model is slower on two threads, most on a busy machine
     size = size or Size()
     settings = {"levels": levels, "seed": seed, **asdict(size)}
     run = Run.start(out, command="quickstart", settings=settings, seed=seed, overwrite=overwrite)
     with run:
-        loop = Loop(out)
+        loop = Loop(out, type_in)
         _prepare_data(loop, size, seed)
         _train(loop, size, levels, seed)
         for name in RUNS:
@@ -147,7 +159,8 @@ def _evaluate(loop: Loop, name: str) -> None:
 def _collect(loop: Loop, *, levels: int, seed: int, started: float) -> dict[str, Any]:
     """Read all scores and paired differences from disk, write report.html and quickstart.json."""
     from amp_cli.benchmarks.compare import compare_runs
-    from amp_cli.benchmarks.report import ReportRun, build_report
+    from amp_cli.benchmarks.report import build_report
+    from amp_cli.benchmarks.report_runs import ReportRun
 
     folders = {name: loop.out / "eval" / name for name in RUNS}
     result: dict[str, Any] = {

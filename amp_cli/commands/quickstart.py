@@ -9,6 +9,7 @@ from amp_cli.commands.options import RUNNING, JsonOption, OverwriteOption, SeedO
 
 
 def quickstart(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything that is made.")] = Path("demo"),
     levels: Annotated[
         int,
@@ -31,7 +32,12 @@ def quickstart(
     from amp_cli.commands.loop import run_loop
     from amp_cli.commands.loop_summary import show_summary
 
-    result = run_loop(out, levels=levels, seed=seed, overwrite=overwrite)
+    amp = context.find_root().command
+
+    def type_in(words: list[str]) -> object:
+        return amp.main(words, prog_name="amp", standalone_mode=False)
+
+    result = run_loop(out, type_in=type_in, levels=levels, seed=seed, overwrite=overwrite)
     if json:
         ui.data(result)
     else:

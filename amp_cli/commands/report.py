@@ -8,7 +8,7 @@ import typer
 from amp_cli.commands.options import OUTPUT, JsonOption
 
 if TYPE_CHECKING:
-    from amp_cli.benchmarks.report import GatheredRun
+    from amp_cli.benchmarks.report_runs import GatheredRun
 
 
 def report(
@@ -32,7 +32,8 @@ def report(
     Example: amp report runs/base-pope runs/mdpo-pope --html report.html
     """
     from amp_cli import ui
-    from amp_cli.benchmarks.report import gather, name_runs, write_report
+    from amp_cli.benchmarks.report import write_report
+    from amp_cli.benchmarks.report_runs import gather, name_runs
 
     gathered = gather(name_runs(runs))
     result = write_report(gathered, title=title, html=html, max_items=max_items)

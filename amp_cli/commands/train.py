@@ -12,7 +12,7 @@ TRAINING = "Training"
 
 
 def train(
-    prefs: Annotated[Path, typer.Option("--prefs", help="Preference file (`amp generate-prefs`, `amp prefs import`).")],
+    prefs: Annotated[Path, typer.Option("--prefs", help="Preference file of `amp generate-prefs`.")],
     out: OutOption,
     size: Annotated[
         str,
