@@ -169,29 +169,25 @@ def test_a_mention_keeps_colour_number_and_place() -> None:
     ],
 )
 def test_a_corrected_caption_is_the_own_one_without_what_is_false(said: str, expected: str) -> None:
-    assert truth.standard_caption(SCENE, said, style="corrected") == expected
+    assert truth.standard_caption(SCENE, said, noticed=0.0) == expected
 
 
 def test_a_completed_caption_adds_what_is_missing_and_in_sight() -> None:
     faint = SceneObject(category="tree", colour="green", instances=SCENE.objects[2].instances, visibility=0.3)
     scene = Scene(theme="park", objects=(*SCENE.objects[:2], faint), noise_seed=7)
     said = "there are two blue dogs. there is a red cup at the top center."
-    completed = truth.standard_caption(scene, said, style="completed")
+    completed = truth.standard_caption(scene, said, noticed=1.0)
     assert completed == "there are two blue dogs. there is a red car at the top left."
 
 
 def test_an_annotator_who_notices_half_adds_about_half_and_always_the_same() -> None:
     rng = random_stream("test", 14)
     scenes = [sample_neutral(rng) for _ in range(300)]
-    said = [truth.standard_caption(scene, "", style="completed", noticed=0.5) for scene in scenes]
-    assert said == [truth.standard_caption(scene, "", style="completed", noticed=0.5) for scene in scenes]
+    said = [truth.standard_caption(scene, "", noticed=0.5) for scene in scenes]
+    assert said == [truth.standard_caption(scene, "", noticed=0.5) for scene in scenes]
     added = sum(len(truth.mentioned_objects(caption)) for caption in said)
     in_sight = sum(thing.visibility >= 1 for scene in scenes for thing in scene.objects)
     assert 0.4 < added / in_sight < 0.6
-
-
-def test_the_full_style_ignores_what_was_said() -> None:
-    assert truth.standard_caption(SCENE, "there is a red cup.", style="full") == CAPTION
 
 
 def test_pope_asks_as_much_for_present_as_for_absent_objects() -> None:
@@ -226,7 +222,7 @@ def test_training_scenes_are_pictures_with_their_instances(tmp_path: Path) -> No
 def test_standards_are_llava_conversations_joined_by_id_and_mended(tmp_path: Path) -> None:
     (first,) = files.training_ids(1)
     captions = {first: "there is a red car at the top left. there is a red cup at the top center."}
-    files.write_standards(tmp_path / "train.json", [SCENE], captions, style="corrected")
+    files.write_standards(tmp_path / "train.json", [SCENE], captions, noticed=0.0)
     assert json.loads((tmp_path / "train.json").read_text()) == [
         {
             "id": first,

@@ -109,7 +109,7 @@ def _prepare_data(loop: Loop, size: Size, seed: int) -> None:
     loop.run("eval", "chair", "--model", "tiny", "--data", world / "train", "--out", described, *DESCRIBE)
     captions = {record["id"]: record["answers"][0] for record in RecordLog(described / "answers.jsonl").read()}
     ui.note("A simulated annotator mends what is false and adds half of what was overlooked: train.json")
-    write_standards(world / "train" / "train.json", scenes, captions, style="completed", noticed=NOTICED)
+    write_standards(world / "train" / "train.json", scenes, captions, noticed=NOTICED)
 
 
 def _train(loop: Loop, size: Size, levels: int, seed: int) -> None:

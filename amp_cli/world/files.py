@@ -11,7 +11,7 @@ from amp_cli.core.store import write_json, write_text
 from amp_cli.world.language import DESCRIBE, PLURALS, existence_question
 from amp_cli.world.pope_questions import choose_questions
 from amp_cli.world.scenes import CATEGORIES, PICTURE_SIZE, THEMES, Scene, random_stream, sample_neutral
-from amp_cli.world.truth import CaptionStyle, standard_caption
+from amp_cli.world.truth import standard_caption
 
 IMAGES_FOLDER = "images"
 FIRST_TRAINING_IMAGE = 1
@@ -41,13 +41,11 @@ def training_ids(scenes: int) -> list[str]:
     return [str(FIRST_TRAINING_IMAGE + index) for index in range(scenes)]
 
 
-def write_standards(
-    path: Path, scenes: Sequence[Scene], captions: Mapping[str, str], *, style: CaptionStyle, noticed: float = 1.0
-) -> None:
+def write_standards(path: Path, scenes: Sequence[Scene], captions: Mapping[str, str], *, noticed: float) -> None:
     """Write LLaVA conversations for training scenes; the answers are the captions (by id), mended."""
     conversations = []
     for index, (item_id, scene) in enumerate(zip(training_ids(len(scenes)), scenes, strict=True)):
-        standard = standard_caption(scene, captions[item_id], style=style, noticed=noticed)
+        standard = standard_caption(scene, captions[item_id], noticed=noticed)
         conversations.append(
             {
                 "id": item_id,

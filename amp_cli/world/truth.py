@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 from amp_cli.world.language import (
     COLUMNS,
     NUMBERS,
     ROWS,
     SINGULARS,
-    full_caption,
     object_sentence,
     place_name,
     theme_sentence,
 )
 from amp_cli.world.scenes import COLOURS, Scene, SceneObject, random_stream
-
-CaptionStyle = Literal["corrected", "completed", "full"]
 
 _SENTENCE = re.compile(r"[^.?!]+[.?!]?")
 _PLACE = re.compile(rf"\bat the ({'|'.join(ROWS)}) ({'|'.join(COLUMNS)})\b")
@@ -76,22 +72,17 @@ def is_true(mention: Mention, scene: Scene) -> bool:
     )
 
 
-def standard_caption(scene: Scene, caption: str, *, style: CaptionStyle, noticed: float = 1.0) -> str:
+def standard_caption(scene: Scene, caption: str, *, noticed: float) -> str:
     """The standard response for a scene whose describer said `caption`. Every sentence of it is true.
 
-    "corrected": the describer's own caption as an annotator mends it: sentences about things that are not there are
-    deleted, a wrong colour, number or place is put right, repetitions go. "completed": the same, with a sentence added
-    for each thing in plain sight that is missing, or for a share `noticed` of them, always the same ones for one scene.
-    "full": everything in the scene, whatever the describer said.
+    It is the describer's own caption as an annotator mends it: sentences about things that are not there are deleted, a
+    wrong colour, number or place is put right, repetitions go. A sentence is added for a share `noticed` (0..1) of the
+    things in plain sight, where they are missing: always the same ones for one scene.
     """
-    if style == "full":
-        return full_caption(scene)
     kept, told = _true_sentences(scene, caption)
-    if style == "completed":
-        attention = random_stream("annotator", scene.noise_seed)
-        seen = [t for t in scene.objects if t.visibility >= 1 and attention.random() < noticed]
-        missing = [thing for thing in seen if thing.category not in told]
-        kept += [object_sentence(thing) for thing in missing]
+    attention = random_stream("annotator", scene.noise_seed)
+    seen = [thing for thing in scene.objects if thing.visibility >= 1 and attention.random() < noticed]
+    kept += [object_sentence(thing) for thing in seen if thing.category not in told]
     return " ".join(kept or [theme_sentence(scene)])
 
 
