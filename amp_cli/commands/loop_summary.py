@@ -27,7 +27,7 @@ def show_summary(result: Mapping[str, Any]) -> None:
     ui.table(f"Held-out pictures, seed {result['seed']}, {result['levels']} levels", COLUMNS, _rows(result))
     for finding in findings(result):
         ui.note(finding)
-    ui.note(f"{result['seconds']:.0f} s, at most {result['peak_memory_mb'] / 1024:.1f} GB of memory")
+    ui.note(f"{result['seconds']:.0f} s in this call, at most {result['peak_memory_mb'] / 1024:.1f} GB of memory")
     ui.hint(
         f"open {result['out']}/report.html and {result['out']}/prefs/preferences.html in a browser; then `amp doctor`"
     )
