@@ -15,10 +15,11 @@ from transformers import (
 )
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from amp_cli.core.generation import Decoding, Request, answer_requests
+from amp_cli.core.generation import answer_requests
 from amp_cli.core.hub import TINY
 from amp_cli.core.models import load_model
 from amp_cli.core.prompts import encode_item
+from amp_cli.core.requests import Decoding, Request
 from amp_cli.training.config import load_config
 from amp_cli.training.layout import lay_out
 from amp_cli.training.logprobs import check_log_probabilities

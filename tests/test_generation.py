@@ -9,8 +9,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from amp_cli.core import generation
-from amp_cli.core.generation import Decoding, Request, answer_requests
+from amp_cli.core.generation import answer_requests
 from amp_cli.core.models import LoadedModel, load_model
+from amp_cli.core.requests import Decoding, Request
 from amp_cli.errors import AmpError
 
 GREEDY = Decoding(max_new_tokens=24)

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from amp_cli.benchmarks.compare import Difference, compare_runs, mcnemar
 from amp_cli.benchmarks.report import build_report
 from amp_cli.benchmarks.report_runs import ReportRun, name_runs
-from amp_cli.benchmarks.runner import Answerer, Question, run_benchmark
+from amp_cli.benchmarks.runner import Answerer, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
+from amp_cli.core.requests import Request
 from amp_cli.errors import AmpError
 from amp_cli.main import app
 from amp_cli.records import Answer
@@ -54,7 +55,7 @@ def speaker(data: Path, errors: float) -> Answerer:
             truth[row["image"]].add(row["text"].split()[3])
 
     def answer(
-        questions: Sequence[Question],
+        questions: Sequence[Request],
         *,
         done: Collection[str],
         on_answer: Callable[[Answer], None],
@@ -120,7 +121,7 @@ def test_mcnemar_by_hand() -> None:
 
 
 def test_items_that_one_run_left_unscored_are_left_out_of_the_pair(data: Path, runs: Path, tmp_path: Path) -> None:
-    def mute(questions: Sequence[Question], **rest: Any) -> None:
+    def mute(questions: Sequence[Request], **rest: Any) -> None:
         speaker(data, 0.4)(questions[10:], **rest)
         for question in questions[:10]:
             rest["on_answer"](Answer(id=question.id, answers=("I cannot tell.",)))

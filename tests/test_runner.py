@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from amp_cli.benchmarks.runner import Question, run_benchmark
+from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
+from amp_cli.core.requests import Request
 from amp_cli.core.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer
@@ -21,12 +22,12 @@ class Script:
     def __init__(self, text: str = "Yes.", stop_after: int | None = None) -> None:
         self.text = text
         self.stop_after = stop_after
-        self.asked: list[Question] = []
+        self.asked: list[Request] = []
         self.offered: list[str] = []
 
     def __call__(
         self,
-        questions: Sequence[Question],
+        questions: Sequence[Request],
         *,
         done: Collection[str],
         on_answer: Callable[[Answer], None],

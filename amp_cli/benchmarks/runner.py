@@ -11,6 +11,7 @@ from amp_cli import ui
 from amp_cli.benchmarks import chair, pope
 from amp_cli.benchmarks.pictures import check_pictures, picture_folder
 from amp_cli.benchmarks.settings import Benchmark, EvalSettings, LoadedBenchmark
+from amp_cli.core.requests import Decoding, Request
 from amp_cli.core.run import Run
 from amp_cli.core.store import RecordLog, Rejections, content_hash, write_json, write_text
 from amp_cli.errors import AmpError
@@ -24,21 +25,12 @@ FREE = ("rule", "batch_size", "data", "image_root", "questions", "synonyms")
 _NOT_RECORDED = ("out", "overwrite", "only_score")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What a model is asked: pictures and one question per round."""
-
-    id: str
-    images: tuple[Path, ...]
-    questions: tuple[str, ...]
-
-
 class Answerer(Protocol):
-    """Answers questions that are not in `done`; the model, or a script in its place."""
+    """Answers requests that are not in `done`; the model, or a script in its place."""
 
     def __call__(
         self,
-        questions: Sequence[Question],
+        requests: Sequence[Request],
         *,
         done: Collection[str],
         on_answer: Callable[[Answer], None],
@@ -167,7 +159,7 @@ def _answer(
     if not usable:
         return
     questions = [
-        Question(
+        Request(
             id=item.id,
             # a batch is made of the same items again when the run goes on, so those that are done stay in the list
             images=usable.get(item.id) or tuple(folder / name for name in item.images),
@@ -188,7 +180,7 @@ def _answer(
 
 def _model_answerer(settings: EvalSettings, run: Run) -> Answerer:
     """Load the model; what it is goes to `run.json`."""
-    from amp_cli.core.generation import Decoding, Request, answer_requests
+    from amp_cli.core.generation import answer_requests
     from amp_cli.core.models import load_model
 
     decoding = Decoding(
@@ -212,13 +204,12 @@ def _model_answerer(settings: EvalSettings, run: Run) -> Answerer:
     run.record(model=loaded.identity, device=str(loaded.device))
 
     def answer(
-        questions: Sequence[Question],
+        requests: Sequence[Request],
         *,
         done: Collection[str],
         on_answer: Callable[[Answer], None],
         on_reject: Callable[[str, str], None],
     ) -> None:
-        requests = [Request(id=one.id, images=one.images, questions=one.questions) for one in questions]
         answer_requests(
             loaded,
             requests,

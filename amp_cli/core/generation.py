@@ -2,8 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,45 +10,12 @@ import torch
 from amp_cli.core.images import open_image
 from amp_cli.core.models import LoadedModel
 from amp_cli.core.prompts import encode_prompts, end_token_ids
+from amp_cli.core.requests import Decoding, Request
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """How answers are decoded. `temperature` 0 is deterministic (greedy or beams), above 0 tokens are sampled."""
-
-    num_beams: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    max_new_tokens: int = 512
-
-    def __post_init__(self) -> None:
-        if self.num_beams < 1 or self.max_new_tokens < 1:
-            raise AmpError(
-                f"num_beams ({self.num_beams}) and max_new_tokens ({self.max_new_tokens}) must be at least 1"
-            )
-        if (
-            self.temperature < 0
-            or not 0 < self.top_p <= 1
-            or self.repetition_penalty <= 0
-            or self.no_repeat_ngram_size < 0
-        ):
-            raise AmpError(f"The decoding settings are out of range: {asdict(self)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """One item to answer: its pictures' files and one question per round."""
-
-    id: str
-    images: tuple[Path, ...]
-    questions: tuple[str, ...]
 
 
 def answer_requests(

@@ -14,7 +14,7 @@ from amp_cli.preferences.levels import STANDARD
 from amp_cli.records import Answer, Candidate, SourceItem
 
 if TYPE_CHECKING:
-    from amp_cli.core.generation import Decoding
+    from amp_cli.core.requests import Decoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,9 @@ class ModelAnswering:
         on_answer: Callable[[Answer], None],
         on_reject: Callable[[str, str], None],
     ) -> None:
-        from amp_cli.core.generation import Request, answer_requests
+        from amp_cli.core.generation import answer_requests
         from amp_cli.core.models import load_model
+        from amp_cli.core.requests import Request
 
         loaded = load_model(
             expert.model,

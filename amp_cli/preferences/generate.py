@@ -153,7 +153,7 @@ def _make_checker(settings: GenerateSettings, encoder: Encoder | None) -> Checke
 
 
 def _make_answering(settings: GenerateSettings) -> ModelAnswering:
-    from amp_cli.core.generation import Decoding
+    from amp_cli.core.requests import Decoding
 
     return ModelAnswering(
         decoding=Decoding(**settings.decoding),

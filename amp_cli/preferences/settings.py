@@ -19,14 +19,14 @@ PAPER_DECODING: Mapping[str, Any] = {
     "no_repeat_ngram_size": 0,
     "max_new_tokens": 512,
 }
-"""Fields of `core.generation.Decoding`: what the paper's experts answered with."""
+"""Fields of `core.requests.Decoding`: what the paper's experts answered with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSettings:
     """Everything that decides the preferences. `levels` belongs to `ig`; with `meg` the experts decide it.
 
-    `decoding` holds the fields of `core.generation.Decoding`; `compare_attributes` None means on for MiniLM only.
+    `decoding` holds the fields of `core.requests.Decoding`; `compare_attributes` None means on for MiniLM only.
     """
 
     data: Path
