@@ -2,22 +2,21 @@
 
 from dataclasses import dataclass
 
-from amp_cli.core.hub import ALIASES
-
 TRANSFORMERS, ORIGINAL, OWN_CODE = "transformers", "original LLaVA", "own code"
-WHY_NOT = {
-    ORIGINAL: "original LLaVA layout: not yet supported",
-    OWN_CODE: "own model code, which transformers does not have: not supported",
-}
+WHY_NOT = {OWN_CODE: "own model code, which transformers does not have: not supported"}
+VISION_TOWER = "clip-vit-large-patch14-336"
+"""The picture encoder that every original-layout LLaVA loads from elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownModel:
-    """A model, or a LoRA adapter (`base` names what it belongs to).
+    """A model, or a LoRA adapter (`base` is the alias of what it belongs to).
 
     Attributes:
-        name: what `--model` or `--adapter` takes. hub_id: None for what comes with the program.
+        name: the alias that `--model` or `--adapter` takes. hub_id: None for what comes with the program.
         parameters: billions; of an adapter, those of its base.
+        licence: as its owners state it; None where they state none.
+        download_bytes: of the files that `amp download` fetches; None where not known.
         is_encoder: a vision tower or text encoder, no model to talk to.
     """
 
@@ -26,6 +25,8 @@ class KnownModel:
     layout: str
     parameters: float
     what: str
+    licence: str | None = None
+    download_bytes: int | None = None
     base: str | None = None
     is_encoder: bool = False
 
@@ -67,22 +68,30 @@ def _rounded(gigabytes: float) -> float:
     return float(round(gigabytes)) if gigabytes >= 2 else round(gigabytes, 1)
 
 
-def _adapter(name: str, size: str, parameters: float, method: str) -> KnownModel:
+def _adapter(method: str, size: str, parameters: float) -> KnownModel:
     return KnownModel(
-        name=f"mengxizhang/{name}",
-        hub_id=f"mengxizhang/{name}",
+        name=f"amp-{method.lower()}-{size}",
+        hub_id=f"mengxizhang/amp_{method.lower()}_{size}",
         layout=ORIGINAL,
         parameters=parameters,
         what=f"the authors' LoRA adapter, {method} preferences",
-        base=f"mengxizhang/amp-{size}-base",
+        base=f"amp-{size}-base",
     )
 
 
 def _base(size: str, parameters: float) -> KnownModel:
-    name = f"mengxizhang/amp-{size}-base"
+    name = f"amp-{size}-base"
     return KnownModel(
-        name=name, hub_id=name, layout=ORIGINAL, parameters=parameters, what="the authors' base for their adapters"
+        name=name,
+        hub_id=f"mengxizhang/{name}",
+        layout=ORIGINAL,
+        parameters=parameters,
+        what="the authors' base for their adapters",
     )
+
+
+def _family(name: str, hub_id: str, parameters: float, what: str, layout: str = TRANSFORMERS) -> KnownModel:
+    return KnownModel(name=name, hub_id=hub_id, layout=layout, parameters=parameters, what=what)
 
 
 KNOWN: tuple[KnownModel, ...] = (
@@ -92,43 +101,35 @@ KNOWN: tuple[KnownModel, ...] = (
         layout=TRANSFORMERS,
         parameters=0.0014,
         what="embedded; knows only the drawn world of `amp quickstart`",
+        licence="Apache-2.0",
     ),
-    KnownModel(
-        name="7b", hub_id=ALIASES["7b"], layout=TRANSFORMERS, parameters=7.06, what="LLaVA-1.5; base and MEG expert"
-    ),
-    KnownModel(
-        name="13b", hub_id=ALIASES["13b"], layout=TRANSFORMERS, parameters=13.35, what="LLaVA-1.5; base and MEG expert"
-    ),
-    KnownModel(
-        name="llava-hf/llava-v1.6-34b-hf",
-        hub_id="llava-hf/llava-v1.6-34b-hf",
-        layout=TRANSFORMERS,
-        parameters=34.75,
-        what="MEG's strongest expert",
-    ),
-    KnownModel(
-        name="bczhou/tiny-llava-v1-hf",
-        hub_id="bczhou/tiny-llava-v1-hf",
-        layout=TRANSFORMERS,
-        parameters=1.41,
-        what="TinyLLaVA 1.4B; MEG's weakest expert in place of the paper's 2B",
-    ),
-    KnownModel(
-        name="bczhou/TinyLLaVA-2.0B",
-        hub_id="bczhou/TinyLLaVA-2.0B",
-        layout=OWN_CODE,
-        parameters=2.0,
-        what="the paper's weakest MEG expert",
-    ),
+    _family("7b", "llava-hf/llava-1.5-7b-hf", 7.06, "LLaVA-1.5; base and MEG expert"),
+    _family("13b", "llava-hf/llava-1.5-13b-hf", 13.35, "LLaVA-1.5; base and MEG expert"),
     _base("7b", 7.06),
     _base("13b", 13.35),
-    _adapter("amp_meg_7b", "7b", 7.06, "MEG"),
-    _adapter("amp_ig_7b", "7b", 7.06, "IG"),
-    _adapter("amp_meg_13b", "13b", 13.35, "MEG"),
-    _adapter("amp_ig_13b", "13b", 13.35, "IG"),
+    _adapter("MEG", "7b", 7.06),
+    _adapter("IG", "7b", 7.06),
+    _adapter("MEG", "13b", 13.35),
+    _adapter("IG", "13b", 13.35),
+    _family("llava-1.6-34b", "llava-hf/llava-v1.6-34b-hf", 34.75, "MEG's strongest expert"),
+    _family("llava-1.6-13b", "llava-hf/llava-v1.6-vicuna-13b-hf", 13.35, "LLaVA-1.6 on Vicuna"),
+    _family("llava-1.6-7b", "llava-hf/llava-v1.6-vicuna-7b-hf", 7.06, "LLaVA-1.6 on Vicuna"),
+    _family("llava-1.6-mistral-7b", "llava-hf/llava-v1.6-mistral-7b-hf", 7.57, "LLaVA-1.6 on Mistral"),
+    _family(
+        "llava-1.5-13b-original", "liuhaotian/llava-v1.5-13b", 13.35, "LLaVA-1.5 as its authors store it", ORIGINAL
+    ),
+    _family("llava-1.5-7b-original", "liuhaotian/llava-v1.5-7b", 7.06, "LLaVA-1.5 as its authors store it", ORIGINAL),
+    _family(
+        "tiny-llava-1.4b",
+        "bczhou/tiny-llava-v1-hf",
+        1.41,
+        "TinyLLaVA; MEG's weakest expert in place of the paper's 2B",
+    ),
+    _family("tiny-llava-2b", "bczhou/TinyLLaVA-2.0B", 2.0, "the paper's weakest MEG expert", OWN_CODE),
+    _family("tiny-llava-3.1b", "bczhou/TinyLLaVA-3.1B", 3.1, "TinyLLaVA's largest", OWN_CODE),
     KnownModel(
-        name="openai/clip-vit-large-patch14-336",
-        hub_id="openai/clip-vit-large-patch14-336",
+        name=VISION_TOWER,
+        hub_id=f"openai/{VISION_TOWER}",
         layout=TRANSFORMERS,
         parameters=0.43,
         what="LLaVA's vision tower; its text side can be auto-check's encoder",
@@ -138,6 +139,19 @@ KNOWN: tuple[KnownModel, ...] = (
 
 SIZES: tuple[KnownModel, ...] = tuple(model for model in KNOWN if model.name in ("tiny", "7b", "13b"))
 """What `amp train --size` knows."""
+
+
+def find_model(name: str) -> KnownModel | None:
+    """Return the model that an alias or a hub id means; None where this program knows none of that name."""
+    return next((model for model in KNOWN if name in (model.name, model.hub_id)), None)
+
+
+def needed_with(model: KnownModel) -> tuple[KnownModel, ...]:
+    """Return what `model` cannot run without: an adapter's base, an original-layout model's vision tower."""
+    names = [model.base] if model.base else []
+    if model.layout == ORIGINAL:
+        names.append(VISION_TOWER)
+    return tuple(known for name in names for known in KNOWN if known.name == name)
 
 
 def cached_bytes() -> dict[str, int]:
