@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from amp_cli import __version__, ui
-from amp_cli.commands import doctor, eval, generate_prefs, merge_lora, models, quickstart, report, train
+from amp_cli.commands import doctor, download, eval, generate_prefs, merge_lora, models, quickstart, report, train
 from amp_cli.errors import AmpError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("quickstart", rich_help_panel="Start here")(quickstart.quickstart)
 app.command("doctor", rich_help_panel="Start here")(doctor.doctor)
 app.command("models", rich_help_panel="Start here")(models.models)
+app.command("download", rich_help_panel="Start here")(download.download)
 app.command("generate-prefs", rich_help_panel="The loop")(generate_prefs.generate_prefs)
 app.command("train", rich_help_panel="The loop")(train.train)
 app.command("merge-lora", rich_help_panel="The loop")(merge_lora.merge_lora)

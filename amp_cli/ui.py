@@ -117,3 +117,18 @@ def progress(label: str, total: int, done: int = 0, unit: str = "items") -> Iter
     with bar:
         task = bar.add_task(escape(label), total=total, completed=done)
         yield lambda: bar.advance(task)
+
+
+@contextmanager
+def byte_progress(label: str, total: int | None, done: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar of bytes on stderr; yields the function that takes how many more have arrived (total None: unknown).
+
+    No bar where stderr is no terminal.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = _talk()
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(escape(label), total=total, completed=done)
+        yield lambda more: bar.advance(task, more)

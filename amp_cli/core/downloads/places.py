@@ -1,0 +1,61 @@
+"""Where downloads come from and go to: folders, mirrors, free disk space, and whether the network may be asked."""
+
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from amp_cli.errors import AmpError
+
+
+def benchmark_folder(name: str) -> Path:
+    """Return the folder of a benchmark's files (nothing is created).
+
+    Below AMP_HOME if that is set, else XDG_CACHE_HOME/amp, else ~/.cache/amp.
+    """
+    home = os.environ.get("AMP_HOME")
+    if home:
+        root = Path(home).expanduser()
+    else:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "amp"
+    return root / "benchmarks" / name
+
+
+def mirrored(url: str, mirror: str | None) -> str:
+    """Return `url`, or the place of the same file on a mirror: MIRROR/HOST/PATH."""
+    if mirror is None:
+        return url
+    parts = urlsplit(url)
+    return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}"
+
+
+def is_offline() -> bool:
+    """Tell whether `amp --offline` or HF_HUB_OFFLINE forbids the network."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse a download that does not fit the disk of `folder`.
+
+    Raises:
+        AmpError: fewer than `needed` bytes are free.
+    """
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise AmpError(
+            f"{size_text(needed)} are needed at '{folder}', {size_text(free)} are free",
+            hint="Make room, or choose another disk with AMP_HOME (benchmarks) or HF_HOME (models)",
+        )
+
+
+def size_text(size: int | None) -> str:
+    """Return bytes as people read them: 14.1 GB, 12.2 kB."""
+    if size is None:
+        return "-"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} B"
