@@ -20,7 +20,6 @@ ATTEMPTS = 5
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 TIMEOUT = 30.0
-BLOCK = 1 << 16
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -148,7 +147,7 @@ class _Transfer:
                 advance(-done)
             self._note_validator(response)
             with self.part.open("ab" if appending else "wb") as stream:
-                for block in response.iter_raw(BLOCK):
+                for block in response.iter_raw():
                     disk_errors_explained(lambda block=block: stream.write(block), self.part)  # type: ignore[misc]
                     advance(len(block))
 

@@ -16,6 +16,9 @@ Result = TypeVar("Result")
 
 SMALL = ("*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken")
 SAFE = ("*.safetensors",)
+LARGE = 100_000_000
+"""Larger files are fetched one at a time: a run that is stopped loses its unfinished files, so at most one."""
+
 CARRIED = "carried by hand"
 """The commit of files whose origin nothing on this disk tells."""
 
@@ -129,6 +132,7 @@ def fetch_snapshot(snapshot: Snapshot, progress: Progress) -> list[FileReport]:
                 local_dir=repository.folder,
                 allow_patterns=[_literal(file.path) for file in snapshot.files],
                 endpoint=repository.mirror,
+                max_workers=1 if any(file.bytes > LARGE for file in missing) else 8,
             ),
             repository.id,
         )
