@@ -40,6 +40,13 @@ class Asked:
     sent: int = 0
 
 
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that hang up: some tests make them."""
+
+
 class HubServer:
     """`files` are plain files by path; `repositories` are hub repositories: (kind, id) -> path -> content."""
 
@@ -50,7 +57,7 @@ class HubServer:
         self.gated: set[str] = set()
         self.faults: dict[str, list[Fault]] = defaultdict(list)
         self.asked: list[Asked] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _QuietServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
     @property

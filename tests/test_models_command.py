@@ -46,9 +46,16 @@ def test_the_list_says_what_cannot_run_and_why() -> None:
     models = {record["name"]: record for record in json.loads(result.stdout)["models"]}
     assert models["7b"]["obstacle"] is models["amp-7b-base"]["obstacle"] is None
     assert "transformers does not have" in models["tiny-llava-2b"]["obstacle"]
+    assert models["7b"]["licence"] == "llama2"
+    assert models["7b"]["download_gb"] == 14.1
+    assert models["amp-7b-base"]["licence"] is models["amp-7b-base"]["download_gb"] is None
+    assert models["amp-meg-7b"]["needs"] == ["amp-7b-base", "clip-vit-large-patch14-336"]
     assert models["amp-meg-7b"]["base"] == "amp-7b-base"
     assert models["7b"]["run_4bit_gb"] < models["7b"]["train_gb"] < models["7b"]["run_gb"]
-    assert "llava-1.5-7b-hf" in CliRunner().invoke(app, ["models"]).stdout.replace("\n", "")
+    shown = CliRunner().invoke(app, ["models"])
+    assert "llava-1.5-7b-hf" in shown.stdout
+    assert "own code: cannot run" in shown.stdout
+    assert "which transformers does not have" in shown.stderr
 
 
 def test_a_model_in_the_cache_counts_as_on_disk_once_its_weights_are_there(

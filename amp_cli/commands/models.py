@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def models(json: JsonOption = False) -> None:
-    """List the models known by name: what they are, the memory they need, whether they are on this disk.
+    """List the models known by name: what they are, what they need, whether they are on this disk.
 
     Any other transformers image-text-to-text model works too: give its hub id or folder.
 
@@ -23,33 +23,44 @@ def models(json: JsonOption = False) -> None:
     if json:
         ui.data({"models": records})
         return
-    rows = [
-        (
-            record["name"],
-            _described(record),
-            record["obstacle"] or record["layout"],
-            *("-" if record[key] is None else f"{record[key]:g}" for key in ("run_gb", "run_4bit_gb", "train_gb")),
-            "yes" if record["on_disk"] else "no",
-        )
-        for record in records
-    ]
-    columns = ["name", "what", "layout", "run GB", "4 bit", "train", "on disk"]
+    ui.table("Known models", ["name", "what", "layout", "licence"], [_description(record) for record in records])
+    for obstacle in dict.fromkeys(record["obstacle"] for record in records if record["obstacle"]):
+        ui.note(f"Cannot run: {obstacle}")
     ui.table(
-        "Known models; GB of memory to run in 16 bit, in 4 bit, and to train (estimated; an adapter's are its base's)",
-        columns,
-        rows,
+        "Billions of parameters; GB to download, of memory to run in 16 and in 4 bit and to train (estimated)",
+        ["name", "size", "download", "run", "4 bit", "train", "on disk"],
+        [
+            (
+                record["name"],
+                f"{record['parameters'] / 1e9:.3g}",
+                *(
+                    "-" if record[key] is None else f"{record[key]:g}"
+                    for key in ("download_gb", "run_gb", "run_4bit_gb", "train_gb")
+                ),
+                f"yes, {record['bytes_on_disk'] / 1e9:.1f} GB" if record["bytes_on_disk"] else _yes(record["on_disk"]),
+            )
+            for record in records
+        ],
     )
-    ui.hint("amp doctor says which of them fit this machine")
+    ui.note("An adapter needs its base, an original-layout model the vision tower: amp download brings both along")
+    ui.hint("amp download NAME fetches one; amp doctor says which of them fit this machine")
 
 
-def _described(record: dict[str, Any]) -> str:
-    if record["hub_id"] not in (None, record["name"]):
-        return f"{record['hub_id']}: {record['what']}"
-    return f"{record['what']}, for {record['base']}" if record["base"] else str(record["what"])
+def _yes(fact: bool) -> str:
+    return "yes" if fact else "no"
+
+
+def _description(record: dict[str, Any]) -> tuple[str, str, str, str | None]:
+    what = f"{record['what']}, for {record['base']}" if record["base"] else str(record["what"])
+    if record["hub_id"]:
+        what = f"{record['hub_id']}: {what}"
+    layout = f"{record['layout']}: cannot run" if record["obstacle"] else record["layout"]
+    return record["name"], what, layout, record["licence"]
 
 
 def _record(model: "KnownModel", cached: dict[str, int]) -> dict[str, Any]:
     from amp_cli.core.hub import TINY
+    from amp_cli.core.zoo import needed_with
 
     talks = not model.is_encoder and model.base is None
     on_disk = (TINY / "config.json").is_file() if model.hub_id is None else model.hub_id in cached
@@ -60,6 +71,9 @@ def _record(model: "KnownModel", cached: dict[str, int]) -> dict[str, Any]:
         "kind": "encoder" if model.is_encoder else "adapter" if model.base else "model",
         "base": model.base,
         "layout": model.layout,
+        "licence": model.licence,
+        "needs": [other.name for other in needed_with(model)],
+        "download_gb": model.download_gb,
         "parameters": model.parameters * 1e9,
         "run_gb": model.run_gb if talks else None,
         "run_4bit_gb": model.run_4bit_gb if talks else None,

@@ -15,8 +15,8 @@ class KnownModel:
     Attributes:
         name: the alias that `--model` or `--adapter` takes. hub_id: None for what comes with the program.
         parameters: billions; of an adapter, those of its base.
-        licence: as its owners state it; None where they state none.
-        download_bytes: of the files that `amp download` fetches; None where not known.
+        licence: as its owners' card states it; None where it states none, or where we have not seen it.
+        download_gb: of the weights, as the hub's file list shows them, rounded; None where not known.
         is_encoder: a vision tower or text encoder, no model to talk to.
     """
 
@@ -26,7 +26,7 @@ class KnownModel:
     parameters: float
     what: str
     licence: str | None = None
-    download_bytes: int | None = None
+    download_gb: float | None = None
     base: str | None = None
     is_encoder: bool = False
 
@@ -90,9 +90,28 @@ def _base(size: str, parameters: float) -> KnownModel:
     )
 
 
-def _family(name: str, hub_id: str, parameters: float, what: str, layout: str = TRANSFORMERS) -> KnownModel:
-    return KnownModel(name=name, hub_id=hub_id, layout=layout, parameters=parameters, what=what)
+def _family(
+    name: str,
+    hub_id: str,
+    parameters: float,
+    what: str,
+    layout: str = TRANSFORMERS,
+    licence: str | None = None,
+    download_gb: float | None = None,
+) -> KnownModel:
+    return KnownModel(
+        name=name,
+        hub_id=hub_id,
+        layout=layout,
+        parameters=parameters,
+        what=what,
+        licence=licence,
+        download_gb=download_gb,
+    )
 
+
+_15, _16 = "LLaVA-1.5; base and MEG expert", "LLaVA-1.6 on Vicuna"
+_OWN = "LLaVA-1.5 as its authors store it"
 
 KNOWN: tuple[KnownModel, ...] = (
     KnownModel(
@@ -103,30 +122,49 @@ KNOWN: tuple[KnownModel, ...] = (
         what="embedded; knows only the drawn world of `amp quickstart`",
         licence="Apache-2.0",
     ),
-    _family("7b", "llava-hf/llava-1.5-7b-hf", 7.06, "LLaVA-1.5; base and MEG expert"),
-    _family("13b", "llava-hf/llava-1.5-13b-hf", 13.35, "LLaVA-1.5; base and MEG expert"),
+    _family("7b", "llava-hf/llava-1.5-7b-hf", 7.06, _15, licence="llama2", download_gb=14.1),
+    _family("13b", "llava-hf/llava-1.5-13b-hf", 13.35, _15, licence="llama2", download_gb=26.7),
     _base("7b", 7.06),
     _base("13b", 13.35),
     _adapter("MEG", "7b", 7.06),
     _adapter("IG", "7b", 7.06),
     _adapter("MEG", "13b", 13.35),
     _adapter("IG", "13b", 13.35),
-    _family("llava-1.6-34b", "llava-hf/llava-v1.6-34b-hf", 34.75, "MEG's strongest expert"),
-    _family("llava-1.6-13b", "llava-hf/llava-v1.6-vicuna-13b-hf", 13.35, "LLaVA-1.6 on Vicuna"),
-    _family("llava-1.6-7b", "llava-hf/llava-v1.6-vicuna-7b-hf", 7.06, "LLaVA-1.6 on Vicuna"),
-    _family("llava-1.6-mistral-7b", "llava-hf/llava-v1.6-mistral-7b-hf", 7.57, "LLaVA-1.6 on Mistral"),
+    _family("llava-1.6-34b", "llava-hf/llava-v1.6-34b-hf", 34.75, "MEG's strongest expert", licence="Apache-2.0"),
+    _family("llava-1.6-13b", "llava-hf/llava-v1.6-vicuna-13b-hf", 13.35, _16),
+    _family("llava-1.6-7b", "llava-hf/llava-v1.6-vicuna-7b-hf", 7.06, _16, licence="llama2"),
     _family(
-        "llava-1.5-13b-original", "liuhaotian/llava-v1.5-13b", 13.35, "LLaVA-1.5 as its authors store it", ORIGINAL
+        "llava-1.6-mistral-7b",
+        "llava-hf/llava-v1.6-mistral-7b-hf",
+        7.57,
+        "LLaVA-1.6 on Mistral",
+        licence="Apache-2.0",
     ),
-    _family("llava-1.5-7b-original", "liuhaotian/llava-v1.5-7b", 7.06, "LLaVA-1.5 as its authors store it", ORIGINAL),
+    _family("llava-1.5-13b-original", "liuhaotian/llava-v1.5-13b", 13.35, _OWN, ORIGINAL),
+    _family("llava-1.5-7b-original", "liuhaotian/llava-v1.5-7b", 7.06, _OWN, ORIGINAL, licence="llama2"),
     _family(
         "tiny-llava-1.4b",
         "bczhou/tiny-llava-v1-hf",
         1.41,
         "TinyLLaVA; MEG's weakest expert in place of the paper's 2B",
     ),
-    _family("tiny-llava-2b", "bczhou/TinyLLaVA-2.0B", 2.0, "the paper's weakest MEG expert", OWN_CODE),
-    _family("tiny-llava-3.1b", "bczhou/TinyLLaVA-3.1B", 3.1, "TinyLLaVA's largest", OWN_CODE),
+    _family(
+        "tiny-llava-2b",
+        "bczhou/TinyLLaVA-2.0B",
+        2.0,
+        "the paper's weakest MEG expert",
+        OWN_CODE,
+        licence="Apache-2.0",
+        download_gb=4.1,
+    ),
+    _family(
+        "tiny-llava-3.1b",
+        "bczhou/TinyLLaVA-3.1B",
+        3.1,
+        "TinyLLaVA's largest",
+        OWN_CODE,
+        licence="Apache-2.0",
+    ),
     KnownModel(
         name=VISION_TOWER,
         hub_id=f"openai/{VISION_TOWER}",
