@@ -6,9 +6,12 @@ import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
+
+import pytest
 
 LARGE = (".safetensors", ".bin", ".zip", ".jpg")
 """What the server keeps in LFS: it tells these files' SHA-256, of others the git blob id."""
@@ -38,6 +41,22 @@ class Asked:
     range: str | None
     if_range: str | None
     sent: int = 0
+
+
+def go_online(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Undo conftest's offline switch for one test, and keep everything that is downloaded below `folder`."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("AMP_HOME", str(folder / "amp"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 class _QuietServer(ThreadingHTTPServer):

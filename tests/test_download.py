@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from amp_cli.core.downloads.hub_files import choose_files
+from amp_cli.core.downloads.hub_files import Repository, choose_files, fetch_snapshot, list_snapshot
 from amp_cli.errors import AmpError
 from amp_cli.main import app
-from tests.hub_server import Fault, HubServer, git_blob_id
+from amp_cli.ui import byte_progress
+from tests.hub_server import Fault, HubServer, git_blob_id, go_offline, go_online
 
 WEIGHTS = bytes(range(256)) * 4000
 MODEL = {"config.json": b"{}", "model.safetensors": WEIGHTS, "model.py": b"import os"}
@@ -24,10 +25,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     import huggingface_hub
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("AMP_HOME", str(tmp_path / "amp"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    go_online(monkeypatch, tmp_path)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     huggingface_hub.close_session()
@@ -53,13 +51,9 @@ def refusal(*arguments: str) -> AmpError:
     return result.exception
 
 
-def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-
-def test_a_repository_is_fetched_at_one_commit_and_every_file_verified(hub: HubServer, tmp_path: Path) -> None:
+def test_a_repository_is_fetched_at_one_commit_and_every_file_verified(
+    hub: HubServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     hub.add_repository("me/model", MODEL)
     (one,) = fetched(hub, "me/model")
     assert one["revision"] == "c" * 40
@@ -67,6 +61,7 @@ def test_a_repository_is_fetched_at_one_commit_and_every_file_verified(hub: HubS
     assert one["bytes"] == len(WEIGHTS) + 2
     files = {file["file"]: file for file in one["files"]}
     assert set(files) == {"config.json", "model.safetensors"}
+    assert "Fetching" not in capfd.readouterr().err
     digest = hashlib.sha256(WEIGHTS).hexdigest()
     assert files["model.safetensors"]["expected"] == f"sha256:{digest}"
     assert files["model.safetensors"]["sha256"] == digest
@@ -152,6 +147,15 @@ def test_a_revision_is_taken_by_its_commit(hub: HubServer) -> None:
     assert one["revision"] == "c" * 40
     assert f"--model {one['folder']}" in one["notes"][0]
     assert "fits one NAME" in refusal("7b", "13b", "--revision", "main").message
+
+
+def test_a_repository_that_moves_on_meanwhile_is_not_mixed(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repository("me/model", MODEL)
+    snapshot = list_snapshot(Repository(id="me/model", mirror=hub.url))
+    hub.commits["model", "me/model"] = "d" * 40
+    with pytest.raises(AmpError, match="no such revision"):
+        fetch_snapshot(snapshot, byte_progress)
+    assert not list((tmp_path / "cache").rglob("d" * 40))
 
 
 def test_pickles_are_taken_only_where_there_is_nothing_safer_and_code_never() -> None:

@@ -1,18 +1,17 @@
 """Fetches repositories of the Hugging Face hub at one commit, with the library's own download; verifies all files."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TypeVar
 
 from amp_cli.core.downloads.checks import verify
+from amp_cli.core.downloads.hub_errors import explained
 from amp_cli.core.downloads.places import check_space, is_offline
 from amp_cli.core.downloads.reports import FETCHED, LISTED, PRESENT, FileReport, Progress
 from amp_cli.core.store import read_json
 from amp_cli.errors import AmpError
-
-Result = TypeVar("Result")
 
 SMALL = ("*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken")
 SAFE = ("*.safetensors",)
@@ -122,7 +121,10 @@ def fetch_snapshot(snapshot: Snapshot, progress: Progress) -> list[FileReport]:
         )
     if missing:
         from huggingface_hub import snapshot_download
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
+        if not sys.stderr.isatty():
+            disable_progress_bars()
         check_space(snapshot.folder, sum(file.bytes for file in missing))
         explained(
             lambda: snapshot_download(
@@ -166,8 +168,6 @@ def _report(snapshot: Snapshot, file: HubFile, state: str) -> FileReport:
 
 
 def _verified(snapshot: Snapshot, file: HubFile, state: str) -> FileReport:
-    from dataclasses import replace
-
     place = snapshot.folder / file.path
     try:
         found = verify(place, file.bytes, file.checksum)
@@ -259,46 +259,3 @@ def _carry_hint(repository: Repository) -> str:
     if repository.folder is not None:
         return f"Put the repository's files into '{repository.folder}', or run without --offline"
     return "Run without --offline, or put the repository's files into a folder and give that folder as --model"
-
-
-def explained(action: Callable[[], Result], repo: str) -> Result:
-    """Run a request to the hub; its failures become sentences with what to do.
-
-    Raises:
-        AmpError: for whatever the user can mend.
-    """
-    import httpx2
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-        RevisionResolutionError,
-    )
-
-    try:
-        return action()
-    except HFValidationError as error:
-        raise AmpError(f"'{repo}' is no hub id (owner/name)") from error
-    except GatedRepoError as error:
-        raise AmpError(
-            f"Access to '{repo}' is restricted", hint="Accept its terms on the hub and set HF_TOKEN"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise AmpError(
-            f"The hub has no repository '{repo}' (or it is private)", hint="Check the name; set HF_TOKEN"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise AmpError(f"'{repo}' has no such revision", hint="--revision takes a branch, a tag or a commit") from error
-    except HfHubHTTPError as error:
-        raise AmpError(
-            f"The hub refused '{repo}' (status {error.response.status_code})",
-            hint="What has arrived is kept: the same command goes on. --mirror takes another endpoint",
-        ) from error
-    except (LocalEntryNotFoundError, RevisionResolutionError, httpx2.TransportError, OSError) as error:
-        raise AmpError(
-            f"'{repo}' could not be fetched: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            hint="What has arrived is kept: the same command goes on. --mirror takes another endpoint",
-        ) from error

@@ -1,0 +1,51 @@
+"""Turns what the hub's library raises into sentences that say what to do."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from amp_cli.errors import AmpError
+
+Result = TypeVar("Result")
+
+
+def explained(action: Callable[[], Result], repo: str) -> Result:
+    """Run a request to the hub; its failures become sentences with what to do.
+
+    Raises:
+        AmpError: for whatever the user can mend.
+    """
+    import httpx2
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+        RevisionResolutionError,
+    )
+
+    try:
+        return action()
+    except HFValidationError as error:
+        raise AmpError(f"'{repo}' is no hub id (owner/name)") from error
+    except GatedRepoError as error:
+        raise AmpError(
+            f"Access to '{repo}' is restricted", hint="Accept its terms on the hub and set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise AmpError(
+            f"The hub has no repository '{repo}' (or it is private)", hint="Check the name; set HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise AmpError(f"'{repo}' has no such revision", hint="--revision takes a branch, a tag or a commit") from error
+    except HfHubHTTPError as error:
+        raise AmpError(
+            f"The hub refused '{repo}' (status {error.response.status_code})",
+            hint="What has arrived is kept: the same command goes on. --mirror takes another endpoint",
+        ) from error
+    except (LocalEntryNotFoundError, RevisionResolutionError, httpx2.TransportError, OSError) as error:
+        raise AmpError(
+            f"'{repo}' could not be fetched: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            hint="What has arrived is kept: the same command goes on. --mirror takes another endpoint",
+        ) from error
