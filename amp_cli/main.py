@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from amp_cli import __version__, ui
-from amp_cli.commands import doctor, download, eval, generate_prefs, merge_lora, models, quickstart, report, train
+from amp_cli.commands import (
+    convert,
+    doctor,
+    download,
+    eval,
+    generate_prefs,
+    merge_lora,
+    models,
+    quickstart,
+    report,
+    train,
+)
 from amp_cli.errors import AmpError
 
 app = typer.Typer(
@@ -24,6 +35,7 @@ app.command("models", rich_help_panel="Start here")(models.models)
 app.command("download", rich_help_panel="Start here")(download.download)
 app.command("generate-prefs", rich_help_panel="The loop")(generate_prefs.generate_prefs)
 app.command("train", rich_help_panel="The loop")(train.train)
+app.command("convert", rich_help_panel="The loop")(convert.convert)
 app.command("merge-lora", rich_help_panel="The loop")(merge_lora.merge_lora)
 app.add_typer(eval.app, name="eval", rich_help_panel="The loop")
 app.command("report", rich_help_panel="The loop")(report.report)
@@ -40,12 +52,21 @@ def _start(
     offline: Annotated[
         bool, typer.Option("--offline", help="Never ask the hub: use only what is on this disk.")
     ] = False,
+    cache_converted: Annotated[
+        bool,
+        typer.Option(
+            "--cache-converted",
+            help="Keep the conversion of an original LLaVA checkpoint on disk, for faster loading next time.",
+        ),
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported, by us or by a worker
+    if cache_converted:
+        os.environ["AMP_CACHE_CONVERTED"] = "1"  # read by load_model, here and in workers
 
 
 def main() -> None:

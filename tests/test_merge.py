@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from test_trainer import RAGGED, train
 from training_items import write_preferences
 
-from amp_cli.core.hub import TINY
+from amp_cli.core.hub import TINY, identity_of
 from amp_cli.core.models import load_model
 from amp_cli.core.run import Run
 from amp_cli.errors import AmpError
@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder,
         command="train",
         settings=RAGGED.to_json(),
-        identity={"model": merge.identity_of("tiny", TINY)},
+        identity={"model": identity_of("tiny", TINY)},
     )
     write_preferences(folder / "data")
     train(folder, RAGGED.changed(max_steps=4))
@@ -118,7 +118,10 @@ def test_a_folder_named_like_the_hubs_repository_is_that_model(tmp_path: Path) -
     assert merge._same_name("7b", str(local))
     assert merge._same_name("llava-hf/llava-1.5-7b-hf", "7b")
     assert not merge._same_name("7b", "13b")
+    for place in ("a", "b"):
+        (tmp_path / place / "base").mkdir(parents=True)
     assert not merge._same_name(str(tmp_path / "a" / "base"), str(tmp_path / "b" / "base"))
+    assert merge._same_name("somebody's/disk/base", str(tmp_path / "b" / "base"))  # not on this disk
 
 
 def test_an_adapter_whose_names_do_not_fit_is_refused(run: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def _start(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer |
             )
         from amp_cli.core.models import check_model
 
-        identity |= check_model(settings.model, adapter=settings.adapter)
+        identity |= check_model(settings.model, adapter=settings.adapter, vision_tower=settings.vision_tower)
     recorded = {name: value for name, value in asdict(settings).items() if name not in _NOT_RECORDED}
     return Run.start(
         settings.out,
@@ -195,12 +195,15 @@ def _model_answerer(settings: EvalSettings, run: Run) -> Answerer:
     loaded = load_model(
         settings.model,
         adapter=settings.adapter,
+        vision_tower=settings.vision_tower,
         dtype=settings.dtype,
         device=settings.device,
         quantization=settings.quantization,
         template=settings.template,
         trust_remote_code=settings.trust_remote_code,
     )
+    for note in loaded.notes:
+        ui.warn(note)
     run.record(model=loaded.identity, device=str(loaded.device))
 
     def answer(

@@ -23,6 +23,7 @@ class EvalSettings:
     data: Path | None = None
     model: str | None = None
     adapter: str | None = None
+    vision_tower: str | None = None
     image_root: Path | None = None
     answers: Path | None = None
     questions: Path | None = None

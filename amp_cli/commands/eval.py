@@ -19,6 +19,7 @@ from amp_cli.commands.options import (
     SeedOption,
     TemplateOption,
     TrustRemoteCodeOption,
+    VisionTowerOption,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ SCORING = "Scoring"
 
 OptionalModelOption = Annotated[
     str | None,
-    typer.Option("--model", help="Folder, hub id, size alias (7b, 13b) or `tiny`.", rich_help_panel=MODEL),
+    typer.Option(
+        "--model", help="Folder, hub id, or a name of `amp models`: 7b, amp-meg-7b, tiny, ...", rich_help_panel=MODEL
+    ),
 ]
 OnlyOption = Annotated[
     Literal["score"] | None,
@@ -66,6 +69,7 @@ def pope(
     ] = None,
     model: OptionalModelOption = None,
     adapter: AdapterOption = None,
+    vision_tower: VisionTowerOption = None,
     image_root: ImageRootOption = None,
     answers: AnswersOption = None,
     questions: Annotated[
@@ -111,6 +115,7 @@ def pope(
         data=data,
         model=model,
         adapter=adapter,
+        vision_tower=vision_tower,
         image_root=image_root,
         answers=answers,
         questions=questions,
@@ -144,6 +149,7 @@ def chair(
     ] = None,
     model: OptionalModelOption = None,
     adapter: AdapterOption = None,
+    vision_tower: VisionTowerOption = None,
     image_root: ImageRootOption = None,
     answers: AnswersOption = None,
     limit: Annotated[
@@ -192,6 +198,7 @@ def chair(
         data=data,
         model=model,
         adapter=adapter,
+        vision_tower=vision_tower,
         image_root=image_root,
         answers=answers,
         limit=limit,

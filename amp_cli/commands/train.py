@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 
 from amp_cli import ui
-from amp_cli.commands.options import MODEL, RUNNING, ImageRootOption, JsonOption, OutOption, OverwriteOption
+from amp_cli.commands.options import (
+    MODEL,
+    RUNNING,
+    ImageRootOption,
+    JsonOption,
+    OutOption,
+    OverwriteOption,
+    VisionTowerOption,
+)
 
 TRAINING = "Training"
 
@@ -22,6 +30,15 @@ def train(
         str | None,
         typer.Option("--base", help="Model to start from (default: the recipe's)", rich_help_panel=MODEL),
     ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter",
+            help="LoRA adapter to go on with; the reference stays the base without it",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    vision_tower: VisionTowerOption = None,
     recipe: Annotated[
         str, typer.Option("--recipe", help="Variant of the recipe: paper or released.", rich_help_panel=TRAINING)
     ] = "paper",
@@ -60,7 +77,15 @@ def train(
     from amp_cli.training.config import load_config
     from amp_cli.training.launch import train_model
 
-    config = load_config(size, recipe=recipe, base=base, method=method, overrides=changes or ())
+    config = load_config(
+        size,
+        recipe=recipe,
+        base=base,
+        adapter=adapter,
+        vision_tower=vision_tower,
+        method=method,
+        overrides=changes or (),
+    )
     result = train_model(
         config,
         prefs=prefs,

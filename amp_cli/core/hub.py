@@ -1,30 +1,44 @@
 """Resolves a model or adapter name to a folder on this disk, fetching from the Hugging Face hub when allowed."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
+from amp_cli.core.checkpoints.files import ADAPTER_STEMS, weight_files
 from amp_cli.core.store import content_hash, read_json
+from amp_cli.core.zoo import find_model
 from amp_cli.errors import AmpError
 
-ALIASES = {"7b": "llava-hf/llava-1.5-7b-hf", "13b": "llava-hf/llava-1.5-13b-hf"}
 TINY = Path(__file__).resolve().parent.parent / "world" / "tiny"
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 SAMPLED = 1 << 20
 MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+PICKLES = ["pytorch_model*.bin", "adapter_model.bin", "non_lora_trainables.bin", "mm_projector.bin"]
+"""Read with PyTorch's restricted reader; fetched only where a repository has no safetensors."""
 
 
 def model_place(model: str) -> str:
-    """Return what a MODEL argument means: the folder of `tiny`, the hub id behind a size alias, or `model` itself."""
+    """Return what a MODEL argument means: the folder of `tiny`, the hub id behind an alias, or `model` itself."""
     if model == "tiny":
         return str(TINY)
-    return ALIASES.get(model, model)
+    known = None if Path(model).is_dir() else find_model(model)
+    return (known.hub_id if known else None) or model
+
+
+def model_and_adapter(model: str, adapter: str | None) -> tuple[str, str | None]:
+    """Split a name that means base and adapter together, such as `amp-meg-7b`.
+
+    Raises:
+        AmpError: it brings its adapter and another one is given.
+    """
+    known = None if Path(model).is_dir() else find_model(model)
+    if known is None or known.base is None or known.hub_id is None:
+        return model, adapter
+    if adapter is not None:
+        raise AmpError(
+            f"'{model}' is an adapter itself, so --adapter '{adapter}' does not go with it",
+            hint=f"Give --model {known.base} --adapter {adapter}",
+        )
+    return known.base, known.hub_id
 
 
 def is_folder_name(name: str) -> bool:
@@ -43,11 +57,14 @@ def fetch_file(repo: str, filename: str) -> Path:
     return Path(_explained(lambda: hf_hub_download(repo, filename), repo))
 
 
-def fetch_folder(repo: str, patterns: list[str] | None = None) -> Path:
-    """Return a hub repository's folder on this disk, downloading what is missing (no pickles by default)."""
+def fetch_folder(repo: str) -> Path:
+    """Return a hub repository's folder on this disk, downloading what is missing: pickles only without safetensors."""
     from huggingface_hub import snapshot_download
 
-    return Path(_explained(lambda: snapshot_download(repo, allow_patterns=patterns or MODEL_FILES), repo))
+    folder = Path(_explained(lambda: snapshot_download(repo, allow_patterns=MODEL_FILES), repo))
+    if any(folder.glob("*.safetensors")):
+        return folder
+    return Path(_explained(lambda: snapshot_download(repo, allow_patterns=[*MODEL_FILES, *PICKLES]), repo))
 
 
 def _explained(download: Any, repo: str) -> str:
@@ -65,7 +82,8 @@ def _explained(download: Any, repo: str) -> str:
         return str(download())
     except HFValidationError as error:
         raise AmpError(
-            f"'{repo}' is neither a folder nor a hub id", hint="Give a folder that exists, owner/name, 7b, 13b or tiny"
+            f"'{repo}' is neither a folder nor a hub id",
+            hint="Give a folder that exists, owner/name, or a name that `amp models` lists",
         ) from error
     except GatedRepoError as error:
         raise AmpError(
@@ -98,7 +116,7 @@ def model_config(model: str) -> tuple[dict[str, Any], Path]:
         if not folder.is_dir():
             raise AmpError(
                 f"No model folder at '{place}'",
-                hint="Give a folder that exists, a hub id (owner/name), 7b, 13b or tiny",
+                hint="Give a folder that exists, a hub id (owner/name), or a name that `amp models` lists",
             )
         path = folder / "config.json"
         if not path.is_file():
@@ -111,24 +129,10 @@ def model_config(model: str) -> tuple[dict[str, Any], Path]:
     return config, path.parent
 
 
-def refuse_unusable_model(model: str, config: dict[str, Any], folder: Path) -> None:
-    """Refuse, before anything heavy, what cannot be loaded: other layouts, missing or unfinished weight files."""
-    if "mm_vision_tower" in config or "mm_projector_type" in config:
-        raise AmpError(
-            f"'{model}' is in the original LLaVA layout, which this version cannot load yet",
-            hint="Use the transformers layout of the same model, for example llava-hf/llava-1.5-7b-hf",
-        )
-    if not is_folder_name(model_place(model)):
-        return
-    present = [name for name in WEIGHT_FILES if (folder / name).is_file()]
-    if not present:
-        raise AmpError(f"'{model}' has a config.json but no weights ({WEIGHT_FILES[0]})")
-    for index in (name for name in present if name.endswith(".index.json")):
-        missing = sorted(
-            {part for part in read_json(folder / index)["weight_map"].values() if not (folder / part).is_file()}
-        )
-        if missing:
-            raise AmpError(f"'{model}' is incomplete: '{index}' names '{missing[0]}', which is missing")
+def refuse_unusable_model(model: str, folder: Path) -> None:
+    """Refuse a local folder whose weight files are missing, named but not there, or cut off."""
+    if is_folder_name(model_place(model)):
+        weight_files(folder)
 
 
 def folder_identity(folder: Path) -> str:
@@ -161,14 +165,14 @@ def identity_of(name: str, folder: Path) -> dict[str, str]:
 
 def adapter_folder(adapter: str) -> Path:
     """Return the folder of `adapter_config.json`: `adapter` itself, the one in a run folder, or from the hub."""
-    if not is_folder_name(adapter):
-        fetch_file(adapter, "adapter_config.json")
-        return fetch_folder(adapter)
-    folder = Path(adapter).expanduser()
+    source = model_place(adapter)
+    if not is_folder_name(source):
+        fetch_file(source, "adapter_config.json")
+        return fetch_folder(source)
+    folder = Path(source).expanduser()
     for place in (folder, folder / "adapter"):
         if (place / "adapter_config.json").is_file():
-            if not any((place / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
-                raise AmpError(f"The adapter '{place}' has no weights (adapter_model.safetensors)")
+            weight_files(place, ADAPTER_STEMS)
             return place
     raise AmpError(
         f"'{adapter}' holds no LoRA adapter (adapter_config.json)",
@@ -177,9 +181,10 @@ def adapter_folder(adapter: str) -> Path:
 
 
 def adapter_base(folder: Path) -> str:
-    """Return the base model that an adapter folder names ('' when it names none)."""
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise AmpError(f"'{folder / 'adapter_config.json'}' is no valid JSON") from error
-    return str(config.get("base_model_name_or_path") or "")
+    """Return the base model that an adapter folder names ('' when it names none).
+
+    A folder is looked for beside the adapter too: checkpoints often travel as sisters.
+    """
+    base = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "")
+    beside = folder.parent / base
+    return str(beside) if base and not Path(base).exists() and (beside / "config.json").is_file() else base

@@ -114,6 +114,14 @@ def measure_machine(*, ask_network: bool = False) -> Machine:
     )
 
 
+def peak_memory_mb() -> float:
+    """Return the most main memory that this process has held so far, MiB."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
 def needed_packages() -> tuple[Package, ...]:
     """Compare what is installed with what this program declares to need (extras left aside)."""
     from packaging.requirements import Requirement

@@ -1,6 +1,6 @@
-"""The one place that loads models: any transformers image-text-to-text model, its processor, template and adapter."""
+"""The one place that loads models: any transformers vision-language model, or an original LLaVA checkpoint."""
 
-import logging
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,30 +8,36 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from amp_cli.core.checkpoints.layout import LANGUAGE_MODEL, ORIGINAL, layout_of
+from amp_cli.core.checkpoints.names import HUB
+from amp_cli.core.checkpoints.original import (
+    OriginalCheckpoint,
+    generation_config_of,
+    llava_config,
+    open_original,
+    processor_of,
+    tensors_by_file,
+)
+from amp_cli.core.checkpoints.projector import projector_files
 from amp_cli.core.hub import (
     adapter_folder,
     fetch_folder,
     identity_of,
     is_folder_name,
+    model_and_adapter,
     model_config,
     model_place,
     refuse_unusable_model,
 )
-from amp_cli.core.templates import template_path
+from amp_cli.core.precision import choose_device, choose_dtype, quantization_config, refuse_overflow
+from amp_cli.core.store import read_json
+from amp_cli.core.templates import choose_template
 from amp_cli.errors import AmpError
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that its own code still uses
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels and of every cast
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-QUANTIZATIONS = ("nf4", "int8")
-NOT_QUANTIZED = ("lm_head", "multi_modal_projector", "vision_tower", "vision_model", "visual", "connector")
-"""What families call the parts outside the language model; only the language model's projections are quantised."""
-LLAVA_VOCABULARY = 32000
-"""LLaVA-1.5's Llama vocabulary; smaller ones are not Vicuna and bring their own template."""
 
 
 @dataclass(kw_only=True)
@@ -42,7 +48,9 @@ class LoadedModel:
         model: the transformers model, or the PeftModel around it when an adapter is attached; in eval mode.
         chat_template: the Jinja text in use.
         background: RGB colour that pictures are padded to a square with, or None where the model was not trained so.
+        vocabulary: how many ids text can have; a LLaVA's image and padding tokens come after them and are never said.
         identity: name and revision or hash of model and adapter, dtype, quantisation, template name: for `run.json`.
+        notes: what the user should know about how it was loaded.
     """
 
     model: Any
@@ -50,7 +58,9 @@ class LoadedModel:
     name: str
     chat_template: str
     background: tuple[int, int, int] | None
+    vocabulary: int
     identity: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -61,13 +71,17 @@ class LoadedModel:
         return self.processor.tokenizer
 
 
-def check_model(model: str, *, adapter: str | None = None) -> dict[str, Any]:
+def check_model(model: str, *, adapter: str | None = None, vision_tower: str | None = None) -> dict[str, Any]:
     """Refuse, without loading weights, a model or adapter that cannot be used; return their identity."""
-    config, folder = model_config(model)
-    refuse_unusable_model(model, config, folder)
-    identity: dict[str, Any] = {"model": identity_of(model, folder)}
+    base, adapter = model_and_adapter(model, adapter)
+    _, folder = model_config(base)
+    refuse_unusable_model(base, folder)
+    identity: dict[str, Any] = {"model": {**identity_of(base, folder), "name": model}}
     if adapter is not None:
         identity["adapter"] = identity_of(adapter, adapter_folder(adapter))
+    if vision_tower is not None:
+        _, tower = model_config(vision_tower)
+        identity["vision_tower"] = identity_of(vision_tower, tower)
     return identity
 
 
@@ -75,34 +89,59 @@ def load_model(
     model: str,
     *,
     adapter: str | None = None,
+    trainable: bool = False,
+    vision_tower: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
     quantization: str | None = None,
     template: str = "auto",
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load a model by folder, hub id, size alias (`7b`, `13b`) or `tiny`; a LoRA adapter is attached, not merged.
+    """Load a model by folder, hub id or alias (`7b`, `amp-meg-7b`, `tiny`); a LoRA adapter is attached, not merged.
+
+    An original LLaVA checkpoint is converted in memory, or once to disk where `AMP_CACHE_CONVERTED` asks for it.
 
     Args:
+        trainable: leave the adapter's weights trainable.
+        vision_tower: folder or hub id of an original checkpoint's tower, in place of what its configuration names.
         dtype: `auto` is float32 on a CPU and bfloat16 on a GPU; `stored` is what the weights are stored in.
         quantization: `nf4` (4-bit NormalFloat, double quantisation) or `int8`; language model only.
         template: `auto`, `own`, `vicuna_v1`, `llava_v1` or a path.
 
     Raises:
-        AmpError: no such model, another layout, weights missing, an adapter that does not fit.
+        AmpError: no such model, weights missing or damaged, parts or an adapter that do not fit.
     """
-    identity = check_model(model, adapter=adapter)
-    config, folder = model_config(model)
-    if not is_folder_name(model_place(model)):
-        folder = fetch_folder(model_place(model))
+    identity = check_model(model, adapter=adapter, vision_tower=vision_tower)
+    base, adapter = model_and_adapter(model, adapter)
+    folder = _local_folder(base)
+    adapter_at = None if adapter is None else adapter_folder(adapter)
+    original = _original_checkpoint(folder, adapter_at, base, vision_tower)
     place = choose_device(device)
-    network, precision = _load_weights(folder, model, config, dtype, place, quantization, trust_remote_code)
-    processor = _load_processor(folder, model, config, trust_remote_code)
+    if original is not None and os.environ.get("AMP_CACHE_CONVERTED"):
+        from amp_cli.core.checkpoints.cache import converted_folder
+
+        folder, original = converted_folder(original), None
+    config = read_json(folder / "config.json") if original is None else llava_config(original).to_dict()
+    precision, torch_dtype = choose_dtype(dtype, place, config)
+    options = {
+        "dtype": torch_dtype,
+        "device_map": {"": place},
+        "quantization_config": quantization_config(quantization, torch_dtype),
+    }
+    network = _load_network(folder, model, config, original, {**options, "trust_remote_code": trust_remote_code})
+    if dtype != "stored":
+        refuse_overflow(network, model, torch_dtype)
+    processor = (
+        _load_processor(folder, model, config, trust_remote_code) if original is None else processor_of(original)
+    )
+    if template == "auto" and original is not None:
+        template = "vicuna_v1"
     template_name, template_text = choose_template(template, config, processor, model)
-    if adapter is not None:
+    vocabulary = _silence_appended_rows(network, processor.tokenizer)
+    if adapter_at is not None and adapter is not None:
         from amp_cli.core.adapters import attach_adapter  # PEFT takes seconds to import
 
-        network = attach_adapter(network, adapter_folder(adapter), adapter)
+        network = attach_adapter(network, adapter_at, adapter, trainable=trainable)
     network.eval()
     return LoadedModel(
         model=network,
@@ -110,94 +149,82 @@ def load_model(
         name=model,
         chat_template=template_text,
         background=_padding_colour(config, processor),
+        vocabulary=vocabulary,
         identity={**identity, "dtype": precision, "quantization": quantization, "template": template_name},
+        notes=() if original is None else original.notes,
     )
 
 
-def choose_device(device: str) -> torch.device:
-    """Return the torch device that `device` means; `auto` prefers CUDA, then Apple's MPS.
+def _local_folder(model: str) -> Path:
+    place = model_place(model)
+    return Path(place).expanduser() if is_folder_name(place) else fetch_folder(place)
 
-    Raises:
-        AmpError: the machine has no such device.
+
+def _original_checkpoint(
+    folder: Path, adapter: Path | None, model: str, vision_tower: str | None
+) -> OriginalCheckpoint | None:
+    """Return the original checkpoint in `folder`, or None where transformers reads the folder by itself.
+
+    A plain language model becomes one together with an adapter that brings LLaVA's configuration and the projector, as
+    LLaVA's own LoRA training leaves them.
     """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise AmpError(f"There is no device '{device}'", hint="Use cpu, cuda, cuda:1, mps or auto") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise AmpError("No CUDA GPU is visible to PyTorch", hint="Use --device cpu, or see `amp doctor`")
-    return chosen
+    layout = layout_of(folder)
+    if layout == ORIGINAL:
+        return open_original(folder, vision_tower=vision_tower)
+    if layout == LANGUAGE_MODEL:
+        files = projector_files(adapter) if adapter is not None else ()
+        if adapter is None or not files or not (adapter / "config.json").is_file():
+            raise AmpError(
+                f"'{model}' is a language model without eyes: it has no projector and no vision tower",
+                hint="Give a vision-language model, or with --adapter LLaVA's adapter folder for this base "
+                "(config.json and non_lora_trainables.bin in it)",
+            )
+        config = read_json(adapter / "config.json")
+        return open_original(folder, config=config, projector=files, vision_tower=vision_tower)
+    if vision_tower is not None:
+        raise AmpError(
+            f"'{model}' holds its vision tower already", hint="--vision-tower is for the original LLaVA layout"
+        )
+    return None
 
 
-def stored_dtype(model: str) -> str:
-    """Return the precision a model's weights are stored in, as its configuration says (`float32` when it does not)."""
-    config, _ = model_config(model)
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
-
-
-def _choose_dtype(dtype: str, device: torch.device, model: str) -> tuple[str, torch.dtype]:
-    if dtype == "auto":
-        dtype = "float32" if device.type == "cpu" else "bfloat16"
-    if dtype == "stored":
-        dtype = stored_dtype(model)
-    if dtype not in DTYPES:
-        raise AmpError(f"'{dtype}' is no dtype we know", hint=f"Use auto, {', '.join(DTYPES)}")
-    return dtype, DTYPES[dtype]
-
-
-def _quantization_config(quantization: str | None, compute: torch.dtype) -> BitsAndBytesConfig | None:
-    if quantization is None:
-        return None
-    if quantization not in QUANTIZATIONS:
-        raise AmpError(f"'{quantization}' is no quantisation we know", hint=f"Use {' or '.join(QUANTIZATIONS)}")
-    skip = [rf"(.*\.)?{part}" for part in NOT_QUANTIZED]
-    if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
-        llm_int8_skip_modules=skip,
-    )
-
-
-def _load_weights(
-    folder: Path,
-    model: str,
-    config: dict[str, Any],
-    dtype: str,
-    device: torch.device,
-    quantization: str | None,
-    trust_remote_code: bool,
-) -> tuple[PreTrainedModel, str]:
+def _load_network(
+    folder: Path, model: str, config: dict[str, Any], original: OriginalCheckpoint | None, options: dict[str, Any]
+) -> PreTrainedModel:
     """Load the weights and refuse a checkpoint that leaves any of the model's own weights untold."""
-    precision, torch_dtype = _choose_dtype(dtype, device, model)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        network, info = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=torch_dtype,
-            device_map={"": device},
-            quantization_config=_quantization_config(quantization, torch_dtype),
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
+        if original is None:
+            network, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True, **options)
+        else:
+            network, info = _from_original(original, options)
     except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
         kind = config.get("model_type", "unknown")
         raise AmpError(f"'{model}' (model type '{kind}') could not be loaded: {_first_line(error)}") from error
-    if info["missing_keys"]:
-        names = sorted(info["missing_keys"])
-        raise AmpError(
-            f"'{model}' lacks {len(names)} of the weights its configuration asks for, first '{names[0]}'",
-            hint="The folder is incomplete or in another layout; fetch it again",
-        )
-    return network, precision
+    for what, keys in (("lacks", info["missing_keys"]), ("has other shapes for", info["mismatched_keys"])):
+        if keys:
+            names = sorted(str(key) for key in keys)
+            raise AmpError(
+                f"'{model}' {what} {len(names)} of the weights its configuration asks for, first '{names[0]}'",
+                hint="The folder is incomplete or its files do not belong together; fetch it again",
+            )
+    return network
+
+
+def _from_original(checkpoint: OriginalCheckpoint, options: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    weights: dict[str, torch.Tensor] = {}
+    for part in tensors_by_file(checkpoint, HUB):
+        weights |= part
+    network, info = LlavaForConditionalGeneration.from_pretrained(
+        None, config=llava_config(checkpoint), state_dict=weights, output_loading_info=True, **options
+    )
+    unexpected = sorted(info["unexpected_keys"])
+    if unexpected:
+        raise ValueError(f"its configuration has no place for {len(unexpected)} weights, first {unexpected[:3]}")
+    network.generation_config = generation_config_of(checkpoint)
+    network.name_or_path = str(checkpoint.folder)
+    return network, info
 
 
 def _load_processor(folder: Path, model: str, config: dict[str, Any], trust_remote_code: bool) -> Any:
@@ -212,43 +239,34 @@ def _load_processor(folder: Path, model: str, config: dict[str, Any], trust_remo
     return processor
 
 
-def _is_llava_15(config: dict[str, Any]) -> bool:
-    text = config.get("text_config", {})
-    return _pads_to_square(config) and int(text.get("vocab_size", LLAVA_VOCABULARY)) >= LLAVA_VOCABULARY
+def _silence_appended_rows(network: Any, tokenizer: Any) -> int:
+    """Make the ids that a conversion of LLaVA appended unsayable, and return how many ids text can have.
 
+    The image token, the padding token and the rows that fill up the vocabulary have no meaning as answers, but take
+    part in every softmax: without this all log-probabilities differ from the original's.
+    """
+    config = network.config
+    first = getattr(config, "image_token_index", None) if config.model_type in ("llava", "llava_next") else None
+    if first is None or first < tokenizer.vocab_size:  # among the ordinary tokens: not appended
+        return int(config.get_text_config().vocab_size)
 
-def _pads_to_square(config: dict[str, Any]) -> bool:
-    """LLaVA-1.5-class models (CLIP tower, one picture size) were trained on pictures padded to a square."""
-    vision = config.get("vision_config", {}).get("model_type")
-    return config.get("model_type") == "llava" and vision == "clip_vision_model"
+    def silence(_module: Any, _inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        logits[..., first:] = torch.finfo(logits.dtype).min
+        return logits
+
+    network.get_output_embeddings().register_forward_hook(silence)
+    return int(first)
 
 
 def _padding_colour(config: dict[str, Any], processor: Any) -> tuple[int, int, int] | None:
-    if not _pads_to_square(config):
+    """LLaVA-1.5-class models were trained on pictures padded to a square, unless their processor says otherwise."""
+    pictures = processor.image_processor
+    is_llava = config.get("model_type") == "llava" and config["vision_config"].get("model_type") == "clip_vision_model"
+    says_no = type(pictures).__name__.startswith("LlavaImageProcessor") and not pictures.do_pad
+    if not is_llava or says_no:
         return None
-    red, green, blue = (int(mean * 255) for mean in processor.image_processor.image_mean)
+    red, green, blue = (int(mean * 255) for mean in pictures.image_mean)
     return red, green, blue
-
-
-def choose_template(template: str, config: dict[str, Any], processor: Any, model: str) -> tuple[str, str]:
-    """Return the chat template's name and Jinja text."""
-    if template == "auto":
-        template = "vicuna_v1" if _is_llava_15(config) else "own"
-    if template == "own":
-        text = processor.chat_template or processor.tokenizer.chat_template
-        if not isinstance(text, str):
-            raise AmpError(
-                f"'{model}' brings no chat template", hint="Give --template vicuna_v1, llava_v1 or a .jinja file"
-            )
-        return "own", text
-    if template in ("vicuna_v1", "llava_v1"):
-        return template, template_path("chat", f"{template}.jinja").read_text(encoding="utf-8").strip()
-    path = Path(template)
-    if not path.is_file():
-        raise AmpError(
-            f"There is no chat template '{template}'", hint="Use auto, own, vicuna_v1, llava_v1 or a .jinja file"
-        )
-    return template, path.read_text(encoding="utf-8").strip()
 
 
 def save_model_folder(loaded: LoadedModel, out: Path) -> None:
@@ -271,9 +289,8 @@ def load_text_encoder(name: str, kind: str) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer, CLIPTextModelWithProjection
 
     classes = {"clip": CLIPTextModelWithProjection, "bert": AutoModel}
-    _, folder = model_config(name)
-    if not is_folder_name(name):
-        folder = fetch_folder(name)
+    model_config(name)
+    folder = _local_folder(name)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:

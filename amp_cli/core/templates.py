@@ -1,11 +1,16 @@
-"""Finds the files of `templates/`, in an installed wheel and in a checkout alike."""
+"""Finds the files of `templates/`, in a wheel and in a checkout alike, and chooses a model's chat template."""
 
 from pathlib import Path
+from typing import Any
 
 from amp_cli.errors import AmpError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 FOLDERS = (PACKAGE / "templates", PACKAGE.parent / "templates")
+CHAT_TEMPLATES = ("vicuna_v1", "llava_v1")
+"""vicuna_v1 ("a curious user") is the prompt of training, llava_v1 ("a curious human") of the authors' evaluation."""
+LLAVA_VOCABULARY = 32000
+"""LLaVA-1.5's Llama vocabulary; smaller ones are not Vicuna and bring their own template."""
 
 
 def template_path(*parts: str) -> Path:
@@ -19,3 +24,43 @@ def template_path(*parts: str) -> Path:
         if path.exists():
             return path
     raise AmpError(f"The template '{'/'.join(parts)}' is not installed", hint="Reinstall with `pip install amp-cli`")
+
+
+def chat_template_text(name: str) -> str:
+    """Return the Jinja text of one of `CHAT_TEMPLATES`."""
+    return template_path("chat", f"{name}.jinja").read_text(encoding="utf-8").strip()
+
+
+def choose_template(template: str, config: dict[str, Any], processor: Any, model: str) -> tuple[str, str]:
+    """Return a chat template's name and Jinja text.
+
+    Args:
+        template: `auto` (vicuna_v1 for LLaVA-1.5, else the model's own), `own`, one of `CHAT_TEMPLATES`, or a path.
+        config: the model's, in transformers' layout.
+
+    Raises:
+        AmpError: no such template, or the model brings none.
+    """
+    if template == "auto":
+        template = "vicuna_v1" if _is_llava_15(config) else "own"
+    if template == "own":
+        text = processor.chat_template or processor.tokenizer.chat_template
+        if not isinstance(text, str):
+            raise AmpError(
+                f"'{model}' brings no chat template", hint="Give --template vicuna_v1, llava_v1 or a .jinja file"
+            )
+        return "own", text
+    if template in CHAT_TEMPLATES:
+        return template, chat_template_text(template)
+    path = Path(template)
+    if not path.is_file():
+        raise AmpError(
+            f"There is no chat template '{template}'", hint="Use auto, own, vicuna_v1, llava_v1 or a .jinja file"
+        )
+    return template, path.read_text(encoding="utf-8").strip()
+
+
+def _is_llava_15(config: dict[str, Any]) -> bool:
+    vision = config.get("vision_config", {}).get("model_type")
+    vocabulary = int(config.get("text_config", {}).get("vocab_size", LLAVA_VOCABULARY))
+    return config.get("model_type") == "llava" and vision == "clip_vision_model" and vocabulary >= LLAVA_VOCABULARY

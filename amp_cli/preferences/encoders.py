@@ -98,7 +98,8 @@ def make_encoder(name: str, *, device: str = "auto") -> Encoder:
 
 
 def _load(name: str, kind: str, device: str) -> tuple[Any, Any]:
-    from amp_cli.core.models import choose_device, load_text_encoder
+    from amp_cli.core.models import load_text_encoder
+    from amp_cli.core.precision import choose_device
 
     model, tokenizer = load_text_encoder(name, kind=kind)
     return model.to(choose_device(device)), tokenizer

@@ -54,6 +54,7 @@ class ModelAnswering:
     decoding: "Decoding"
     batch_size: int
     seed: int
+    vision_tower: str | None = None
     dtype: str = "auto"
     device: str = "auto"
     quantization: str | None = None
@@ -75,12 +76,15 @@ class ModelAnswering:
         loaded = load_model(
             expert.model,
             adapter=expert.adapter,
+            vision_tower=self.vision_tower,
             dtype=self.dtype,
             device=self.device,
             quantization=self.quantization,
             template=self.template,
             trust_remote_code=self.trust_remote_code,
         )
+        for note in loaded.notes:
+            ui.warn(note)
         requests = [
             Request(id=item.id, images=tuple(Path(image) for image in item.images), questions=item.questions)
             for item in items

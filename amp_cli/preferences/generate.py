@@ -125,7 +125,7 @@ def _prepare(
         nested_subsets(finetune_sources.items, settings.levels - 2, seed=settings.seed)
     if answering is None:
         answering = _make_answering(settings)
-        identity["models"] = _check_models(settings.models())
+        identity["models"] = _check_models(settings.models(), settings.vision_tower)
     return _Prepared(
         sources=sources,
         finetune_sources=finetune_sources,
@@ -159,6 +159,7 @@ def _make_answering(settings: GenerateSettings) -> ModelAnswering:
         decoding=Decoding(**settings.decoding),
         batch_size=settings.batch_size,
         seed=settings.seed,
+        vision_tower=settings.vision_tower,
         dtype=settings.dtype,
         device=settings.device,
         quantization=settings.quantization,
@@ -167,10 +168,12 @@ def _make_answering(settings: GenerateSettings) -> ModelAnswering:
     )
 
 
-def _check_models(experts: Sequence[Expert]) -> dict[str, Any]:
+def _check_models(experts: Sequence[Expert], vision_tower: str | None) -> dict[str, Any]:
     from amp_cli.core.models import check_model
 
-    return {expert.name: check_model(expert.model, adapter=expert.adapter) for expert in experts}
+    return {
+        expert.name: check_model(expert.model, adapter=expert.adapter, vision_tower=vision_tower) for expert in experts
+    }
 
 
 def _refuse_overwriting(settings: GenerateSettings, sources: Sources) -> None:

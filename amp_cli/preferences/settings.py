@@ -46,6 +46,7 @@ class GenerateSettings:
     coverage: str = "standard"
     compare_attributes: bool | None = None
     spacy_model: str = DEFAULT_MODEL
+    vision_tower: str | None = None
     dtype: str = "auto"
     device: str = "auto"
     quantization: str | None = None

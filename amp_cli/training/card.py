@@ -7,7 +7,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from amp_cli import __version__
-from amp_cli.core.hub import is_folder_name, model_place
+from amp_cli.core.checkpoints.projector import projector_files
+from amp_cli.core.hub import adapter_folder, is_folder_name, model_place
 from amp_cli.core.store import read_json, write_json, write_text
 from amp_cli.core.templates import template_path
 from amp_cli.training.config import TrainConfig
@@ -33,6 +34,9 @@ def finish_adapter(written: Path, run_folder: Path, *, config: TrainConfig, fact
     for file in written.iterdir():
         if file.name not in (WEIGHTS, "adapter_config.json", "README.md"):
             file.unlink()
+    if config.adapter is not None:  # a projector that came with the adapter belongs to the new one too
+        for file in projector_files(adapter_folder(config.adapter)):
+            shutil.copyfile(file, written / file.name)
     adapter = run_folder / ADAPTER
     if adapter.exists():
         shutil.rmtree(adapter)

@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
+from amp_cli.core.hub import adapter_folder, model_and_adapter
+from amp_cli.core.store import read_json
 from amp_cli.core.templates import template_path
 from amp_cli.errors import AmpError
 
@@ -24,6 +26,8 @@ class TrainConfig:
     """Everything that decides the result of a training run; each field is a `--set` key."""
 
     base: str  # model to start from, and the reference
+    adapter: str | None = None  # LoRA adapter to go on training; the reference is the base without it
+    vision_tower: str | None = None  # of an original LLaVA checkpoint, in place of what it names
     method: str = "mdpo"  # or "sft": plain fine-tuning on the best response
     # loss
     beta: float = 0.1
@@ -92,6 +96,8 @@ class TrainConfig:
             raise AmpError(
                 f"lora_dropout must be 0 with mdpo, not {self.lora_dropout}: it would blur policy against reference"
             )
+        if self.adapter is not None and self.lora_dropout:
+            raise AmpError(f"lora_dropout must be 0 when an adapter is trained on, not {self.lora_dropout}")
         if self.save_steps % self.logging_steps:
             raise AmpError(
                 f"save_steps ({self.save_steps}) must be a multiple of logging_steps ({self.logging_steps}): "
@@ -140,10 +146,16 @@ def load_config(
     *,
     recipe: str = "paper",
     base: str | None = None,
+    adapter: str | None = None,
+    vision_tower: str | None = None,
     method: str | None = None,
     overrides: Sequence[str] = (),
 ) -> TrainConfig:
     """Read the recipe of `size` (a name in `templates/recipes`, or a .yaml file), apply the variant and `key=value`s.
+
+    Args:
+        base: model to start from, in place of the recipe's; a name such as `amp-meg-7b` means base and adapter.
+        adapter: LoRA adapter to go on with; its rank and alpha are taken over.
 
     Raises:
         AmpError: unknown size, variant or key, or a value that does not fit.
@@ -159,11 +171,22 @@ def load_config(
     if "epochs" in given and "max_steps" not in given:
         values["max_steps"] = None
     values |= given
-    if base is not None:
-        values["base"] = base
-    if method is not None:
-        values["method"] = method
+    chosen = {"base": base, "adapter": adapter, "vision_tower": vision_tower, "method": method}
+    values |= {name: value for name, value in chosen.items() if value is not None}
+    values["base"], values["adapter"] = model_and_adapter(values["base"], values.get("adapter"))
+    if values["adapter"] is not None:
+        values |= _rank_of(values["adapter"], given)
     return TrainConfig.from_json(values)
+
+
+def _rank_of(adapter: str, given: Mapping[str, str]) -> dict[str, int]:
+    """Return an adapter's rank and alpha; refuse others that are given."""
+    stored = read_json(adapter_folder(adapter) / "adapter_config.json")
+    values = {"lora_r": int(stored["r"]), "lora_alpha": int(stored["lora_alpha"])}
+    for name, value in values.items():
+        if name in given and given[name] != str(value):
+            raise AmpError(f"The adapter '{adapter}' has {name} {value}, not {given[name]}", hint=f"Leave out {name}")
+    return values
 
 
 def _read_recipe(size: str) -> dict[str, Any]:

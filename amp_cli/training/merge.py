@@ -1,6 +1,5 @@
 """Merges a LoRA adapter into its base: a plain model folder, verified to answer as base plus adapter do."""
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,19 +7,19 @@ from typing import Any
 import torch
 from PIL import Image
 
+from amp_cli import ui
 from amp_cli.core.hub import (
     adapter_base,
     adapter_folder,
-    identity_of,
     is_folder_name,
-    model_config,
     model_place,
-    refuse_unusable_model,
 )
-from amp_cli.core.models import LoadedModel, load_model, save_model_folder, stored_dtype
+from amp_cli.core.models import LoadedModel, check_model, load_model, save_model_folder
+from amp_cli.core.precision import refuse_not_finite
 from amp_cli.core.prompts import encode_prompts
 from amp_cli.core.run import NAME, Run
 from amp_cli.core.store import disk_errors_explained
+from amp_cli.core.whole_folder import made_before, part_of, put_in_place
 from amp_cli.errors import AmpError
 
 QUESTION = "Describe this image in detail."
@@ -35,6 +34,8 @@ class MergeSettings:
     adapter: str  # adapter folder, run folder or hub id
     out: Path
     base: str | None = None  # None: what the run or the adapter names
+    vision_tower: str | None = None  # of an original LLaVA base, in place of what it names
+    dtype: str = "stored"  # precision of the merged weights; `stored` is the base's own
     overwrite: bool = False
 
 
@@ -51,7 +52,7 @@ class MergeResult:
 
 
 def merge_lora(settings: MergeSettings) -> MergeResult:
-    """Merge on the CPU in the base's own precision; a merge that is already there is left as it is.
+    """Merge on the CPU, in the base's precision unless told otherwise; a merge that is there already is left alone.
 
     Raises:
         AmpError: no adapter, a base that is not the adapter's, other files in `out`, or a merge that does not answer
@@ -59,31 +60,30 @@ def merge_lora(settings: MergeSettings) -> MergeResult:
     """
     adapter = adapter_folder(settings.adapter)
     base = settings.base or _recorded_base(adapter)
-    config, folder = model_config(base)
-    refuse_unusable_model(base, config, folder)
-    identity = {"model": identity_of(base, folder), "adapter": identity_of(str(adapter), adapter)}
+    identity = check_model(base, adapter=str(adapter), vision_tower=settings.vision_tower)
+    identity["dtype"] = settings.dtype
     if settings.base is not None:
         _refuse_other_base(adapter, settings.base, identity["model"])
-    done = _merged_before(settings, identity)
+    done = made_before(settings.out, command="merge-lora", identity=identity, overwrite=settings.overwrite)
     if done is not None:
-        return done
-    part = settings.out.with_name(settings.out.name + ".part")
-    if part.exists():
-        shutil.rmtree(part)
-    run = Run.start(part, command="merge-lora", settings={"adapter": str(adapter), "base": base}, identity=identity)
-    difference = _merge_into(part, base, str(adapter))
+        difference = done.facts["max_logit_difference"]
+        return MergeResult(out=settings.out, base=done.settings["base"], max_logit_difference=difference)
+    part = part_of(settings.out)
+    chosen = {"adapter": str(adapter), "base": base, "vision_tower": settings.vision_tower, "dtype": settings.dtype}
+    run = Run.start(part, command="merge-lora", settings=chosen, identity=identity)
+    difference = _merge_into(part, base, str(adapter), settings)
     run.finish("done", max_logit_difference=difference)
-    disk_errors_explained(lambda: _put_in_place(part, settings.out), settings.out)
+    put_in_place(part, settings.out)
     return MergeResult(out=settings.out, base=base, max_logit_difference=difference)
 
 
 def _recorded_base(adapter: Path) -> str:
     """Return the base that the run's settings name, or else the adapter's own configuration."""
     recorded = _run_of(adapter)
-    base = recorded.settings["base"] if recorded else adapter_base(adapter)
+    base = str(recorded.settings["base"] if recorded else adapter_base(adapter))
     if not base:
         raise AmpError(f"The adapter '{adapter}' does not say which base it belongs to", hint="Give --base MODEL")
-    return str(base)
+    return base
 
 
 def _run_of(adapter: Path) -> Run | None:
@@ -109,40 +109,22 @@ def _refuse_other_base(adapter: Path, given: str, identity: dict[str, str]) -> N
 
 
 def _same_name(one: str, other: str) -> bool:
-    """Whether two names mean one model: the same place, or a local folder named like the hub's repository."""
+    """Whether two names mean one model: the same place, or the same last part where one of them is not on this disk."""
     places = [model_place(name) for name in (one, other)]
     resolved = [str(Path(place).expanduser().resolve()) if is_folder_name(place) else place for place in places]
     if resolved[0] == resolved[1]:
         return True
-    on_hub = [not is_folder_name(place) for place in places]
-    return any(on_hub) and Path(places[0]).name == Path(places[1]).name
+    elsewhere = [not Path(place).exists() for place in resolved]
+    return any(elsewhere) and Path(places[0]).name == Path(places[1]).name
 
 
-def _merged_before(settings: MergeSettings, identity: dict[str, Any]) -> MergeResult | None:
-    """Return the result of the same merge done before; refuse to write over anything else."""
-    out = settings.out
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    if out.is_dir() and (out / NAME).is_file():
-        run = Run.read(out)
-        same = run.facts.get("command") == "merge-lora" and run.facts.get("identity") == identity
-        if same and not settings.overwrite:
-            difference = run.facts["max_logit_difference"]
-            return MergeResult(out=out, base=run.settings["base"], max_logit_difference=difference)
-        if run.facts.get("command") == "merge-lora" and settings.overwrite:
-            return None
-    raise AmpError(
-        f"'{out}' is not empty and holds no merge of this adapter into this base",
-        hint="Choose a new folder with --out, or replace an older merge with --overwrite",
-    )
-
-
-def _merge_into(part: Path, base: str, adapter: str) -> float:
+def _merge_into(part: Path, base: str, adapter: str, settings: MergeSettings) -> float:
     """Write the merged model to `part`, load it back, and return its largest difference of a logit."""
-    expected = _save_merged(part, base, adapter)  # has let go of its model before the second one is loaded
+    # the first model is let go of before the second one is loaded
+    expected, precision = _save_merged(part, base, adapter, settings)
     merged = _logits(load_model(str(part), dtype="stored", device="cpu"))
     difference = float((merged - expected).abs().max())
-    allowed = TOLERANCES[stored_dtype(base)] * float(expected.abs().max())
+    allowed = TOLERANCES[precision] * float(expected.abs().max())
     if not difference <= allowed:
         raise AmpError(
             f"The merged model differs from base plus adapter: a logit by {difference:.3g}, allowed is {allowed:.3g}",
@@ -151,21 +133,24 @@ def _merge_into(part: Path, base: str, adapter: str) -> float:
     return difference
 
 
-def _save_merged(part: Path, base: str, adapter: str) -> torch.Tensor:
-    """Merge and save; return the logits of base plus adapter from before."""
-    loaded = load_model(base, adapter=adapter, dtype="stored", device="cpu")
+def _save_merged(part: Path, base: str, adapter: str, settings: MergeSettings) -> tuple[torch.Tensor, str]:
+    """Merge and save; return the logits of base plus adapter from before, and the precision."""
+    loaded = load_model(base, adapter=adapter, vision_tower=settings.vision_tower, dtype=settings.dtype, device="cpu")
+    for note in loaded.notes:
+        ui.warn(note)
     expected = _logits(loaded)
     loaded.model = loaded.model.merge_and_unload()
     disk_errors_explained(lambda: save_model_folder(loaded, part), part)
-    return expected
+    return expected, loaded.identity["dtype"]
 
 
 @torch.no_grad()
 def _logits(loaded: LoadedModel) -> torch.Tensor:
-    """Return the logits, (length, vocabulary) float32, of a prompt with a picture."""
+    """Return the logits, (length, ids that text can have) float32, of a prompt with a picture."""
     batch = encode_prompts(loaded, [((QUESTION,), ())], [[_picture()]])
     floats = {name: value.to(loaded.model.dtype) for name, value in batch.items() if value.is_floating_point()}
-    logits: torch.Tensor = loaded.model(**{**batch, **floats}).logits[0].float()
+    logits: torch.Tensor = loaded.model(**{**batch, **floats}).logits[0, :, : loaded.vocabulary].float()
+    refuse_not_finite(logits, loaded.name)
     return logits
 
 
@@ -175,9 +160,3 @@ def _picture() -> Image.Image:
     picture = Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180)))
     picture.paste((250, 220, 30), (90, 60, 170, 140))
     return picture
-
-
-def _put_in_place(part: Path, out: Path) -> None:
-    if out.exists():
-        shutil.rmtree(out)
-    part.rename(out)

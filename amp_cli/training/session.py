@@ -12,6 +12,7 @@ from peft.utils import load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from amp_cli.core.adapters import language_lora_targets
+from amp_cli.core.machine import peak_memory_mb
 from amp_cli.core.models import LoadedModel, load_model
 from amp_cli.errors import AmpError
 from amp_cli.training.arguments import trainer_arguments
@@ -28,9 +29,15 @@ from amp_cli.training.trainer import MDPOTrainer
 
 
 def load_policy(config: TrainConfig, device: str) -> LoadedModel:
-    """Load the base once, with a fresh LoRA adapter on its language model; switched off, it is the reference."""
+    """Load the base once, with a LoRA adapter on its language model; switched off, it is the reference.
+
+    The adapter is fresh, or the one to go on with.
+    """
     loaded = load_model(
         config.base,
+        adapter=config.adapter,
+        trainable=True,
+        vision_tower=config.vision_tower,
         dtype=config.dtype,
         device=device,
         quantization=config.quantization,
@@ -39,8 +46,10 @@ def load_policy(config: TrainConfig, device: str) -> LoadedModel:
     if config.pad_to_square is False:
         loaded.background = None
     if config.method == "mdpo":
-        teach_log_probabilities(loaded.model)
+        teach_log_probabilities(loaded.model if config.adapter is None else loaded.model.get_base_model())
     set_seed(config.seed)
+    if config.adapter is not None:
+        return loaded
     lora = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -67,6 +76,9 @@ class Session:
         """Train to the end and return what `result.json` holds."""
         start = time.monotonic()
         loaded = load_policy(self.config, str(self.state.device))
+        if self.state.is_main_process:
+            for note in loaded.notes:
+                report(note=note)
         items = EncodedItems(loaded, load_items(self.run_folder, self.config.method), method=self.config.method)
         with self.state.main_process_first():
             data = usable_items(items, self.run_folder, max_length=self.config.max_length)
@@ -179,10 +191,4 @@ def _to(batch: Any, device: torch.device) -> Any:
 
 def _peak_memory_mb(device: torch.device) -> float:
     """Return the most memory this process has held: of the GPU where there is one, else of the machine."""
-    import resource
-    import sys
-
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_memory_mb()

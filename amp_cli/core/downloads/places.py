@@ -8,17 +8,17 @@ from urllib.parse import urlsplit
 from amp_cli.errors import AmpError
 
 
-def benchmark_folder(name: str) -> Path:
-    """Return the folder of a benchmark's files (nothing is created).
-
-    Below AMP_HOME if that is set, else XDG_CACHE_HOME/amp, else ~/.cache/amp.
-    """
+def cache_folder() -> Path:
+    """Return where this program keeps files: AMP_HOME if that is set, else XDG_CACHE_HOME/amp, else ~/.cache/amp."""
     home = os.environ.get("AMP_HOME")
     if home:
-        root = Path(home).expanduser()
-    else:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "amp"
-    return root / "benchmarks" / name
+        return Path(home).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "amp"
+
+
+def benchmark_folder(name: str) -> Path:
+    """Return the folder of a benchmark's files (nothing is created)."""
+    return cache_folder() / "benchmarks" / name
 
 
 def mirrored(url: str, mirror: str | None) -> str:

@@ -1,0 +1,1 @@
+"""Checkpoints in the original LLaVA layout: recognised, read, loaded as they are, and converted both ways."""

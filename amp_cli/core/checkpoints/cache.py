@@ -1,0 +1,23 @@
+"""Keeps an original checkpoint's conversion on disk, where the user asks for it: the next load is a plain one."""
+
+import hashlib
+from pathlib import Path
+
+from amp_cli.core.checkpoints.original import OriginalCheckpoint
+from amp_cli.core.checkpoints.to_hf import write_hf
+from amp_cli.core.downloads.places import cache_folder
+from amp_cli.core.hub import folder_identity
+from amp_cli.core.whole_folder import part_of, put_in_place
+
+
+def converted_folder(checkpoint: OriginalCheckpoint) -> Path:
+    """Return the folder of this very checkpoint's conversion, made on the first call."""
+    tower = checkpoint.tower.folder
+    parts = [folder_identity(checkpoint.folder), folder_identity(tower) if tower else "", str(checkpoint.config)]
+    parts += [folder_identity(file.parent) for file in checkpoint.projector]
+    folder = cache_folder() / "converted" / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    if not folder.exists():
+        part = part_of(folder)
+        write_hf(checkpoint, part)
+        put_in_place(part, folder)
+    return folder

@@ -1,0 +1,48 @@
+"""Writes an original LLaVA checkpoint as a transformers folder, shard by shard, offline."""
+
+import shutil
+from pathlib import Path
+
+from amp_cli.core.checkpoints.names import HUB
+from amp_cli.core.checkpoints.original import (
+    OriginalCheckpoint,
+    generation_config_of,
+    llava_config,
+    processor_of,
+    tensors_by_file,
+)
+from amp_cli.core.checkpoints.shards import write_shards
+from amp_cli.core.store import disk_errors_explained, read_json, write_json
+from amp_cli.core.templates import chat_template_text
+
+KEPT = "original"
+"""Folder for the source's small files as they were: converting back restores them."""
+SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+def write_hf(checkpoint: OriginalCheckpoint, out: Path) -> int:
+    """Write the whole folder and return how many tensors it holds."""
+    out.mkdir(parents=True, exist_ok=True)
+    count = write_shards(tensors_by_file(checkpoint, HUB), out)
+    disk_errors_explained(lambda: _write_small_files(checkpoint, out), out)
+    return count
+
+
+def _write_small_files(checkpoint: OriginalCheckpoint, out: Path) -> None:
+    llava_config(checkpoint).save_pretrained(out)
+    generation_config_of(checkpoint).save_pretrained(out)
+    processor_of(checkpoint, chat_template=chat_template_text("vicuna_v1")).save_pretrained(out)
+    tokenizer = read_json(out / "tokenizer_config.json")
+    write_json(out / "tokenizer_config.json", {**tokenizer, "tokenizer_class": "PreTrainedTokenizerFast"})
+    (out / KEPT).mkdir()
+    write_json(out / KEPT / "config.json", checkpoint.config)
+    for name in SMALL_FILES[1:]:
+        if (checkpoint.folder / name).is_file():
+            shutil.copyfile(checkpoint.folder / name, out / KEPT / name)
+    shutil.copyfile(checkpoint.folder / "tokenizer.model", out / "tokenizer.model")

@@ -1,0 +1,99 @@
+"""Chooses device, number format and quantisation, and refuses numbers that do not fit the format."""
+
+import logging
+from typing import Any
+
+import torch
+from transformers import BitsAndBytesConfig
+
+from amp_cli.errors import AmpError
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels and of every cast
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZATIONS = ("nf4", "int8")
+NOT_QUANTIZED = ("lm_head", "multi_modal_projector", "vision_tower", "vision_model", "visual", "connector")
+"""What families call the parts outside the language model; only the language model's projections are quantised."""
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the torch device that `device` means; `auto` prefers CUDA, then Apple's MPS.
+
+    Raises:
+        AmpError: the machine has no such device.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise AmpError(f"There is no device '{device}'", hint="Use cpu, cuda, cuda:1, mps or auto") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise AmpError("No CUDA GPU is visible to PyTorch", hint="Use --device cpu, or see `amp doctor`")
+    return chosen
+
+
+def dtype_in(config: dict[str, Any]) -> str:
+    """Return the precision that a model's configuration says its weights are stored in (float32 when it says none)."""
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def choose_dtype(dtype: str, device: torch.device, config: dict[str, Any]) -> tuple[str, torch.dtype]:
+    """Return name and torch dtype; `auto` is float32 on a CPU and bfloat16 on a GPU, `stored` is what is on disk."""
+    if dtype == "auto":
+        dtype = "float32" if device.type == "cpu" else "bfloat16"
+    if dtype == "stored":
+        dtype = dtype_in(config)
+    if dtype not in DTYPES:
+        raise AmpError(f"'{dtype}' is no dtype we know", hint=f"Use auto, {', '.join(DTYPES)}")
+    return dtype, DTYPES[dtype]
+
+
+def quantization_config(quantization: str | None, compute: torch.dtype) -> BitsAndBytesConfig | None:
+    """Return how bitsandbytes packs the language model's weights; None for not at all."""
+    if quantization is None:
+        return None
+    if quantization not in QUANTIZATIONS:
+        raise AmpError(f"'{quantization}' is no quantisation we know", hint=f"Use {' or '.join(QUANTIZATIONS)}")
+    skip = [rf"(.*\.)?{part}" for part in NOT_QUANTIZED]
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=skip,
+    )
+
+
+def refuse_overflow(network: torch.nn.Module, model: str, dtype: torch.dtype) -> None:
+    """Refuse weights that became infinite in 16-bit floats, whose largest number is 65504.
+
+    Raises:
+        AmpError: naming the first such weight.
+    """
+    if dtype != torch.float16:
+        return
+    for name, weight in network.named_parameters():
+        if weight.dtype == torch.float16 and not bool(torch.isfinite(weight).all()):
+            raise AmpError(
+                f"'{model}' does not fit float16: the weight '{name}' overflows",
+                hint="Use --dtype bfloat16 or float32",
+            )
+
+
+def refuse_not_finite(logits: torch.Tensor, model: str) -> None:
+    """Refuse logits that are no numbers; (..., vocabulary) of any shape.
+
+    Raises:
+        AmpError: naming the precision that overflowed.
+    """
+    if bool((torch.isnan(logits) | torch.isposinf(logits)).any()):
+        precision = str(logits.dtype).removeprefix("torch.")
+        raise AmpError(
+            f"'{model}' computes no numbers any more in {precision}: its activations overflow",
+            hint="Use --dtype float32" + (" or bfloat16" if precision == "float16" else ""),
+        )
