@@ -10,7 +10,12 @@ import torch
 from amp_cli.training.config import PAIR_SETS as CONFIG_PAIR_SETS
 from amp_cli.training.loss import PAIR_SETS, MDPOLoss, mdpo_loss, pairs_of
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "preference_losses.json").read_text(encoding="utf-8"))
+PREFERENCE = Path(__file__).parent / "golden" / "llava" / "preference"
+GOLDEN = [
+    {"set": name, **batch}
+    for name in ("k2", "k3", "k4", "k5")
+    for batch in json.loads((PREFERENCE / f"{name}.expected.json").read_text(encoding="utf-8"))["batches"]
+]
 
 
 def tensor(*rows: list[float]) -> torch.Tensor:

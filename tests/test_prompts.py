@@ -99,10 +99,10 @@ def messages_of(turns: list[str], pictures: int) -> list[dict[str, Any]]:
     return messages
 
 
-GOLDEN = Path(__file__).parent / "golden" / "prompts.json"
+GOLDEN = Path(__file__).parent / "golden" / "llava" / "forward" / "cases.json"
 
 
-@pytest.mark.parametrize("case", json.loads(GOLDEN.read_text()), ids=lambda case: case["name"])
+@pytest.mark.parametrize("case", json.loads(GOLDEN.read_text())["cases"], ids=lambda case: case["name"])
 def test_llava_s_own_prompts_are_reproduced(case: dict[str, Any]) -> None:
     name = {"v1": "vicuna_v1", "vicuna_v1": "vicuna_v1", "llava_v1": "llava_v1"}[case["conv_mode"]]
     turns = [turn.removeprefix("<image>\n") for turn in case["turns"]]

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import LogitsProcessorList
 
 from amp_cli.core.images import open_image
 from amp_cli.core.models import LoadedModel
+from amp_cli.core.precision import refuse_not_finite
 from amp_cli.core.prompts import encode_prompts, end_token_ids
 from amp_cli.core.requests import Decoding, Request
 from amp_cli.errors import AmpError
@@ -16,6 +18,11 @@ from amp_cli.records import Answer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+BEAM_LENGTH_PENALTY = 0.0
+"""Beams are compared by their summed log-probability. The released code's transformers divided it by the length of prompt
+and answer together, nearly the same for all beams; today's would divide by the answer's length alone."""
 
 
 def answer_requests(
@@ -123,9 +130,19 @@ def _generate(
 ) -> list[str]:
     batch = encode_prompts(loaded, dialogues, pictures).to(loaded.device, dtype=loaded.model.dtype)
     with torch.inference_mode():
-        ids = loaded.model.generate(**batch, generation_config=_generation_config(loaded, decoding))
+        ids = loaded.model.generate(
+            **batch,
+            generation_config=_generation_config(loaded, decoding),
+            logits_processor=LogitsProcessorList([lambda _, scores: _finite(scores, loaded.name)]),
+        )
     new = ids[:, batch["input_ids"].shape[1] :]  # (batch, new tokens)
     return [text.strip() for text in loaded.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+def _finite(scores: torch.Tensor, model: str) -> torch.Tensor:
+    """Pass on a step's scores, (sequences, vocabulary), unless they are no numbers: their text would be noise."""
+    refuse_not_finite(scores, model)
+    return scores
 
 
 def _generation_config(loaded: LoadedModel, decoding: Decoding) -> Any:
@@ -139,6 +156,7 @@ def _generation_config(loaded: LoadedModel, decoding: Decoding) -> Any:
     picture = _image_token_id(loaded)
     return GenerationConfig(
         **settings,
+        length_penalty=BEAM_LENGTH_PENALTY,
         do_sample=samples,
         top_k=0 if samples else None,
         bos_token_id=loaded.model.generation_config.bos_token_id,

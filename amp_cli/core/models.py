@@ -70,6 +70,12 @@ class LoadedModel:
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
 
+    def crop_pictures(self) -> None:
+        """Prepare pictures by cropping them at the centre, not by padding them to a square."""
+        self.background = None
+        if getattr(self.processor.image_processor, "do_pad", False):  # CLIP's processor has no such setting
+            self.processor.image_processor.do_pad = False
+
 
 def check_model(model: str, *, adapter: str | None = None, vision_tower: str | None = None) -> dict[str, Any]:
     """Refuse, without loading weights, a model or adapter that cannot be used; return their identity."""

@@ -39,6 +39,8 @@ class EncodedItem:
 def render(loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str], images: int) -> str:
     """Return the dialogue as text; with fewer answers than questions the last turn is left open for the model.
 
+    Texts stand as they are; only the question beside a picture loses the white space around it, as in LLaVA's own code.
+
     Raises:
         AmpError: a text holds one of the model's special tokens (a picture token would shift every position after it).
     """
@@ -50,16 +52,28 @@ def render(loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str]
     messages: list[dict[str, Any]] = []
     for number, question in enumerate(questions[: len(answers) + 1]):
         content: list[dict[str, str]] = [{"type": "image"}] * (images if number == 0 else 0)
-        messages.append({"role": "user", "content": [*content, {"type": "text", "text": question.strip()}]})
+        said = question.strip() if content else question
+        messages.append({"role": "user", "content": [*content, {"type": "text", "text": said}]})
         if number < len(answers):
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": answers[number].strip()}]})
-    text = loaded.processor.apply_chat_template(
-        messages,
-        chat_template=loaded.chat_template,
-        add_generation_prompt=messages[-1]["role"] == "user",
-        tokenize=False,
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": answers[number]}]})
+    return _rendered(loaded, messages, is_open=messages[-1]["role"] == "user")
+
+
+def _rendered(loaded: LoadedModel, messages: list[dict[str, Any]], *, is_open: bool) -> str:
+    return str(
+        loaded.processor.apply_chat_template(
+            messages, chat_template=loaded.chat_template, add_generation_prompt=is_open, tokenize=False
+        )
     )
-    return str(text)
+
+
+def _refuse_role_tags(loaded: LoadedModel, levels: Sequence[Sequence[str]]) -> None:
+    """Refuse an answer that holds what the template writes before answers: it would read as a turn of its own."""
+    messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    tag = _rendered(loaded, messages, is_open=True).removeprefix(_rendered(loaded, messages, is_open=False))
+    held = next((answer for answers in levels for answer in answers if tag.strip() and tag in answer), None)
+    if held is not None:
+        raise AmpError(f"an answer holds the role tag '{tag.strip()}': {held!r:.120}")
 
 
 def square(loaded: LoadedModel, image: "Image") -> "Image":
@@ -90,6 +104,16 @@ def encode_prompts(
         for (questions, answers), pictures in zip(dialogues, images, strict=True)
     ]
     return _process(loaded, texts, images)
+
+
+def encode_dialogue(
+    loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str], images: Sequence["Image"]
+) -> Any:
+    """Encode one dialogue as it stands: input_ids (1, length), mask and picture tensors.
+
+    With fewer answers than questions the last turn is open for the model, else all rounds are closed.
+    """
+    return _process(loaded, [render(loaded, questions, answers, len(images))], [images])
 
 
 def _process(loaded: LoadedModel, texts: Sequence[str], images: Sequence[Sequence["Image"]]) -> Any:
@@ -124,8 +148,10 @@ def encode_item(
     gets one after the last answer.
 
     Raises:
-        AmpError: the template or the tokenizer gives no clean border between prompt and answer.
+        AmpError: the template or the tokenizer gives no clean border between prompt and answer, or a text holds a
+            special token or the template's role tag.
     """
+    _refuse_role_tags(loaded, levels)
     opening = render(loaded, questions, [], len(images))
     batch = dict(_process(loaded, [opening], [images]))
     expanded = batch.pop("input_ids")[0]  # (prompt length,), picture tokens expanded

@@ -44,7 +44,7 @@ def load_policy(config: TrainConfig, device: str) -> LoadedModel:
         template=config.template,
     )
     if config.pad_to_square is False:
-        loaded.background = None
+        loaded.crop_pictures()
     if config.method == "mdpo":
         teach_log_probabilities(loaded.model if config.adapter is None else loaded.model.get_base_model())
     set_seed(config.seed)
