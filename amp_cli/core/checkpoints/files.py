@@ -37,17 +37,19 @@ def weight_files(folder: Path, stems: Iterable[str] = MODEL_STEMS) -> list[Path]
 
 def _indexed(index: Path) -> list[Path]:
     record = read_json(index)
-    if not isinstance(record, dict) or not isinstance(record.get("weight_map"), dict):
+    weight_map = record.get("weight_map") if isinstance(record, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
         raise AmpError(f"'{index}' is no index of weight files: it has no weight_map")
-    files = [index.parent / name for name in sorted({str(name) for name in record["weight_map"].values()})]
+    names = sorted({str(name) for name in weight_map.values()})
+    if any(Path(name).name != name for name in names):
+        raise AmpError(f"'{index}' names files outside its folder")
+    files = [index.parent / name for name in names]
     missing = next((file for file in files if not file.is_file()), None)
     if missing is not None:
         raise AmpError(
             f"'{index.parent}' is incomplete: '{index.name}' names '{missing.name}', which is missing",
             hint="Fetch the model again; `amp download` goes on where it stopped",
         )
-    if any(file.resolve().parent != index.parent.resolve() and not file.is_symlink() for file in files):
-        raise AmpError(f"'{index}' names files outside its folder")
     return files
 
 
@@ -77,9 +79,9 @@ def _safetensors_size(file: Path, size: int) -> int | None:
         try:
             header = json.loads(stream.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            return 8 + length + int(max(ends, default=0))
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
-    return 8 + length + max(ends, default=0)
 
 
 def damaged(file: Path, what: str) -> AmpError:

@@ -15,6 +15,7 @@ from amp_cli.core.checkpoints.names import ORIGINAL, Spelling, is_buffer, projec
 from amp_cli.core.checkpoints.tensors import StoredTensor, read_tensors, stored_tensors
 from amp_cli.core.checkpoints.tokenizer import original_tokenizer
 from amp_cli.core.checkpoints.tower import Tower, differing_weight, find_tower
+from amp_cli.core.hub import folder_identity
 from amp_cli.core.store import read_json
 from amp_cli.errors import AmpError
 
@@ -24,6 +25,7 @@ ROW_MULTIPLE = 64
 APPENDED_ROWS = "appended_rows.safetensors"
 """Rows for the image and padding tokens that came from transformers and differ from what we would append."""
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+TOWER = ORIGINAL.tower.rpartition("vision_model.")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +190,7 @@ def tensors_by_file(checkpoint: OriginalCheckpoint, spelling: Spelling) -> Itera
     for file in dict.fromkeys(place.file for place in checkpoint.stored.values()):
         renamed: dict[str, torch.Tensor] = {}
         for name, tensor in read_tensors(file).items():
-            if is_buffer(name) or name.startswith(ORIGINAL.tower.rpartition("vision_model.")[0]):
+            if is_buffer(name) or name.startswith(TOWER):
                 continue
             new = respell(name, spelling)
             if new is None:
@@ -262,6 +264,14 @@ def processor_of(checkpoint: OriginalCheckpoint, *, chat_template: str | None = 
         num_additional_image_tokens=1,
         chat_template=chat_template,
     )
+
+
+def tower_identity(checkpoint: OriginalCheckpoint) -> dict[str, str]:
+    """Return what `run.json` says of the vision tower that is used."""
+    tower = checkpoint.tower
+    if tower.folder is None:
+        return {"name": tower.name, "place": "inside the checkpoint"}
+    return {"name": tower.name, "hash": folder_identity(tower.folder)}
 
 
 def generation_config_of(checkpoint: OriginalCheckpoint) -> GenerationConfig:

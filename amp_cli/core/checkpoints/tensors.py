@@ -3,6 +3,7 @@
 import pickle
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
 
 def _shapes(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as opened:
+        with _opened(file) as opened:
             for name in opened.keys():  # noqa: SIM118 - it is no dict
                 yield name, tuple(opened.get_slice(name).get_shape())
         return
@@ -49,9 +50,15 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     """
     if file.suffix != ".safetensors":
         return _unpickled(file, device="cpu")
+    with _opened(file) as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dict
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     try:
         with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dict
+            yield opened
     except (SafetensorError, OSError) as error:
         raise damaged(file, str(error)) from error
 
@@ -69,6 +76,8 @@ def _unpickled(file: Path, *, device: str) -> dict[str, torch.Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise damaged(file, (str(error) or type(error).__name__).splitlines()[0]) from error
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
+    ):
         raise AmpError(f"'{file}' is no plain list of named tensors")
     return content

@@ -2,7 +2,9 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+from amp_cli.core.checkpoints.complete import refuse_gaps, shapes_in
 from amp_cli.core.checkpoints.names import HUB
 from amp_cli.core.checkpoints.original import (
     OriginalCheckpoint,
@@ -28,6 +30,7 @@ SMALL_FILES = (
 
 def write_hf(checkpoint: OriginalCheckpoint, out: Path) -> int:
     """Write the whole folder and return how many tensors it holds."""
+    refuse_gaps(checkpoint.folder, llava_config(checkpoint), shapes_in(checkpoint))
     out.mkdir(parents=True, exist_ok=True)
     count = write_shards(tensors_by_file(checkpoint, HUB), out)
     disk_errors_explained(lambda: _write_small_files(checkpoint, out), out)
@@ -40,9 +43,22 @@ def _write_small_files(checkpoint: OriginalCheckpoint, out: Path) -> None:
     processor_of(checkpoint, chat_template=chat_template_text("vicuna_v1")).save_pretrained(out)
     tokenizer = read_json(out / "tokenizer_config.json")
     write_json(out / "tokenizer_config.json", {**tokenizer, "tokenizer_class": "PreTrainedTokenizerFast"})
-    (out / KEPT).mkdir()
-    write_json(out / KEPT / "config.json", checkpoint.config)
+    keep_small_files(checkpoint.folder, checkpoint.config, out)
+
+
+def keep_small_files(folder: Path, config: dict[str, Any] | None, out: Path) -> None:
+    """Keep beside a transformers model what the original layout would need again.
+
+    Args:
+        folder: where the model came from. config: the original's, None where it came in transformers' layout.
+    """
+    if (folder / "tokenizer.model").is_file():
+        shutil.copyfile(folder / "tokenizer.model", out / "tokenizer.model")
+    if config is None:
+        if (folder / KEPT).is_dir():
+            shutil.copytree(folder / KEPT, out / KEPT)
+        return
+    write_json(out / KEPT / "config.json", config)
     for name in SMALL_FILES[1:]:
-        if (checkpoint.folder / name).is_file():
-            shutil.copyfile(checkpoint.folder / name, out / KEPT / name)
-    shutil.copyfile(checkpoint.folder / "tokenizer.model", out / "tokenizer.model")
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / KEPT / name)

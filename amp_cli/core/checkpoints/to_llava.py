@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import LlavaConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from amp_cli.core.checkpoints.complete import refuse_gaps
 from amp_cli.core.checkpoints.files import weight_files
 from amp_cli.core.checkpoints.names import ORIGINAL, is_buffer, respell
 from amp_cli.core.checkpoints.original import APPENDED_ROWS, EMBEDDING, HEAD, mean_rows
 from amp_cli.core.checkpoints.shards import save_tensors, write_shards
-from amp_cli.core.checkpoints.tensors import read_tensors
+from amp_cli.core.checkpoints.tensors import read_tensors, stored_tensors
 from amp_cli.core.checkpoints.to_hf import KEPT, SMALL_FILES
 from amp_cli.core.store import disk_errors_explained, read_json, write_json
 from amp_cli.errors import AmpError
@@ -38,6 +40,8 @@ def write_llava(folder: Path, out: Path) -> int:
     """
     config = read_json(folder / "config.json")
     _refuse_other_kinds(folder, config)
+    stored = stored_tensors(weight_files(folder))
+    refuse_gaps(folder, LlavaConfig.from_dict(config), ((name, place.shape) for name, place in stored.items()))
     out.mkdir(parents=True, exist_ok=True)
     kept: dict[str, torch.Tensor] = {}
     tower: dict[str, torch.Tensor] = {}
@@ -125,8 +129,6 @@ def _original_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 def _full_configs(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return language and vision configurations with the defaults that a `config.json` leaves out."""
-    from transformers import LlavaConfig
-
     whole = LlavaConfig.from_dict(config)
     return whole.text_config.to_dict(), whole.vision_config.to_dict()
 

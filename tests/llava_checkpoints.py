@@ -1,0 +1,90 @@
+"""Small checkpoints in the original LLaVA layout for tests: the golden one, changed in one way at a time."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from amp_cli.core.models import LoadedModel
+from amp_cli.core.prompts import encode_prompts
+
+GOLDEN = Path(__file__).parent / "golden" / "llava" / "model"
+TOWER = "openai/clip-vit-tiny-patch14-56"
+Tensors = dict[str, torch.Tensor]
+
+
+def golden_copy(folder: Path, name: str = "base") -> Path:
+    """Copy a golden checkpoint and its tower, which lies beside it; safetensors only."""
+    shutil.copytree(GOLDEN / TOWER, folder / TOWER, dirs_exist_ok=True)
+    return Path(shutil.copytree(GOLDEN / name, folder / name, ignore=shutil.ignore_patterns("*.bin")))
+
+
+def golden_adapter(folder: Path) -> Path:
+    """Copy the golden adapter, in the original spelling; safetensors only."""
+    return Path(shutil.copytree(GOLDEN / "adapter", folder / "adapter", ignore=shutil.ignore_patterns("*.bin")))
+
+
+def change_config(folder: Path, *, without: tuple[str, ...] = (), name: str = "config.json", **changes: Any) -> None:
+    config = json.loads((folder / name).read_text())
+    kept = {key: value for key, value in config.items() if key not in without}
+    (folder / name).write_text(json.dumps({**kept, **changes}))
+
+
+def change_weights(folder: Path, change: Callable[[Tensors], Mapping[str, torch.Tensor]]) -> None:
+    """Replace the tensors of the folder's only safetensors file."""
+    file = next(folder.glob("*model.safetensors"))
+    changed = {name: tensor.contiguous() for name, tensor in change(load_file(file)).items()}
+    save_file(changed, file, {"format": "pt"})
+
+
+def all_weights(folder: Path) -> Tensors:
+    """Read every safetensors file of a folder, not of those in it."""
+    found: Tensors = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        found |= load_file(file)
+    return found
+
+
+def same_tensors(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
+    """Whether names, number formats and every bit are the same."""
+    return set(first) == set(second) and all(
+        tensor.dtype == second[name].dtype and torch.equal(tensor, second[name]) for name, tensor in first.items()
+    )
+
+
+def shard(folder: Path, *, pickled: bool) -> list[Path]:
+    """Split the folder's only weight file into two with an index, safetensors or pickles."""
+    whole = folder / "model.safetensors"
+    weights = load_file(whole)
+    whole.unlink()
+    stem, suffix = ("pytorch_model", ".bin") if pickled else ("model", ".safetensors")
+    names = sorted(weights)
+    halves = [names[: len(names) // 2], names[len(names) // 2 :]]
+    files = [folder / f"{stem}-{number:05d}-of-00002{suffix}" for number in (1, 2)]
+    for file, half in zip(files, halves, strict=True):
+        part = {name: weights[name].clone() for name in half}
+        if pickled:
+            torch.save(part, file)
+        else:
+            save_file(part, file, {"format": "pt"})
+    weight_map = {name: file.name for file, half in zip(files, halves, strict=True) for name in half}
+    (folder / f"{stem}{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return files
+
+
+def picture(width: int = 96, height: int = 40) -> Image.Image:
+    """A gradient whose left end differs from its right end."""
+    ramp = Image.linear_gradient("L").rotate(90).resize((width, height))
+    return Image.merge("RGB", (ramp, ramp.transpose(Image.Transpose.FLIP_LEFT_RIGHT), ramp))
+
+
+@torch.no_grad()
+def answers(loaded: LoadedModel, size: tuple[int, int] = (96, 40)) -> torch.Tensor:
+    """Return the logits, (length, text vocabulary) float32, of a question about a picture."""
+    batch = encode_prompts(loaded, [(("What is on the left?",), ())], [[picture(*size)]])
+    return loaded.model(**batch).logits[0, :, : loaded.vocabulary].float()  # type: ignore[no-any-return]
