@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 BEAM_LENGTH_PENALTY = 0.0
-"""Beams are compared by their summed log-probability. The released code's transformers divided it by the length of prompt
+"""Beams are compared by their summed log-probability. The released code divided it by the length of prompt
 and answer together, nearly the same for all beams; today's would divide by the answer's length alone."""
 
 

@@ -20,8 +20,10 @@ from amp_cli.core.checkpoints.original import (
     open_original,
     processor_of,
     tensors_by_file,
+    tower_identity,
 )
 from amp_cli.core.checkpoints.projector import projector_files
+from amp_cli.core.checkpoints.to_hf import keep_small_files
 from amp_cli.core.hub import (
     adapter_folder,
     fetch_folder,
@@ -50,6 +52,7 @@ class LoadedModel:
         background: RGB colour that pictures are padded to a square with, or None where the model was not trained so.
         vocabulary: how many ids text can have; a LLaVA's image and padding tokens come after them and are never said.
         identity: name and revision or hash of model and adapter, dtype, quantisation, template name: for `run.json`.
+        folder: where its files lie. original_config: its `config.json` where that is in the original LLaVA layout.
         notes: what the user should know about how it was loaded.
     """
 
@@ -60,6 +63,8 @@ class LoadedModel:
     background: tuple[int, int, int] | None
     vocabulary: int
     identity: dict[str, Any]
+    folder: Path
+    original_config: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -123,6 +128,8 @@ def load_model(
     adapter_at = None if adapter is None else adapter_folder(adapter)
     original = _original_checkpoint(folder, adapter_at, base, vision_tower)
     place = choose_device(device)
+    if original is not None:
+        identity["vision_tower"] = tower_identity(original)
     if original is not None and os.environ.get("AMP_CACHE_CONVERTED"):
         from amp_cli.core.checkpoints.cache import converted_folder
 
@@ -157,6 +164,8 @@ def load_model(
         background=_padding_colour(config, processor),
         vocabulary=vocabulary,
         identity={**identity, "dtype": precision, "quantization": quantization, "template": template_name},
+        folder=folder,
+        original_config=None if original is None else original.config,
         notes=() if original is None else original.notes,
     )
 
@@ -280,6 +289,7 @@ def save_model_folder(loaded: LoadedModel, out: Path) -> None:
     loaded.model.save_pretrained(out)
     loaded.processor.chat_template = loaded.chat_template
     loaded.processor.save_pretrained(out)
+    keep_small_files(loaded.folder, loaded.original_config, out)
 
 
 def _first_line(error: Exception) -> str:

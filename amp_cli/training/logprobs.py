@@ -120,6 +120,9 @@ def check_log_probabilities(model: Any, batch: Batch) -> tuple[bool, str]:
     tokens = -cross_entropy(picked, batch["targets"], reduction="none").double()
     expected = torch.zeros(len(batch["input_ids"]), dtype=torch.float64, device=tokens.device)
     expected = expected.index_add(0, batch["rows"], tokens * batch["weights"])
+    if not bool(torch.isfinite(expected).all()):
+        precision = str(logits.dtype).removeprefix("torch.")
+        raise ValueError(f"its log-probabilities are no numbers in {precision}: try --set dtype=bfloat16 or float32")
     allowed = TOLERANCE if logits.dtype == torch.float32 else 20 * TOLERANCE  # 8 bits of mantissa, several layers
     if _difference(response_logps(model, batch, rows), expected) > allowed:
         raise ValueError("the log-probabilities at the answer tokens are not those of the model's own logits")

@@ -17,6 +17,7 @@ from amp_cli.core.checkpoints.original import APPENDED_ROWS, EMBEDDING, HEAD, me
 from amp_cli.core.checkpoints.shards import save_tensors, write_shards
 from amp_cli.core.checkpoints.tensors import read_tensors, stored_tensors
 from amp_cli.core.checkpoints.to_hf import KEPT, SMALL_FILES
+from amp_cli.core.checkpoints.tokenizer import Pieces
 from amp_cli.core.store import disk_errors_explained, read_json, write_json
 from amp_cli.errors import AmpError
 
@@ -40,12 +41,13 @@ def write_llava(folder: Path, out: Path) -> int:
     """
     config = read_json(folder / "config.json")
     _refuse_other_kinds(folder, config)
+    image_token = _image_token(folder, config)
     stored = stored_tensors(weight_files(folder))
     refuse_gaps(folder, LlavaConfig.from_dict(config), ((name, place.shape) for name, place in stored.items()))
     out.mkdir(parents=True, exist_ok=True)
     kept: dict[str, torch.Tensor] = {}
     tower: dict[str, torch.Tensor] = {}
-    count = write_shards(_original_parts(folder, int(config["image_token_index"]), kept, tower), out)
+    count = write_shards(_original_parts(folder, image_token, kept, tower), out)
     original = _original_config(folder, config)
     disk_errors_explained(lambda: _write_tower(folder, config, original, tower, out), out)
     if kept:
@@ -68,6 +70,22 @@ def _refuse_other_kinds(folder: Path, config: dict[str, Any]) -> None:
             f"'{folder}' has no tokenizer.model, which the original layout needs",
             hint="Copy the base language model's tokenizer.model into the folder",
         )
+
+
+def _image_token(folder: Path, config: dict[str, Any]) -> int:
+    """Return the image token's id, which is how many rows of the vocabulary stay.
+
+    Raises:
+        AmpError: it stands among the ordinary tokens, which the original layout cannot hold.
+    """
+    image_token = int(LlavaConfig.from_dict(config).image_token_index)
+    pieces = len(Pieces(folder / "tokenizer.model").names)
+    if image_token < pieces:
+        raise AmpError(
+            f"'{folder}' has its image token ({image_token}) among the {pieces:,} tokens of tokenizer.model; the "
+            "original layout knows it only after them"
+        )
+    return image_token
 
 
 def _original_parts(
@@ -109,7 +127,7 @@ def _original_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         **{key: value for key, value in text.items() if key not in _LEFT_OUT},
         "architectures": [architecture],
         "model_type": model_type,
-        "vocab_size": config["image_token_index"],
+        "vocab_size": LlavaConfig.from_dict(config).image_token_index,
         "pad_token_id": 0,
         "rope_theta": rope.get("rope_theta", 10000.0),
         "rope_scaling": scaling,
