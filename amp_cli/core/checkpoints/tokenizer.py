@@ -166,12 +166,17 @@ def _unknown_role(pieces: Pieces, special: str) -> list[Any]:
 
 def _refuse_other_ids(fast: Tokenizer, pieces: Pieces) -> None:
     """Hold the built tokenizer against SentencePiece itself: a model of another kind would be read wrongly."""
-    for text in _PROBES:
-        if fast.encode(text, add_special_tokens=False).ids != pieces.processor.encode(text):
-            raise AmpError(
-                f"'{pieces.file}' is of a kind that cannot be reproduced exactly (it differs on {text!r})",
-                hint="Supported are byte-pair models without text normalisation, as Llama, Vicuna and Mistral have",
-            )
+    sp = pieces.processor
+    differing = (text for text in _PROBES if fast.encode(text, add_special_tokens=False).ids != sp.encode(text))
+    if all(sp.get_score(id).is_integer() for id in range(len(pieces.names))):  # ranks of merges
+        reason = next((f"it differs on {text!r}" for text in differing), None)
+    else:
+        reason = "its pieces have likelihoods"
+    if reason is not None:
+        raise AmpError(
+            f"'{pieces.file}' is of a kind that cannot be reproduced exactly ({reason})",
+            hint="Supported are byte-pair models without text normalisation, as Llama, Vicuna and Mistral have",
+        )
 
 
 def _wrapped(
@@ -179,7 +184,7 @@ def _wrapped(
 ) -> PreTrainedTokenizerFast:
     """Give every id up to the padding token a name, and wrap the whole as transformers' tokenizer."""
     sp = pieces.processor
-    by_number = {number: name for name, number in added.items()}
+    by_number = {number: name for name, number in added.items() if name != IMAGE}  # cut out before, so never read
     unused = range(len(pieces.names), vocabulary)
     names = [by_number.get(number, f"<unused{number}>") for number in unused] + [IMAGE]
     names += [PAD] if PAD not in (*pieces.names, *names) else []
