@@ -11,6 +11,7 @@ from amp_cli import ui
 from amp_cli.benchmarks import chair, pope
 from amp_cli.benchmarks.pictures import check_pictures, picture_folder
 from amp_cli.benchmarks.settings import Benchmark, EvalSettings, LoadedBenchmark
+from amp_cli.core.downloads.places import benchmark_folder
 from amp_cli.core.requests import Decoding, Request
 from amp_cli.core.run import Run
 from amp_cli.core.store import RecordLog, Rejections, content_hash, write_json, write_text
@@ -57,23 +58,31 @@ def run_benchmark(settings: EvalSettings, *, answerer: Answerer | None = None) -
     begin = time.monotonic()
     if settings.only_score:
         settings = _as_recorded(settings)
-    if settings.data is None:
-        raise AmpError(f"Where is the data of {settings.benchmark}?", hint="Give --data DIR")
+    data = settings.data or _downloaded(settings.benchmark)
+    settings = replace(settings, data=data)
     benchmark = BENCHMARKS[settings.benchmark]
-    loaded = benchmark.load(settings.data, settings)
+    loaded = benchmark.load(data, settings)
     for warning in loaded.warnings:
         ui.warn(warning)
-    adopted = _adopted(benchmark, loaded.items, settings, settings.data)
+    adopted = _adopted(benchmark, loaded.items, settings, data)
     run = Run.read(settings.out) if settings.only_score else _start(settings, loaded, answerer)
     with run:
         if adopted is not None:
             write_text(settings.out / ANSWERS, "".join(json_line(answer.to_json()) for answer in adopted.values()))
         elif not settings.only_score:
-            _answer(benchmark, loaded.items, settings, settings.data, run, answerer)
+            _answer(benchmark, loaded.items, settings, data, run, answerer)
         scores, rejected = _score(benchmark, loaded.items, settings)
         seconds = time.monotonic() - begin
         run.finish(data=loaded.facts, rule=settings.rule, scores=scores, seconds=round(seconds, 1))
     return EvalResult(scores=scores, rejected=rejected, out=settings.out, seconds=seconds)
+
+
+def _downloaded(name: str) -> Path:
+    """Return where `amp download` puts a benchmark's files, if they are there."""
+    folder = benchmark_folder(name)
+    if not folder.is_dir():
+        raise AmpError(f"Where is the data of {name}?", hint=f"Give --data DIR, or run `amp download {name}` first")
+    return folder
 
 
 def _as_recorded(settings: EvalSettings) -> EvalSettings:

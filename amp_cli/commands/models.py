@@ -62,7 +62,7 @@ def _record(model: "KnownModel", cached: dict[str, int]) -> dict[str, Any]:
     from amp_cli.core.hub import TINY
     from amp_cli.core.zoo import needed_with
 
-    talks = not model.is_encoder and model.base is None
+    talks = not model.is_encoder  # an adapter needs what its base needs
     on_disk = (TINY / "config.json").is_file() if model.hub_id is None else model.hub_id in cached
     return {
         "name": model.name,

@@ -96,7 +96,7 @@ def _explained(download: Any, repo: str) -> str:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise AmpError(
             f"'{repo}' is not on this disk and the hub cannot be reached",
-            hint="Check the network, or copy the model here and give its folder",
+            hint=f"Where there is a network, `amp download {repo}` fetches it; or copy it here and give its folder",
         ) from error
     except EntryNotFoundError as error:
         raise AmpError(f"'{repo}' on the hub lacks a file that is needed: {error}") from error
@@ -119,6 +119,11 @@ def model_config(model: str) -> tuple[dict[str, Any], Path]:
                 hint="Give a folder that exists, a hub id (owner/name), or a name that `amp models` lists",
             )
         path = folder / "config.json"
+        if any((at / "adapter_config.json").is_file() for at in (folder, folder / "adapter")) and not path.is_file():
+            raise AmpError(
+                f"'{place}' is a LoRA adapter, not a model",
+                hint=f"Give --model BASE --adapter {place}, or merge it first",
+            )
         if not path.is_file():
             raise AmpError(f"'{place}' is no model folder: it has no config.json")
     else:

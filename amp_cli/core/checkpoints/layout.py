@@ -21,9 +21,9 @@ def layout_of(folder: Path) -> str:
 
 
 def layout_of_names(names: Iterable[str]) -> str:
-    """Decide by the weights' names: a projector is called `mm_projector` in the original layout alone."""
+    """Decide by the weights' names: those of projector and tower differ between the layouts."""
     names = list(names)
-    if any(name.startswith(("model.mm_projector.", "mm_projector.")) for name in names):
+    if any(".mm_projector." in f".{name}" or name.startswith("model.vision_tower.vision_tower.") for name in names):
         return ORIGINAL
     plain = any(name.startswith("model.layers.") for name in names)
     others = any(".language_model." in f".{name}" or ".visual." in f".{name}" or "vision" in name for name in names)

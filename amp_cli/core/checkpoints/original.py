@@ -20,6 +20,8 @@ from amp_cli.core.store import read_json
 from amp_cli.errors import AmpError
 
 LANGUAGE_MODELS = {"LlavaLlamaForCausalLM": "llama", "LlavaMistralForCausalLM": "mistral"}
+_PLAIN = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral"}
+"""What the configuration says beside LLaVA's own LoRA adapters: it is that of the base with LLaVA's keys added."""
 ROW_MULTIPLE = 64
 """The vocabulary is filled up to a multiple of this, as the official converter does for the GPU's sake."""
 APPENDED_ROWS = "appended_rows.safetensors"
@@ -109,7 +111,7 @@ def open_original(
 
 def _refuse_other_kinds(folder: Path, config: dict[str, Any]) -> None:
     kind = next(iter(config.get("architectures") or []), "LlavaLlamaForCausalLM")
-    if kind not in LANGUAGE_MODELS and kind != "LlavaForConditionalGeneration":  # a hybrid: rewritten by transformers
+    if language_model_type(config) is None:
         raise AmpError(
             f"'{folder}' is an original LLaVA checkpoint around '{kind}', which is not supported",
             hint=f"Supported are {' and '.join(LANGUAGE_MODELS)}; for others look for a version by llava-hf",
@@ -117,7 +119,7 @@ def _refuse_other_kinds(folder: Path, config: dict[str, Any]) -> None:
     unfit = {
         "mm_use_im_start_end": bool(config.get("mm_use_im_start_end")),
         "mm_resampler_type": bool(config.get("mm_resampler_type")),
-        "image_aspect_ratio": config.get("image_aspect_ratio") == "anyres",
+        "image_aspect_ratio": str(config.get("image_aspect_ratio")).startswith("anyres"),
     }
     wrong = next((name for name, is_unfit in unfit.items() if is_unfit), None)
     if wrong is not None:
@@ -125,6 +127,15 @@ def _refuse_other_kinds(folder: Path, config: dict[str, Any]) -> None:
             f"'{folder}' has {wrong} = {config[wrong]!r}, which transformers' LLaVA cannot hold",
             hint="LLaVA-1.5's kind is supported; for LLaVA-1.6 use llava-hf's versions",
         )
+
+
+def language_model_type(config: dict[str, Any]) -> str | None:
+    """Return `llama` or `mistral`, or None for a kind that is not supported."""
+    kind = next(iter(config.get("architectures") or []), "LlavaLlamaForCausalLM")
+    if kind == "LlavaForConditionalGeneration":  # a hybrid: rewritten by transformers
+        text = config.get("text_config", {}).get("model_type", "llama")
+        return text if text in LANGUAGE_MODELS.values() else None
+    return (LANGUAGE_MODELS | _PLAIN).get(kind)
 
 
 def _refuse_unfitting_projector(checkpoint: OriginalCheckpoint) -> None:
@@ -158,7 +169,7 @@ def _original_projector(key: str) -> str | None:
 def llava_config(checkpoint: OriginalCheckpoint) -> LlavaConfig:
     """Return the configuration of the same model in transformers' layout."""
     source, tower = checkpoint.config, checkpoint.tower
-    kind = LANGUAGE_MODELS.get(next(iter(source.get("architectures") or []), ""), "llama")
+    kind = language_model_type(source)
     flat = source if "hidden_size" in source else source.get("text_config", {})
     left_out = {"model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
     known = {*AutoConfig.for_model(kind).to_dict(), "rope_theta", "rope_scaling"} - left_out

@@ -57,6 +57,11 @@ def find_tower(checkpoint: Path, name: str, inside: dict[str, StoredTensor], *, 
     own = {name: place for name, place in inside.items() if name.startswith(ORIGINAL.tower) and not is_buffer(name)}
     if folder is None and own:
         tower = _inner(name, own)
+    elif folder is None and not name:
+        raise AmpError(
+            f"'{checkpoint}' says nothing of a vision tower (mm_vision_tower) and holds none",
+            hint="Give --vision-tower FOLDER",
+        )
     else:
         tower = _outer(given or name, folder or _from_hub(name))
     _refuse_other_resolution(name, tower)
@@ -92,14 +97,15 @@ def _from_hub(name: str) -> Path:
 def _outer(name: str, folder: Path) -> Tower:
     """A CLIP folder: the vision half alone, or a whole CLIP of which the text half is left aside."""
     config = read_json(folder / "config.json")
-    vision = config.get("vision_config", config) if isinstance(config, dict) else {}
-    if config.get("model_type") not in ("clip", "clip_vision_model"):
-        raise AmpError(f"The vision tower '{name}' is of type '{config.get('model_type')}', not CLIP")
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in ("clip", "clip_vision_model"):
+        raise AmpError(f"The vision tower '{name}' is of type '{kind}', not CLIP")
+    vision = config.get("vision_config", config)
     stored = {name: place for name, place in stored_tensors(weight_files(folder)).items() if not is_buffer(name)}
     tensors = {
         f"{HUB.tower}{tensor.removeprefix('vision_model.')}": (place.file, tensor)
         for tensor, place in stored.items()
-        if tensor.startswith("vision_model.") or config["model_type"] == "clip_vision_model"
+        if tensor.startswith("vision_model.") or kind == "clip_vision_model"
     }
     wanted = CLIPVisionConfig().to_dict()
     tower_config = CLIPVisionConfig(**{key: value for key, value in vision.items() if key in wanted and key != "dtype"})
@@ -169,14 +175,18 @@ def _refuse_other_resolution(name: str, tower: Tower) -> None:
 
 
 def differing_weight(tower: Tower, inside: dict[str, StoredTensor]) -> str | None:
-    """Return the first weight in which an external tower differs from one inside the checkpoint, or None."""
+    """Return the first weight in which an external tower differs from one inside the checkpoint, or None.
+
+    They are compared in the precision of the one inside: CLIP is published in float32, checkpoints are mostly halved.
+    """
     if tower.folder is None:
         return None
     outer = _Reader()
     for name, place in inside.items():
         if name.startswith(ORIGINAL.tower) and not is_buffer(name):
             file, key = tower.tensors.get(respell(name, HUB) or name, (place.file, ""))
-            if not key or not torch.equal(outer.read(file, key).float(), outer.read(place.file, name).float()):
+            inner = outer.read(place.file, name)
+            if not key or not torch.equal(outer.read(file, key).to(inner.dtype), inner):
                 return name
     return None
 
