@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from amp_cli.core.checkpoints.convert import ConvertSettings, convert
+from amp_cli.core.checkpoints.names import ORIGINAL, respell
 from amp_cli.core.models import LoadedModel
 from amp_cli.core.prompts import encode_prompts
 
@@ -33,6 +36,11 @@ def change_config(folder: Path, *, without: tuple[str, ...] = (), name: str = "c
     config = json.loads((folder / name).read_text())
     kept = {key: value for key, value in config.items() if key not in without}
     (folder / name).write_text(json.dumps({**kept, **changes}))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return config
 
 
 def change_weights(folder: Path, change: Callable[[Tensors], Mapping[str, torch.Tensor]]) -> None:
@@ -88,3 +96,38 @@ def answers(loaded: LoadedModel, size: tuple[int, int] = (96, 40)) -> torch.Tens
     """Return the logits, (length, text vocabulary) float32, of a question about a picture."""
     batch = encode_prompts(loaded, [(("What is on the left?",), ())], [[picture(*size)]])
     return loaded.model(**batch).logits[0, :, : loaded.vocabulary].float()  # type: ignore[no-any-return]
+
+
+def random_checkpoint(folder: Path, *, hidden: int = 64, layers: int = 2) -> Path:
+    """Write an original checkpoint of random tensors, its tower inside; all widths are multiples of 64."""
+    tower = CLIPVisionConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        patch_size=14,
+        image_size=56,
+        hidden_act="quick_gelu",
+    )
+    text = {"hidden_size": hidden, "intermediate_size": 128, "num_hidden_layers": layers, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    network = LlavaForConditionalGeneration(
+        LlavaConfig(text_config={"model_type": "llama", "vocab_size": 1000, **text}, vision_config=tower)
+    )
+    folder.mkdir(parents=True)
+    weights = {respell(name, ORIGINAL): tensor.half() for name, tensor in network.state_dict().items()}
+    save_file({str(name): tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    for name in ("config.json", "tokenizer.model", "tokenizer_config.json"):
+        shutil.copyfile(GOLDEN / "base" / name, folder / name)
+    change_config(folder, **text, num_key_value_heads=4, mm_hidden_size=64)
+    return folder
+
+
+def to_hf(model: Path, out: Path) -> Path:
+    """Convert to transformers' layout."""
+    return convert(ConvertSettings(model=str(model), out=out, to="hf")).out
+
+
+def to_llava(model: Path, out: Path) -> Path:
+    """Convert to the original layout."""
+    return convert(ConvertSettings(model=str(model), out=out, to="llava")).out

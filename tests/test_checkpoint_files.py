@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from llava_checkpoints import GOLDEN, answers, change_config, golden_adapter, golden_copy, shard
+from llava_checkpoints import GOLDEN, answers, change_config, golden_adapter, golden_copy, shard, to_hf
 from safetensors.torch import load_file, save_file
 
 from amp_cli.core.checkpoints.files import refuse_unfinished, weight_files
 from amp_cli.core.checkpoints.tensors import read_tensors, stored_tensors
-from amp_cli.core.models import check_model, load_model
+from amp_cli.core.hub import check_model
+from amp_cli.core.models import load_model
 from amp_cli.errors import AmpError
 
 
@@ -127,8 +128,6 @@ def test_an_index_that_names_a_missing_file_is_refused(base: Path) -> None:
 
 
 def test_a_weight_that_its_shard_lacks_is_named_when_loading_and_when_converting(base: Path, tmp_path: Path) -> None:
-    from amp_cli.core.checkpoints.convert import ConvertSettings, convert
-
     second = shard(base, pickled=False)[1]
     weights = load_file(second)
     del weights["model.norm.weight"]
@@ -136,7 +135,7 @@ def test_a_weight_that_its_shard_lacks_is_named_when_loading_and_when_converting
     with pytest.raises(AmpError, match=r"lacks 1 of the weights its configuration asks for, first '.*norm\.weight'"):
         load_model(str(base))
     with pytest.raises(AmpError, match=r"lacks 1 of the weights its configuration asks for, first '.*norm\.weight'"):
-        convert(ConvertSettings(model=str(base), out=tmp_path / "out", to="hf"))
+        to_hf(base, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
