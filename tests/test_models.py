@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from amp_cli.core.adapters import language_lora_targets
-from amp_cli.core.hub import TINY, adapter_folder, folder_identity
-from amp_cli.core.models import check_model, load_model, save_model_folder
+from amp_cli.core.hub import TINY, adapter_folder, check_model, folder_identity
+from amp_cli.core.models import load_model, save_model_folder
 from amp_cli.errors import AmpError
 
 PROMPT = torch.tensor([[1, 20, 30, 40]])

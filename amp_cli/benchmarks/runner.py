@@ -122,7 +122,7 @@ def _start(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer |
             raise AmpError(
                 "Nothing to evaluate", hint="Give --model M, or --answers FILE with answers that exist already"
             )
-        from amp_cli.core.models import check_model
+        from amp_cli.core.hub import check_model
 
         identity |= check_model(settings.model, adapter=settings.adapter, vision_tower=settings.vision_tower)
     recorded = {name: value for name, value in asdict(settings).items() if name not in _NOT_RECORDED}

@@ -140,6 +140,26 @@ def refuse_unusable_model(model: str, folder: Path) -> None:
         weight_files(folder)
 
 
+def local_folder(model: str) -> Path:
+    """Return a model's folder on this disk, fetched from the hub where it is not there."""
+    place = model_place(model)
+    return Path(place).expanduser() if is_folder_name(place) else fetch_folder(place)
+
+
+def check_model(model: str, *, adapter: str | None = None, vision_tower: str | None = None) -> dict[str, Any]:
+    """Refuse, without loading weights, a model or adapter that cannot be used; return their identity."""
+    base, adapter = model_and_adapter(model, adapter)
+    _, folder = model_config(base)
+    refuse_unusable_model(base, folder)
+    identity: dict[str, Any] = {"model": {**identity_of(base, folder), "name": model}}
+    if adapter is not None:
+        identity["adapter"] = identity_of(adapter, adapter_folder(adapter))
+    if vision_tower is not None:
+        _, tower = model_config(vision_tower)
+        identity["vision_tower"] = identity_of(vision_tower, tower)
+    return identity
+
+
 def folder_identity(folder: Path) -> str:
     """Return a fingerprint of a model or adapter folder.
 

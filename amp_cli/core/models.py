@@ -1,6 +1,5 @@
 """The one place that loads models: any transformers vision-language model, or an original LLaVA checkpoint."""
 
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,31 +10,18 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from amp_cli.core.checkpoints.layout import LANGUAGE_MODEL, ORIGINAL, layout_of
 from amp_cli.core.checkpoints.names import HUB
 from amp_cli.core.checkpoints.original import (
     OriginalCheckpoint,
     generation_config_of,
     llava_config,
-    open_original,
     processor_of,
     tensors_by_file,
-    tower_identity,
 )
-from amp_cli.core.checkpoints.projector import projector_files
+from amp_cli.core.checkpoints.source import Source, find_source
 from amp_cli.core.checkpoints.to_hf import keep_small_files
-from amp_cli.core.hub import (
-    adapter_folder,
-    fetch_folder,
-    identity_of,
-    is_folder_name,
-    model_and_adapter,
-    model_config,
-    model_place,
-    refuse_unusable_model,
-)
+from amp_cli.core.hub import local_folder, model_config
 from amp_cli.core.precision import choose_device, choose_dtype, quantization_config, refuse_overflow
-from amp_cli.core.store import read_json
 from amp_cli.core.templates import choose_template
 from amp_cli.errors import AmpError
 
@@ -82,20 +68,6 @@ class LoadedModel:
             self.processor.image_processor.do_pad = False
 
 
-def check_model(model: str, *, adapter: str | None = None, vision_tower: str | None = None) -> dict[str, Any]:
-    """Refuse, without loading weights, a model or adapter that cannot be used; return their identity."""
-    base, adapter = model_and_adapter(model, adapter)
-    _, folder = model_config(base)
-    refuse_unusable_model(base, folder)
-    identity: dict[str, Any] = {"model": {**identity_of(base, folder), "name": model}}
-    if adapter is not None:
-        identity["adapter"] = identity_of(adapter, adapter_folder(adapter))
-    if vision_tower is not None:
-        _, tower = model_config(vision_tower)
-        identity["vision_tower"] = identity_of(vision_tower, tower)
-    return identity
-
-
 def load_model(
     model: str,
     *,
@@ -122,39 +94,27 @@ def load_model(
     Raises:
         AmpError: no such model, weights missing or damaged, parts or an adapter that do not fit.
     """
-    identity = check_model(model, adapter=adapter, vision_tower=vision_tower)
-    base, adapter = model_and_adapter(model, adapter)
-    folder = _local_folder(base)
-    adapter_at = None if adapter is None else adapter_folder(adapter)
-    original = _original_checkpoint(folder, adapter_at, base, vision_tower)
-    place = choose_device(device)
-    if original is not None:
-        identity["vision_tower"] = tower_identity(original)
-    if original is not None and os.environ.get("AMP_CACHE_CONVERTED"):
-        from amp_cli.core.checkpoints.cache import converted_folder
-
-        folder, original = converted_folder(original), None
-    config = read_json(folder / "config.json") if original is None else llava_config(original).to_dict()
+    source = find_source(model, adapter=adapter, vision_tower=vision_tower)
+    config, place = source.config(), choose_device(device)
     precision, torch_dtype = choose_dtype(dtype, place, config)
     options = {
         "dtype": torch_dtype,
         "device_map": {"": place},
         "quantization_config": quantization_config(quantization, torch_dtype),
     }
-    network = _load_network(folder, model, config, original, {**options, "trust_remote_code": trust_remote_code})
+    network = _load_network(source, config, {**options, "trust_remote_code": trust_remote_code})
     if dtype != "stored":
         refuse_overflow(network, model, torch_dtype)
-    processor = (
-        _load_processor(folder, model, config, trust_remote_code) if original is None else processor_of(original)
-    )
-    if template == "auto" and original is not None:
+    processor = _load_processor(source, config, trust_remote_code)
+    if template == "auto" and source.original is not None:
         template = "vicuna_v1"
     template_name, template_text = choose_template(template, config, processor, model)
     vocabulary = _silence_appended_rows(network, processor.tokenizer)
-    if adapter_at is not None and adapter is not None:
+    if source.adapter is not None:
         from amp_cli.core.adapters import attach_adapter  # PEFT takes seconds to import
 
-        network = attach_adapter(network, adapter_at, adapter, trainable=trainable)
+        name, folder = source.adapter
+        network = attach_adapter(network, folder, name, trainable=trainable)
     network.eval()
     return LoadedModel(
         model=network,
@@ -163,65 +123,32 @@ def load_model(
         chat_template=template_text,
         background=_padding_colour(config, processor),
         vocabulary=vocabulary,
-        identity={**identity, "dtype": precision, "quantization": quantization, "template": template_name},
-        folder=folder,
-        original_config=None if original is None else original.config,
-        notes=() if original is None else original.notes,
+        identity={**source.identity, "dtype": precision, "quantization": quantization, "template": template_name},
+        folder=source.folder,
+        original_config=source.original_config,
+        notes=source.notes,
     )
 
 
-def _local_folder(model: str) -> Path:
-    place = model_place(model)
-    return Path(place).expanduser() if is_folder_name(place) else fetch_folder(place)
-
-
-def _original_checkpoint(
-    folder: Path, adapter: Path | None, model: str, vision_tower: str | None
-) -> OriginalCheckpoint | None:
-    """Return the original checkpoint in `folder`, or None where transformers reads the folder by itself.
-
-    A plain language model becomes one together with an adapter that brings LLaVA's configuration and the projector, as
-    LLaVA's own LoRA training leaves them.
-    """
-    layout = layout_of(folder)
-    if layout == ORIGINAL:
-        return open_original(folder, vision_tower=vision_tower)
-    if layout == LANGUAGE_MODEL:
-        files = projector_files(adapter) if adapter is not None else ()
-        if adapter is None or not files or not (adapter / "config.json").is_file():
-            raise AmpError(
-                f"'{model}' is a language model without eyes: it has no projector and no vision tower",
-                hint="Give a vision-language model, or with --adapter LLaVA's adapter folder for this base "
-                "(config.json and non_lora_trainables.bin in it)",
-            )
-        config = read_json(adapter / "config.json")
-        return open_original(folder, config=config, projector=files, vision_tower=vision_tower)
-    if vision_tower is not None:
-        raise AmpError(
-            f"'{model}' holds its vision tower already", hint="--vision-tower is for the original LLaVA layout"
-        )
-    return None
-
-
-def _load_network(
-    folder: Path, model: str, config: dict[str, Any], original: OriginalCheckpoint | None, options: dict[str, Any]
-) -> PreTrainedModel:
+def _load_network(source: Source, config: dict[str, Any], options: dict[str, Any]) -> PreTrainedModel:
     """Load the weights and refuse a checkpoint that leaves any of the model's own weights untold."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        if original is None:
-            network, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True, **options)
+        if source.original is None:
+            network, info = AutoModelForImageTextToText.from_pretrained(
+                source.folder, output_loading_info=True, **options
+            )
         else:
-            network, info = _from_original(original, options)
+            network, info = _from_original(source.original, options)
     except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
         kind = config.get("model_type", "unknown")
-        raise AmpError(f"'{model}' (model type '{kind}') could not be loaded: {_first_line(error)}") from error
+        raise AmpError(f"'{source.model}' (model type '{kind}') could not be loaded: {_first_line(error)}") from error
     for what, keys in (("lacks", info["missing_keys"]), ("has other shapes for", info["mismatched_keys"])):
         if keys:
             names = sorted(str(key) for key in keys)
             raise AmpError(
-                f"'{model}' {what} {len(names)} of the weights its configuration asks for, first '{names[0]}'",
+                f"'{source.model}' {what} {len(names)} of the weights its configuration asks for, first '{names[0]}'",
                 hint="The folder is incomplete or its files do not belong together; fetch it again",
             )
     return network
@@ -242,15 +169,19 @@ def _from_original(checkpoint: OriginalCheckpoint, options: dict[str, Any]) -> t
     return network, info
 
 
-def _load_processor(folder: Path, model: str, config: dict[str, Any], trust_remote_code: bool) -> Any:
+def _load_processor(source: Source, config: dict[str, Any], trust_remote_code: bool) -> Any:
     """Load the processor; LLaVA's pictures go through the PIL backend, which is the one its training used."""
+    if source.original is not None:
+        return processor_of(source.original)
     backend = {"backend": "pil"} if config.get("model_type") == "llava" else {}
     try:
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code, **backend)
+        processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=trust_remote_code, **backend)
     except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
-        raise AmpError(f"The processor of '{model}' could not be loaded: {_first_line(error)}") from error
+        raise AmpError(f"The processor of '{source.model}' could not be loaded: {_first_line(error)}") from error
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
-        raise AmpError(f"'{model}' brings no processor for pictures and text", hint="Give a vision-language model")
+        raise AmpError(
+            f"'{source.model}' brings no processor for pictures and text", hint="Give a vision-language model"
+        )
     return processor
 
 
@@ -306,7 +237,7 @@ def load_text_encoder(name: str, kind: str) -> tuple[Any, Any]:
 
     classes = {"clip": CLIPTextModelWithProjection, "bert": AutoModel}
     model_config(name)
-    folder = _local_folder(name)
+    folder = local_folder(name)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:

@@ -169,7 +169,7 @@ def _make_answering(settings: GenerateSettings) -> ModelAnswering:
 
 
 def _check_models(experts: Sequence[Expert], vision_tower: str | None) -> dict[str, Any]:
-    from amp_cli.core.models import check_model
+    from amp_cli.core.hub import check_model
 
     return {
         expert.name: check_model(expert.model, adapter=expert.adapter, vision_tower=vision_tower) for expert in experts

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.core.hub import adapter_folder, identity_of, model_config, refuse_unusable_model
+from amp_cli.core.hub import check_model
 from amp_cli.core.run import Run
 from amp_cli.core.store import Rejections, content_hash, read_json
 from amp_cli.errors import AmpError
@@ -67,7 +67,10 @@ def train_model(
         out,
         command="train",
         settings={**config.to_json(), "prefs": str(prefs.resolve()), "image_root": _absolute(image_root)},
-        identity={**_model_identity(config), "prefs_hash": prefs_hash},
+        identity={
+            **check_model(config.base, adapter=config.adapter, vision_tower=config.vision_tower),
+            "prefs_hash": prefs_hash,
+        },
         seed=config.seed,
         overwrite=overwrite,
         free=FREE,
@@ -93,17 +96,6 @@ def train_model(
         adapter=out / ADAPTER,
         rejected=Rejections(out / REJECTED).count,
     )
-
-
-def _model_identity(config: TrainConfig) -> dict[str, Any]:
-    _, folder = model_config(config.base)
-    refuse_unusable_model(config.base, folder)
-    identity = {"model": identity_of(config.base, folder)}
-    if config.adapter is not None:
-        identity["adapter"] = identity_of(config.adapter, adapter_folder(config.adapter))
-    if config.vision_tower is not None:
-        identity["vision_tower"] = identity_of(config.vision_tower, model_config(config.vision_tower)[1])
-    return identity
 
 
 def _hash(prefs: Path) -> str:

@@ -11,10 +11,11 @@ from amp_cli import ui
 from amp_cli.core.hub import (
     adapter_base,
     adapter_folder,
+    check_model,
     is_folder_name,
     model_place,
 )
-from amp_cli.core.models import LoadedModel, check_model, load_model, save_model_folder
+from amp_cli.core.models import LoadedModel, load_model, save_model_folder
 from amp_cli.core.precision import refuse_not_finite
 from amp_cli.core.prompts import encode_prompts
 from amp_cli.core.run import NAME, Run

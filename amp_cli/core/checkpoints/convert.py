@@ -13,12 +13,11 @@ from amp_cli.core.checkpoints.to_llava import write_llava
 from amp_cli.core.hub import (
     adapter_base,
     adapter_folder,
-    fetch_folder,
+    check_model,
     identity_of,
     is_folder_name,
-    model_config,
+    local_folder,
     model_place,
-    refuse_unusable_model,
 )
 from amp_cli.core.machine import peak_memory_mb
 from amp_cli.core.run import Run
@@ -112,17 +111,11 @@ def _identity(settings: ConvertSettings, *, is_adapter: bool) -> dict[str, Any]:
         if settings.vision_tower is not None:
             raise AmpError("--vision-tower goes with a model, not with an adapter")
         return {"adapter": identity_of(settings.model, adapter_folder(settings.model))}
-    _, folder = model_config(settings.model)
-    refuse_unusable_model(settings.model, folder)
-    identity = {"model": identity_of(settings.model, folder)}
-    if settings.vision_tower is not None:
-        identity["vision_tower"] = identity_of(settings.vision_tower, model_config(settings.vision_tower)[1])
-    return identity
+    return check_model(settings.model, vision_tower=settings.vision_tower)
 
 
 def _write_model(settings: ConvertSettings, out: Path) -> Written:
-    place = model_place(settings.model)
-    folder = Path(place).expanduser() if is_folder_name(place) else fetch_folder(place)
+    folder = local_folder(settings.model)
     source = layout_of(folder)
     if source == LANGUAGE_MODEL:
         raise AmpError(f"'{settings.model}' is a language model without a projector or a vision tower")
