@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+LLAVA = ROOT / "tests" / "golden" / "llava"
 EXCHANGED = {
     "llava-hf/llava-1.5-13b-hf": "tiny",
     "llava-hf/llava-1.5-7b-hf": "tiny",
@@ -18,9 +20,9 @@ EXCHANGED = {
 }
 
 
-def commands_of_readme() -> list[str]:
+def commands_of_readme(heading: str) -> list[str]:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.split("## The loop on your own data, in six commands")[1]
+    section = text.split(heading)[1]
     match = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
     assert match
     block = match[1].replace("\\\n", " ")
@@ -64,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_readme_s_six_commands_work_as_they_stand(folder: Path) -> None:
-    lines = commands_of_readme()
+    lines = commands_of_readme("## The loop on your own data, in six commands")
     assert [line.split()[1] for line in lines] == ["doctor", "generate-prefs", "train", "merge-lora", "eval", "report"]
     before = lines[4].replace("my-7b", "7b").replace("pope-after", "pope-before")
     for line in [*lines[:5], before, lines[5]]:
@@ -76,6 +78,25 @@ def test_readme_s_six_commands_work_as_they_stand(folder: Path) -> None:
     assert (folder / "report.html").stat().st_size > 5000
     assert json.loads((folder / "prefs/stats.json").read_text())["items"] > 0
     assert (folder / "my-7b/model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_readme_s_commands_for_original_checkpoints_work_as_they_stand(tmp_path: Path) -> None:
+    for name, folder in {"liuhaotian/llava-v1.5-7b": "base", "my-llava-lora": "adapter", "openai": "openai"}.items():
+        shutil.copytree(LLAVA / "model" / folder, tmp_path / name)
+    shutil.copytree(LLAVA / "model" / "openai", tmp_path / "liuhaotian" / "openai")
+    shutil.copytree(LLAVA / "images", tmp_path / "images")
+    levels = [{"answers": [answer], "source": answer} for answer in ("A red dog.", "A dog.", "A blue cat.")]
+    item = {"id": "1", "images": ["images/wide.png"], "questions": ["What is it?"], "levels": levels}
+    (tmp_path / "prefs.jsonl").write_text(json.dumps(item))
+    lines = commands_of_readme("### Original LLaVA checkpoints and adapters")
+    assert [line.split()[1] for line in lines] == ["convert", "convert", "merge-lora", "train"]
+    smaller = " --set quantization=none --set max_steps=1 --set global_batch_size=1"
+    for line in [*lines[:3], lines[3] + smaller]:
+        done = type_in(line, tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+    assert (tmp_path / "back" / "tokenizer.model").is_file()
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_a_command_in_json_prints_one_object_and_nothing_else(folder: Path) -> None:

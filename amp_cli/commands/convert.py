@@ -28,8 +28,8 @@ def convert(
 ) -> None:
     """Convert a checkpoint or a LoRA adapter between the original LLaVA layout and transformers', offline.
 
-    One weight file is in memory at a time. The layout is recognised by the weights' names. hf to llava and back gives
-    the same tensors bit for bit.
+    One weight file is in memory at a time; the layout is told by the weights' names.
+    hf to llava and back gives the same tensors, bit for bit.
 
     Example: amp convert liuhaotian/llava-v1.5-7b --to hf --out llava-1.5-7b
     """
