@@ -112,6 +112,16 @@ def test_a_base_of_another_name_is_refused_unless_its_files_are_the_same(run: Pa
         merge_lora(settings(run, tmp_path / "other", base=str(copy)))
 
 
+def test_a_base_that_is_somebody_elses_folder_is_taken_at_the_user_s_word_and_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = Path(shutil.copytree(run / "adapter", tmp_path / "adapter"))
+    config = json.loads((alone / "adapter_config.json").read_text())
+    (alone / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "/home/ann/llava"}))
+    assert merge_lora(settings(alone, tmp_path / "merged", base="tiny")).base == "tiny"
+    assert "'/home/ann/llava', which is not on this disk" in capsys.readouterr().err
+
+
 def test_a_folder_named_like_the_hubs_repository_is_that_model(tmp_path: Path) -> None:
     local = tmp_path / "llava-1.5-7b-hf"
     local.mkdir()

@@ -95,7 +95,10 @@ def _run_of(adapter: Path) -> Run | None:
 
 
 def _refuse_other_base(adapter: Path, given: str, identity: dict[str, str]) -> None:
-    """Refuse a base of another name, unless its files are those that the run was trained on."""
+    """Refuse a base of another name, unless its files are those that the run was trained on.
+
+    A name that is somebody else's folder tells nothing here: the user is taken at their word, and told so.
+    """
     recorded = _run_of(adapter)
     names = [name for name in (recorded.settings["base"] if recorded else "", adapter_base(adapter)) if name]
     if not names or any(_same_name(name, given) for name in names):
@@ -103,10 +106,21 @@ def _refuse_other_base(adapter: Path, given: str, identity: dict[str, str]) -> N
     trained_on = recorded.facts["identity"]["model"] if recorded else {}
     if trained_on.get("hash") and trained_on.get("hash") == identity.get("hash"):
         return
+    if all(_is_elsewhere(name) for name in names):
+        ui.warn(
+            f"The adapter names its base '{names[0]}', which is not on this disk: that '{given}' is the same is up to you"
+        )
+        return
     raise AmpError(
         f"The adapter was trained on '{names[0]}', not on '{given}'",
         hint="Leave out --base, or give a folder of the same name or with the same files",
     )
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Whether a name is a folder that is not on this disk."""
+    place = model_place(name)
+    return is_folder_name(place) and not Path(place).expanduser().exists()
 
 
 def _same_name(one: str, other: str) -> bool:
