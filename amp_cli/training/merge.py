@@ -107,9 +107,7 @@ def _refuse_other_base(adapter: Path, given: str, identity: dict[str, str]) -> N
     if trained_on.get("hash") and trained_on.get("hash") == identity.get("hash"):
         return
     if all(_is_elsewhere(name) for name in names):
-        ui.warn(
-            f"The adapter names its base '{names[0]}', which is not on this disk: that '{given}' is the same is up to you"
-        )
+        ui.warn(f"The adapter names its base '{names[0]}', which is not on this disk; we take your word for '{given}'")
         return
     raise AmpError(
         f"The adapter was trained on '{names[0]}', not on '{given}'",
