@@ -150,5 +150,9 @@ def language_pattern(network: Any, names: tuple[str, ...], *, layers: list[int] 
 
 
 def _shape_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "size mismatch" in line), lines[0] if lines else type(error).__name__)[:300]
+    """Return what PyTorch says of shapes, of the first three weights, or else the error's first line."""
+    found = re.findall(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)", str(error))
+    if found:
+        first = ", ".join(f"'{key}' ({theirs}, not {ours})" for key, theirs, ours in found[:3])
+        return f"{len(found)} weights have another shape, first {first}"
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -17,10 +17,18 @@ def disk_errors_explained(action: Callable[[], Result], path: Path) -> Result:
     try:
         return action()
     except OSError as error:
-        raise AmpError(
-            f"Cannot write '{path}': {error.strerror or error}",
-            hint="Make room or choose another folder with --out; what is finished is kept, the same command goes on",
-        ) from error
+        raise _cannot_write(path, error.strerror or str(error)) from error
+    except Exception as error:
+        if isinstance(error, AmpError) or "(os error " not in str(error):  # as libraries written in Rust say it
+            raise
+        raise _cannot_write(path, str(error)) from error
+
+
+def _cannot_write(path: Path, reason: str) -> AmpError:
+    return AmpError(
+        f"Cannot write '{path}': {reason}",
+        hint="Make room or choose another folder with --out; what is finished is kept, the same command goes on",
+    )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """Writes a LoRA adapter of a LLaVA model under the names of the other layout."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import torch
 from amp_cli.core.checkpoints.files import ADAPTER_STEMS, weight_files
 from amp_cli.core.checkpoints.layout import ORIGINAL as ORIGINAL_LAYOUT
 from amp_cli.core.checkpoints.layout import TRANSFORMERS
-from amp_cli.core.checkpoints.names import NETWORK, ORIGINAL, Spelling, projector_names, respell, respell_adapter
-from amp_cli.core.checkpoints.projector import projector_files
+from amp_cli.core.checkpoints.names import NETWORK, ORIGINAL, Spelling, respell, respell_adapter
+from amp_cli.core.checkpoints.projector import projector_files, read_projector
 from amp_cli.core.checkpoints.shards import save_tensors
 from amp_cli.core.checkpoints.tensors import read_tensors, stored_tensors
 from amp_cli.core.store import disk_errors_explained, read_json, write_json
@@ -25,9 +26,10 @@ def adapter_layout(folder: Path, name: str) -> str:
         AmpError: a name that is no part of a LLaVA model.
     """
     names = list(stored_tensors(weight_files(folder, ADAPTER_STEMS)))
-    strange = next((key for key in names if respell_adapter(key, NETWORK) is None), None)
-    if strange is not None or not names:
-        raise AmpError(f"The adapter '{name}' holds '{strange}', which is no part of a LLaVA model")
+    strange = [key for key in names if respell_adapter(key, NETWORK) is None]
+    if strange or not names:
+        held = ", ".join(f"'{key}'" for key in strange[:3]) or "nothing"
+        raise AmpError(f"The adapter '{name}' holds {held}, which is no part of a LLaVA model")
     return ORIGINAL_LAYOUT if all(respell_adapter(key, ORIGINAL) == key for key in names) else TRANSFORMERS
 
 
@@ -75,13 +77,14 @@ def _targets(config: dict[str, Any], weights: dict[str, torch.Tensor], spelling:
 def _write_projector(folder: Path, out: Path, spelling: Spelling, to: str) -> int:
     """LLaVA's own loader reads a trained projector from a pickle of plain tensors, ours from safetensors too."""
     weights = {
-        f"base_model.model.{new}": tensor.contiguous()
-        for file in projector_files(folder)
-        for key, tensor in read_tensors(file).items()
-        if (new := projector_names(key, spelling))
+        f"base_model.model.{name}": tensor.clone()
+        for name, tensor in read_projector(projector_files(folder), spelling).items()
     }
     if weights and to == ORIGINAL_LAYOUT:
-        disk_errors_explained(lambda: torch.save(weights, out / "non_lora_trainables.bin"), out)
+        pickled = BytesIO()
+        torch.save(weights, pickled)
+        file = out / "non_lora_trainables.bin"
+        disk_errors_explained(lambda: file.write_bytes(pickled.getbuffer()), file)
     elif weights:
         save_tensors(weights, out / "non_lora_trainables.safetensors")
     return len(weights)

@@ -12,6 +12,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from amp_cli.core.checkpoints.files import weight_files
 from amp_cli.core.checkpoints.names import ORIGINAL, Spelling, is_buffer, projector_names, respell
+from amp_cli.core.checkpoints.projector import read_projector
 from amp_cli.core.checkpoints.tensors import StoredTensor, read_tensors, stored_tensors
 from amp_cli.core.checkpoints.tokenizer import original_tokenizer
 from amp_cli.core.checkpoints.tower import Tower, differing_weight, find_tower
@@ -65,7 +66,14 @@ class OriginalCheckpoint:
     def rows(self) -> int:
         """Rows of the embedding with those tokens."""
         least = max(self.vocabulary, int(self.tokenizer.pad_token_id)) + 1
-        return -(-least // ROW_MULTIPLE) * ROW_MULTIPLE
+        kept = self.vocabulary + max(map(len, self.kept_rows.values()), default=0)
+        return kept if kept >= least else filled_up(least)
+
+    @cached_property
+    def kept_rows(self) -> dict[str, torch.Tensor]:
+        """Rows for those tokens that an earlier conversion cut off, by original name."""
+        file = self.folder / APPENDED_ROWS
+        return read_tensors(file) if file.is_file() else {}
 
     @property
     def keeps_class_token(self) -> bool:
@@ -197,7 +205,7 @@ def tensors_by_file(checkpoint: OriginalCheckpoint, spelling: Spelling) -> Itera
     Raises:
         AmpError: a weight that is no part of a LLaVA model.
     """
-    better = _better_projector(checkpoint, spelling)
+    better = read_projector(checkpoint.projector, spelling)
     for file in dict.fromkeys(place.file for place in checkpoint.stored.values()):
         renamed: dict[str, torch.Tensor] = {}
         for name, tensor in read_tensors(file).items():
@@ -212,17 +220,6 @@ def tensors_by_file(checkpoint: OriginalCheckpoint, spelling: Spelling) -> Itera
     if better:
         yield better
     yield from _tower_tensors(checkpoint, spelling)
-
-
-def _better_projector(checkpoint: OriginalCheckpoint, spelling: Spelling) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-    for file in checkpoint.projector:
-        for key, tensor in read_tensors(file).items():
-            name = projector_names(key, spelling)
-            if name is None:
-                raise AmpError(f"'{file}' holds '{key}', which is no part of a projector")
-            found[name] = tensor
-    return found
 
 
 def _tower_tensors(checkpoint: OriginalCheckpoint, spelling: Spelling) -> Iterator[dict[str, torch.Tensor]]:
@@ -241,10 +238,15 @@ def with_rows(tensor: torch.Tensor, name: str, checkpoint: OriginalCheckpoint) -
     answer it is never the likeliest.
     """
     count = checkpoint.rows - len(tensor)
-    file = checkpoint.folder / APPENDED_ROWS
-    kept = read_tensors(file).get(name) if file.is_file() else None
-    fits = kept is not None and len(kept) == count
-    return torch.cat((tensor, kept if fits and kept is not None else mean_rows(tensor, count)))
+    kept = checkpoint.kept_rows.get(name)
+    if kept is None or kept.shape != (count, tensor.shape[1]):
+        kept = mean_rows(tensor, count)
+    return torch.cat((tensor, kept))
+
+
+def filled_up(least: int) -> int:
+    """Return how many rows a vocabulary of at least so many gets."""
+    return -(-least // ROW_MULTIPLE) * ROW_MULTIPLE
 
 
 def mean_rows(tensor: torch.Tensor, count: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from amp_cli.core.checkpoints.files import refuse_unfinished
-from amp_cli.core.checkpoints.names import NETWORK, projector_names
+from amp_cli.core.checkpoints.names import NETWORK, Spelling, projector_names
 from amp_cli.core.checkpoints.tensors import read_tensors
 from amp_cli.errors import AmpError
 
@@ -24,8 +24,8 @@ def projector_files(folder: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def read_projector(files: tuple[Path, ...]) -> dict[str, torch.Tensor]:
-    """Return the projector's weights by their names in transformers' memory.
+def read_projector(files: tuple[Path, ...], spelling: Spelling = NETWORK) -> dict[str, torch.Tensor]:
+    """Return the projector's weights, by their names in transformers' memory or in another spelling.
 
     Raises:
         AmpError: a file holds anything else.
@@ -33,7 +33,7 @@ def read_projector(files: tuple[Path, ...]) -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = {}
     for file in files:
         for key, tensor in read_tensors(file).items():
-            name = projector_names(key, NETWORK)
+            name = projector_names(key, spelling)
             if name is None:
                 raise AmpError(
                     f"'{file}' holds '{key}', which is no part of a projector",

@@ -32,9 +32,8 @@ def write_hf(checkpoint: OriginalCheckpoint, out: Path) -> int:
     """Write the whole folder and return how many tensors it holds."""
     refuse_gaps(checkpoint.folder, llava_config(checkpoint), shapes_in(checkpoint))
     out.mkdir(parents=True, exist_ok=True)
-    count = write_shards(tensors_by_file(checkpoint, HUB), out)
     disk_errors_explained(lambda: _write_small_files(checkpoint, out), out)
-    return count
+    return write_shards(tensors_by_file(checkpoint, HUB), out)
 
 
 def _write_small_files(checkpoint: OriginalCheckpoint, out: Path) -> None:

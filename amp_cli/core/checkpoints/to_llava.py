@@ -13,7 +13,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from amp_cli.core.checkpoints.complete import refuse_gaps
 from amp_cli.core.checkpoints.files import weight_files
 from amp_cli.core.checkpoints.names import ORIGINAL, is_buffer, respell
-from amp_cli.core.checkpoints.original import APPENDED_ROWS, EMBEDDING, HEAD, mean_rows
+from amp_cli.core.checkpoints.original import APPENDED_ROWS, EMBEDDING, HEAD, filled_up, mean_rows
 from amp_cli.core.checkpoints.shards import save_tensors, write_shards
 from amp_cli.core.checkpoints.tensors import read_tensors, stored_tensors
 from amp_cli.core.checkpoints.to_hf import KEPT, SMALL_FILES
@@ -65,6 +65,11 @@ def _refuse_other_kinds(folder: Path, config: dict[str, Any]) -> None:
         )
     if kind not in _ARCHITECTURES:
         raise AmpError(f"'{folder}' has a language model of type '{kind}', which the original layout does not know")
+    for name, only in (("projector_hidden_act", "gelu"), ("multimodal_projector_bias", True)):
+        if config.get(name, only) != only:
+            raise AmpError(f"'{folder}' has {name} = {config[name]!r}; the original layout knows {only!r} alone")
+    if not isinstance(config.get("vision_feature_layer", -2), int):
+        raise AmpError(f"'{folder}' has several in vision_feature_layer; the original layout knows one alone")
     if not (folder / "tokenizer.model").is_file():
         raise AmpError(
             f"'{folder}' has no tokenizer.model, which the original layout needs",
@@ -104,8 +109,8 @@ def _original_parts(
                 tower[f"vision_model.{new.removeprefix(ORIGINAL.tower)}"] = tensor
             elif new in (EMBEDDING, HEAD):
                 part[new] = tensor[:image_token]
-                rows = tensor[image_token:]
-                if not torch.equal(rows, mean_rows(part[new], len(rows))):
+                rows, ours = tensor[image_token:], filled_up(image_token + 2) - image_token
+                if not torch.equal(rows, mean_rows(part[new], ours)):
                     kept[new] = rows.clone()
             else:
                 part[new] = tensor
@@ -171,8 +176,8 @@ def _write_tower(
     folder: Path, config: dict[str, Any], original: dict[str, Any], tower: dict[str, torch.Tensor], out: Path
 ) -> None:
     """The original code reads its tower from a folder (or hub repository) of the name in its configuration."""
-    place = out / str(original["mm_vision_tower"])
-    if not place.resolve().is_relative_to(out.resolve()):
+    place = out / str(original.get("mm_vision_tower") or "")
+    if out.resolve() not in place.resolve().parents:
         place = out / "vision_tower"
         original["mm_vision_tower"] = "vision_tower"
     place.mkdir(parents=True)
