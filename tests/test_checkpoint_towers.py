@@ -144,6 +144,18 @@ def test_of_two_different_towers_the_one_outside_is_used_and_named(tmp_path: Pat
     assert changed in loaded.notes[0]
 
 
+def test_a_tower_that_the_training_changed_is_the_one_inside(tmp_path: Path, expected: torch.Tensor) -> None:
+    folder = golden_copy(tmp_path, "base_vision_inside")
+    change_config(folder, unfreeze_mm_vision_tower=True)
+    outside = tmp_path / TOWER
+    change_weights(outside, lambda weights: {name: torch.zeros_like(value) for name, value in weights.items()})
+    loaded = load_model(str(folder))
+    assert torch.equal(answers(loaded), expected)
+    assert loaded.identity["vision_tower"]["place"] == "inside the checkpoint"
+    assert loaded.notes == ()
+    assert not torch.equal(answers(load_model(str(folder), vision_tower=str(outside))), expected)
+
+
 def test_a_tower_of_another_resolution_is_refused(base: Path, tmp_path: Path) -> None:
     change_config(tmp_path / TOWER, image_size=84)
     with pytest.raises(AmpError, match=r"says 84 pixels, its weights hold 17 positions"):

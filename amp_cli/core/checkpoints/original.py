@@ -104,7 +104,13 @@ def open_original(
     for name in (EMBEDDING, HEAD):
         if name not in stored and not (name == HEAD and config.get("tie_word_embeddings")):
             raise AmpError(f"'{folder}' lacks the weight '{name}'", hint="The checkpoint is incomplete; fetch it again")
-    tower = find_tower(folder, str(config.get("mm_vision_tower") or ""), stored, given=vision_tower)
+    tower = find_tower(
+        folder,
+        str(config.get("mm_vision_tower") or ""),
+        stored,
+        given=vision_tower,
+        is_trained=bool(config.get("unfreeze_mm_vision_tower")),
+    )
     checkpoint = OriginalCheckpoint(folder=folder, config=config, stored=stored, projector=projector, tower=tower)
     _refuse_unfitting_projector(checkpoint)
     different = differing_weight(tower, stored)

@@ -1,7 +1,7 @@
 """Finds and reads an original checkpoint's vision tower: a CLIP folder, on the hub, or inside the checkpoint."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,17 @@ class Tower:
         return int((self.config.image_size // self.config.patch_size) ** 2)
 
 
-def find_tower(checkpoint: Path, name: str, inside: dict[str, StoredTensor], *, given: str | None = None) -> Tower:
+def find_tower(
+    checkpoint: Path, name: str, inside: dict[str, StoredTensor], *, given: str | None = None, is_trained: bool = False
+) -> Tower:
     """Return the tower that `name` (the configuration's `mm_vision_tower`) means.
 
     Looked for, in this order: `given`; the folder `name` in the checkpoint, beside it, and from the current folder;
-    inside the checkpoint; on the hub. So an external tower wins over one inside, as in the original code.
+    inside the checkpoint; on the hub. So an external tower wins over one inside, as in the original code, unless the
+    model's training changed the tower: then the one inside wins, as in later versions of that code.
 
     Args:
-        inside: the checkpoint's tensors by original name.
+        inside: the checkpoint's tensors by original name. is_trained: the configuration's `unfreeze_mm_vision_tower`.
 
     Raises:
         AmpError: it is nowhere, incomplete, no CLIP, or of another resolution than its name says.
@@ -64,6 +67,8 @@ def find_tower(checkpoint: Path, name: str, inside: dict[str, StoredTensor], *, 
         )
     else:
         tower = _outer(given or name, folder or _from_hub(name))
+        if is_trained and own and given is None:
+            tower = replace(tower, folder=None, tensors=_named_on_hub(own))
     _refuse_other_resolution(name, tower)
     return tower
 
@@ -155,9 +160,13 @@ def _inner(name: str, own: dict[str, StoredTensor]) -> Tower:
         image_size=round((positions[0] - 1) ** 0.5) * patch_size,
         hidden_act="quick_gelu",
     )
-    tensors = {respell(key, HUB) or key: (place.file, key) for key, place in own.items()}
+    tensors = _named_on_hub(own)
     mean, std = tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD)
     return Tower(name=name, folder=None, config=config, tensors=tensors, mean=mean, std=std)
+
+
+def _named_on_hub(own: dict[str, StoredTensor]) -> dict[str, tuple[Path, str]]:
+    return {respell(key, HUB) or key: (place.file, key) for key, place in own.items()}
 
 
 def _refuse_other_resolution(name: str, tower: Tower) -> None:
