@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.core.checkpoints.files import ADAPTER_STEMS, weight_files
+from amp_cli.core.downloads.hub_errors import explained
+from amp_cli.core.downloads.hub_files import PICKLES, SAFE, SMALL
 from amp_cli.core.store import content_hash, read_json
 from amp_cli.core.zoo import find_model
 from amp_cli.errors import AmpError
 
 TINY = Path(__file__).resolve().parent.parent / "world" / "tiny"
 SAMPLED = 1 << 20
-MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
-PICKLES = ["pytorch_model*.bin", "adapter_model.bin", "non_lora_trainables.bin", "mm_projector.bin"]
-"""Read with PyTorch's restricted reader; fetched only where a repository has no safetensors."""
 
 
 def model_place(model: str) -> str:
@@ -54,58 +53,17 @@ def fetch_file(repo: str, filename: str) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    return Path(_explained(lambda: hf_hub_download(repo, filename), repo))
+    return Path(explained(lambda: hf_hub_download(repo, filename), repo))
 
 
 def fetch_folder(repo: str) -> Path:
     """Return a hub repository's folder on this disk, downloading what is missing: pickles only without safetensors."""
     from huggingface_hub import snapshot_download
 
-    folder = Path(_explained(lambda: snapshot_download(repo, allow_patterns=MODEL_FILES), repo))
+    folder = Path(explained(lambda: snapshot_download(repo, allow_patterns=[*SMALL, *SAFE]), repo))
     if any(folder.glob("*.safetensors")):
         return folder
-    return Path(_explained(lambda: snapshot_download(repo, allow_patterns=[*MODEL_FILES, *PICKLES]), repo))
-
-
-def _explained(download: Any, repo: str) -> str:
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        return str(download())
-    except HFValidationError as error:
-        raise AmpError(
-            f"'{repo}' is neither a folder nor a hub id",
-            hint="Give a folder that exists, owner/name, or a name that `amp models` lists",
-        ) from error
-    except GatedRepoError as error:
-        raise AmpError(
-            f"Access to '{repo}' is restricted", hint="Accept its terms on the hub and set HF_TOKEN"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise AmpError(
-            f"The hub has no repository '{repo}' (or it is private)", hint="Check the name; set HF_TOKEN"
-        ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise AmpError(
-            f"'{repo}' is not on this disk and the hub cannot be reached",
-            hint=f"Where there is a network, `amp download {repo}` fetches it; or copy it here and give its folder",
-        ) from error
-    except EntryNotFoundError as error:
-        raise AmpError(f"'{repo}' on the hub lacks a file that is needed: {error}") from error
-    except HfHubHTTPError as error:
-        raise AmpError(f"The hub refused '{repo}': {error}") from error
-    except OSError as error:
-        raise AmpError(
-            f"'{repo}' could not be fetched: {error}", hint="Run the same command again; it goes on"
-        ) from error
+    return Path(explained(lambda: snapshot_download(repo, allow_patterns=[*SMALL, *PICKLES]), repo))
 
 
 def model_config(model: str) -> tuple[dict[str, Any], Path]:

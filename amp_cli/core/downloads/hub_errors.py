@@ -16,10 +16,12 @@ def explained(action: Callable[[], Result], repo: str) -> Result:
     """
     import httpx2
     from huggingface_hub.errors import (
+        EntryNotFoundError,
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
         RevisionResolutionError,
@@ -28,7 +30,10 @@ def explained(action: Callable[[], Result], repo: str) -> Result:
     try:
         return action()
     except HFValidationError as error:
-        raise AmpError(f"'{repo}' is no hub id (owner/name)") from error
+        raise AmpError(
+            f"'{repo}' is neither a folder nor a hub id",
+            hint="Give a folder that exists, owner/name, or a name that `amp models` lists",
+        ) from error
     except GatedRepoError as error:
         raise AmpError(
             f"Access to '{repo}' is restricted", hint="Accept its terms on the hub and set HF_TOKEN"
@@ -39,13 +44,20 @@ def explained(action: Callable[[], Result], repo: str) -> Result:
         ) from error
     except RevisionNotFoundError as error:
         raise AmpError(f"'{repo}' has no such revision", hint="--revision takes a branch, a tag or a commit") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise AmpError(
+            f"'{repo}' is not on this disk and the hub cannot be reached",
+            hint=f"Where there is a network, `amp download {repo}` fetches it; or copy it here and give its folder",
+        ) from error
+    except EntryNotFoundError as error:
+        raise AmpError(f"'{repo}' on the hub lacks a file that is needed: {str(error).splitlines()[0]}") from error
     except HfHubHTTPError as error:
         raise AmpError(
             f"The hub refused '{repo}' (status {error.response.status_code})",
             hint="What has arrived is kept: the same command goes on. --mirror takes another endpoint",
         ) from error
-    except (LocalEntryNotFoundError, RevisionResolutionError, httpx2.TransportError, OSError) as error:
+    except (RevisionResolutionError, httpx2.TransportError, OSError) as error:
         raise AmpError(
             f"'{repo}' could not be fetched: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            hint="What has arrived is kept: the same command goes on. --mirror takes another endpoint",
+            hint="What has arrived is kept: the same command goes on. `amp download --mirror` takes another endpoint",
         ) from error
