@@ -37,7 +37,8 @@ def convert(
     from amp_cli.core.checkpoints.convert import convert as run
 
     result = run(
-        ConvertSettings(model=model, out=out, to=to, vision_tower=vision_tower, verify=verify, overwrite=overwrite)
+        ConvertSettings(model=model, out=out, to=to, vision_tower=vision_tower, verify=verify, overwrite=overwrite),
+        progress=ui.byte_progress,
     )
     for note in result.notes:
         ui.warn(note)

@@ -1,15 +1,19 @@
 """Converts a model or a LoRA adapter between the original LLaVA layout and transformers': `amp convert`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from amp_cli import __version__
 from amp_cli.core.checkpoints.adapter_folder import adapter_layout, write_adapter
+from amp_cli.core.checkpoints.files import ADAPTER_STEMS, weight_files
 from amp_cli.core.checkpoints.layout import LANGUAGE_MODEL, ORIGINAL, layout_of
 from amp_cli.core.checkpoints.original import OriginalCheckpoint, open_original
 from amp_cli.core.checkpoints.to_hf import write_hf
 from amp_cli.core.checkpoints.to_llava import write_llava
+from amp_cli.core.downloads.reports import Advance, Progress
 from amp_cli.core.hub import (
     adapter_base,
     adapter_folder,
@@ -62,8 +66,17 @@ Written = tuple[int, str, dict[str, Any], tuple[str, ...]]
 """Tensors, layout of the source, facts for the card, notes."""
 
 
-def convert(settings: ConvertSettings) -> ConvertResult:
+@contextmanager
+def silent(_label: str, _total: int | None, _done: int) -> Iterator[Advance]:
+    """A progress bar that nobody sees."""
+    yield lambda _: None
+
+
+def convert(settings: ConvertSettings, *, progress: Progress = silent) -> ConvertResult:
     """Convert on the CPU, shard by shard; a conversion that is already there is left as it is.
+
+    Args:
+        progress: opens a bar over the bytes of the weights.
 
     Raises:
         AmpError: nothing to convert, a part that is missing or does not fit, or other files in `out`.
@@ -77,7 +90,9 @@ def convert(settings: ConvertSettings) -> ConvertResult:
     if done is None:
         part = part_of(settings.out)
         run = Run.start(part, command="convert", settings=asked, identity={**identity, "to": settings.to})
-        tensors, source, facts, notes = _write_adapter(settings, part) if is_adapter else _write_model(settings, part)
+        write = _write_adapter if is_adapter else _write_model
+        with progress(f"Converting {settings.model}", _bytes_of(settings.model, is_adapter=is_adapter), 0) as advance:
+            tensors, source, facts, notes = write(settings, part, advance)
         write_text(part / "README.md", _card(settings, identity, facts))
         run.finish("done", tensors=tensors, source=source, notes=list(notes), peak_memory_mb=peak_memory_mb())
         put_in_place(part, settings.out)
@@ -114,7 +129,12 @@ def _identity(settings: ConvertSettings, *, is_adapter: bool) -> dict[str, Any]:
     return check_model(settings.model, vision_tower=settings.vision_tower)
 
 
-def _write_model(settings: ConvertSettings, out: Path) -> Written:
+def _bytes_of(model: str, *, is_adapter: bool) -> int:
+    files = weight_files(adapter_folder(model), ADAPTER_STEMS) if is_adapter else weight_files(local_folder(model))
+    return sum(file.stat().st_size for file in files)
+
+
+def _write_model(settings: ConvertSettings, out: Path, advance: Advance) -> Written:
     folder = local_folder(settings.model)
     source = layout_of(folder)
     if source == LANGUAGE_MODEL:
@@ -125,10 +145,10 @@ def _write_model(settings: ConvertSettings, out: Path) -> Written:
         )
     if source == ORIGINAL:
         checkpoint = open_original(folder, vision_tower=settings.vision_tower)
-        return write_hf(checkpoint, out), source, _facts(checkpoint), checkpoint.notes
+        return write_hf(checkpoint, out, advance), source, _facts(checkpoint), checkpoint.notes
     if settings.vision_tower is not None:
         raise AmpError("--vision-tower is for a model in the original layout; this one holds its tower")
-    return write_llava(folder, out), source, {}, ()
+    return write_llava(folder, out, advance), source, {}, ()
 
 
 def _facts(checkpoint: OriginalCheckpoint) -> dict[str, Any]:
@@ -139,7 +159,7 @@ def _facts(checkpoint: OriginalCheckpoint) -> dict[str, Any]:
     }
 
 
-def _write_adapter(settings: ConvertSettings, out: Path) -> Written:
+def _write_adapter(settings: ConvertSettings, out: Path, _advance: Advance) -> Written:
     folder = adapter_folder(settings.model)
     source = adapter_layout(folder, settings.model)
     return write_adapter(folder, settings.model, out, to=settings.to), source, {"is_adapter": True}, ()

@@ -1,6 +1,6 @@
 """Writes a model's weights file by file, so that never more than one file's tensors are in memory."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -11,8 +11,14 @@ from amp_cli.core.store import disk_errors_explained, write_json
 INDEX = "model.safetensors.index.json"
 
 
-def write_shards(parts: Iterable[dict[str, torch.Tensor]], out: Path) -> int:
-    """Write each part as one safetensors file, and the index; return how many tensors were written."""
+def write_shards(
+    parts: Iterable[dict[str, torch.Tensor]], out: Path, advance: Callable[[int], object] = lambda _: None
+) -> int:
+    """Write each part as one safetensors file, and the index; return how many tensors were written.
+
+    Args:
+        advance: told the bytes of each file that is on disk.
+    """
     written: list[tuple[Path, list[str]]] = []
     total = 0
     for part in parts:
@@ -22,7 +28,9 @@ def write_shards(parts: Iterable[dict[str, torch.Tensor]], out: Path) -> int:
         tensors = dict(_own_memory(part))
         del part
         save_tensors(tensors, file)
-        total += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        advance(size)
+        total += size
         written.append((file, sorted(tensors)))
         tensors.clear()
     weight_map: dict[str, str] = {}

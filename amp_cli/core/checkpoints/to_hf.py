@@ -1,6 +1,7 @@
 """Writes an original LLaVA checkpoint as a transformers folder, shard by shard, offline."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,12 @@ SMALL_FILES = (
 )
 
 
-def write_hf(checkpoint: OriginalCheckpoint, out: Path) -> int:
+def write_hf(checkpoint: OriginalCheckpoint, out: Path, advance: Callable[[int], object] = lambda _: None) -> int:
     """Write the whole folder and return how many tensors it holds."""
     refuse_gaps(checkpoint.folder, llava_config(checkpoint), shapes_in(checkpoint))
     out.mkdir(parents=True, exist_ok=True)
     disk_errors_explained(lambda: _write_small_files(checkpoint, out), out)
-    return write_shards(tensors_by_file(checkpoint, HUB), out)
+    return write_shards(tensors_by_file(checkpoint, HUB), out, advance)
 
 
 def _write_small_files(checkpoint: OriginalCheckpoint, out: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ _ARCHITECTURES = {
 _LEFT_OUT = ("model_type", "architectures", "dtype", "torch_dtype", "vocab_size", "pad_token_id", "rope_parameters")
 
 
-def write_llava(folder: Path, out: Path) -> int:
+def write_llava(folder: Path, out: Path, advance: Callable[[int], object] = lambda _: None) -> int:
     """Write the whole folder, the vision tower in one of its own; return how many tensors there are in all.
 
     Rows that a conversion appended for the image and padding tokens are cut off; where they are not what we would
@@ -47,7 +47,7 @@ def write_llava(folder: Path, out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     kept: dict[str, torch.Tensor] = {}
     tower: dict[str, torch.Tensor] = {}
-    count = write_shards(_original_parts(folder, image_token, kept, tower), out)
+    count = write_shards(_original_parts(folder, image_token, kept, tower), out, advance)
     original = _original_config(folder, config)
     disk_errors_explained(lambda: _write_tower(folder, config, original, tower, out), out)
     if kept:
