@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from amp_cli.core.checkpoints.convert import ConvertSettings, convert
-from amp_cli.core.checkpoints.names import ORIGINAL, respell
+from amp_cli.core.checkpoints.names import ORIGINAL, Spelling, respell, respell_adapter
 from amp_cli.core.models import LoadedModel
 from amp_cli.core.prompts import encode_prompts
 
@@ -131,3 +131,64 @@ def to_hf(model: Path, out: Path) -> Path:
 def to_llava(model: Path, out: Path) -> Path:
     """Convert to the original layout."""
     return convert(ConvertSettings(model=str(model), out=out, to="llava")).out
+
+
+def spell_adapter(adapter: Path, spelling: Spelling, **config: Any) -> Path:
+    """Rename an adapter's weights in place, as that layout's training would have left them."""
+
+    def renamed(weights: Tensors) -> Tensors:
+        return {str(respell_adapter(name, spelling)): tensor for name, tensor in weights.items()}
+
+    change_weights(adapter, renamed)
+    change_config(adapter, name="adapter_config.json", **config)
+    return adapter
+
+
+def adapter_modules(adapter: Path) -> list[str]:
+    """The full names of the layers that an adapter has weights for, in its own spelling."""
+    names = {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in all_weights(adapter)}
+    return sorted(names)
+
+
+def train_projector(adapter: Path) -> Path:
+    """Put a projector beside an adapter as LLaVA's own training does: the base's, half as large again."""
+    torch.save(_trained_projector("base_model.model."), adapter / "non_lora_trainables.bin")
+    return adapter
+
+
+def golden_with_trained_projector(folder: Path) -> Path:
+    """Copy the golden base with that projector inside."""
+    base = golden_copy(folder)
+    change_weights(base, lambda weights: {**weights, **_trained_projector("")})
+    return base
+
+
+def _trained_projector(prefix: str) -> Tensors:
+    weights = load_file(GOLDEN / "base" / "model.safetensors")
+    return {f"{prefix}{name}": tensor.float() * 1.5 for name, tensor in weights.items() if "mm_projector" in name}
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Every file but `run.json`, which holds the time, by its name."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != "run.json"
+    }
+
+
+def saved_by_transformers(folder: Path, *, rows: int) -> Path:
+    """A random LLaVA that transformers itself saved, with the tokenizer.model that the original layout needs."""
+    config = read_config(GOLDEN / "base")
+    text = {key: config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "rms_norm_eps")}
+    torch.manual_seed(1)
+    network = LlavaForConditionalGeneration(
+        LlavaConfig(
+            text_config={"model_type": "llama", "num_attention_heads": 4, "vocab_size": rows, **text},
+            vision_config=read_config(GOLDEN / TOWER),
+            image_token_index=1000,
+        )
+    )
+    network.half().save_pretrained(folder)
+    shutil.copyfile(GOLDEN / "base" / "tokenizer.model", folder / "tokenizer.model")
+    return folder

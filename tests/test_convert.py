@@ -2,10 +2,7 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,24 +14,23 @@ from llava_checkpoints import (
     answers,
     change_config,
     change_weights,
+    files_in,
     golden_copy,
     picture,
     random_checkpoint,
     read_config,
     same_tensors,
+    saved_by_transformers,
     shard,
     to_hf,
     to_llava,
 )
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from amp_cli.core.checkpoints.convert import ConvertSettings, convert
 from amp_cli.core.checkpoints.names import HUB, respell
-from amp_cli.core.hub import TINY
 from amp_cli.core.models import load_model
 from amp_cli.core.prompts import encode_prompts, render
-from amp_cli.errors import AmpError
 
 
 @pytest.fixture
@@ -50,36 +46,6 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def hub_weights(folder: Path) -> Tensors:
     return {str(respell(name, HUB)): tensor for name, tensor in all_weights(folder).items()}
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    """Every file but `run.json`, which holds the time, by its name."""
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in folder.rglob("*")
-        if file.is_file() and file.name != "run.json"
-    }
-
-
-def from_config(folder: Path, *, rows: int, bare_tokenizer: bool = True) -> Path:
-    """A random LLaVA that transformers itself saved, with the tokenizer.model that the original layout needs."""
-    config = read_config(GOLDEN / "base")
-    text = {key: config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "rms_norm_eps")}
-    vision = json.loads((GOLDEN / TOWER / "config.json").read_text())
-    torch.manual_seed(1)
-    network = LlavaForConditionalGeneration(
-        LlavaConfig(
-            text_config={"model_type": "llama", "num_attention_heads": 4, "vocab_size": rows, **text},
-            vision_config=vision,
-            image_token_index=1000,
-        )
-    )
-    network.half().save_pretrained(folder)
-    shutil.copyfile(GOLDEN / "base" / "tokenizer.model", folder / "tokenizer.model")
-    return folder
-
-
-# there and back
 
 
 def test_from_the_original_and_back_gives_the_same_tensors_and_configuration(base: Path, tmp_path: Path) -> None:
@@ -120,7 +86,7 @@ def test_from_transformers_and_back_gives_the_same_tensors(converted: Path, tmp_
 
 @pytest.mark.parametrize("rows", [1002, 1003, 1024, 1064, 1088])
 def test_what_transformers_saved_comes_back_with_as_many_rows_as_it_had(tmp_path: Path, rows: int) -> None:
-    folder = from_config(tmp_path / "hf", rows=rows)
+    folder = saved_by_transformers(tmp_path / "hf", rows=rows)
     again = to_hf(to_llava(folder, tmp_path / "llava"), tmp_path / "again")
     assert same_tensors(hub_weights(again), hub_weights(folder))
     assert read_config(again)["text_config"]["vocab_size"] == rows
@@ -194,157 +160,3 @@ def test_the_card_says_where_it_came_from(converted: Path) -> None:
     assert f"`{GOLDEN / 'base'}`" in card
     assert "base_model:" not in card  # no hub id
     assert f"`{TOWER}`" in card
-
-
-# whole or not there
-
-
-def test_a_killed_conversion_starts_again(base: Path, tmp_path: Path) -> None:
-    part = tmp_path / "hf.part"
-    part.mkdir()
-    (part / "part-00001.safetensors").write_bytes(b"half")
-    (part / "run.json").write_text(json.dumps({"command": "convert", "state": "running"}))
-    out = to_hf(base, tmp_path / "hf")
-    assert not part.exists()
-    assert files_in(out) == files_in(to_hf(base, tmp_path / "undisturbed"))
-
-
-def test_the_same_command_again_does_nothing(base: Path, tmp_path: Path) -> None:
-    out = to_hf(base, tmp_path / "hf")
-    times = {file: file.stat().st_mtime_ns for file in out.rglob("*")}
-    settings = ConvertSettings(model=str(base), out=out, to="hf")
-    assert convert(settings).tensors == 80
-    assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == times
-
-
-def test_a_folder_that_is_not_ours_or_of_another_model_is_left_alone(base: Path, tmp_path: Path) -> None:
-    out = tmp_path / "thesis"
-    out.mkdir()
-    (out / "chapter1.tex").write_text("x")
-    for overwrite in (False, True):
-        with pytest.raises(AmpError, match="is not empty and holds no result of this `amp convert`"):
-            convert(ConvertSettings(model=str(base), out=out, to="hf", overwrite=overwrite))
-    assert [file.name for file in out.iterdir()] == ["chapter1.tex"]
-    made = to_hf(base, tmp_path / "hf")
-    change_config(base, rms_norm_eps=1e-6)
-    with pytest.raises(AmpError, match="is not empty"):
-        to_hf(base, made)
-    assert read_config(made)["text_config"]["rms_norm_eps"] == 1e-5
-    convert(ConvertSettings(model=str(base), out=made, to="hf", overwrite=True))
-    assert read_config(made)["text_config"]["rms_norm_eps"] == 1e-6
-
-
-LIMITED = """
-import resource, shutil, sys
-from pathlib import Path
-from amp_cli.core.checkpoints.convert import ConvertSettings, convert
-from amp_cli.errors import AmpError
-out = Path(sys.argv.pop())
-for source, to in zip(sys.argv[1::2], sys.argv[2::2]):
-    for allowed in (10, 1500, 20_000, 60_000, 200_000):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, resource.RLIM_INFINITY))
-        try:
-            convert(ConvertSettings(model=source, out=out, to=to))
-            print("whole", source, allowed)
-        except AmpError as error:
-            print(error.message.replace(str(out), "OUT"))
-        print("there" if out.exists() else "not there")
-"""
-
-
-def test_a_disk_that_is_full_is_a_sentence_and_leaves_nothing_under_the_name(
-    base: Path, converted: Path, tmp_path: Path
-) -> None:
-    """Files that may not grow beyond a few bytes fail as they do on a full disk, at ever later places."""
-    adapter = tmp_path / "adapter"
-    shutil.copytree(GOLDEN / "adapter", adapter)
-    torch.save({"mm_projector.0.weight": torch.zeros(400, 400)}, adapter / "non_lora_trainables.bin")
-    cases = [str(base), "hf", str(converted), "llava", str(adapter), "hf"]
-    command = [sys.executable, "-c", LIMITED, *cases, str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 2 * 5 * 3
-    assert all(line.startswith("Cannot write 'OUT") for line in lines[0::2]), lines
-    assert set(lines[1::2]) == {"not there"}
-
-
-# refusals
-
-
-@pytest.mark.parametrize("to", ["hf", "llava"])
-def test_a_model_that_is_in_that_layout_already_is_told_so(
-    base: Path, converted: Path, tmp_path: Path, to: str
-) -> None:
-    model = converted if to == "hf" else base
-    with pytest.raises(AmpError, match=f"is in the {to} layout already"):
-        convert(ConvertSettings(model=str(model), out=tmp_path / "out", to=to))
-    assert not (tmp_path / "out").exists()
-
-
-def test_models_that_the_original_layout_cannot_hold_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(AmpError, match=r"has no tokenizer\.model"):
-        to_llava(TINY, tmp_path / "out")
-    other = from_config(tmp_path / "other", rows=1024)
-    change_config(other, model_type="llava_next")
-    with pytest.raises(AmpError, match=r"holds LLaVA-1\.5 alone"):
-        to_llava(other, tmp_path / "out")
-    early = from_config(tmp_path / "early", rows=1024)
-    change_config(early, image_token_index=500)
-    with pytest.raises(AmpError, match=r"has its image token \(500\) among the 1,000 tokens"):
-        to_llava(early, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    "changes", [{"projector_hidden_act": "relu"}, {"vision_feature_layer": [-2, -3]}], ids=["activation", "layers"]
-)
-def test_settings_that_the_original_layout_cannot_say_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
-    folder = from_config(tmp_path / "hf", rows=1024)
-    change_config(folder, **changes)
-    with pytest.raises(AmpError, match=next(iter(changes))):
-        to_llava(folder, tmp_path / "out")
-
-
-def test_weights_that_a_transformers_folder_lacks_are_named_before_any_is_written(tmp_path: Path) -> None:
-    folder = from_config(tmp_path / "hf", rows=1024)
-    lost = "layers.1.mlp.up_proj.weight"
-    change_weights(folder, lambda weights: {key: value for key, value in weights.items() if not key.endswith(lost)})
-    with pytest.raises(AmpError, match=f"lacks 1 of the weights .*{lost}"):
-        to_llava(folder, tmp_path / "out")
-
-
-def test_a_tower_that_was_named_by_a_folder_elsewhere_moves_into_the_result(base: Path, tmp_path: Path) -> None:
-    for number, name in enumerate((str(tmp_path / TOWER), f"../{tmp_path.name}/{TOWER}", None)):
-        change_config(base, mm_vision_tower=name)
-        settings = ConvertSettings(
-            model=str(base), out=tmp_path / f"hf{number}", to="hf", vision_tower=str(tmp_path / TOWER)
-        )
-        back = to_llava(convert(settings).out, tmp_path / f"back{number}")
-        assert read_config(back) == {**read_config(base), "mm_vision_tower": "vision_tower"}
-        assert torch.equal(answers(load_model(str(back))), answers(load_model(str(GOLDEN / "base"))))
-
-
-def test_a_tower_is_given_with_original_models_alone(converted: Path, tmp_path: Path) -> None:
-    settings = ConvertSettings(model=str(converted), out=tmp_path / "out", to="llava", vision_tower=str(GOLDEN / TOWER))
-    with pytest.raises(AmpError, match="--vision-tower is for a model in the original layout"):
-        convert(settings)
-
-
-def test_verify_compares_both_layouts(base: Path, tmp_path: Path) -> None:
-    result = convert(ConvertSettings(model=str(base), out=tmp_path / "hf", to="hf", verify=True))
-    assert len(result.differences) == 6
-    assert result.max_logit_difference is not None
-    assert result.max_logit_difference < 1e-5
-    assert result.to_json()["from"] == "llava"
-
-
-def test_verify_sees_a_result_that_was_changed(base: Path, tmp_path: Path) -> None:
-    settings = ConvertSettings(model=str(base), out=tmp_path / "hf", to="hf", verify=True)
-    convert(settings)
-    for file in settings.out.glob("*.safetensors"):
-        weights = load_file(file)
-        save_file({name: tensor * 1.5 for name, tensor in weights.items()}, file, {"format": "pt"})
-    again = convert(settings)
-    assert again.max_logit_difference is not None
-    assert again.max_logit_difference > 0.1
