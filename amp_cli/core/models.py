@@ -106,7 +106,7 @@ def load_model(
     if dtype != "stored":
         refuse_overflow(network, model, torch_dtype)
     processor = _load_processor(source, config, trust_remote_code)
-    if template == "auto" and source.original is not None:
+    if template == "auto" and source.original_config is not None:
         template = "vicuna_v1"
     template_name, template_text = choose_template(template, config, processor, model)
     vocabulary = _silence_appended_rows(network, processor.tokenizer)

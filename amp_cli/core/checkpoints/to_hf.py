@@ -54,9 +54,10 @@ def keep_small_files(folder: Path, config: dict[str, Any] | None, out: Path) -> 
     """
     if (folder / "tokenizer.model").is_file():
         shutil.copyfile(folder / "tokenizer.model", out / "tokenizer.model")
+    if (folder / KEPT).is_dir():
+        shutil.copytree(folder / KEPT, out / KEPT)
+        return
     if config is None:
-        if (folder / KEPT).is_dir():
-            shutil.copytree(folder / KEPT, out / KEPT)
         return
     write_json(out / KEPT / "config.json", config)
     for name in SMALL_FILES[1:]:
