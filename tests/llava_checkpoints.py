@@ -72,7 +72,7 @@ def shard(folder: Path, *, pickled: bool) -> list[Path]:
     whole.unlink()
     stem, suffix = ("pytorch_model", ".bin") if pickled else ("model", ".safetensors")
     names = sorted(weights)
-    halves = [names[: len(names) // 2], names[len(names) // 2 :]]
+    halves = [names[::2], names[1::2]]
     files = [folder / f"{stem}-{number:05d}-of-00002{suffix}" for number in (1, 2)]
     for file, half in zip(files, halves, strict=True):
         part = {name: weights[name].clone() for name in half}

@@ -12,6 +12,7 @@ import torch
 from llava_checkpoints import (
     GOLDEN,
     TOWER,
+    Tensors,
     answers,
     change_config,
     change_weights,
@@ -19,12 +20,14 @@ from llava_checkpoints import (
     golden_copy,
     read_config,
     saved_by_transformers,
+    shard,
     to_hf,
     to_llava,
 )
 from safetensors.torch import load_file, save_file
 
 from amp_cli.core.checkpoints.convert import ConvertSettings, convert
+from amp_cli.core.checkpoints.shards import save_tensors
 from amp_cli.core.hub import TINY
 from amp_cli.core.models import load_model
 from amp_cli.errors import AmpError
@@ -83,6 +86,7 @@ LIMITED = """
 import resource, shutil, sys
 from pathlib import Path
 from amp_cli.core.checkpoints.convert import ConvertSettings, convert
+from amp_cli.core.checkpoints.shards import save_tensors
 from amp_cli.errors import AmpError
 out = Path(sys.argv.pop())
 for source, to in zip(sys.argv[1::2], sys.argv[2::2]):
@@ -193,3 +197,27 @@ def test_verify_sees_a_result_that_was_changed(base: Path, tmp_path: Path) -> No
     again = convert(settings)
     assert again.max_logit_difference is not None
     assert again.max_logit_difference > 0.1
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what is in memory")
+@pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "bin"])
+@pytest.mark.parametrize("to", ["hf", "llava"])
+def test_of_the_source_one_file_at_a_time_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str, pickled: bool
+) -> None:
+    """Files are mapped, not read, and a view of one tensor would hold its whole file."""
+    source = saved_by_transformers(tmp_path / "source", rows=1024) if to == "llava" else golden_copy(tmp_path)
+    shard(source, pickled=pickled)
+    mapped: list[set[str]] = []
+
+    def counting(tensors: Tensors, file: Path) -> None:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        mapped.append({line.split()[-1] for line in lines if line.split()[-1].startswith(f"{source}/")})
+        save_tensors(tensors, file)
+
+    monkeypatch.setattr("amp_cli.core.checkpoints.shards.save_tensors", counting)
+    convert(ConvertSettings(model=str(source), out=tmp_path / "out", to=to))
+    shards_written = [files for files in mapped if files]
+    assert len(shards_written) == 2
+    assert all(len(files) == 1 for files in shards_written)
+    assert shards_written[0] != shards_written[1]

@@ -213,19 +213,20 @@ def tensors_by_file(checkpoint: OriginalCheckpoint, spelling: Spelling) -> Itera
     """
     better = read_projector(checkpoint.projector, spelling)
     for file in dict.fromkeys(place.file for place in checkpoint.stored.values()):
-        renamed: dict[str, torch.Tensor] = {}
-        for name, tensor in read_tensors(file).items():
-            if is_buffer(name) or name.startswith(TOWER):
-                continue
-            new = respell(name, spelling)
-            if new is None:
-                raise AmpError(f"'{file}' holds '{name}', which is no part of a LLaVA-1.5 model")
-            if new not in better:
-                renamed[new] = with_rows(tensor, name, checkpoint) if name in (EMBEDDING, HEAD) else tensor
-        yield renamed
+        yield {name: tensor for name, tensor in _renamed(checkpoint, file, spelling) if name not in better}
     if better:
         yield better
     yield from _tower_tensors(checkpoint, spelling)
+
+
+def _renamed(checkpoint: OriginalCheckpoint, file: Path, spelling: Spelling) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in read_tensors(file).items():
+        if is_buffer(name) or name.startswith(TOWER):
+            continue
+        new = respell(name, spelling)
+        if new is None:
+            raise AmpError(f"'{file}' holds '{name}', which is no part of a LLaVA-1.5 model")
+        yield new, with_rows(tensor, name, checkpoint) if name in (EMBEDDING, HEAD) else tensor
 
 
 def _tower_tensors(checkpoint: OriginalCheckpoint, spelling: Spelling) -> Iterator[dict[str, torch.Tensor]]:

@@ -46,8 +46,8 @@ def write_llava(folder: Path, out: Path, advance: Callable[[int], object] = lamb
     refuse_gaps(folder, LlavaConfig.from_dict(config), ((name, place.shape) for name, place in stored.items()))
     out.mkdir(parents=True, exist_ok=True)
     kept: dict[str, torch.Tensor] = {}
-    tower: dict[str, torch.Tensor] = {}
-    count = write_shards(_original_parts(folder, image_token, kept, tower), out, advance)
+    count = write_shards(_original_parts(folder, image_token, kept), out, advance)
+    tower = _tower_tensors(folder)
     original = _original_config(folder, config)
     disk_errors_explained(lambda: _write_tower(folder, config, original, tower, out), out)
     if kept:
@@ -93,10 +93,8 @@ def _image_token(folder: Path, config: dict[str, Any]) -> int:
     return image_token
 
 
-def _original_parts(
-    folder: Path, image_token: int, kept: dict[str, torch.Tensor], tower: dict[str, torch.Tensor]
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the language model and projector file by file; fill `kept` with odd rows and `tower` with its tensors."""
+def _original_parts(folder: Path, image_token: int, kept: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the language model and projector file by file; fill `kept` with odd rows."""
     for file in weight_files(folder):
         part: dict[str, torch.Tensor] = {}
         for name, tensor in read_tensors(file).items():
@@ -106,15 +104,31 @@ def _original_parts(
             if new is None:
                 raise AmpError(f"'{file}' holds '{name}', which is no part of a LLaVA-1.5 model")
             if new.startswith(ORIGINAL.tower):
-                tower[f"vision_model.{new.removeprefix(ORIGINAL.tower)}"] = tensor
-            elif new in (EMBEDDING, HEAD):
-                part[new] = tensor[:image_token]
-                rows, ours = tensor[image_token:], filled_up(image_token + 2) - image_token
-                if not torch.equal(rows, mean_rows(part[new], ours)):
-                    kept[new] = rows.clone()
-            else:
-                part[new] = tensor
+                continue
+            if new in (EMBEDDING, HEAD):
+                kept |= _odd_rows(new, tensor, image_token)
+                tensor = tensor[:image_token]
+            part[new] = tensor
         yield part
+
+
+def _odd_rows(name: str, tensor: torch.Tensor, image_token: int) -> dict[str, torch.Tensor]:
+    """Return a copy of the appended rows where they are not what we would append.
+
+    A view instead of the copy would keep its whole file in memory.
+    """
+    rows, ours = tensor[image_token:], filled_up(image_token + 2) - image_token
+    return {} if torch.equal(rows, mean_rows(tensor[:image_token], ours)) else {name: rows.clone()}
+
+
+def _tower_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Read the vision tower, once the other files' memory is free again."""
+    return {
+        f"vision_model.{new.removeprefix(ORIGINAL.tower)}": tensor
+        for file in weight_files(folder)
+        for name, tensor in read_tensors(file).items()
+        if (new := respell(name, ORIGINAL) or "").startswith(ORIGINAL.tower) and not is_buffer(name)
+    }
 
 
 def _original_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
