@@ -156,7 +156,9 @@ def _refuse_unfitting_projector(checkpoint: OriginalCheckpoint) -> None:
     shapes = {name: place.shape for name, place in checkpoint.stored.items()}
     for file in checkpoint.projector:
         shapes |= {
-            name: place.shape for key, place in stored_tensors([file]).items() if (name := _original_projector(key))
+            name: place.shape
+            for key, place in stored_tensors([file]).items()
+            if (name := projector_names(key, ORIGINAL))
         }
     wanted = {f"{ORIGINAL.projector}{layer}.{kind}" for layer in "02" for kind in ("weight", "bias")}
     found = {name for name in shapes if name.startswith(ORIGINAL.projector)}
@@ -174,10 +176,6 @@ def _refuse_unfitting_projector(checkpoint: OriginalCheckpoint) -> None:
             f"language model {hidden}, but the projector goes from {shape[1]} to {shape[0]}",
             hint="Give the tower that the model was trained with: --vision-tower",
         )
-
-
-def _original_projector(key: str) -> str | None:
-    return projector_names(key, ORIGINAL)
 
 
 def llava_config(checkpoint: OriginalCheckpoint) -> LlavaConfig:
