@@ -108,7 +108,10 @@ def test_an_adapter_is_converted_to_the_original_layout(adapter: Path, tmp_path:
 
 def test_there_and_back_gives_the_same_adapter(with_projector: Path, tmp_path: Path) -> None:
     change_config(with_projector, name="adapter_config.json", rank_pattern={"model.layers.0.self_attn.q_proj": 8})
-    back = to_llava(to_hf(with_projector, tmp_path / "hf"), tmp_path / "back")
+    converted = to_hf(with_projector, tmp_path / "hf")
+    ranks = json.loads((converted / "adapter_config.json").read_text())["rank_pattern"]
+    assert ranks == {"model.language_model.layers.0.self_attn.q_proj": 8}
+    back = to_llava(converted, tmp_path / "back")
     assert same_tensors(all_weights(back), all_weights(with_projector))
     before, after = (torch.load(folder / "non_lora_trainables.bin") for folder in (with_projector, back))
     assert same_tensors(before, after)
