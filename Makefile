@@ -34,6 +34,7 @@ format: $(STAMP)
 bench: $(STAMP)  ## speed and memory, side by side in one run
 	$(BIN)/python tests/bench/startup.py
 	$(BIN)/python tests/bench/autocheck_speed.py 100
+	$(BIN)/python tests/bench/convert_memory.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

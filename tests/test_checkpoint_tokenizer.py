@@ -172,6 +172,15 @@ def test_a_role_that_is_a_token_only_after_a_blank_is_unknown_after_an_end_token
         assert tokenizer(text)["input_ids"] == original_ids(sp, text, legacy=False, image=279), repr(text)
 
 
+def test_other_control_tokens_are_not_found_in_a_text(tmp_path: Path) -> None:
+    """Mistral's `[INST]` is a control token of its model; the original finds only the begin, end and unknown tokens."""
+    folder = trained(tmp_path / "control", WORDS, 300, control_symbols=["[INST]"], hard_vocab_limit=False)
+    tokenizer, sp = original_tokenizer(folder, vocabulary=400), processor(folder)
+    for text in ("[INST] a table [/INST]", "table[INST]", "[INST]"):
+        assert tokenizer(text)["input_ids"] == [1, *sp.encode(text)]
+        assert sp.piece_to_id("[INST]") not in tokenizer(text)["input_ids"]
+
+
 WORDS = {word: 3 + len(word) for word in ("image", "magic", "imagine", "table", "stable", "unstable", "label", "sure!")}
 
 

@@ -19,7 +19,7 @@ from amp_cli.core.checkpoints.original import (
     tensors_by_file,
 )
 from amp_cli.core.checkpoints.source import Source, find_source
-from amp_cli.core.checkpoints.to_hf import keep_small_files
+from amp_cli.core.checkpoints.to_hf import keep_small_files, save_processor
 from amp_cli.core.hub import local_folder, model_config
 from amp_cli.core.precision import choose_device, choose_dtype, quantization_config, refuse_overflow
 from amp_cli.core.templates import choose_template
@@ -219,7 +219,7 @@ def save_model_folder(loaded: LoadedModel, out: Path) -> None:
     """Write a plain model folder: safetensors, configurations, and the processor with the chat template in use."""
     loaded.model.save_pretrained(out)
     loaded.processor.chat_template = loaded.chat_template
-    loaded.processor.save_pretrained(out)
+    save_processor(loaded.processor, out)
     keep_small_files(loaded.folder, loaded.original_config, out)
 
 

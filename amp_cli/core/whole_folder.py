@@ -31,9 +31,18 @@ def made_before(out: Path, *, command: str, identity: dict[str, Any], overwrite:
 
 
 def part_of(out: Path) -> Path:
-    """Return the empty place beside `out` where it is made; what a kill left there is removed."""
+    """Return the empty place beside `out` where it is made; what a kill left there is removed.
+
+    Raises:
+        AmpError: somebody else's files are there.
+    """
     part = out.with_name(out.name + ".part")
     if part.exists():
+        begun = [(part / name).is_file() for name in (NAME, f"{NAME}.part")]
+        if not any(begun) and (not part.is_dir() or any(part.iterdir())):
+            raise AmpError(
+                f"'{part}' is in the way: it holds files that are not ours", hint="Move it, or choose another --out"
+            )
         disk_errors_explained(lambda: shutil.rmtree(part), part)
     return part
 

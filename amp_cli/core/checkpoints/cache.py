@@ -3,10 +3,12 @@
 import hashlib
 from pathlib import Path
 
+from amp_cli import __version__
 from amp_cli.core.checkpoints.original import OriginalCheckpoint
 from amp_cli.core.checkpoints.to_hf import write_hf
 from amp_cli.core.downloads.places import cache_folder
 from amp_cli.core.hub import folder_identity
+from amp_cli.core.run import Run
 from amp_cli.core.whole_folder import part_of, put_in_place
 
 
@@ -14,10 +16,11 @@ def converted_folder(checkpoint: OriginalCheckpoint) -> Path:
     """Return the folder of this very checkpoint's conversion, made on the first call."""
     tower = checkpoint.tower.folder
     parts = [folder_identity(checkpoint.folder), folder_identity(tower) if tower else "", str(checkpoint.config)]
-    parts += [folder_identity(file.parent) for file in checkpoint.projector]
+    parts += [folder_identity(file.parent) for file in checkpoint.projector] + [__version__]
     folder = cache_folder() / "converted" / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
     if not folder.exists():
         part = part_of(folder)
-        write_hf(checkpoint, part)
+        run = Run.start(part, command="convert", settings={"model": checkpoint.folder, "to": "hf"})
+        run.finish("done", tensors=write_hf(checkpoint, part))
         put_in_place(part, folder)
     return folder

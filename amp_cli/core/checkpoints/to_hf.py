@@ -40,10 +40,16 @@ def write_hf(checkpoint: OriginalCheckpoint, out: Path, advance: Callable[[int],
 def _write_small_files(checkpoint: OriginalCheckpoint, out: Path) -> None:
     llava_config(checkpoint).save_pretrained(out)
     generation_config_of(checkpoint).save_pretrained(out)
-    processor_of(checkpoint, chat_template=chat_template_text("vicuna_v1")).save_pretrained(out)
-    tokenizer = read_json(out / "tokenizer_config.json")
-    write_json(out / "tokenizer_config.json", {**tokenizer, "tokenizer_class": "PreTrainedTokenizerFast"})
+    save_processor(processor_of(checkpoint, chat_template=chat_template_text("vicuna_v1")), out)
     keep_small_files(checkpoint.folder, checkpoint.config, out)
+
+
+def save_processor(processor: Any, out: Path) -> None:
+    """Write a processor with its tokenizer under a class name that transformers before 5.0 knows too."""
+    processor.save_pretrained(out)
+    tokenizer = read_json(out / "tokenizer_config.json")
+    if tokenizer.get("tokenizer_class") == "TokenizersBackend":
+        write_json(out / "tokenizer_config.json", {**tokenizer, "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def keep_small_files(folder: Path, config: dict[str, Any] | None, out: Path) -> None:

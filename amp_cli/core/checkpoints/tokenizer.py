@@ -52,13 +52,19 @@ class Pieces:
 
     @cached_property
     def special(self) -> list[str]:
-        """The unknown, begin and end tokens, and other control tokens."""
+        """The unknown, begin and end tokens, which the original finds in a text."""
         sp = self.processor
-        return [name for id, name in enumerate(self.names) if sp.is_control(id) or sp.is_unknown(id)]
+        return [self.name(id) for id in (sp.unk_id(), sp.bos_id(), sp.eos_id())]
 
     @cached_property
     def bytes(self) -> set[str]:
         return {name for id, name in enumerate(self.names) if self.processor.is_byte(id)}
+
+    @cached_property
+    def silent(self) -> set[str]:
+        """Pieces that no text is ever cut into: special and other control tokens, and bytes."""
+        control = {name for id, name in enumerate(self.names) if self.processor.is_control(id)}
+        return control | {*self.special} | self.bytes
 
     def name(self, number: int) -> str:
         """The token of a special id, e.g. `name(processor.bos_id())`."""
@@ -105,10 +111,9 @@ def _added_tokens(folder: Path, pieces: int) -> dict[str, int]:
 
 def _fast_tokenizer(pieces: Pieces, *, legacy: bool) -> Tokenizer:
     sp = pieces.processor
-    silent = {*pieces.special, *pieces.bytes}
-    scores = {name: sp.get_score(id) for id, name in enumerate(pieces.names) if name not in silent}
+    scores = {name: sp.get_score(id) for id, name in enumerate(pieces.names) if name not in pieces.silent}
     vocabulary = {name: id for id, name in enumerate(pieces.names)}
-    merges = generate_merges(vocabulary, scores, silent)
+    merges = generate_merges(vocabulary, scores, pieces.silent)
     unknown = pieces.name(sp.unk_id())
     fast = Tokenizer(
         models.BPE(vocab=vocabulary, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=bool(pieces.bytes))
