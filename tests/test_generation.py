@@ -183,3 +183,24 @@ def test_the_picture_token_is_never_written(tiny: LoadedModel) -> None:
 def test_impossible_decoding_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(AmpError):
         Decoding(**bad)  # type: ignore[arg-type]
+
+
+def test_activations_that_overflow_are_an_error_and_not_noise(tmp_path: Path) -> None:
+    """A float16 holds numbers up to 65504; beyond them every logit is infinite or none."""
+    loaded = load_model("tiny", dtype="float16", device="cpu")
+    loaded.model.model.language_model.norm.weight.data.mul_(30_000)
+    Image.new("RGB", (96, 96)).save(tmp_path / "a.png")
+    request = Request(id="a", images=(tmp_path / "a.png",), questions=("describe this image in detail.",))
+    for beams in (1, 2):
+        with pytest.raises(AmpError, match="computes no numbers any more in float16") as caught:
+            answer_requests(
+                loaded,
+                [request],
+                Decoding(max_new_tokens=3, num_beams=beams),
+                batch_size=1,
+                seed=0,
+                done=set(),
+                on_answer=lambda answer: pytest.fail("noise was taken for an answer"),
+                on_reject=lambda item, reason: pytest.fail(reason),
+            )
+        assert "float32 or bfloat16" in str(caught.value.hint)

@@ -133,15 +133,15 @@ def _generate(
         ids = loaded.model.generate(
             **batch,
             generation_config=_generation_config(loaded, decoding),
-            logits_processor=LogitsProcessorList([lambda _, scores: _finite(scores, loaded.name)]),
+            logits_processor=LogitsProcessorList([lambda _, scores: _finite(scores, loaded)]),
         )
     new = ids[:, batch["input_ids"].shape[1] :]  # (batch, new tokens)
     return [text.strip() for text in loaded.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 
-def _finite(scores: torch.Tensor, model: str) -> torch.Tensor:
+def _finite(scores: torch.Tensor, loaded: LoadedModel) -> torch.Tensor:
     """Pass on a step's scores, (sequences, vocabulary), unless they are no numbers: their text would be noise."""
-    refuse_not_finite(scores, model)
+    refuse_not_finite(scores, loaded.name, loaded.identity["dtype"])
     return scores
 
 

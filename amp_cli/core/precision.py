@@ -85,14 +85,13 @@ def refuse_overflow(network: torch.nn.Module, model: str, dtype: torch.dtype) ->
             )
 
 
-def refuse_not_finite(logits: torch.Tensor, model: str) -> None:
-    """Refuse logits that are no numbers; (..., vocabulary) of any shape.
+def refuse_not_finite(logits: torch.Tensor, model: str, precision: str) -> None:
+    """Refuse logits that are no numbers; (..., vocabulary) of any shape. `precision` is what the model computes in.
 
     Raises:
         AmpError: naming the precision that overflowed.
     """
     if bool((torch.isnan(logits) | torch.isposinf(logits)).any()):
-        precision = str(logits.dtype).removeprefix("torch.")
         raise AmpError(
             f"'{model}' computes no numbers any more in {precision}: its activations overflow",
             hint="Use --dtype float32" + (" or bfloat16" if precision == "float16" else ""),

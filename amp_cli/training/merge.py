@@ -163,7 +163,7 @@ def _logits(loaded: LoadedModel) -> torch.Tensor:
     batch = encode_prompts(loaded, [((QUESTION,), ())], [[_picture()]])
     floats = {name: value.to(loaded.model.dtype) for name, value in batch.items() if value.is_floating_point()}
     logits: torch.Tensor = loaded.model(**{**batch, **floats}).logits[0, :, : loaded.vocabulary].float()
-    refuse_not_finite(logits, loaded.name)
+    refuse_not_finite(logits, loaded.name, loaded.identity["dtype"])
     return logits
 
 

@@ -55,7 +55,7 @@ def _outputs(arguments: dict[str, Any]) -> dict[str, tuple[dict[str, torch.Tenso
 def _logits(loaded: LoadedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return (length, ids that text can have) float32."""
     logits: torch.Tensor = loaded.model(**inputs).logits[0, :, : loaded.vocabulary].float()
-    refuse_not_finite(logits, loaded.name)
+    refuse_not_finite(logits, loaded.name, loaded.identity["dtype"])
     return logits
 
 
