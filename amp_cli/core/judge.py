@@ -1,4 +1,4 @@
-"""A judge reads prompts and replies with verdicts: an OpenAI-compatible endpoint, a local model, or a file of replies."""
+"""A judge replies to prompts with verdicts: an OpenAI-compatible endpoint, a local model, or a file of replies."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -56,7 +56,7 @@ class Judge(Protocol):
             on_reject: called with the reason for a request that got no reply; the rest goes on.
 
         Raises:
-            AmpError: nothing can be judged (no such judge, wrong key, the cost limit); what has arrived was handed over.
+            AmpError: it has to stop (no such judge, wrong key, the cost limit); what has arrived was handed over.
         """
         ...
 
