@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from amp_cli import ui
-from amp_cli.benchmarks import chair, pope
+from amp_cli.benchmarks import amber, chair, pope
 from amp_cli.benchmarks.pictures import check_pictures, picture_folder
 from amp_cli.benchmarks.settings import Benchmark, EvalSettings, LoadedBenchmark
 from amp_cli.core.downloads.places import benchmark_folder
@@ -18,7 +18,7 @@ from amp_cli.core.store import RecordLog, Rejections, content_hash, write_json, 
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
-BENCHMARKS: dict[str, Benchmark[Any]] = {"pope": pope, "chair": chair}
+BENCHMARKS: dict[str, Benchmark[Any]] = {"pope": pope, "chair": chair, "amber": amber}
 
 ANSWERS, ITEMS, SCORES, REJECTED = "answers.jsonl", "items.jsonl", "scores.json", "rejected.jsonl"
 FREE = ("rule", "batch_size", "data", "image_root", "questions", "synonyms")

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
-RULES = {"pope": ("strict", "official"), "chair": ("strict", "plain")}
+RULES = {"pope": ("strict", "official"), "chair": ("strict", "plain"), "amber": ("strict", "official")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ class EvalSettings:
     questions: Path | None = None
     synonyms: Path | None = None
     limit: int | None = None
+    part: str = "all"
+    sample: str = "hash"
     rule: str = "strict"
     prompt: str = "Describe this image in detail."
     prompt_suffix: str = "\nAnswer the question using a single word or phrase."
