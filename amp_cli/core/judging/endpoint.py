@@ -61,9 +61,9 @@ class EndpointJudge:
         notes = []
         if "temperature" in self._unsupported:
             notes.append(f"'{self._settings.judge}' takes no temperature; it used its own")
-        if self._ledger.lost_attempts:
+        if lost := self._ledger.lost_attempts:
             notes.append(
-                f"{self._ledger.lost_attempts} requests ended without a usable reply and may have been charged"
+                f"{lost} request{'s' if lost > 1 else ''} ended without a usable reply and may have been charged"
             )
         return tuple(notes)
 

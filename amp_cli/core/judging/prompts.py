@@ -24,8 +24,14 @@ def mrhal_prompt(
     references: Sequence[str],
     answers: Sequence[str],
 ) -> Messages:
-    """Return what the judge is told of one dialogue. A template with two empty braces gets the rounds at its end."""
-    rounds = list(zip(questions, references, answers, strict=True))
+    """Return what the judge is told of one dialogue. A template with two empty braces gets the rounds at its end.
+
+    As in the released code, questions lose their picture tag, and questions and references the blanks around them.
+    """
+    rounds = [
+        (question.replace("<image>", "").strip(), reference.strip(), answer)
+        for question, reference, answer in zip(questions, references, answers, strict=True)
+    ]
     fence = mark([*contents, *questions, *references, *answers])
     if template.places:
         dialogue = "\n".join(map(_official_round, *zip(*rounds, strict=True)))
