@@ -113,7 +113,7 @@ def test_the_embedded_model_judges_and_says_that_prompts_are_too_long_for_it() -
     assert set(texts) == {("a", 0), ("a", 1), ("long", 0)}
     assert texts["a", 0] == texts["a", 1]
     assert "special token '</s>'" in outcome.rejected["bad"]
-    assert judge.notes == ("1 prompts are longer than the 512 tokens that 'tiny' was made for",)
+    assert judge.notes == ("Prompts longer than the 512 tokens that 'tiny' was made for: 1",)
     assert judge.identity["kind"] == "local"
     assert len(judge.identity["weights"]["model"]["hash"]) == 64
 

@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -90,45 +90,48 @@ class EndpointJudge:
         running: dict[asyncio.Task[Verdict], JudgeRequest] = {}
         end: AmpError | None = None
 
-        def hand_over(task: asyncio.Task[Verdict]) -> AmpError | None:
-            request = running.pop(task)
-            self._ledger.release(request)
-            try:
-                verdict = task.result()
-            except ItemRejectedError as error:
-                on_reject(request, str(error))
-            except AmpError as error:
-                return error
-            else:
-                on_verdict(verdict)
-            return None
+        def hand_over(done: Iterable[asyncio.Task[Verdict]]) -> None:
+            nonlocal end
+            for task in done:
+                request = running.pop(task)
+                self._ledger.release(request)
+                end = _hand_over(task, request, on_verdict, on_reject) or end
 
         async with openai.AsyncOpenAI(
             api_key=self._key or _KEYLESS, base_url=self._url, max_retries=0, timeout=self._settings.timeout
         ) as client:
             try:
                 while running or (waiting and end is None):
-                    while end is None and waiting and len(running) < self._settings.concurrency:
-                        if not self._ledger.allows(waiting[0]):
-                            end = None if running else self._ledger.over(len(waiting))
-                            break
-                        request = waiting.popleft()
-                        self._ledger.reserve(request)
-                        running[asyncio.create_task(self._reply(client, request))] = request
+                    end = end or self._send(client, waiting, running)
+                    if end is not None:
+                        self._stop.set()  # those on their way may arrive, but are not sent again
                     if running:
                         done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                        for task in done:
-                            end = hand_over(task) or end
-                        if end is not None:
-                            self._stop.set()  # those on their way may arrive, but are not sent again
+                        hand_over(done)
+            except asyncio.CancelledError:  # Ctrl-C
+                hand_over([task for task in running if task.done()])
+                raise
             finally:
-                for task in list(running):
-                    if task.done() and not task.cancelled() and task.exception() is None:
-                        hand_over(task)
+                for task in running:
                     task.cancel()
                 await asyncio.gather(*running, return_exceptions=True)
         if end is not None:
             raise end
+
+    def _send(
+        self,
+        client: "AsyncOpenAI",
+        waiting: deque[JudgeRequest],
+        running: dict[asyncio.Task[Verdict], JudgeRequest],
+    ) -> AmpError | None:
+        """Send as many requests as may be open and paid; return the end of the run where none may be paid any more."""
+        while waiting and len(running) < self._settings.concurrency:
+            if not self._ledger.allows(waiting[0]):
+                return None if running else self._ledger.over(len(waiting))
+            request = waiting.popleft()
+            self._ledger.reserve(request)
+            running[asyncio.create_task(self._reply(client, request))] = request
+        return None
 
     async def _reply(self, client: "AsyncOpenAI", request: JudgeRequest) -> Verdict:
         """Ask until there is a reply, no more than the bounded number of times."""
@@ -206,7 +209,7 @@ class EndpointJudge:
         except (KeyError, IndexError, TypeError, AttributeError):
             said, _ = words_of(reply)
             return TransientFault(f"the reply holds no answer: {said}", may_be_charged=True)
-        self._ledger.count(request, prompt, completion, text)
+        self._ledger.count(request, prompt, completion, text if isinstance(text, str) else "")
         if not isinstance(text, str) or not text.strip():
             return ItemRejectedError(f"the judge sent no text (finish_reason: {choice.get('finish_reason')})")
         return Verdict(
@@ -228,6 +231,24 @@ class EndpointJudge:
         if isinstance(outcome, Exception):
             outcome.args = tuple(self._without_key(str(part)) for part in outcome.args)
         return outcome
+
+
+def _hand_over(
+    task: asyncio.Task[Verdict],
+    request: JudgeRequest,
+    on_verdict: Callable[[Verdict], None],
+    on_reject: Callable[[JudgeRequest, str], None],
+) -> AmpError | None:
+    """Tell the caller what came of a request; return what ends the whole run."""
+    try:
+        verdict = task.result()
+    except ItemRejectedError as error:
+        on_reject(request, str(error))
+    except AmpError as error:
+        return error
+    else:
+        on_verdict(verdict)
+    return None
 
 
 def _key_from_environment() -> str:

@@ -38,13 +38,13 @@ class Ledger:
         """Note that a request is over; what it used was counted when its reply was read."""
         del self._reserved[request.id, request.repeat]
 
-    def count(self, request: JudgeRequest, prompt: int | None, completion: int | None, text: str | None) -> None:
+    def count(self, request: JudgeRequest, prompt: int | None, completion: int | None, text: str) -> None:
         """Add what a reply used, by its own count or, where it has none, by our guess."""
         guess = prompt_guess(request)
         if prompt is not None and guess:
             self._ratio = max(self._ratio, prompt / guess)
         if self._price is not None:
-            used = guess_tokens(text or "") if completion is None else completion
+            used = guess_tokens(text) if completion is None else completion
             self.spent += self._price.of(guess * self._ratio if prompt is None else prompt, used)
 
     def lose(self, request: JudgeRequest) -> None:

@@ -76,4 +76,4 @@ def _too_long(loaded: "LoadedModel", prompts: Iterable[str]) -> tuple[str, ...]:
     count = sum(len(loaded.tokenizer(prompt)["input_ids"]) > limit for prompt in prompts)
     if not count:
         return ()
-    return (f"{count:,} prompts are longer than the {limit:,} tokens that '{loaded.name}' was made for",)
+    return (f"Prompts longer than the {limit:,} tokens that '{loaded.name}' was made for: {count:,}",)
