@@ -77,6 +77,8 @@ def sweep(
 ) -> None:
     """Score every checkpoint of a training run on POPE and CHAIR, draw the curve, and name the best step.
 
+    `amp train` keeps the two newest checkpoints; --set keep_checkpoints=20 keeps more of them for a sweep.
+
     Example: amp eval sweep runs/train --data pope=POPE/output/coco --image-root val2014 --limit 100 --out runs/sweep
     """
     from amp_cli import ui
@@ -153,9 +155,11 @@ def _show(result: "Sweep", *, as_json: bool) -> None:
             rows.append([f"{point.step:,}", *cells, f"best {', '.join(best_of)}" if best_of else ""])
         ui.table("Scores by step; below each its 95 % interval", ["step", *(one.title for one in curves), ""], rows)
     for one in result.overtrained:
+        step = result.best[one.benchmark]
+        lesson = "It was trained too long" if step else "Training did harm there"
         ui.warn(
-            f"The last step ({result.points[-1].step:,}) is clearly worse on {one.benchmark} than step "
-            f"{result.best[one.benchmark]:,}: {one.name} {one.other:.3f}, not {one.base:.3f}. It was trained too long"
+            f"The last step ({result.points[-1].step:,}) is clearly worse on {one.benchmark} than step {step:,}: "
+            f"{one.name} {one.other:.3f}, not {one.base:.3f}. {lesson}"
         )
     if result.rejected:
         ui.warn(f"{result.rejected:,} items were left out; see rejected.jsonl in the folders below '{result.out}'")

@@ -17,8 +17,11 @@ from amp_cli.training.events import RESULT
 from amp_cli.training.follow import run_worker
 from amp_cli.training.machine import check_packages, plan_launch, visible_gpus
 
-FREE = ("prefs", "per_device_batch_size", "gradient_checkpointing", "data_workers", "threads", "report_to")
-"""Settings that change speed and memory, not results; the preferences are known by their content."""
+FREE = (
+    "prefs", "per_device_batch_size", "gradient_checkpointing", "data_workers", "threads", "report_to",
+    "keep_checkpoints",
+)  # fmt: skip
+"""Settings that change speed, memory and disk, not results; the preferences are known by their content."""
 
 
 @dataclass(frozen=True, kw_only=True)
