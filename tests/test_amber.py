@@ -255,7 +255,7 @@ def test_a_run_over_ambers_own_answer_file_needs_no_model(data: Path, tmp_path: 
     scores = run_benchmark(settings).scores
     assert scores["discriminative"]["printed"]["accuracy"] == 50.0
     assert scores["generative"]["chair"] == 0.0
-    again = EvalSettings(benchmark="amber", out=tmp_path / "out", only_score=True, rule="strict")
+    again = EvalSettings(benchmark="amber", out=tmp_path / "out", only="score", rule="strict")
     assert run_benchmark(again).scores["discriminative"]["unparsed"] == 1
     relation = EvalSettings(benchmark="amber", data=data, answers=file, out=tmp_path / "relation", part="relation")
     assert run_benchmark(relation).scores["n"] == 2

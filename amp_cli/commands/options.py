@@ -49,7 +49,7 @@ TemplateOption = Annotated[
     str,
     typer.Option(
         "--template",
-        help="Chat template: auto, own (the model's), vicuna_v1, llava_v1 or a .jinja file.",
+        help="Chat template: auto, authors (llava_v1 for LLaVA-1.5), own (the model's), vicuna_v1, llava_v1 or a file.",
         rich_help_panel=MODEL,
     ),
 ]

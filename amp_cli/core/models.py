@@ -29,7 +29,7 @@ from amp_cli.core.checkpoints.source import Source, find_source
 from amp_cli.core.checkpoints.to_hf import keep_small_files
 from amp_cli.core.hub import check_model, local_folder, model_and_adapter, model_config
 from amp_cli.core.precision import choose_device, choose_dtype, quantization_config, refuse_overflow
-from amp_cli.core.templates import choose_template
+from amp_cli.core.templates import FOR_LLAVA, choose_template
 from amp_cli.core.text_processor import TextProcessor, is_language_model
 from amp_cli.errors import AmpError
 
@@ -97,7 +97,7 @@ def load_model(
         vision_tower: folder or hub id of an original checkpoint's tower, in place of what its configuration names.
         dtype: `auto` is float32 on a CPU and bfloat16 on a GPU; `stored` is what the weights are stored in.
         quantization: `nf4` (4-bit NormalFloat, double quantisation) or `int8`; language model only.
-        template: `auto`, `own`, `vicuna_v1`, `llava_v1` or a path.
+        template: `auto`, `authors`, `own`, `vicuna_v1`, `llava_v1` or a path.
 
     Raises:
         AmpError: no such model, weights missing or damaged, parts or an adapter that do not fit.
@@ -114,8 +114,8 @@ def load_model(
     if dtype != "stored":
         refuse_overflow(network, model, torch_dtype)
     processor = _load_processor(source, config, trust_remote_code)
-    if template == "auto" and source.original is not None:
-        template = "vicuna_v1"
+    if source.original is not None:
+        template = FOR_LLAVA.get(template, template)
     template_name, template_text = choose_template(template, config, processor, model)
     vocabulary = _silence_appended_rows(network, processor.tokenizer)
     if source.adapter is not None:
