@@ -18,9 +18,10 @@ GOOD = "It says what the reference says.\nRating: 5"
 class Fault:
     """What happens to one request in place of a good reply.
 
-    status, message, code and param: an error's. headers: sent along. hang: seconds until anything is sent. cut: hang up
-    without a word (0), or after so many bytes of the body. body: sent as it stands, whatever it is. text: a reply of
-    this text, for what is about reading verdicts: refusals, two ratings, "Rating: 10".
+    status, message, code and param: an error's. headers: sent along. hang: seconds until anything is sent. drip:
+    seconds between the body's bytes. cut: hang up without a word (0), or after so many bytes of the body. body: sent
+    as it stands, whatever it is. text: a reply of this text, for what is about reading verdicts: refusals, two ratings,
+    "Rating: 10".
     """
 
     status: int = 200
@@ -29,6 +30,7 @@ class Fault:
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     hang: float = 0.0
+    drip: float = 0.0
     cut: int | None = None
     body: str | None = None
     text: str | None = None
@@ -143,7 +145,7 @@ def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
             if not self.path.endswith("/chat/completions"):
                 fault = Fault(status=404, message="no such path")
             if fault is None or fault.text is not None:
-                self._send(200, server.completion(asked.body, fault.text if fault else None), {}, None)
+                self._send(200, server.completion(asked.body, fault.text if fault else None), {})
                 asked.answered = True
                 return
             if fault.cut == 0:
@@ -153,17 +155,22 @@ def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
             body = fault.body
             if body is None:
                 body = server.completion(asked.body) if fault.status == 200 else json.dumps(error)
-            self._send(fault.status, body, fault.headers, fault.cut)
+            self._send(fault.status, body, fault.headers, fault.cut, fault.drip)
 
-        def _send(self, status: int, body: str, headers: dict[str, str], cut: int | None) -> None:
+        def _send(
+            self, status: int, body: str, headers: dict[str, str], cut: int | None = None, drip: float = 0.0
+        ) -> None:
             content = body.encode()
             self.send_response(status)
             sent = {"Content-Type": "application/json", "X-Request-Id": f"req-{len(server.asked)}", **headers}
             for name, value in {**sent, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(content if cut is None else content[:cut])
-            self.wfile.flush()
+            for start in range(len(content) if drip else 0):
+                self.wfile.write(content[start : start + 1])
+                time.sleep(drip)
+            if not drip:
+                self.wfile.write(content if cut is None else content[:cut])
             if cut is not None:
                 self.close_connection = True
 

@@ -51,6 +51,7 @@ def test_a_verdict_keeps_the_reply_the_judge_s_own_name_the_request_s_id_and_the
         Fault(status=503, body="<html>bad gateway</html>"),
         Fault(status=408),
         Fault(hang=1.5),
+        Fault(drip=0.2),
         Fault(cut=0),
         Fault(cut=40),
         Fault(body='{"choices": [{"message": {"conte'),
@@ -58,7 +59,7 @@ def test_a_verdict_keeps_the_reply_the_judge_s_own_name_the_request_s_id_and_the
         Fault(body='"just a text"'),
         Fault(body='{"error": {"message": "overloaded"}}'),
     ],
-    ids=lambda fault: f"{fault.status} hang={fault.hang} cut={fault.cut} {(fault.body or '')[:12]}",
+    ids=lambda fault: f"{fault.status} hang={fault.hang} drip={fault.drip} cut={fault.cut} {(fault.body or '')[:12]}",
 )
 def test_a_passing_fault_is_tried_again_and_nothing_is_lost(fault: Fault, server: JudgeServer) -> None:
     server.faults.extend([None, fault])
