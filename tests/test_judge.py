@@ -9,7 +9,7 @@ import pytest
 
 from amp_cli.core.judge import JudgeRequest, JudgeSettings, Price
 from amp_cli.core.judging.endpoint import EndpointJudge
-from amp_cli.core.judging.faults import Patience, retry_after_seconds
+from amp_cli.core.chat.faults import Patience, retry_after_seconds
 from amp_cli.errors import AmpError
 from tests.judge_runs import Outcome, endpoint, requests, run
 from tests.judge_server import GOOD, Fault, JudgeServer

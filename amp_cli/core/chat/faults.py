@@ -1,4 +1,4 @@
-"""What can go wrong with a request to a judge: worth another try, this item's own fault, or the end of the run."""
+"""What can go wrong with a request to an endpoint: worth another try, this item's own fault, or the end of the run."""
 
 import random
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ RETRIED = (408, 409, 425, 429)
 
 
 class TransientFault(Exception):
-    """Worth another try; after `retry_after` seconds where the judge said so. It may have been charged all the same."""
+    """Worth another try; after `retry_after` seconds where the endpoint said so. It may have been charged all the same."""
 
     def __init__(self, reason: str, *, retry_after: float | None = None, may_be_charged: bool = False) -> None:
         super().__init__(reason)
@@ -27,8 +27,23 @@ class ItemRejectedError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wording:
+    """How messages speak of an endpoint.
+
+    Attributes:
+        who: `judge` or `model`. kept: what a stopped run has kept. option: what names the address.
+        check: the options to look at when a model is not known.
+    """
+
+    who: str
+    kept: str
+    option: str
+    check: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How often and how long to wait for a judge that fails; seconds."""
+    """How often and how long to wait for an endpoint that fails; seconds."""
 
     attempts: int = 6
     first_delay: float = 2.0
@@ -60,41 +75,49 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def explain_status(
-    status: int, said: str, code: str | None, headers: Mapping[str, str], *, model: str, url: str, patience: Patience
+    status: int,
+    said: str,
+    code: str | None,
+    headers: Mapping[str, str],
+    *,
+    model: str,
+    url: str,
+    patience: Patience,
+    wording: Wording,
 ) -> Exception:
     """Return what a reply with an error status means.
 
     Args:
         said: the server's own words. code: its error code, as in `insufficient_quota`.
     """
-    words = f": {said}" if said else ""
+    words, who, kept = f": {said}" if said else "", wording.who, wording.kept
     if status in (401, 403):
         return AmpError(
-            f"The judge at '{url}' refuses the key ({status}){words}",
-            hint="Set OPENAI_API_KEY to a key that may use this model; verdicts so far are kept",
+            f"The {who} at '{url}' refuses the key ({status}){words}",
+            hint=f"Set OPENAI_API_KEY to a key that may use this model; {kept} so far are kept",
         )
     if status == 402 or code == "insufficient_quota":
         return AmpError(
             f"The account at '{url}' has no credit left ({status}){words}",
-            hint="Top it up and give the same command again; verdicts so far are kept",
+            hint=f"Top it up and give the same command again; {kept} so far are kept",
         )
     if status in (404, 405):
         return AmpError(
             f"'{url}' knows no model '{model}' ({status}){words}",
-            hint="Check --judge, and that --judge-url is the address before /chat/completions, often ending in /v1",
+            hint=f"Check {wording.check} is the address before /chat/completions, often ending in /v1",
         )
     if status in RETRIED or status >= 500:
         wait = retry_after_seconds(headers)
         if wait is not None and wait > patience.longest_retry_after:
             return AmpError(
-                f"The judge at '{url}' asks to wait {wait:,.0f} s ({status}){words}",
-                hint="Give the same command again later; verdicts so far are kept",
+                f"The {who} at '{url}' asks to wait {wait:,.0f} s ({status}){words}",
+                hint=f"Give the same command again later; {kept} so far are kept",
             )
-        return TransientFault(f"the judge is busy or broken ({status}){words}", retry_after=wait)
-    return ItemRejectedError(f"the judge refused the request ({status}){words}")
+        return TransientFault(f"the {who} is busy or broken ({status}){words}", retry_after=wait)
+    return ItemRejectedError(f"the {who} refused the request ({status}){words}")
 
 
-def explain_connection(error: BaseException, url: str, timeout: float) -> Exception:
+def explain_connection(error: BaseException, url: str, timeout: float, wording: Wording) -> Exception:
     """Return what a request without any reply means: refused at the door, too slow, or cut off."""
     import httpx2
 
@@ -104,8 +127,9 @@ def explain_connection(error: BaseException, url: str, timeout: float) -> Except
             return TransientFault(f"'{url}' took longer than {timeout:g} s to be reached")
         if isinstance(cause, httpx2.ConnectError | httpx2.UnsupportedProtocol | httpx2.ProxyError):
             return AmpError(
-                f"Cannot reach the judge at '{url}': {cause or type(cause).__name__}",
-                hint="Is the server running, and is --judge-url right? Verdicts so far are kept",
+                f"Cannot reach the {wording.who} at '{url}': {cause or type(cause).__name__}",
+                hint=f"Is the server running, and is {wording.option} right? "
+                f"{wording.kept.capitalize()} so far are kept",
             )
         if isinstance(cause, TimeoutError | httpx2.TimeoutException):
             return TransientFault(f"no reply within {timeout:g} s", may_be_charged=True)
