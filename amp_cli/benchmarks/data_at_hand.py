@@ -14,8 +14,12 @@ FILES = {
     "pope": ("coco_pope_*.json",),
     "chair": ("instances*.json",),
     "amber": ("query_*.json",),
+    "mmhal": ("response_template.json", "test_data.zip"),
+    "llava-bench": ("qa90_questions.jsonl",),
+    "llava-bench-wild": ("context.jsonl",),
 }
-"""The files by which a benchmark's folder is known."""
+"""The files by which a benchmark's folder is known; MRHal's have no name of their own."""
+ANY = ("*.json", "*.jsonl", "*.zip")
 
 
 def named_folders(values: Sequence[str], known: Collection[str]) -> dict[str, Path]:
@@ -43,8 +47,8 @@ def folder_of(name: str, given: Mapping[str, Path]) -> Path | None:
     """Return the folder of a benchmark's files: given by name, given for all, downloaded; None where there is none."""
     if name in given:
         return given[name]
-    for folder in (given.get(EVERY), benchmark_folder(name)):
-        if folder is not None and folder.is_dir() and _holds(folder, name):
+    for folder, patterns in ((given.get(EVERY), FILES.get(name, ())), (benchmark_folder(name), FILES.get(name, ANY))):
+        if folder is not None and folder.is_dir() and any(next(folder.rglob(pattern), None) for pattern in patterns):
             return folder
     return None
 
@@ -55,8 +59,3 @@ def pictures_of(name: str, folder: Path) -> Path | None:
     kinds = ("jpg", "jpeg", "png")
     has_own = any(next(folder.glob(f"{depth}*.{kind}"), None) for depth in ("", "*/") for kind in kinds)
     return pictures if name == "chair" and not has_own and pictures.is_dir() else None
-
-
-def _holds(folder: Path, name: str) -> bool:
-    """Return whether files that only this benchmark has are below a folder."""
-    return any(next(folder.rglob(pattern), None) for pattern in FILES[name])

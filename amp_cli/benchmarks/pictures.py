@@ -56,10 +56,18 @@ def check_pictures(
     return usable
 
 
+def picture_file(name: str, folder: Path) -> Path:
+    """Return a picture's file, whichever way its name is spelled there.
+
+    Raises:
+        AmpError: there is none.
+    """
+    return find_image(next((one for one in _spellings(name) if (folder / one).is_file()), name), folder)
+
+
 def _checked(name: str, folder: Path) -> Path | AmpError:
     try:
-        there = next((spelling for spelling in _spellings(name) if (folder / spelling).is_file()), name)
-        path = find_image(there, folder)
+        path = picture_file(name, folder)
         check_image(path)
     except AmpError as fault:
         return fault

@@ -3,7 +3,7 @@
 import typer
 
 from amp_cli.commands import sweep
-from amp_cli.commands.evaluations import amber, chair, llava_bench, mmhal, mrhal, pope
+from amp_cli.commands.evaluations import amber, chair, everything, llava_bench, mmhal, mrhal, pope
 
 app = typer.Typer(help="Evaluate a model: answer, judge, score. Every benchmark is a command.", no_args_is_help=True)
 FREE = "Without a judge"
@@ -16,4 +16,5 @@ app.command("mmhal", rich_help_panel=JUDGED)(mmhal.mmhal)
 app.command("mrhal", rich_help_panel=JUDGED)(mrhal.mrhal)
 app.command("llava-bench", rich_help_panel=JUDGED)(llava_bench.llava_bench)
 app.command("llava-bench-wild", rich_help_panel=JUDGED)(llava_bench.llava_bench_wild)
+app.command("all", rich_help_panel="More")(everything.everything)
 app.command("sweep", rich_help_panel="More")(sweep.sweep)
