@@ -1,33 +1,20 @@
 """Asks a model what a benchmark asks; answers reach the disk one by one, so that a stopped run goes on."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from amp_cli import ui
+from amp_cli.benchmarks.answerers import Answerer, choose_answerer
 from amp_cli.benchmarks.archives import unpack_pictures
 from amp_cli.benchmarks.pictures import check_pictures, holds_pictures, picture_folder
 from amp_cli.benchmarks.settings import EvalSettings
-from amp_cli.core.requests import Decoding, Request
+from amp_cli.core.requests import Request
 from amp_cli.core.run import Run
-from amp_cli.core.store import RecordLog, Rejections
+from amp_cli.core.store import RecordLog, Rejections, write_records
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
 ANSWERS, REJECTED = "answers.jsonl", "rejected.jsonl"
-
-
-class Answerer(Protocol):
-    """Answers requests that are not in `done`; the model, or a script in its place."""
-
-    def __call__(
-        self,
-        requests: Sequence[Request],
-        *,
-        done: Collection[str],
-        on_answer: Callable[[Answer], None],
-        on_reject: Callable[[str, str], None],
-    ) -> None: ...
 
 
 def answer_items(
@@ -70,7 +57,7 @@ def answer_items(
         for item in items
         if item.id in usable or item.id in done
     ]
-    answer = answerer or model_answerer(settings, run)
+    answer = answerer or choose_answerer(settings, run)
     with ui.progress(f"answering {settings.benchmark}", len(requests), done=len(requests) - len(usable)) as advance:
 
         def keep(one: Answer) -> None:
@@ -78,6 +65,14 @@ def answer_items(
             advance()
 
         answer(requests, done=done, on_answer=keep, on_reject=rejections.add)
+    _put_in_order(log, items)
+
+
+def _put_in_order(log: RecordLog, items: Sequence[BenchmarkItem]) -> None:
+    """Sort the answers as the items: they came by batches, or from several processes, as they were done."""
+    records = {record["id"]: record for record in log.read()}
+    in_order = [records.pop(item.id) for item in items if item.id in records]
+    write_records(log.path, [*in_order, *records.values()])
 
 
 def _folder(items: Sequence[BenchmarkItem], data: Path, image_root: Path | None) -> Path:
@@ -86,52 +81,3 @@ def _folder(items: Sequence[BenchmarkItem], data: Path, image_root: Path | None)
     if image_root is None and not holds_pictures(folder, items):
         return unpack_pictures(items, data) or folder
     return folder
-
-
-def model_answerer(settings: EvalSettings, run: Run) -> Answerer:
-    """Load the model; what it is goes to `run.json`."""
-    from amp_cli.core.generation import answer_requests
-    from amp_cli.core.models import load_model
-
-    decoding = Decoding(
-        num_beams=settings.num_beams,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        repetition_penalty=settings.repetition_penalty,
-        no_repeat_ngram_size=settings.no_repeat_ngram_size,
-        max_new_tokens=settings.max_new_tokens,
-    )
-    assert settings.model is not None  # checked before the run was started
-    loaded = load_model(
-        settings.model,
-        adapter=settings.adapter,
-        vision_tower=settings.vision_tower,
-        dtype=settings.dtype,
-        device=settings.device,
-        quantization=settings.quantization,
-        template=settings.template,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    for note in loaded.notes:
-        ui.warn(note)
-    run.record(model=loaded.identity, device=str(loaded.device))
-
-    def answer(
-        requests: Sequence[Request],
-        *,
-        done: Collection[str],
-        on_answer: Callable[[Answer], None],
-        on_reject: Callable[[str, str], None],
-    ) -> None:
-        answer_requests(
-            loaded,
-            requests,
-            decoding,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            done=done,
-            on_answer=on_answer,
-            on_reject=on_reject,
-        )
-
-    return answer

@@ -8,7 +8,8 @@ from typing import Any
 
 from amp_cli import ui
 from amp_cli.benchmarks import amber, chair, llava_bench, mmhal, mrhal, pope
-from amp_cli.benchmarks.answering import ANSWERS, REJECTED, Answerer, answer_items
+from amp_cli.benchmarks.answerers import Answerer, model_identity
+from amp_cli.benchmarks.answering import ANSWERS, REJECTED, answer_items
 from amp_cli.benchmarks.judged import (
     JudgedBenchmark,
     Judging,
@@ -47,7 +48,17 @@ JUDGE_OPTIONS = (
     "repeat",
     "verdicts",
 )
-FREE = ("rule", "batch_size", "data", "image_root", "questions", "synonyms", *JUDGE_OPTIONS)
+FREE = (
+    "rule",
+    "batch_size",
+    "concurrency",
+    "num_processes",
+    "data",
+    "image_root",
+    "questions",
+    "synonyms",
+    *JUDGE_OPTIONS,
+)
 """Settings that may differ when a run goes on: they change scoring or speed only; of the data, the hash is compared,
 of the judge, what stands in `run.json` as `judging`."""
 _NOT_RECORDED = ("out", "overwrite", "only")
@@ -163,9 +174,7 @@ def _opened(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer 
     if settings.answers is not None:
         identity["answer_file"] = content_hash(settings.answers)
     elif answerer is None and settings.model is not None:
-        from amp_cli.core.hub import check_model
-
-        identity |= check_model(settings.model, adapter=settings.adapter, vision_tower=settings.vision_tower)
+        identity |= model_identity(settings, settings.model)
     elif answerer is None and settings.verdicts is None:
         raise AmpError("Nothing to evaluate", hint="Give --model M, or --answers FILE with answers that exist already")
     return Run.start(

@@ -52,6 +52,8 @@ class EvalSettings:
     no_repeat_ngram_size: int = 0
     max_new_tokens: int = 16
     batch_size: int = 8
+    concurrency: int = 8
+    num_processes: int | None = None
     seed: int = 0
     dtype: str = "auto"
     device: str = "auto"

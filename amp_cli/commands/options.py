@@ -69,4 +69,8 @@ BatchSizeOption = Annotated[
         "--batch-size", min=1, help="Items per forward; halved when memory runs out.", rich_help_panel=RUNNING
     ),
 ]
+ConcurrencyOption = Annotated[
+    int,
+    typer.Option("--concurrency", min=1, help="Items under way at once at an endpoint.", rich_help_panel=RUNNING),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=RUNNING)]

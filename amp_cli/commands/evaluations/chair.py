@@ -15,12 +15,14 @@ from amp_cli.commands.evaluations.options import (
     NgramOption,
     OnlyOption,
     OptionalModelOption,
+    ProcessesOption,
     TemperatureOption,
 )
 from amp_cli.commands.evaluations.run import evaluate
 from amp_cli.commands.options import (
     AdapterOption,
     BatchSizeOption,
+    ConcurrencyOption,
     DeviceOption,
     DtypeOption,
     ImageRootOption,
@@ -86,6 +88,8 @@ def chair(
     template: TemplateOption = "auto",
     trust_remote_code: TrustRemoteCodeOption = False,
     batch_size: BatchSizeOption = 8,
+    concurrency: ConcurrencyOption = 8,
+    num_processes: ProcessesOption = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,

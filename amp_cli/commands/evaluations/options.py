@@ -15,7 +15,9 @@ SCORING = "Scoring"
 OptionalModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Folder, hub id, or a name of `amp models`: 7b, amp-meg-7b, tiny, ...", rich_help_panel=MODEL
+        "--model",
+        help="Folder, hub id, a name of `amp models` (7b, amp-meg-7b, tiny), or an endpoint's URL#NAME.",
+        rich_help_panel=MODEL,
     ),
 ]
 AnswersOption = Annotated[
@@ -40,6 +42,16 @@ SuffixOption = Annotated[
 ]
 ONE_WORD = "\\nAnswer the question using a single word or phrase."
 
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--num-processes",
+        min=1,
+        help="Processes that share the questions, each with the model (default: one per GPU, one on a CPU)",
+        rich_help_panel=RUNNING,
+        show_default=False,
+    ),
+]
 OnlyOption = Annotated[
     Literal["answer", "score"] | None,
     typer.Option(

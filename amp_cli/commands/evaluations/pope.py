@@ -15,6 +15,7 @@ from amp_cli.commands.evaluations.options import (
     OfficialOption,
     OnlyOption,
     OptionalModelOption,
+    ProcessesOption,
     SuffixOption,
     TemperatureOption,
 )
@@ -22,6 +23,7 @@ from amp_cli.commands.evaluations.run import evaluate
 from amp_cli.commands.options import (
     AdapterOption,
     BatchSizeOption,
+    ConcurrencyOption,
     DeviceOption,
     DtypeOption,
     ImageRootOption,
@@ -72,6 +74,8 @@ def pope(
     template: TemplateOption = "auto",
     trust_remote_code: TrustRemoteCodeOption = False,
     batch_size: BatchSizeOption = 8,
+    concurrency: ConcurrencyOption = 8,
+    num_processes: ProcessesOption = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,

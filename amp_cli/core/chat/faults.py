@@ -14,7 +14,7 @@ RETRIED = (408, 409, 425, 429)
 
 
 class TransientFault(Exception):
-    """Worth another try; after `retry_after` seconds where the endpoint said so. It may have been charged all the same."""
+    """Worth another try; after `retry_after` seconds where the server said so. It may still have been charged."""
 
     def __init__(self, reason: str, *, retry_after: float | None = None, may_be_charged: bool = False) -> None:
         super().__init__(reason)
