@@ -62,7 +62,11 @@ def score_verdicts(
     }
     if not scores:
         first = next(iter(rejected.values()), "there are no items")
-        raise AmpError(f"Not one item could be scored: {first}", hint=f"See '{settings.out / REJECTED}'")
+        ways = "`--only judge --judge NAME` judges the answers that are here"
+        raise AmpError(
+            f"Not one item could be scored: {first}",
+            hint=f"See '{settings.out / REJECTED}'" if reasons else f"{ways}, --verdicts FILE takes verdicts at hand",
+        )
     summary = {"benchmark": settings.benchmark, **benchmark.summarise(scores, settings.rule)}
     summary |= {"repeats": repeats, "unread_verdicts": _list_unread(scores, settings.out, benchmark.SUBSTITUTE)}
     summary["judge"] = _judge_facts(run, [one for given in by_repeat for one in given.values()], settings)
