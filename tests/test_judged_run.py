@@ -208,9 +208,18 @@ def test_own_verdicts_with_repeats_are_taken_from_a_file(data: Path) -> None:
     scores = run_benchmark(settings(data, verdicts=verdicts), answerer=Script()).scores
     assert (scores["score"], scores["repeats"]) == (1.0, 2)
     assert scores["judge"]["kind"] == "verdicts"
+    again = run_benchmark(EvalSettings(benchmark="mmhal", out=data.parent / "out", only="score"))
+    assert again.scores == scores
     lines[0]["repeat"] = 1
     with pytest.raises(AmpError, match="two verdicts on 'id0'"):
         run_benchmark(settings(data, verdicts=write_lines(data.parent / "w.jsonl", lines)), answerer=Script())
+
+
+def test_replayed_replies_are_said_to_be_of_an_unknown_template(data: Path) -> None:
+    replies = write_json(data.parent / "replies.json", ["Rating: 4"] * 4)
+    scores = run_benchmark(settings(data, judge=f"replay:{replies}"), answerer=Script()).scores
+    assert scores["judge"]["template"] is None
+    assert scores["judge"]["file"] == "replies.json"
 
 
 def by_name(base: Path, other: Path) -> dict[str, Difference]:

@@ -109,7 +109,10 @@ def test_the_judge_is_told_what_the_official_script_tells(tmp_path: Path) -> Non
         assert told[-1] == ("user", messages[-1]["content"])
 
 
-def test_the_rule_is_the_in_the_wild_one_where_there_is_one_and_else_our_template(tmp_path: Path) -> None:
+def test_the_rule_is_the_in_the_wild_one_where_there_is_one_and_else_our_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMP_HOME", str(tmp_path / "home"))
     data = llava_folder(tmp_path / "data")
     items = read_items(find_files(data, "llava-bench"))
     wording = llava_bench.wording(data, None)
@@ -123,6 +126,15 @@ def test_the_rule_is_the_in_the_wild_one_where_there_is_one_and_else_our_templat
     own = tmp_path / "mine.txt"
     own.write_text("{context} {question} {reference} {answer}")
     assert llava_bench.wording(data, own).identity["origin"] == "file"
+
+
+def test_the_in_the_wild_questions_take_the_rules_that_came_with_coco_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMP_HOME", str(tmp_path))
+    llava_folder(tmp_path / "benchmarks" / "llava-bench")
+    (tmp_path / "wild").mkdir()
+    assert llava_bench.wording(tmp_path / "wild", None).identity["origin"] == "official"
 
 
 def test_a_rule_file_without_a_category_is_refused(tmp_path: Path) -> None:

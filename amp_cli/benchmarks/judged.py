@@ -91,7 +91,11 @@ def prepare_judging(
         judge = open_judge(judge_settings(settings, items))
     wording = benchmark.wording(data, settings.judge_template)
     temperature = benchmark.TEMPERATURE if settings.judge_temperature is None else settings.judge_temperature
-    facts = {**judge.identity, "temperature": temperature, "template": dict(wording.identity)}
+    is_replay = judge.identity["kind"] == "replay"  # nobody is told anything now, and what they were told is not known
+    template = None if is_replay else dict(wording.identity)
+    facts = {**judge.identity, "temperature": temperature, "template": template}
+    if settings.repeat > 1 and temperature == 0 and not is_replay:
+        ui.warn("At temperature 0 the verdicts on an item hardly differ: --repeat shows more with --judge-temperature")
     return Judging(facts=facts, judge=judge, wording=wording)
 
 

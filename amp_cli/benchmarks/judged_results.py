@@ -36,7 +36,9 @@ def score_verdicts(
         the items' results, the scores, and item id -> reason for items that lack an answer or a verdict.
     """
     verdicts = [Verdict.from_json(record) for record in RecordLog(settings.out / VERDICTS).read()]
-    repeats = max((settings.repeat, *(one.repeat + 1 for one in verdicts))) if settings.verdicts else settings.repeat
+    repeats = settings.repeat
+    if run.facts.get("judging", {}).get("kind") == "verdicts":  # the file says how many there are
+        repeats = max((repeats, *(one.repeat + 1 for one in verdicts)))
     by_repeat = [{one.id: one for one in verdicts if one.repeat == number} for number in range(repeats)]
     _refuse_strangers(items, by_repeat, settings.out)
     readings = [benchmark.read(items, given, settings.rule) for given in by_repeat]

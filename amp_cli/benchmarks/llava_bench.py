@@ -11,6 +11,7 @@ from amp_cli.benchmarks.judged_scores import JudgedScore, Measured, contribution
 from amp_cli.benchmarks.llava_bench_files import CATEGORIES, find_files, read_items, upstream_answers, upstream_verdicts
 from amp_cli.benchmarks.ratings import Reading, read_pair_official, read_pair_strict
 from amp_cli.benchmarks.settings import EvalSettings, LoadedBenchmark
+from amp_cli.core.downloads.places import benchmark_folder
 from amp_cli.core.judging.prompts import Messages, llava_bench_prompt, llava_bench_rule_prompt
 from amp_cli.core.judging.templates import JudgeTemplate, choose_judge_template, read_rules
 from amp_cli.core.store import content_hash
@@ -66,9 +67,10 @@ def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: Eval
 
 
 def wording(data: Path, file: Path | None) -> JudgeTemplate | JudgeRules:
-    """Return the judge's instructions: `file`, else the official `rule.json` below the data, else ours."""
+    """Return the judge's instructions: `file`, else an official `rule.json` that is at hand, else ours."""
     if file is None:
-        found = sorted(data.rglob("rule.json"))
+        places = (data, benchmark_folder("llava-bench"))  # the in-the-wild questions come without rules
+        found = [rule for place in places if place.is_dir() for rule in sorted(place.rglob("rule.json"))]
         if not found:
             return choose_judge_template("llava-bench", file=None, data=data)
         file = found[0]

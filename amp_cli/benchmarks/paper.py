@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-SOURCE = "arXiv 2405.11165, on COCO photographs"
+PAPER = "arXiv 2405.11165"
+SOURCE = f"{PAPER}, on COCO photographs"
+JUDGE_NOTE = "judged by GPT-4 with the official prompts; other judges rate otherwise"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class QuotedRow:
     scores: dict[str, float | None]
 
     def to_json(self) -> dict[str, Any]:
-        return {"model": self.model, "scores": self.scores, "quoted": SOURCE}
+        return {"model": self.model, "scores": self.scores, "quoted": f"{PAPER}, {JUDGE_NOTE}"}
 
 
 _NAMES = {
@@ -96,4 +98,3 @@ JUDGED_ROWS = _rows(
         "AMP-IG-13B": (3.18, 0.36, 3.96, 4.01, 0.22, 0.20, 91.3, 86.8, 99.4),
     }
 )
-JUDGE_NOTE = "judged by GPT-4 with the official prompts; other judges rate otherwise"

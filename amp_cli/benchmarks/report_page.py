@@ -7,10 +7,10 @@ from datetime import date
 from typing import Any
 
 from amp_cli.benchmarks.compare import Difference
-from amp_cli.benchmarks.paper import JUDGE_NOTE, POPE_ROWS, SOURCE
+from amp_cli.benchmarks.paper import JUDGE_NOTE, PAPER, POPE_ROWS, SOURCE
 from amp_cli.benchmarks.report_items import choose_pictures
 from amp_cli.benchmarks.report_runs import GatheredRun
-from amp_cli.benchmarks.tables import COLUMNS, ITEMS, TITLES, Column, digits_of, judge_sentence, quoted_rows, shown
+from amp_cli.benchmarks.tables import COLUMNS, ITEMS, TITLES, Column, digits_of, method_sentence, quoted_rows, shown
 from amp_cli.core.run import Run
 from amp_cli.core.templates import template_path
 
@@ -92,6 +92,7 @@ def render_page(
         quoted=POPE_ROWS,
         own_f1=_own_f1(runs),
         source=SOURCE,
+        paper=PAPER,
         judge_note=JUDGE_NOTE,
         curves=_curves(runs),
         pictures=pictures,
@@ -122,7 +123,9 @@ def _section(name: str, runs: Sequence[GatheredRun]) -> Section:
         rows=tuple((run.name, tuple(_cell(column, name, run) for column in columns)) for _, run in having),
         quoted=table[1:] if (table := quoted_rows(name)) else None,
         judges=tuple(
-            f"{run.name}: {sentence}" for _, run in having if (sentence := judge_sentence(run.evaluations[name].scores))
+            f"{run.name}: {sentence}"
+            for _, run in having
+            if (sentence := method_sentence(run.evaluations[name].scores))
         ),
     )
 

@@ -144,7 +144,7 @@ def _as_recorded(settings: EvalSettings) -> EvalSettings:
     if settings.only == "judge":
         old |= {name: getattr(settings, name) for name in JUDGE_OPTIONS}
     else:
-        old |= {"judge": None}
+        old |= {"judge": None, "judge_url": None, "verdicts": None}
     return replace(settings, **old)
 
 

@@ -83,8 +83,8 @@ class EvalSettings:
             )
         if self.only in ("judge", "score") and self.answers:
             raise AmpError(f"--only {self.only} reads the answers in --out, so --answers does not go with it")
-        if self.only in ("answer", "score") and (self.judge or self.verdicts):
-            raise AmpError(f"--only {self.only} asks no judge, so --judge and --verdicts do not go with it")
+        if self.only in ("answer", "score") and (self.judge or self.judge_url or self.verdicts):
+            raise AmpError(f"--only {self.only} asks no judge: --judge, --judge-url, --verdicts do not go with it")
         if self.judge and self.verdicts:
             raise AmpError("--judge and --verdicts exclude each other", hint="--verdicts replaces the judge")
         if self.repeat < 1:

@@ -114,7 +114,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         _same("Cog", "generative/cog", lower_is_better=True),
         _same("accuracy", "discriminative/accuracy", lower_is_better=False),
         _same("F1", "discriminative/f1", lower_is_better=False),
-        _same("AMBER score", "amber_score", lower_is_better=False, full=100.0),
+        _same("AMBER score", "amber_score", lower_is_better=False),
     ),
     "mmhal": (
         _rating("score, 0 to 6", "score"),
@@ -141,7 +141,7 @@ TITLES = {
 }
 ITEMS = {"chair": "descriptions", "mrhal": "dialogues", "amber": "questions and descriptions"}
 """What a benchmark's items are, if not questions."""
-DIGITS = {"words": 1, "relative": 1, "amber_score": 1, "score": 2, "reference": 2, "model": 2}
+DIGITS = {"words": 1, "relative": 1, "score": 2, "reference": 2, "model": 2}
 """Digits after the point by the last part of a score's name; 3 for the others."""
 
 
@@ -159,8 +159,27 @@ def shown(value: float | None, bounds: Sequence[float] | None = None, *, name: s
     return text if bounds is None else f"{text}\n{bounds[0]:.{digits}f}-{bounds[1]:.{digits}f}"
 
 
-def score_rows(scores: Mapping[str, Any]) -> Table:
-    """Return title, columns and rows of one evaluation, narrow enough for a terminal of 80 columns."""
+def score_tables(scores: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of one evaluation, narrow enough for a terminal of 80 columns."""
+    if scores["benchmark"] != "amber":
+        return [_score_table(scores)]
+    below = f"rule {scores['rule']}; below each score its 95 % interval"
+    tables = []
+    if described := scores["generative"]:
+        names = ("chair", "cover", "hal", "cog")
+        cells = [shown(described[name], described["ci95"][name]) for name in names]
+        title = f"AMBER, descriptions; {below.replace(scores['rule'], described['rule'])}"
+        tables.append((title, ["n", "CHAIR", "Cover", "Hal", "Cog"], [[str(described["n"]), *cells]]))
+    if scores["discriminative"]:
+        names = ("accuracy", "precision", "recall", "f1")
+        blocks = {"all": scores["discriminative"], **scores["types"]}
+        columns, rows = _block_rows(blocks, names)
+        unparsed = f"{scores['discriminative']['unparsed']:,} answers unparsed"
+        tables.append((f"AMBER, yes/no questions (no is the positive class), {unparsed}; {below}", columns, rows))
+    return tables
+
+
+def _score_table(scores: Mapping[str, Any]) -> Table:
     name = scores["benchmark"]
     title = f"{name.upper()}, rule {scores['rule']}; below each score its 95 % interval"
     if name == "pope":
@@ -203,11 +222,20 @@ def _block_rows(blocks: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -
     return ["", *(name.replace("_", " ") for name in names), *counts], rows
 
 
-def judge_sentence(scores: Mapping[str, Any]) -> str:
-    """Say who judged, by which template, how often, and what could not be read; "" for a benchmark without a judge."""
-    judge = scores.get("judge")
-    if not judge:
-        return ""
+def method_sentence(scores: Mapping[str, Any]) -> str:
+    """Say what else decides the numbers: who judged, how AMBER's objects were found, which pictures CHAIR took."""
+    if scores.get("judge"):
+        return _judge_sentence(scores)
+    if scores.get("generative"):
+        return f"descriptions are not scored by AMBER's own script: {' '.join(scores['generative']['differences'])}"
+    if sample := scores.get("sample"):
+        return f"pictures: list '{sample['rule']}' of {sample['n']:,}, sha256 {sample['sha256'][:8]}"
+    return ""
+
+
+def _judge_sentence(scores: Mapping[str, Any]) -> str:
+    """Say who judged, by which template, how often, and what could not be read."""
+    judge = scores["judge"]
     names = ", ".join(judge["reported_models"]) or judge.get("model") or judge.get("file") or judge.get("kind", "?")
     template = judge.get("template")
     parts = [f"judged by {names}"]
@@ -228,12 +256,17 @@ def quoted_rows(benchmark: str) -> Table | None:
         return None
     rows = JUDGED_ROWS[benchmark]
     titles = {one.difference: one.title for one in COLUMNS[benchmark]}
-    columns = ["model", *(titles[name] for name in rows[0].scores)]
+    columns = ["model", *(_shortened(titles[name]) for name in rows[0].scores)]
     return (
         f"Quoted: {TITLES[benchmark].partition(':')[0]}",
         columns,
         [[row.model, *(_as_printed(value, name) for name, value in row.scores.items())] for row in rows],
     )
+
+
+def _shortened(title: str) -> str:
+    """Return a heading narrow enough for five columns in 80 characters."""
+    return title.replace("hallucination", "hal.").replace("cumulative", "cum.")
 
 
 def _as_printed(value: float | None, name: str) -> str:

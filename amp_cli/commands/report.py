@@ -48,9 +48,9 @@ def report(
 def _show(runs: "list[GatheredRun]") -> None:
     """Print a table for each benchmark, the differences, and the paper's rows."""
     from amp_cli import ui
-    from amp_cli.benchmarks.paper import JUDGE_NOTE, POPE_ROWS, SOURCE
+    from amp_cli.benchmarks.paper import JUDGE_NOTE, PAPER, POPE_ROWS, SOURCE
     from amp_cli.benchmarks.report_page import difference_text, p_value_text
-    from amp_cli.benchmarks.tables import COLUMNS, TITLES, judge_sentence, quoted_rows, shown
+    from amp_cli.benchmarks.tables import COLUMNS, TITLES, method_sentence, quoted_rows, shown
 
     for name, title in TITLES.items():
         having = [run for run in runs if name in run.evaluations]
@@ -62,7 +62,7 @@ def _show(runs: "list[GatheredRun]") -> None:
             rows.append([one.title, *(shown(one.value(of), one.interval(of), name=one.name) for of in scores)])
         ui.table(f"{title}; below each score its 95 % interval", ["", *(run.name for run in having)], rows)
         for run in having:
-            if sentence := judge_sentence(run.evaluations[name].scores):
+            if sentence := method_sentence(run.evaluations[name].scores):
                 ui.note(f"{run.name}: {sentence}")
         differences = [
             [
@@ -86,4 +86,4 @@ def _show(runs: "list[GatheredRun]") -> None:
             heads = ["model", "adversarial", "popular", "random", "overall", "yes"]
             ui.table(f"Quoted: POPE F1 ({SOURCE})", heads, quoted)
         elif table := quoted_rows(name):
-            ui.table(f"{table[0]} ({SOURCE};\n{JUDGE_NOTE})", *table[1:])
+            ui.table(f"{table[0]} ({PAPER};\n{JUDGE_NOTE})", *table[1:])

@@ -16,7 +16,7 @@ def evaluate(benchmark: str, options: Mapping[str, Any]) -> None:
     from amp_cli.benchmarks.answering import REJECTED
     from amp_cli.benchmarks.runner import run_benchmark
     from amp_cli.benchmarks.settings import EvalSettings
-    from amp_cli.benchmarks.tables import judge_sentence, score_rows
+    from amp_cli.benchmarks.tables import method_sentence, score_tables
 
     fields = {name: value for name, value in options.items() if name != "json"}
     if "prompt_suffix" in fields:
@@ -28,8 +28,9 @@ def evaluate(benchmark: str, options: Mapping[str, Any]) -> None:
     elif settings.only == "answer":
         ui.note(f"{result.scores['n']:,} answers are in '{result.scores['answers']}'")
     else:
-        ui.table(*score_rows(result.scores))
-        if sentence := judge_sentence(result.scores):
+        for table in score_tables(result.scores):
+            ui.table(*table)
+        if sentence := method_sentence(result.scores):
             ui.note(sentence[0].upper() + sentence[1:])
     if result.rejected:
         first, reason = next(iter(result.rejected.items()))
