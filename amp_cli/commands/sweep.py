@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from amp_cli.commands.evaluations.options import ProcessesOption
 from amp_cli.commands.options import (
     MODEL,
     BatchSizeOption,
@@ -71,6 +72,7 @@ def sweep(
     template: TemplateOption = "auto",
     trust_remote_code: TrustRemoteCodeOption = False,
     batch_size: BatchSizeOption = 8,
+    num_processes: ProcessesOption = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -114,6 +116,7 @@ def sweep(
         template=trained.template if template == "auto" else template,
         trust_remote_code=trust_remote_code,
         batch_size=batch_size,
+        num_processes=num_processes,
         seed=seed,
     )
     chair = replace(

@@ -17,11 +17,13 @@ from amp_cli.commands.evaluations.options import (
     MaxCostOption,
     OfficialOption,
     PriceOption,
+    ProcessesOption,
     RepeatOption,
 )
 from amp_cli.commands.options import (
     AdapterOption,
     BatchSizeOption,
+    ConcurrencyOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -90,6 +92,8 @@ def everything(
     quantization: QuantizationOption = None,
     trust_remote_code: TrustRemoteCodeOption = False,
     batch_size: BatchSizeOption = 8,
+    concurrency: ConcurrencyOption = 8,
+    num_processes: ProcessesOption = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -100,16 +104,16 @@ def everything(
     """
     given = dict(locals())
     from amp_cli import ui
+    from amp_cli.benchmarks.answerers import model_identity
     from amp_cli.benchmarks.data_at_hand import named_folders
     from amp_cli.benchmarks.everything import plan, run_all
-    from amp_cli.core.hub import check_model
 
     chosen = plan(named_folders(data or (), tuple(COMMANDS)), judge=judge)
     roots = named_folders(image_root or (), tuple(COMMANDS))
     for name, reason in chosen.left_out.items():
         ui.note(f"{name} is left out: {reason}")
     settings = [_settings(name, folder, roots, given) for name, folder in chosen.folders.items()]
-    check_model(model, adapter=adapter, vision_tower=vision_tower)  # else every one of them would fail
+    model_identity(settings[0], model)  # else every one of them would fail
     results = run_all(chosen, settings, out, overwrite=overwrite)
     _show(results, out, as_json=json)
     if results.failed or results.rejected:
