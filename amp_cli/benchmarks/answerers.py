@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from amp_cli import ui
+from amp_cli.benchmarks.processes import Shares, plan_processes
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.core.endpoint import EndpointModel, check_endpoint, is_endpoint
 from amp_cli.core.requests import Decoding, Request
@@ -36,6 +37,7 @@ def model_identity(settings: EvalSettings, model: str) -> dict[str, Any]:
         return check_endpoint(model, {name: getattr(settings, name) for name in AT_HOME})
     from amp_cli.core.hub import check_model
 
+    plan_processes(settings)  # refuses what cannot be started
     return check_model(model, adapter=settings.adapter, vision_tower=settings.vision_tower)
 
 
@@ -44,6 +46,9 @@ def choose_answerer(settings: EvalSettings, run: Run) -> Answerer:
     assert settings.model is not None  # checked before the run was started
     if is_endpoint(settings.model):
         return _endpoint_answerer(settings.model, settings, run)
+    launch = plan_processes(settings)
+    if launch is not None:
+        return Shares(settings, decoding_of(settings), launch, run)
     return _model_answerer(settings.model, settings, run)
 
 

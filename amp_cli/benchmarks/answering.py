@@ -7,6 +7,7 @@ from amp_cli import ui
 from amp_cli.benchmarks.answerers import Answerer, choose_answerer
 from amp_cli.benchmarks.archives import unpack_pictures
 from amp_cli.benchmarks.pictures import check_pictures, holds_pictures, picture_folder
+from amp_cli.benchmarks.processes import take_over
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.core.requests import Request
 from amp_cli.core.run import Run
@@ -27,9 +28,11 @@ def answer_items(
 ) -> None:
     """Ask what is not in `answers.jsonl` yet; the model is loaded only if something is left to ask."""
     log = RecordLog(settings.out / ANSWERS)
+    take_over(log)
     done = log.ids()
     pending = [item for item in items if item.id not in done]
     if not pending:
+        _put_in_order(log, items)
         return
     folder = _folder(pending, data, settings.image_root)
     run.record(image_folder=str(folder))
@@ -70,9 +73,12 @@ def answer_items(
 
 def _put_in_order(log: RecordLog, items: Sequence[BenchmarkItem]) -> None:
     """Sort the answers as the items: they came by batches, or from several processes, as they were done."""
-    records = {record["id"]: record for record in log.read()}
+    written = log.read()
+    records = {record["id"]: record for record in written}
     in_order = [records.pop(item.id) for item in items if item.id in records]
-    write_records(log.path, [*in_order, *records.values()])
+    in_order += records.values()
+    if in_order != written:
+        write_records(log.path, in_order)
 
 
 def _folder(items: Sequence[BenchmarkItem], data: Path, image_root: Path | None) -> Path:
