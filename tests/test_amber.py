@@ -12,6 +12,7 @@ from amp_cli.benchmarks.amber_scores import AmberDescription, read_score
 from amp_cli.benchmarks.amber_words import AmberWords, MiniLMLikeness, SpacyLikeness
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
+from amp_cli.benchmarks.tables import method_sentence, score_tables
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer
 
@@ -326,3 +327,19 @@ def test_the_installed_encoder_knows_synonyms_and_tells_different_things_apart()
 def _split(pair: str) -> tuple[str, list[str]]:
     word, other = pair.split()
     return word, [other]
+
+
+def test_the_tables_say_that_descriptions_are_scored_otherwise_than_by_ambers_script(data: Path) -> None:
+    texts = ["A dog on a sofa and a cat.", "A tree.", *ANSWERS]
+    described, asked = score_tables(scored(data, texts, "official", "all"))
+    assert "rule approximate" in described[0]
+    assert described[2] == [
+        ["2", "0.250\n0.000-0.333", "1.000\n1.000-1.000", "0.500\n0.000-1.000", "0.333\n0.000-0.500"]
+    ]
+    assert "rule official" in asked[0]
+    assert "1 answers unparsed" in asked[0]
+    assert [row[0] for row in asked[2]] == ["all", "existence", "attribute", "state", "number", "action", "relation"]
+    sentence = method_sentence(scored(data, texts, "official", "all"))
+    assert "not scored by AMBER's own script" in sentence
+    assert "pairs of the test" in sentence
+    assert len(score_tables(scored(data, ANSWERS, "strict", "discriminative"))) == 1
