@@ -100,6 +100,23 @@ def test_another_judge_template_or_temperature_in_the_same_folder_is_refused_by_
     assert len((data.parent / "out" / "verdicts.jsonl").read_text().splitlines()) == 4
 
 
+def test_a_refused_judge_changes_nothing_in_the_folder(data: Path) -> None:
+    scores = run_benchmark(settings(data), answerer=Script(), judge=FakeJudge()).scores
+    run = (data.parent / "out" / "run.json").read_text()
+    for only in (None, "judge"):
+        with pytest.raises(AmpError, match=r"judge\.model"):
+            run_benchmark(settings(data, repeat=3, only=only), answerer=Script(), judge=FakeJudge(name="another"))
+    assert (data.parent / "out" / "run.json").read_text() == run
+    assert run_benchmark(EvalSettings(benchmark="mmhal", out=data.parent / "out", only="score")).scores == scores
+
+
+def test_overwriting_starts_afresh_with_another_judge(data: Path) -> None:
+    run_benchmark(settings(data), answerer=Script(), judge=FakeJudge())
+    again = run_benchmark(settings(data, overwrite=True), answerer=Script(), judge=FakeJudge(2, name="another"))
+    assert again.scores["score"] == 2.0
+    assert again.scores["judge"]["model"] == "another"
+
+
 def test_without_a_judge_nothing_is_loaded_and_the_three_ways_are_named(data: Path) -> None:
     with pytest.raises(AmpError) as error:
         run_benchmark(settings(data, model="absent-model"))

@@ -117,19 +117,20 @@ def judge_settings(settings: EvalSettings, items: Sequence[BenchmarkItem] = ()) 
     )
 
 
-def refuse_other_judge(run: Run, judging: Judging) -> None:
-    """Refuse to mix verdicts of two judges, or by two templates, in one folder; else record who judges."""
-    old = run.facts.get("judging")
-    if old is not None and RecordLog(run.out / VERDICTS).read():
+def refuse_other_judge(out: Path, judging: Judging) -> None:
+    """Refuse to mix verdicts of two judges, or by two templates, in one folder, before anything in it is changed."""
+    if not (out / VERDICTS).is_file() or not RecordLog(out / VERDICTS).read():
+        return
+    old = Run.read(out).facts.get("judging")
+    if old is not None:
         before, now = _flat(old), _flat(judging.facts)
         for name in sorted({*before, *now}):
             if before.get(name) != now.get(name):
                 raise AmpError(
-                    f"The verdicts in '{run.out}' were given with {name} = {before.get(name)!r:.100}, "
+                    f"The verdicts in '{out}' were given with {name} = {before.get(name)!r:.100}, "
                     f"not {now.get(name)!r:.100}",
-                    hint=f"Judge in a new folder, with --answers {run.out / 'answers.jsonl'}",
+                    hint=f"Judge in a new folder, with --answers {out / 'answers.jsonl'}",
                 )
-    run.record(judging=judging.facts)
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "judge") -> dict[str, Any]:

@@ -101,10 +101,12 @@ def run_benchmark(
     judging = None
     if settings.benchmark in JUDGED and settings.only not in ("answer", "score"):
         judging = prepare_judging(JUDGED[settings.benchmark], loaded.items, data, settings, judge)
+        if not settings.overwrite:
+            refuse_other_judge(settings.out, judging)
     run = _opened(settings, loaded, answerer)
     with run:
         if judging is not None:
-            refuse_other_judge(run, judging)
+            run.record(judging=judging.facts)
         if adopted is not None:
             write_records(settings.out / ANSWERS, (answer.to_json() for answer in adopted.values()))
         elif settings.only not in ("judge", "score") and (answerer is not None or settings.model is not None):
