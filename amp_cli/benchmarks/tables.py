@@ -227,7 +227,8 @@ def method_sentence(scores: Mapping[str, Any]) -> str:
     if scores.get("judge"):
         return _judge_sentence(scores)
     if scores.get("generative"):
-        return f"descriptions are not scored by AMBER's own script: {' '.join(scores['generative']['differences'])}"
+        differences = " ".join(scores["generative"]["differences"]).removesuffix(".")
+        return f"descriptions are not scored by AMBER's own script. {differences}"
     if sample := scores.get("sample"):
         return f"pictures: list '{sample['rule']}' of {sample['n']:,}, sha256 {sample['sha256'][:8]}"
     return ""
