@@ -100,5 +100,8 @@ def chair(
     """
     given = dict(locals())
     from amp_cli.benchmarks.chair_files import resolve_sample
+    from amp_cli.benchmarks.data_at_hand import pictures_of
+    from amp_cli.core.downloads.places import benchmark_folder
 
-    evaluate("chair", given | {"sample": resolve_sample(sample, data)})
+    pictures = image_root or pictures_of("chair", data or benchmark_folder("chair"))
+    evaluate("chair", given | {"sample": resolve_sample(sample, data), "image_root": pictures})
