@@ -155,6 +155,15 @@ def test_a_request_that_got_no_reply_is_left_out_named_and_asked_again(data: Pat
     assert not result.rejected
 
 
+def test_a_missing_repeat_is_named_and_the_item_scored_by_the_others(data: Path) -> None:
+    lines = [{"id": f"id{number}", "text": "Rating: 4"} for number in range(4)]
+    replies = write_lines(data.parent / "r.jsonl", [*lines, {"id": "id0", "repeat": 1, "text": "Rating: 0"}])
+    result = run_benchmark(settings(data, judge=f"replay:{replies}", repeat=2), answerer=Script())
+    assert list(result.rejected) == ["id1", "id2", "id3"]
+    assert "(repeat 1)" in result.rejected["id1"]
+    assert result.scores["score"] == (2 + 4 + 4 + 4) / 4
+
+
 def test_a_missing_verdict_has_no_official_score(tmp_path: Path) -> None:
     data = mmhal_folder(tmp_path / "data", count=96)
     with pytest.raises(AmpError, match="1 have none, first 'id7'"):

@@ -101,6 +101,20 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     assert scores["types"]["other"]["ci95"]["score"] == [6.0, 6.0]
 
 
+def test_the_official_script_takes_types_by_place_the_strict_rule_by_name(tmp_path: Path) -> None:
+    records = mmhal_records(96)
+    records[0], records[1] = records[1], records[0]
+    data = write_json(tmp_path / "response_template.json", records)
+    verdicts = write_lines(
+        tmp_path / "verdicts.jsonl",
+        [{"id": record["image_id"], "text": f"Rating: {6 if record is records[0] else 0}"} for record in records],
+    )
+    by_place = evaluate(tmp_path / "official", data=data, verdicts=verdicts, rule="official")["types"]
+    assert (by_place["attribute"]["score"], by_place["adversarial"]["score"]) == (0.5, 0.0)
+    by_name = evaluate(tmp_path / "strict", data=data, verdicts=verdicts)["types"]
+    assert (by_name["attribute"]["score"], by_name["adversarial"]["score"]) == (0.0, 0.5)
+
+
 def test_a_type_that_is_wholly_unscored_is_null(tmp_path: Path) -> None:
     data = mmhal_folder(tmp_path / "data", count=2)
     judge = replies(tmp_path, "Rating: 2", "?")
