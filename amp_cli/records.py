@@ -1,7 +1,7 @@
 """The records that travel between the stages: frozen, and refusing bad values."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from amp_cli.errors import AmpError
@@ -194,3 +194,41 @@ class Answer:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         return cls(id=required(record, "id"), answers=texts(required(record, "answers"), "answers"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A judge's raw reply to one item: one line of `verdicts.jsonl`, whose key is (id, repeat).
+
+    `model` is what the judge calls itself; `request_id` is what its operator can find the request by.
+    """
+
+    id: str
+    text: str
+    repeat: int = 0
+    model: str | None = None
+    request_id: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_empty_id(self.id)
+        if not isinstance(self.text, str):
+            raise AmpError(f"'text' must be the judge's reply, not {self.text!r:.80}")
+        if type(self.repeat) is not int or self.repeat < 0:
+            raise AmpError(f"'repeat' must be a number from 0, not {self.repeat!r:.80}")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        return cls(
+            id=required(record, "id"),
+            text=required(record, "text"),
+            repeat=record.get("repeat", 0),
+            model=record.get("model"),
+            request_id=record.get("request_id"),
+            prompt_tokens=record.get("prompt_tokens"),
+            completion_tokens=record.get("completion_tokens"),
+        )

@@ -1,5 +1,6 @@
 """CHAIR: which objects a text names, which it denies, and the scores by hand."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from amp_cli.benchmarks import chair
-from amp_cli.benchmarks.chair_files import pinned_sample, read_vocabulary
+from amp_cli.benchmarks.chair_files import Sample, choose_images, read_vocabulary, resolve_sample
 from amp_cli.benchmarks.mentions import Vocabulary, count_words, find_mentions, singular
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
@@ -178,11 +179,52 @@ def test_an_item_lists_what_is_invented_and_what_is_missed(tmp_path: Path) -> No
     assert chair.ChairScore.from_json(record).to_json() == record
 
 
-def test_the_pinned_sample_does_not_depend_on_the_order() -> None:
-    names = {number: f"COCO_val2014_{number:012}.jpg" for number in range(100)}
-    backwards = dict(reversed(names.items()))
-    assert pinned_sample(names, 10) == pinned_sample(backwards, 10)
-    assert pinned_sample(names, None) == list(range(100))
+def many_pictures(count: int) -> dict[Any, str]:
+    return {number: f"COCO_val2014_{number:012}.jpg" for number in range(count)}
+
+
+def test_a_small_file_is_described_whole_and_a_large_one_by_the_pinned_list(tmp_path: Path) -> None:
+    small = choose_images(many_pictures(500), "hash", None, tmp_path)
+    assert (small.rule, small.ids) == ("all", tuple(range(500)))
+    large = choose_images(many_pictures(501), "hash", None, tmp_path)
+    assert (large.rule, len(large.ids)) == ("hash", 500)
+    assert len(choose_images(many_pictures(501), "all", None, tmp_path).ids) == 501
+
+
+def test_the_pinned_list_depends_on_the_ids_only_and_limit_takes_its_beginning(tmp_path: Path) -> None:
+    images = many_pictures(700)
+    backwards = dict(reversed(images.items()))
+    pinned = choose_images(images, "hash", None, tmp_path)
+    assert pinned.ids == choose_images(backwards, "hash", None, tmp_path).ids
+    assert choose_images(images, "hash", 10, tmp_path).ids == pinned.ids[:10]
+    # the first of `for n in $(seq 0 699); do echo "$(printf "amp chair $n" | sha256sum) $n"; done | sort`
+    assert pinned.ids[:3] == (439, 66, 59)
+
+
+def test_the_list_is_known_by_the_hash_of_its_ids(tmp_path: Path) -> None:
+    # printf '0\n1\n10\n2' | sha256sum of the ids sorted as texts
+    sample = Sample(rule="all", ids=(2, 0, 1, 10))
+    assert sample.to_json()["sha256"] == "8ff6bb16cdf4ed8934e0572a577394cdfb9bfc04ecebb6fc4b6e577c2f60ad7d"
+    scores = scores_of(coco_folder(tmp_path), {"1": "A dog.", "2": "A cat."})
+    assert scores["sample"] == {"rule": "all", "n": 2, "sha256": hashlib.sha256(b"1\n2").hexdigest()}
+
+
+def test_popes_pictures_are_taken_if_its_files_are_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMP_HOME", str(tmp_path / "home"))
+    assert resolve_sample("auto", tmp_path) == "hash"
+    with pytest.raises(AmpError, match="POPE was not downloaded"):
+        choose_images(many_pictures(501), "pope", None, tmp_path)
+    downloaded = tmp_path / "home" / "benchmarks" / "pope"
+    downloaded.mkdir(parents=True)
+    rows = [{"image": f"COCO_val2014_{n:012}.jpg", "text": "Is there a dog?", "label": "no"} for n in (7, 3, 7)]
+    (downloaded / "coco_pope_random.json").write_text("\n".join(json.dumps(row) for row in rows))
+    assert resolve_sample("auto", tmp_path) == "pope"
+    assert resolve_sample("hash", tmp_path) == "hash"
+    assert sorted(choose_images(many_pictures(501), "pope", None, tmp_path).ids) == [3, 7]
+    assert len(choose_images(many_pictures(501), "pope", 1, tmp_path).ids) == 1
+    others = {number: f"{number}.png" for number in range(1000, 1501)}
+    with pytest.raises(AmpError, match="one of POPE's"):
+        choose_images(others, "pope", None, tmp_path)
 
 
 def test_captions_in_chairs_own_format_are_read(tmp_path: Path) -> None:

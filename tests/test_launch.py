@@ -14,14 +14,15 @@ import pytest
 from test_trainer import RAGGED, metrics, train
 from training_items import ANSWERS, QUESTION, draw, preference, write_preferences
 
+from amp_cli.core.events import parse
+from amp_cli.core.launching import Launch, visible_gpus
 from amp_cli.core.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.training import follow, launch
 from amp_cli.training.config import load_config
 from amp_cli.training.data import load_items, prepare_items
-from amp_cli.training.events import parse
 from amp_cli.training.launch import train_model
-from amp_cli.training.machine import Launch, check_packages, plan_launch, visible_gpus
+from amp_cli.training.machine import check_packages, plan_launch
 
 
 class Script(Launch):
@@ -33,7 +34,7 @@ class Script(Launch):
 
 def run_script(folder: Path, script: str) -> dict[str, Any]:
     (folder / "script.py").write_text(script)
-    return follow.run_worker(Script(config_file=folder, processes=1, environment={}), folder)
+    return follow.run_worker(Script(module="", config_file=folder, processes=1, environment={}), folder)
 
 
 def rejected(folder: Path) -> dict[str, str]:
@@ -168,7 +169,7 @@ def test_a_missing_file_or_model_is_refused_before_anything_is_written(tmp_path:
 
 def test_the_workers_own_words_become_the_error(tmp_path: Path) -> None:
     script = """
-from amp_cli.training.events import report
+from amp_cli.core.events import report
 report(error="No item can be trained on", hint="Look at them")
 raise SystemExit(1)
 """
@@ -193,7 +194,7 @@ def test_a_worker_that_ends_well_but_says_no_result_has_failed(tmp_path: Path) -
 
 def test_nothing_of_the_worker_reaches_stdout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     script = """
-from amp_cli.training.events import report
+from amp_cli.core.events import report
 print("chatter")
 report(total=2, done=0)
 report(step=1)

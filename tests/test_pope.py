@@ -290,3 +290,15 @@ def test_an_id_names_its_split_and_picture_and_comes_from_the_content(tmp_path: 
     labels(tmp_path, random=[row("a.jpg", "cat", "no"), row("a.jpg", "dog", "yes")])
     assert before == {item.questions[0]: item.id for item in pope.load(tmp_path, settings).items}
     assert all(item_id.startswith("random-a-") for item_id in before.values())
+
+
+def test_a_limit_keeps_whole_pictures_in_every_split_and_the_same_ones_in_any_order(tmp_path: Path) -> None:
+    rows = [row(f"{number}.jpg", thing, "yes") for number in range(6) for thing in ("dog", "cat", "car")]
+    data = labels(tmp_path / "a", random=rows, popular=rows[::-1])
+    limited = pope.load(data, EvalSettings(benchmark="pope", out=tmp_path, limit=2))
+    # the first of `for n in 0 1 2 3 4 5; do echo "$(printf $n.jpg | sha256sum) $n"; done | sort`
+    assert {item.images[0] for item in limited.items} == {"0.jpg", "5.jpg"}
+    assert limited.facts["questions"] == {"random": 6, "popular": 6}
+    shuffled = labels(tmp_path / "b", random=rows[::-1], popular=rows)
+    again = pope.load(shuffled, EvalSettings(benchmark="pope", out=tmp_path, limit=2))
+    assert {item.id for item in again.items} == {item.id for item in limited.items}

@@ -123,9 +123,9 @@ def test_the_batch_size_and_the_rule_may_change(data: Path) -> None:
 
 def test_answers_are_scored_again_without_a_model_and_without_data_being_named(data: Path) -> None:
     run_benchmark(settings(data), answerer=Script(text="NO"))
-    again = EvalSettings(benchmark="pope", out=data.parent / "out", only_score=True, rule="official")
+    again = EvalSettings(benchmark="pope", out=data.parent / "out", only="score", rule="official")
     assert run_benchmark(again).scores["splits"]["random"]["yes_ratio"] == 1.0
-    strict = EvalSettings(benchmark="pope", out=data.parent / "out", only_score=True)
+    strict = EvalSettings(benchmark="pope", out=data.parent / "out", only="score")
     assert run_benchmark(strict).scores["splits"]["random"]["yes_ratio"] == 0.0
 
 

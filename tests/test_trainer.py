@@ -168,6 +168,11 @@ def test_a_run_killed_before_its_adapter_was_written_trains_no_step_more(tmp_pat
     assert all(torch.equal(value, before[name]) for name, value in adapter(tmp_path).items())
 
 
+def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path: Path) -> None:
+    train(tmp_path, RAGGED.changed(max_steps=4, save_steps=1, keep_checkpoints=3))
+    assert {folder.name for folder in (tmp_path / "checkpoints").iterdir()} == {f"checkpoint-{n}" for n in (2, 3, 4)}
+
+
 def test_a_checkpoint_with_a_file_cut_short_is_ignored_and_removed(tmp_path: Path) -> None:
     train(tmp_path, RAGGED.changed(max_steps=4))
     newest = tmp_path / "checkpoints" / "checkpoint-4"

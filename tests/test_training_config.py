@@ -69,6 +69,7 @@ def test_base_and_method_win_over_the_recipe() -> None:
         ("pairs=some", "pairs must be one of all, adjacent, best-vs-rest"),
         ("epochs=0", "epochs must be above 0"),
         ("lora_dropout=0.1", "lora_dropout must be 0 with mdpo"),
+        ("keep_checkpoints=1", "keep_checkpoints must be at least 2"),
         ("save_steps=7", "multiple of logging_steps"),
         ("learning_rate", "not of the form key=value"),
     ],

@@ -1,15 +1,15 @@
 """CHAIR: which objects does a description name, and which of them are not in the picture?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_cli.benchmarks.answers import add_answer, check_complete, own_answers, records_of
 from amp_cli.benchmarks.chair_files import (
     captions_by_image,
+    choose_images,
     find_annotations,
-    pinned_sample,
     read_instances,
     read_vocabulary,
 )
@@ -28,7 +28,10 @@ SCORES = ("chair_s", "chair_i", "recall", "words")
 
 @dataclass(frozen=True, kw_only=True)
 class ChairScore:
-    """One description's result; `mentions` are in reading order, `present` is the truth."""
+    """One description's result.
+
+    `mentions` are in reading order, `present` is the truth, `sample` says which list of pictures this one is of.
+    """
 
     id: str
     images: tuple[str, ...]
@@ -37,6 +40,7 @@ class ChairScore:
     mentions: tuple[Mention, ...]
     present: tuple[str, ...]
     rule: str
+    sample: dict[str, Any] = field(default_factory=dict)
 
     @property
     def counted(self) -> tuple[Mention, ...]:
@@ -74,6 +78,7 @@ class ChairScore:
             "hallucinated": sorted({mention.name for mention in self.invented}),
             "missed": list(self.missed),
             "rule": self.rule,
+            "sample": self.sample,
         }
 
     @classmethod
@@ -86,6 +91,7 @@ class ChairScore:
             mentions=tuple(Mention(**mention) for mention in record["mentions"]),
             present=tuple(record["present"]),
             rule=record["rule"],
+            sample=record.get("sample", {}),  # evaluations of earlier versions lack it
         )
 
 
@@ -94,8 +100,9 @@ def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
     files = find_annotations(data, settings.synonyms)
     names, images, objects = read_instances(files.instances)
     vocabulary = read_vocabulary(files.synonyms, names)
-    chosen = pinned_sample(images, settings.limit)
-    captions = captions_by_image(files.captions, chosen)
+    sample = choose_images(images, settings.sample, settings.limit, data)
+    identity = sample.to_json()
+    captions = captions_by_image(files.captions, sample.ids)
     items = tuple(
         BenchmarkItem(
             id=str(image_id),
@@ -104,12 +111,14 @@ def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
             reference={
                 "present": sorted(objects[image_id] | names_in(captions.get(image_id, ()), vocabulary)),
                 "vocabulary": vocabulary,
+                "sample": identity,
             },
         )
-        for image_id in chosen
+        for image_id in sample.ids
     )
     facts = {
         "images": len(items),
+        "sample": identity,
         "categories": len(names),
         "reference_captions": files.captions is not None,
         "words": str(files.synonyms) if files.synonyms else "built in, for COCO's 80 classes",
@@ -149,6 +158,7 @@ def score(item: BenchmarkItem, answer: Answer, rule: str) -> ChairScore:
         mentions=tuple(find_mentions(text, vocabulary)),
         present=tuple(item.reference["present"]),
         rule=rule,
+        sample=item.reference["sample"],
     )
 
 
@@ -162,6 +172,7 @@ def summarise(scores: Sequence[ChairScore], rule: str) -> dict[str, Any]:
     summary["n"] = len(scores)
     summary["counts"] = dict(zip(COUNTS[1:-1], (int(total) for total in units.sum(axis=0)[1:-1]), strict=True))
     summary["ci95"] = {name: intervals.get(name) for name in SCORES}
+    summary["sample"] = scores[0].sample if scores else {}
     return summary | {"interval": METHOD}
 
 

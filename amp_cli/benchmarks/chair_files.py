@@ -3,16 +3,38 @@
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from amp_cli.benchmarks.answers import records_of
 from amp_cli.benchmarks.mentions import Vocabulary
+from amp_cli.benchmarks.pope_files import label_file
+from amp_cli.core.downloads.places import benchmark_folder
 from amp_cli.core.store import read_json
 from amp_cli.core.templates import template_path
 from amp_cli.errors import AmpError
 
 NO_OBJECT = "(no object)"
 """The key of a word file under which stand names that hold an object's word and are no such object ("bus stop")."""
+
+
+PINNED = 500
+"""How many of COCO's pictures papers describe; which ones differs from paper to paper, so it is pinned here."""
+SALT = "amp chair "
+_POPE_SPLITS = ("random", "popular", "adversarial")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The pictures to describe, and the rule that chose them."""
+
+    rule: str
+    ids: tuple[Any, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what identifies the list: equal hashes are equal lists."""
+        listed = "\n".join(sorted(str(image_id) for image_id in self.ids))
+        return {"rule": self.rule, "n": len(self.ids), "sha256": hashlib.sha256(listed.encode()).hexdigest()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +113,62 @@ def _are_texts(phrases: object) -> bool:
     return isinstance(phrases, list) and all(isinstance(phrase, str) for phrase in phrases)
 
 
-def pinned_sample(images: Mapping[Any, str], limit: int | None) -> list[Any]:
-    """Return all image ids, or the `limit` whose names' hashes come first: the same ones for everybody."""
-    if limit is None:
-        return list(images)
-    return sorted(images, key=lambda image_id: hashlib.sha256(images[image_id].encode()).digest())[:limit]
+def choose_images(images: Mapping[Any, str], sample: str, limit: int | None, data: Path) -> Sample:
+    """Return the pictures to describe: the same ones for everybody who has the same annotations.
+
+    A file of at most PINNED pictures is taken whole. Of a larger one (COCO has 40,504) `pope` takes POPE's pictures,
+    `hash` the PINNED whose ids' salted SHA-256 come first, `all` every one. `limit` takes the first so many in the
+    order of the hashes.
+    """
+    rule = "all" if len(images) <= PINNED else sample
+    if rule == "pope":
+        wanted = pope_pictures(data)
+        chosen = [image_id for image_id, name in images.items() if _number(name) in wanted]
+        if not chosen:
+            raise AmpError(
+                f"None of {len(images):,} annotated pictures is one of POPE's",
+                hint="Give --sample hash, or --data with COCO val2014's annotations",
+            )
+    else:
+        chosen = list(images)
+    if limit is None and rule == "all":
+        return Sample(rule=rule, ids=tuple(chosen))
+    number = PINNED if limit is None and rule == "hash" else limit
+    return Sample(rule=rule, ids=tuple(sorted(chosen, key=_place)[:number]))
+
+
+def resolve_sample(sample: str, data: Path | None) -> str:
+    """Return what `auto` means here: POPE's pictures if its files are at hand, else those that come first by hash."""
+    if sample != "auto":
+        return sample
+    return "pope" if _pope_files(data) else "hash"
+
+
+def pope_pictures(data: Path) -> set[str]:
+    """Return the numbers of the pictures that POPE asks about, read from its files."""
+    files = _pope_files(data)
+    if not files:
+        raise AmpError(
+            f"No coco_pope_random.json below '{data}', and POPE was not downloaded",
+            hint="Run `amp download pope`, or give --sample hash",
+        )
+    return {_number(str(record.get("image", ""))) for file in files for record in records_of(file)}
+
+
+def _pope_files(data: Path | None) -> list[Path]:
+    """Return POPE's label files below `data`, or where `amp download` puts them."""
+    folders = [folder for folder in (data, benchmark_folder("pope")) if folder is not None and folder.is_dir()]
+    found = ([file for split in _POPE_SPLITS if (file := label_file(folder, split))] for folder in folders)
+    return next((files for files in found if files), [])
+
+
+def _number(name: str) -> str:
+    """Return `000000000042` of `val2014/COCO_val2014_000000000042.jpg`."""
+    return PurePosixPath(name).stem.rpartition("_")[2]
+
+
+def _place(image_id: Any) -> bytes:
+    return hashlib.sha256(f"{SALT}{image_id}".encode()).digest()
 
 
 def captions_by_image(file: Path | None, wanted: Collection[Any]) -> dict[Any, list[str]]:

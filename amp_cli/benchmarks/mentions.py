@@ -113,6 +113,16 @@ def find_mentions(text: str, vocabulary: Vocabulary) -> list[Mention]:
     return mentions
 
 
+def is_denied(text: str, start: int, end: int) -> bool:
+    """Return whether a text says of what it names at `text[start:end]` that it is not there."""
+    lowered = text.lower().replace("’", "'")
+    tokens = [(match[0], match.start(), match.end()) for match in _WORD.finditer(lowered)]
+    position = next((number for number, (_, _, last) in enumerate(tokens) if last > start), None)
+    if position is None:
+        return False
+    return _denied_before(lowered, tokens, position) or _ABSENT.match(lowered, end) is not None
+
+
 def count_words(text: str) -> int:
     """Return the number of words, numbers included."""
     return len(re.findall(r"\w+(?:['’-]\w+)*", text))

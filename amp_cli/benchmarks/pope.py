@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from amp_cli.benchmarks.answers import check_complete, own_answers, records_of
 from amp_cli.benchmarks.intervals import METHOD, ratio, score_intervals
-from amp_cli.benchmarks.pope_files import label_file, labelled_items, questions_by_id, upstream_answers
+from amp_cli.benchmarks.pope_files import (
+    label_file,
+    labelled_items,
+    of_first_pictures,
+    questions_by_id,
+    upstream_answers,
+)
 from amp_cli.benchmarks.settings import EvalSettings, LoadedBenchmark
 from amp_cli.benchmarks.yes_no import read_official, read_strict
 from amp_cli.errors import AmpError
@@ -78,8 +84,12 @@ def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
     items: list[BenchmarkItem] = []
     for split, file in files.items():
         items += labelled_items(file, split)
+    if settings.limit is not None:
+        items = of_first_pictures(items, settings.limit)
     counts = Counter(str(item.reference["split"]) for item in items)
     version = VERSIONS.get(counts["random"], "another size") if "random" in counts else "without the random split"
+    if settings.limit is not None:
+        version = f"the questions about {settings.limit:,} pictures"
     absent = [split for split in SPLITS if split not in files]
     return LoadedBenchmark(
         items=tuple(items),

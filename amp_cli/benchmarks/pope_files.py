@@ -62,6 +62,14 @@ def labelled_items(file: Path, split: str) -> list[BenchmarkItem]:
     return items
 
 
+def of_first_pictures(items: Sequence[BenchmarkItem], limit: int) -> list[BenchmarkItem]:
+    """Return all questions, in every split, about `limit` pictures: those whose names' SHA-256 come first."""
+    pictures = {item.images for item in items}
+    first = sorted(pictures, key=lambda images: hashlib.sha256("\n".join(images).encode()).digest())[:limit]
+    kept = set(first)
+    return [item for item in items if item.images in kept]
+
+
 def question_key(text: str) -> str:
     """Return what makes a question the same one.
 

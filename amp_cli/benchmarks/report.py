@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from amp_cli.benchmarks.paper import POPE_ROWS
+from amp_cli.benchmarks.paper import JUDGED_ROWS, POPE_ROWS
 from amp_cli.benchmarks.report_runs import GatheredRun, ReportRun, gather
 from amp_cli.core.store import write_text
 
@@ -48,6 +48,7 @@ def write_report(
         write_text(html, render_page(gathered, title=title, notes=notes, commands=commands, max_items=max_items))
     return {
         "runs": [run.to_json() for run in gathered],
-        "quoted": {"pope": [row.to_json() for row in POPE_ROWS]},
+        "quoted": {"pope": [row.to_json() for row in POPE_ROWS]}
+        | {name: [row.to_json() for row in rows] for name, rows in JUDGED_ROWS.items()},
         "html": None if html is None else str(html),
     }

@@ -7,10 +7,10 @@ from datetime import date
 from typing import Any
 
 from amp_cli.benchmarks.compare import Difference
-from amp_cli.benchmarks.paper import POPE_ROWS, SOURCE
+from amp_cli.benchmarks.paper import JUDGE_NOTE, PAPER, POPE_ROWS, SOURCE
 from amp_cli.benchmarks.report_items import choose_pictures
 from amp_cli.benchmarks.report_runs import GatheredRun
-from amp_cli.benchmarks.tables import COLUMNS, TITLES, Column, shown
+from amp_cli.benchmarks.tables import COLUMNS, ITEMS, TITLES, Column, digits_of, method_sentence, quoted_rows, shown
 from amp_cli.core.run import Run
 from amp_cli.core.templates import template_path
 
@@ -45,20 +45,23 @@ class Chart:
 
     title: str
     direction: str
+    ticks: tuple[tuple[float, str], ...]
     bars: tuple[Bar, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A benchmark: its charts and its table."""
+    """A benchmark: its charts, its table, and the paper's rows (headings and cells) where it is judged."""
 
     name: str
     title: str
     rule: str
-    asked: int
+    asked: str
     charts: tuple[Chart, ...]
     headings: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    quoted: tuple[list[str], list[list[str]]] | None
+    judges: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,8 @@ def render_page(
         quoted=POPE_ROWS,
         own_f1=_own_f1(runs),
         source=SOURCE,
+        paper=PAPER,
+        judge_note=JUDGE_NOTE,
         curves=_curves(runs),
         pictures=pictures,
         shown_items=sum(picture.count for picture in pictures),
@@ -112,10 +117,16 @@ def _section(name: str, runs: Sequence[GatheredRun]) -> Section:
         name=name,
         title=TITLES[name],
         rule=scores["rule"],
-        asked=scores["overall"]["n"] if name == "pope" else scores["n"],
-        charts=tuple(_chart(column, name, having) for column in columns if column.name != "words"),
+        asked=f"{scores['overall']['n'] if name == 'pope' else scores['n']:,} {ITEMS.get(name, 'questions')}",
+        charts=tuple(_chart(column, name, having) for column in columns if column.is_charted),
         headings=tuple(column.title for column in columns),
         rows=tuple((run.name, tuple(_cell(column, name, run) for column in columns)) for _, run in having),
+        quoted=table[1:] if (table := quoted_rows(name)) else None,
+        judges=tuple(
+            f"{run.name}: {sentence}"
+            for _, run in having
+            if (sentence := method_sentence(run.evaluations[name].scores))
+        ),
     )
 
 
@@ -128,15 +139,21 @@ def _chart(column: Column, name: str, having: Sequence[tuple[int, GatheredRun]])
             Bar(
                 name=run.name,
                 series=number % 6,
-                length=value or 0.0,
-                low=bounds[0] if bounds else None,
-                high=bounds[1] if bounds else None,
-                value=shown(value),
-                interval=f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else "no interval",
+                length=_share(value or 0.0, column.full),
+                low=_share(bounds[0], column.full) if bounds else None,
+                high=_share(bounds[1], column.full) if bounds else None,
+                value=shown(value, name=column.name),
+                interval=" to ".join(shown(bound, name=column.name) for bound in bounds) if bounds else "no interval",
             )
         )
     directions = {True: "lower is better", False: "higher is better", None: "about half should be"}
-    return Chart(title=column.title, direction=directions[column.lower_is_better], bars=tuple(bars))
+    ticks = tuple((share, f"{share * column.full:g}") for share in (0, 0.25, 0.5, 0.75, 1))
+    return Chart(title=column.title, direction=directions[column.lower_is_better], ticks=ticks, bars=tuple(bars))
+
+
+def _share(value: float, full: float) -> float:
+    """Return the part of a chart's width that a value takes; what is beyond the scale ends at its end."""
+    return min(value / full, 1.0)
 
 
 def _cell(column: Column, name: str, run: GatheredRun) -> Cell:
@@ -150,17 +167,17 @@ def _cell(column: Column, name: str, run: GatheredRun) -> Cell:
     return Cell(
         value=text,
         interval=interval,
-        difference=difference_text(difference, words=column.name == "words"),
+        difference=difference_text(difference),
         p_value=p_value_text(difference),
         judgement=_judgement(difference, column.lower_is_better),
     )
 
 
-def difference_text(difference: Difference, *, words: bool = False) -> str:
+def difference_text(difference: Difference) -> str:
     """Return `+0.029 [+0.011, +0.047]`."""
     if difference.difference is None or difference.ci95 is None:
         return ""
-    digits = 1 if words else 3
+    digits = digits_of(difference.name)
     low, high = difference.ci95
     return f"{difference.difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 

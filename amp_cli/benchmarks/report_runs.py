@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amp_cli.benchmarks.compare import Difference, compare_runs
+from amp_cli import ui
+from amp_cli.benchmarks.compare import Difference, compare_runs, other_judge
 from amp_cli.benchmarks.runner import BENCHMARKS, SCORES
 from amp_cli.core.run import NAME, Run
 from amp_cli.core.store import read_json
@@ -67,7 +68,7 @@ def gather(runs: Sequence[ReportRun]) -> list[GatheredRun]:
                     hint="Give their folders one by one",
                 )
             base = first.get(name)
-            differences = () if base is None else tuple(compare_runs(base.folder, folder))
+            differences = () if base is None else _differences(base, folder, scores)
             evaluations[name] = Evaluation(folder=folder, scores=scores, differences=differences)
             first.setdefault(name, evaluations[name])
         evaluations = {name: evaluations[name] for name in BENCHMARKS if name in evaluations}
@@ -79,6 +80,14 @@ def gather(runs: Sequence[ReportRun]) -> list[GatheredRun]:
             )
         gathered.append(GatheredRun(name=run.name, path=run.path, evaluations=evaluations, training=training))
     return gathered
+
+
+def _differences(base: Evaluation, folder: Path, scores: dict[str, Any]) -> tuple[Difference, ...]:
+    """Compare with the first run; scores by different judges stand side by side without a difference."""
+    if reason := other_judge(base.scores, scores):
+        ui.warn(f"'{base.folder}' and '{folder}' are not compared: {reason}")
+        return ()
+    return tuple(compare_runs(base.folder, folder))
 
 
 def name_runs(paths: Sequence[Path]) -> list[ReportRun]:

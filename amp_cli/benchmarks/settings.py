@@ -3,19 +3,30 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
-RULES = {"pope": ("strict", "official"), "chair": ("strict", "plain")}
+RULES = {
+    "pope": ("strict", "official"),
+    "chair": ("strict", "plain"),
+    "amber": ("strict", "official"),
+    "mmhal": ("strict", "official"),
+    "mrhal": ("strict", "official"),
+    "llava-bench": ("strict", "official"),
+    "llava-bench-wild": ("strict", "official"),
+}
+Only = Literal["answer", "judge", "score"]
+"""The one step to take: answer and stop, judge the answers in `out`, or score what is in `out`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSettings:
     """One evaluation: what is asked of which model, and by which rule its answers are read.
 
-    `num_beams` and the four after it are the decoding; temperature 0 is deterministic.
+    `num_beams` and the five after it are the decoding; temperature 0 is deterministic. `judge` and what follows it
+    is for benchmarks that are judged; `judge_temperature` None is the benchmark's own, `judge_timeout` in seconds.
     """
 
     benchmark: str
@@ -29,6 +40,8 @@ class EvalSettings:
     questions: Path | None = None
     synonyms: Path | None = None
     limit: int | None = None
+    part: str = "all"
+    sample: str = "hash"
     rule: str = "strict"
     prompt: str = "Describe this image in detail."
     prompt_suffix: str = "\nAnswer the question using a single word or phrase."
@@ -39,6 +52,8 @@ class EvalSettings:
     no_repeat_ngram_size: int = 0
     max_new_tokens: int = 16
     batch_size: int = 8
+    concurrency: int = 8
+    num_processes: int | None = None
     seed: int = 0
     dtype: str = "auto"
     device: str = "auto"
@@ -46,7 +61,17 @@ class EvalSettings:
     template: str = "auto"
     trust_remote_code: bool = False
     overwrite: bool = False
-    only_score: bool = False
+    only: Only | None = None
+    judge: str | None = None
+    judge_url: str | None = None
+    judge_template: Path | None = None
+    judge_temperature: float | None = None
+    judge_concurrency: int = 8
+    judge_timeout: float = 120.0
+    max_cost: float | None = None
+    price: str | None = None
+    repeat: int = 1
+    verdicts: Path | None = None
 
     def __post_init__(self) -> None:
         rules = RULES.get(self.benchmark)
@@ -56,8 +81,14 @@ class EvalSettings:
             raise AmpError(
                 f"'{self.rule}' is no rule of {self.benchmark}", hint=f"Give --rule {' or --rule '.join(rules)}"
             )
-        if self.only_score and self.answers:
-            raise AmpError("--only score reads the answers in --out, so --answers does not go with it")
+        if self.only in ("judge", "score") and self.answers:
+            raise AmpError(f"--only {self.only} reads the answers in --out, so --answers does not go with it")
+        if self.only in ("answer", "score") and (self.judge or self.judge_url or self.verdicts):
+            raise AmpError(f"--only {self.only} asks no judge: --judge, --judge-url, --verdicts do not go with it")
+        if self.judge and self.verdicts:
+            raise AmpError("--judge and --verdicts exclude each other", hint="--verdicts replaces the judge")
+        if self.repeat < 1:
+            raise AmpError(f"--repeat must be at least 1, not {self.repeat}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from amp_cli import ui
 from amp_cli.commands.generated import show
 from amp_cli.commands.options import (
     BatchSizeOption,
+    ConcurrencyOption,
     DeviceOption,
     DtypeOption,
     ImageRootOption,
@@ -42,7 +43,11 @@ MethodOption = Annotated[
 ]
 ExpertOption = Annotated[
     list[str] | None,
-    typer.Option("--expert", help="NAME=MODEL or NAME=MODEL+ADAPTER; repeat, strong to weak.", rich_help_panel=EXPERTS),
+    typer.Option(
+        "--expert",
+        help="NAME=MODEL, NAME=MODEL+ADAPTER or NAME=URL#MODEL (an endpoint); repeat, strong to weak.",
+        rich_help_panel=EXPERTS,
+    ),
 ]
 BaseOption = Annotated[
     str | None,
@@ -183,6 +188,7 @@ def generate_prefs(
     template: TemplateOption = "auto",
     trust_remote_code: TrustRemoteCodeOption = False,
     batch_size: BatchSizeOption = 8,
+    concurrency: ConcurrencyOption = 8,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -235,6 +241,7 @@ def generate_prefs(
         template=template,
         trust_remote_code=trust_remote_code,
         batch_size=batch_size,
+        concurrency=concurrency,
         seed=seed,
     )
     result = generate_preferences(

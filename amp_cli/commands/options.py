@@ -49,7 +49,7 @@ TemplateOption = Annotated[
     str,
     typer.Option(
         "--template",
-        help="Chat template: auto, own (the model's), vicuna_v1, llava_v1 or a .jinja file.",
+        help="Chat template: auto, authors (llava_v1 for LLaVA-1.5), own (the model's), vicuna_v1, llava_v1 or a file.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -68,5 +68,9 @@ BatchSizeOption = Annotated[
     typer.Option(
         "--batch-size", min=1, help="Items per forward; halved when memory runs out.", rich_help_panel=RUNNING
     ),
+]
+ConcurrencyOption = Annotated[
+    int,
+    typer.Option("--concurrency", min=1, help="Items under way at once at an endpoint.", rich_help_panel=RUNNING),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=RUNNING)]

@@ -48,9 +48,9 @@ def report(
 def _show(runs: "list[GatheredRun]") -> None:
     """Print a table for each benchmark, the differences, and the paper's rows."""
     from amp_cli import ui
-    from amp_cli.benchmarks.paper import POPE_ROWS, SOURCE
+    from amp_cli.benchmarks.paper import JUDGE_NOTE, PAPER, POPE_ROWS, SOURCE
     from amp_cli.benchmarks.report_page import difference_text, p_value_text
-    from amp_cli.benchmarks.tables import COLUMNS, TITLES, shown
+    from amp_cli.benchmarks.tables import COLUMNS, TITLES, method_sentence, quoted_rows, shown
 
     for name, title in TITLES.items():
         having = [run for run in runs if name in run.evaluations]
@@ -61,11 +61,14 @@ def _show(runs: "list[GatheredRun]") -> None:
             scores = [run.evaluations[name].scores for run in having]
             rows.append([one.title, *(shown(one.value(of), one.interval(of), name=one.name) for of in scores)])
         ui.table(f"{title}; below each score its 95 % interval", ["", *(run.name for run in having)], rows)
+        for run in having:
+            if sentence := method_sentence(run.evaluations[name].scores):
+                ui.note(f"{run.name}: {sentence}")
         differences = [
             [
                 run.name,
                 one.name,
-                difference_text(one, words=one.name == "words"),
+                difference_text(one),
                 p_value_text(one),
                 "clear" if one.is_clear else "may be chance",
             ]
@@ -78,12 +81,9 @@ def _show(runs: "list[GatheredRun]") -> None:
                 ["run", "score", "difference [95 %]", "McNemar", ""],
                 differences,
             )
-    if any("pope" in run.evaluations for run in runs):
-        quoted = [
-            [
-                row.model,
-                *(f"{value:.3f}" for value in (row.adversarial, row.popular, row.random, row.overall, row.yes_ratio)),
-            ]
-            for row in POPE_ROWS
-        ]
-        ui.table(f"Quoted: POPE F1 ({SOURCE})", ["model", "adversarial", "popular", "random", "overall", "yes"], quoted)
+        if name == "pope":
+            quoted = [[row.model, *map(shown, row.f1_and_yes)] for row in POPE_ROWS]
+            heads = ["model", "adversarial", "popular", "random", "overall", "yes"]
+            ui.table(f"Quoted: POPE F1 ({SOURCE})", heads, quoted)
+        elif table := quoted_rows(name):
+            ui.table(f"{table[0]} ({PAPER};\n{JUDGE_NOTE})", *table[1:])

@@ -35,6 +35,7 @@ def answer_requests(
     done: Collection[str],
     on_answer: Callable[[Answer], None],
     on_reject: Callable[[str, str], None],
+    share: tuple[int, int] = (0, 1),
 ) -> None:
     """Answer every request that is not in `done`; rounds are asked in turn, own earlier answers in the history.
 
@@ -43,10 +44,12 @@ def answer_requests(
     Args:
         on_answer: called once for each finished item, as soon as its batch is done.
         on_reject: called with id and reason for an item that cannot be asked (bad picture, special token in its text).
+        share: number and count of the processes that share the batches with something left to do; whole batches, so
+            that the texts are those of one process.
     """
-    for batch in _batches(requests, batch_size):
-        if all(request.id in done for request in batch):
-            continue
+    pending = [batch for batch in _batches(requests, batch_size) if any(one.id not in done for one in batch)]
+    number, count = share
+    for batch in pending[number::count]:
         usable = list(_with_pictures(loaded, batch, on_reject))
         if not usable:
             continue

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded: 100 megapixels take 300 MB as RGB."""
 
+BROWSER_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp"}
+"""Formats (as Pillow calls them) that a server can be sent as they are."""
+
 
 def find_image(name: str, root: Path) -> Path:
     """Return the file that `name` means below `root` (an absolute `name` means itself).
@@ -55,6 +58,27 @@ def open_image(path: Path) -> "Image":
 def check_image(path: Path) -> None:
     """Refuse what `open_image` would refuse."""
     open_image(path).close()
+
+
+def image_data_url(path: Path) -> str:
+    """Return a picture as a `data:` URL: its file as it is where browsers know the format, else as PNG.
+
+    Raises:
+        AmpError: what `open_image` would refuse.
+    """
+    import base64
+    import io
+
+    with open_image(path) as picture:  # decodes all of it: half a picture would be sent as well as a whole one
+        with _opened(path) as image:
+            kind = image.format or ""
+        if kind in BROWSER_FORMATS:
+            content = path.read_bytes()
+        else:
+            kind, file = "PNG", io.BytesIO()
+            picture.save(file, format=kind)
+            content = file.getvalue()
+    return f"data:{BROWSER_FORMATS[kind]};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _opened(path: Path) -> "Image":

@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from amp_cli.core.checkpoints.names import HUB
@@ -20,9 +27,10 @@ from amp_cli.core.checkpoints.original import (
 )
 from amp_cli.core.checkpoints.source import Source, find_source
 from amp_cli.core.checkpoints.to_hf import keep_small_files, save_processor
-from amp_cli.core.hub import local_folder, model_config
+from amp_cli.core.hub import check_model, local_folder, model_and_adapter, model_config
 from amp_cli.core.precision import choose_device, choose_dtype, quantization_config, refuse_overflow
-from amp_cli.core.templates import choose_template
+from amp_cli.core.templates import FOR_LLAVA, choose_template
+from amp_cli.core.text_processor import TextProcessor, is_language_model
 from amp_cli.errors import AmpError
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that its own code still uses
@@ -89,7 +97,7 @@ def load_model(
         vision_tower: folder or hub id of an original checkpoint's tower, in place of what its configuration names.
         dtype: `auto` is float32 on a CPU and bfloat16 on a GPU; `stored` is what the weights are stored in.
         quantization: `nf4` (4-bit NormalFloat, double quantisation) or `int8`; language model only.
-        template: `auto`, `own`, `vicuna_v1`, `llava_v1` or a path.
+        template: `auto`, `authors`, `own`, `vicuna_v1`, `llava_v1` or a path.
 
     Raises:
         AmpError: no such model, weights missing or damaged, parts or an adapter that do not fit.
@@ -106,8 +114,8 @@ def load_model(
     if dtype != "stored":
         refuse_overflow(network, model, torch_dtype)
     processor = _load_processor(source, config, trust_remote_code)
-    if template == "auto" and source.original_config is not None:
-        template = "vicuna_v1"
+    if source.original_config is not None:
+        template = FOR_LLAVA.get(template, template)
     template_name, template_text = choose_template(template, config, processor, model)
     vocabulary = _silence_appended_rows(network, processor.tokenizer)
     if source.adapter is not None:
@@ -127,6 +135,38 @@ def load_model(
         folder=source.folder,
         original_config=source.original_config,
         notes=source.notes,
+    )
+
+
+def load_text_model(model: str, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
+    """Load a model to be asked without pictures: a plain language model, or any that `load_model` takes.
+
+    Raises:
+        AmpError: no such model, it cannot be loaded, or it brings no chat template.
+    """
+    config, _ = model_config(model_and_adapter(model, None)[0])
+    if not is_language_model(config):
+        return load_model(model, dtype=dtype, device=device)
+    identity, folder, place = check_model(model), local_folder(model), choose_device(device)
+    precision, torch_dtype = choose_dtype(dtype, place, config)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, device_map={"": place})
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (ValueError, OSError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        raise AmpError(f"'{model}' could not be loaded: {_first_line(error)}") from error
+    processor = TextProcessor(tokenizer)
+    template_name, template_text = choose_template("own", config, processor, model)
+    return LoadedModel(
+        model=network.eval(),
+        processor=processor,
+        name=model,
+        chat_template=template_text,
+        background=None,
+        vocabulary=int(network.config.vocab_size),
+        identity={**identity, "dtype": precision, "quantization": None, "template": template_name},
+        folder=folder,
     )
 
 
@@ -233,7 +273,7 @@ def load_text_encoder(name: str, kind: str) -> tuple[Any, Any]:
     Raises:
         AmpError: no such folder or hub id, or it holds no such encoder.
     """
-    from transformers import AutoModel, AutoTokenizer, CLIPTextModelWithProjection
+    from transformers import AutoModel, CLIPTextModelWithProjection
 
     classes = {"clip": CLIPTextModelWithProjection, "bert": AutoModel}
     model_config(name)

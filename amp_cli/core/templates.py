@@ -9,6 +9,8 @@ PACKAGE = Path(__file__).resolve().parent.parent
 FOLDERS = (PACKAGE / "templates", PACKAGE.parent / "templates")
 CHAT_TEMPLATES = ("vicuna_v1", "llava_v1")
 """vicuna_v1 ("a curious user") is the prompt of training, llava_v1 ("a curious human") of the authors' evaluation."""
+FOR_LLAVA = {"auto": "vicuna_v1", "authors": "llava_v1"}
+"""What LLaVA-1.5 gets; all other models get their own."""
 LLAVA_VOCABULARY = 32000
 """LLaVA-1.5's Llama vocabulary; smaller ones are not Vicuna and bring their own template."""
 
@@ -35,14 +37,15 @@ def choose_template(template: str, config: dict[str, Any], processor: Any, model
     """Return a chat template's name and Jinja text.
 
     Args:
-        template: `auto` (vicuna_v1 for LLaVA-1.5, else the model's own), `own`, one of `CHAT_TEMPLATES`, or a path.
+        template: `auto` (vicuna_v1 for LLaVA-1.5, else the model's own), `authors` (llava_v1 for LLaVA-1.5, else the
+            model's own), `own`, one of `CHAT_TEMPLATES`, or a path.
         config: the model's, in transformers' layout.
 
     Raises:
         AmpError: no such template, or the model brings none.
     """
-    if template == "auto":
-        template = "vicuna_v1" if _is_llava_15(config) else "own"
+    if template in FOR_LLAVA:
+        template = FOR_LLAVA[template] if _is_llava_15(config) else "own"
     if template == "own":
         text = processor.chat_template or processor.tokenizer.chat_template
         if not isinstance(text, str):
@@ -55,7 +58,8 @@ def choose_template(template: str, config: dict[str, Any], processor: Any, model
     path = Path(template)
     if not path.is_file():
         raise AmpError(
-            f"There is no chat template '{template}'", hint="Use auto, own, vicuna_v1, llava_v1 or a .jinja file"
+            f"There is no chat template '{template}'",
+            hint="Use auto, authors, own, vicuna_v1, llava_v1 or a .jinja file",
         )
     return template, path.read_text(encoding="utf-8").strip()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from amp_cli import ui
+from amp_cli.core.endpoint import EndpointModel, is_endpoint
 from amp_cli.core.store import RecordLog
 from amp_cli.errors import AmpError
 from amp_cli.preferences.files import RejectedItems
@@ -14,7 +15,7 @@ from amp_cli.preferences.levels import STANDARD
 from amp_cli.records import Answer, Candidate, SourceItem
 
 if TYPE_CHECKING:
-    from amp_cli.core.requests import Decoding
+    from amp_cli.core.requests import Decoding, Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +50,12 @@ class Answering(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelAnswering:
-    """Loads the expert's model, answers, and gives the memory back before the next expert comes."""
+    """Loads the expert's model, answers, and gives the memory back before the next expert comes; asks an endpoint."""
 
     decoding: "Decoding"
     batch_size: int
     seed: int
+    concurrency: int = 8
     vision_tower: str | None = None
     dtype: str = "auto"
     device: str = "auto"
@@ -69,9 +71,44 @@ class ModelAnswering:
         on_answer: Callable[[Answer], None],
         on_reject: Callable[[str, str], None],
     ) -> None:
+        from amp_cli.core.requests import Request
+
+        requests = [
+            Request(id=item.id, images=tuple(Path(image) for image in item.images), questions=item.questions)
+            for item in items
+        ]
+        if is_endpoint(expert.model):
+            self._ask_endpoint(expert, requests, done, on_answer, on_reject)
+        else:
+            self._ask_model(expert, requests, done, on_answer, on_reject)
+
+    def _ask_endpoint(
+        self,
+        expert: Expert,
+        requests: Sequence["Request"],
+        done: Collection[str],
+        on_answer: Callable[[Answer], None],
+        on_reject: Callable[[str, str], None],
+    ) -> None:
+        endpoint = EndpointModel(expert.model, self.decoding, seed=_seed_of(expert, self.seed))
+        for note in endpoint.notes:
+            ui.warn(note)
+        endpoint.answer_requests(
+            requests, concurrency=self.concurrency, done=done, on_answer=on_answer, on_reject=on_reject
+        )
+        for note in endpoint.late_notes:
+            ui.warn(note)
+
+    def _ask_model(
+        self,
+        expert: Expert,
+        requests: Sequence["Request"],
+        done: Collection[str],
+        on_answer: Callable[[Answer], None],
+        on_reject: Callable[[str, str], None],
+    ) -> None:
         from amp_cli.core.generation import answer_requests
         from amp_cli.core.models import load_model
-        from amp_cli.core.requests import Request
 
         loaded = load_model(
             expert.model,
@@ -85,10 +122,6 @@ class ModelAnswering:
         )
         for note in loaded.notes:
             ui.warn(note)
-        requests = [
-            Request(id=item.id, images=tuple(Path(image) for image in item.images), questions=item.questions)
-            for item in items
-        ]
         answer_requests(
             loaded,
             requests,
@@ -119,11 +152,11 @@ def _free_memory() -> None:
 
 
 def parse_expert(text: str) -> Expert:
-    """Read `NAME=MODEL` or `NAME=MODEL+ADAPTER`; a plus in the name of a folder that exists is no separator."""
+    """Read `NAME=MODEL` or `NAME=MODEL+ADAPTER`; a plus in a folder that exists, or in an endpoint, is no separator."""
     name, equals, model = text.partition("=")
     if not equals:
         raise AmpError(f"'{text}' is no expert", hint="--expert NAME=MODEL or NAME=MODEL+ADAPTER, strong to weak")
-    if "+" not in model or Path(model).exists():
+    if "+" not in model or is_endpoint(model) or Path(model).exists():
         return Expert(name=name, model=model)
     splits = [place for place, letter in enumerate(model) if letter == "+"]
     split = next((place for place in splits if Path(model[:place]).exists()), splits[0])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
+from amp_cli.core.endpoint import check_endpoint, is_endpoint
 from amp_cli.core.run import Run
 from amp_cli.core.store import RecordLog, content_hash, write_json
 from amp_cli.errors import AmpError
@@ -82,7 +83,7 @@ def generate_preferences(
         identity=prepared.identity,
         seed=settings.seed,
         overwrite=overwrite,
-        free=("data", "finetune_data", "device"),
+        free=("data", "finetune_data", "device", "concurrency"),
     )
     try:
         result = _work(settings, prepared)
@@ -125,7 +126,7 @@ def _prepare(
         nested_subsets(finetune_sources.items, settings.levels - 2, seed=settings.seed)
     if answering is None:
         answering = _make_answering(settings)
-        identity["models"] = _check_models(settings.models(), settings.vision_tower)
+        identity["models"] = _check_models(settings.models(), settings)
     return _Prepared(
         sources=sources,
         finetune_sources=finetune_sources,
@@ -159,6 +160,7 @@ def _make_answering(settings: GenerateSettings) -> ModelAnswering:
         decoding=Decoding(**settings.decoding),
         batch_size=settings.batch_size,
         seed=settings.seed,
+        concurrency=settings.concurrency,
         vision_tower=settings.vision_tower,
         dtype=settings.dtype,
         device=settings.device,
@@ -168,11 +170,18 @@ def _make_answering(settings: GenerateSettings) -> ModelAnswering:
     )
 
 
-def _check_models(experts: Sequence[Expert], vision_tower: str | None) -> dict[str, Any]:
+def _check_models(experts: Sequence[Expert], settings: GenerateSettings) -> dict[str, Any]:
     from amp_cli.core.hub import check_model
 
+    # what is said of models goes for those that are loaded here; where there are none, it is a mistake
+    at_home = ("vision_tower", "quantization", "template", "trust_remote_code")
+    none_here = all(is_endpoint(expert.model) for expert in experts)
+    options = {name: getattr(settings, name) for name in at_home} if none_here else {}
     return {
-        expert.name: check_model(expert.model, adapter=expert.adapter, vision_tower=vision_tower) for expert in experts
+        expert.name: check_endpoint(expert.model, options)
+        if is_endpoint(expert.model)
+        else check_model(expert.model, adapter=expert.adapter, vision_tower=settings.vision_tower)
+        for expert in experts
     }
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from amp_cli.core.endpoint import is_endpoint
 from amp_cli.errors import AmpError
 from amp_cli.preferences.experts import Expert, refuse_repeated_names
 from amp_cli.preferences.incremental import BASE, FineTuning, series_names
@@ -53,6 +54,7 @@ class GenerateSettings:
     template: str = "auto"
     trust_remote_code: bool = False
     batch_size: int = 8
+    concurrency: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,6 +86,8 @@ class GenerateSettings:
                 "Incremental generation needs --base, --finetune-data and --levels",
                 hint="--method ig --base 7b --finetune-data more.json --levels 4",
             )
+        if is_endpoint(self.base):
+            raise AmpError("A model behind an endpoint cannot be fine-tuned here", hint="Give --base a model's weights")
         if self.levels > MAX_LEVELS:
             raise AmpError(f"At most {MAX_LEVELS} levels, not {self.levels}")
         series_names(self.levels)

@@ -8,9 +8,6 @@ from accelerate import PartialState
 from amp_cli.training.checkpoints import FOLDER
 from amp_cli.training.config import TrainConfig
 
-KEPT_CHECKPOINTS = 2
-"""The one before the newest survives a kill in the middle of the newest."""
-
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 """transformers' own "constant" would skip the warm-up."""
 
@@ -48,7 +45,7 @@ def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str) 
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
         "save_steps": config.save_steps,
-        "save_total_limit": KEPT_CHECKPOINTS,
+        "save_total_limit": config.keep_checkpoints,
         "report_to": config.report_to,
         "disable_tqdm": True,
         "ddp_find_unused_parameters": False,

@@ -7,10 +7,10 @@ from typing import Any
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from amp_cli.core.events import report
 from amp_cli.core.store import RecordLog, read_json_records, write_text
 from amp_cli.errors import AmpError
 from amp_cli.training.checkpoints import FOLDER, mark_complete
-from amp_cli.training.events import report
 
 METRICS = "metrics.jsonl"
 NOT_KEPT = ("num_tokens", "epoch")

@@ -58,6 +58,7 @@ class TrainConfig:
     # running
     seed: int = 0
     save_steps: int = 100
+    keep_checkpoints: int = 2  # the newest; `amp eval sweep` scores those that are kept
     logging_steps: int = 10
     report_to: str = "none"
     data_workers: int = 0  # processes that read pictures ahead
@@ -74,6 +75,7 @@ class TrainConfig:
             _refuse_below(name, getattr(self, name), 1)
         for name in ("save_steps", "logging_steps", "threads", "max_steps"):
             _refuse_below(name, getattr(self, name), 1)
+        _refuse_below("keep_checkpoints", self.keep_checkpoints, 2)
         for name in (
             "beta",
             "penalty",

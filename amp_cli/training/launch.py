@@ -6,6 +6,7 @@ from typing import Any
 
 from amp_cli import ui
 from amp_cli.core.hub import check_model
+from amp_cli.core.launching import visible_gpus
 from amp_cli.core.run import Run
 from amp_cli.core.store import Rejections, content_hash, read_json
 from amp_cli.errors import AmpError
@@ -13,12 +14,15 @@ from amp_cli.training.card import ADAPTER
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.curves import draw_curves
 from amp_cli.training.data import REJECTED, prepare_items
-from amp_cli.training.events import RESULT
 from amp_cli.training.follow import run_worker
-from amp_cli.training.machine import check_packages, plan_launch, visible_gpus
+from amp_cli.training.machine import check_packages, plan_launch
+from amp_cli.training.worker import RESULT
 
-FREE = ("prefs", "per_device_batch_size", "gradient_checkpointing", "data_workers", "threads", "report_to")
-"""Settings that change speed and memory, not results; the preferences are known by their content."""
+FREE = (
+    "prefs", "per_device_batch_size", "gradient_checkpointing", "data_workers", "threads", "report_to",
+    "keep_checkpoints",
+)  # fmt: skip
+"""Settings that change speed, memory and disk, not results; the preferences are known by their content."""
 
 
 @dataclass(frozen=True, kw_only=True)

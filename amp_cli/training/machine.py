@@ -1,49 +1,15 @@
 """Chooses how `accelerate launch` starts the training on this machine, without importing torch for it."""
 
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from amp_cli.core.launching import Launch, own_config, refuse_too_many, worker_environment
 from amp_cli.core.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.training.config import TrainConfig
 
-
-@dataclass(frozen=True, kw_only=True)
-class Launch:
-    """How the worker processes are started."""
-
-    config_file: Path
-    processes: int
-    environment: dict[str, str]
-
-    def command(self, run_folder: Path) -> list[str]:
-        """Return the command line."""
-        return [
-            *(sys.executable, "-m", "accelerate.commands.launch", "--quiet"),
-            *("--config_file", str(self.config_file), "--num_processes", str(self.processes)),
-            *("-m", "amp_cli.training.worker", str(run_folder)),
-        ]
-
-
-def visible_gpus() -> list[str]:
-    """Return the numbers (or ids) of the GPUs that a process started now would see."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
-    if listed.returncode:
-        return []
-    present = [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
-        return present
-    return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")][: len(present)]
+WORKER = "amp_cli.training.worker"
 
 
 def plan_launch(
@@ -60,23 +26,18 @@ def plan_launch(
     """
     if config_file is None:
         wanted = processes or max(1, len(gpus))
-        if wanted > max(1, len(gpus)):
-            raise AmpError(
-                f"{wanted} processes need {wanted} GPUs; this machine shows {len(gpus)}",
-                hint="Give fewer --num-processes, or an --accelerate-config of your own",
-            )
-        name = "cpu" if not gpus else "one_gpu" if wanted == 1 else "multi_gpu"
-        file = template_path("accelerate", f"{name}.yaml")
+        refuse_too_many(gpus, wanted, "Give fewer --num-processes, or an --accelerate-config of your own")
+        file = own_config(gpus, wanted)
     else:
         file = _accelerate_file(config_file)
         wanted = processes or _processes_of(file)
     config.accumulation_steps(wanted)  # refuses a batch that cannot be cut so
-    environment = {"PYTHONPATH": _python_path(), "TOKENIZERS_PARALLELISM": "false"}
+    environment = worker_environment()
     if config.threads is not None:
         environment["OMP_NUM_THREADS"] = str(config.threads)
     if wanted == 1 and len(gpus) > 1:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[0]  # a lone process would spread over all of them by DataParallel
-    return Launch(config_file=file, processes=wanted, environment=environment)
+    return Launch(module=WORKER, config_file=file, processes=wanted, environment=environment)
 
 
 def check_packages(config: TrainConfig) -> None:
@@ -120,10 +81,3 @@ def _processes_of(file: Path) -> int:
     if not isinstance(processes, int) or processes < 1:
         raise AmpError(f"num_processes in '{file}' must be a whole number above 0, not {processes!r}")
     return processes
-
-
-def _python_path() -> str:
-    """The worker must find this very package, whatever folder it is started in."""
-    ours = str(Path(__file__).resolve().parents[2])
-    others = os.environ.get("PYTHONPATH")
-    return f"{ours}{os.pathsep}{others}" if others else ours

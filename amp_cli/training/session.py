@@ -12,6 +12,7 @@ from peft.utils import load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from amp_cli.core.adapters import language_lora_targets
+from amp_cli.core.events import report
 from amp_cli.core.machine import peak_memory_mb
 from amp_cli.core.models import LoadedModel, load_model
 from amp_cli.errors import AmpError
@@ -22,7 +23,6 @@ from amp_cli.training.checkpoints import last_complete, remove_incomplete
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import load_items
 from amp_cli.training.dataset import EncodedItems, usable_items
-from amp_cli.training.events import report
 from amp_cli.training.layout import lay_out
 from amp_cli.training.logprobs import check_log_probabilities, teach_log_probabilities
 from amp_cli.training.trainer import MDPOTrainer

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from amp_cli.core.events import report
 from amp_cli.core.run import Run
 from amp_cli.core.store import write_json
 from amp_cli.errors import AmpError
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.events import RESULT, report
 
+RESULT = "result.json"
+"""Written when the training is done: what its last event says too."""
 LOCK_SECONDS = 60
 """A worker whose parent was killed ends at its next step; so long do we wait for it."""
 

@@ -1,12 +1,10 @@
-"""What a training process tells the command that started it: one JSON line an event, on its stdout."""
+"""What a worker process tells the command that started it: one JSON line an event, on its stdout."""
 
 import json
 import sys
 from typing import Any
 
 MARK = "amp-event "
-RESULT = "result.json"
-"""Written by the worker when it is done: what its last event says too."""
 
 
 def report(**event: Any) -> None:

@@ -1,0 +1,138 @@
+"""AMBER's files: queries, annotations, its table of object words, and answers in its own form."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from amp_cli.benchmarks.amber_words import AmberWords
+from amp_cli.benchmarks.answers import add_answer, own_answers, records_of
+from amp_cli.core.store import read_json
+from amp_cli.errors import AmpError
+from amp_cli.records import Answer, BenchmarkItem
+
+GENERATIVE = "generative"
+KINDS = {
+    "generative": GENERATIVE,
+    "discriminative-hallucination": "existence",
+    "discriminative-attribute-state": "state",
+    "discriminative-attribute-number": "number",
+    "discriminative-attribute-action": "action",
+    "discriminative-relation": "relation",
+    "relation": "relation",
+}
+"""AMBER's `type` -> what it is called here and in its paper. Of relations, some carry the long name, some the short."""
+ATTRIBUTES = ("state", "number", "action")
+PARTS = {
+    "all": (GENERATIVE, "existence", *ATTRIBUTES, "relation"),
+    "generative": (GENERATIVE,),
+    "discriminative": ("existence", *ATTRIBUTES, "relation"),
+    "existence": ("existence",),
+    "attribute": ATTRIBUTES,
+    "relation": ("relation",),
+}
+"""What `--part` may ask: AMBER's query files by name."""
+
+
+def find_file(data: Path, name: str) -> Path:
+    """Return the one file of that name at or below `data`.
+
+    Raises:
+        AmpError: none, or several with different content.
+    """
+    if not data.is_dir():
+        raise AmpError(f"There is no folder '{data}'", hint="Give --data the data folder of AMBER's repository")
+    found = sorted(data.rglob(name))
+    if not found:
+        raise AmpError(
+            f"There is no {name} below '{data}'",
+            hint="Give --data the data folder of AMBER's repository, or run `amp download amber`",
+        )
+    if len({file.read_bytes() for file in found}) > 1:
+        listed = ", ".join(f"'{file}'" for file in found)
+        raise AmpError(f"{len(found)} different {name} below '{data}': {listed}", hint="Point --data at one of them")
+    return found[0]
+
+
+def query_files(data: Path) -> list[Path]:
+    """Return the file with all queries if it is there, else whichever of the files of its parts are."""
+    if not data.is_dir():
+        raise AmpError(f"There is no folder '{data}'", hint="Give --data the data folder of AMBER's repository")
+    every = sorted(data.rglob("query_all.json"))
+    files = every[:1] or sorted(data.rglob("query_*.json"))
+    if not files:
+        raise AmpError(
+            f"There is no query_all.json, query_generative.json or query_discriminative.json below '{data}'",
+            hint="Give --data the data folder of AMBER's repository, or run `amp download amber`",
+        )
+    return files
+
+
+def read_queries(files: Sequence[Path]) -> dict[str, tuple[str, str]]:
+    """Return id -> picture and question; the same id with two questions is refused."""
+    queries: dict[str, tuple[str, str]] = {}
+    for file in files:
+        for number, record in enumerate(records_of(file), start=1):
+            if "id" not in record or not all(isinstance(record.get(name), str) for name in ("image", "query")):
+                raise AmpError(f"'{file}', record {number}: `id`, `image` and `query` are needed")
+            asked = (record["image"], record["query"])
+            if queries.setdefault(str(record["id"]), asked) != asked:
+                raise AmpError(f"'{file}', record {number}: the id {record['id']} has another question elsewhere")
+    return queries
+
+
+def read_annotations(file: Path) -> dict[str, dict[str, Any]]:
+    """Return id -> kind and truth. They are joined by id, where AMBER's script counts lines."""
+    annotations: dict[str, dict[str, Any]] = {}
+    for number, record in enumerate(records_of(file), start=1):
+        kind, truth, foreseen = KINDS.get(str(record.get("type"))), record.get("truth"), record.get("hallu", [])
+        if "id" not in record or kind is None:
+            raise AmpError(f"'{file}', record {number}: no `id`, or the type {record.get('type')!r} is unknown")
+        if kind == GENERATIVE:
+            is_valid = _are_texts(truth) and _are_texts(foreseen)
+        else:
+            is_valid = truth in ("yes", "no")
+        if not is_valid:
+            raise AmpError(f"'{file}', record {number}: {truth!r:.60} is no truth of the type {record['type']!r}")
+        if str(record["id"]) in annotations:
+            raise AmpError(f"'{file}', record {number}: the id {record['id']} is there twice")
+        annotations[str(record["id"])] = {"kind": kind, "truth": truth, "foreseen": foreseen}
+    return annotations
+
+
+def read_words(data: Path) -> tuple[AmberWords, list[Path]]:
+    """Read relation.json and safe_words.txt."""
+    table_file, safe_file = find_file(data, "relation.json"), find_file(data, "safe_words.txt")
+    table = read_json(table_file)
+    if not isinstance(table, dict) or not all(map(_are_texts, table.values())):
+        raise AmpError(f"'{table_file}' is no table of words", hint='Its form is {"sofa": ["couch", "chair"]}')
+    safe = safe_file.read_text(encoding="utf-8").splitlines()
+    return AmberWords(table, frozenset(word for word in safe if word)), [table_file, safe_file]
+
+
+def refuse_unknown_words(items: Sequence[BenchmarkItem], words: AmberWords, file: Path) -> None:
+    """Refuse a description whose objects the table lacks: AMBER's script stops there too."""
+    for item in items:
+        for word in (*item.reference["truth"], *item.reference["foreseen"]):
+            if word not in words.table:
+                raise AmpError(f"relation.json lacks the word '{word}', which '{file}' has for id {item.id}")
+
+
+def read_answers(path: Path) -> dict[str, Answer]:
+    """Read our own answers, or AMBER's list of `{"id", "response"}`."""
+    records = records_of(path)
+    if all("answers" in record for record in records):
+        return own_answers(records, path)
+    answers: dict[str, Answer] = {}
+    for number, record in enumerate(records, start=1):
+        if "id" not in record or not isinstance(record.get("response"), str):
+            raise AmpError(f"'{path}', record {number}: `id` and `response` are needed: {_shown(record)}")
+        add_answer(answers, Answer(id=str(record["id"]), answers=(record["response"],)), path)
+    return answers
+
+
+def _shown(record: Mapping[str, Any]) -> str:
+    return f"{dict(record)!r:.120}"
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(element, str) for element in value)

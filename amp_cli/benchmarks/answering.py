@@ -1,0 +1,89 @@
+"""Asks a model what a benchmark asks; answers reach the disk one by one, so that a stopped run goes on."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from amp_cli import ui
+from amp_cli.benchmarks.answerers import Answerer, choose_answerer
+from amp_cli.benchmarks.archives import unpack_pictures
+from amp_cli.benchmarks.pictures import check_pictures, holds_pictures, picture_folder
+from amp_cli.benchmarks.processes import take_over
+from amp_cli.benchmarks.settings import EvalSettings
+from amp_cli.core.requests import Request
+from amp_cli.core.run import Run
+from amp_cli.core.store import RecordLog, Rejections, write_records
+from amp_cli.errors import AmpError
+from amp_cli.records import Answer, BenchmarkItem
+
+ANSWERS, REJECTED = "answers.jsonl", "rejected.jsonl"
+
+
+def answer_items(
+    items: Sequence[BenchmarkItem],
+    ask: Callable[[BenchmarkItem, EvalSettings], tuple[str, ...]],
+    settings: EvalSettings,
+    data: Path,
+    run: Run,
+    answerer: Answerer | None,
+) -> None:
+    """Ask what is not in `answers.jsonl` yet; the model is loaded only if something is left to ask."""
+    log = RecordLog(settings.out / ANSWERS)
+    take_over(log)
+    done = log.ids()
+    pending = [item for item in items if item.id not in done]
+    if not pending:
+        _put_in_order(log, items)
+        return
+    folder = _folder(pending, data, settings.image_root)
+    run.record(image_folder=str(folder))
+    faults: dict[str, str] = {}
+    with ui.progress("checking pictures", len(pending)) as advance:
+        usable = check_pictures(pending, folder, on_reject=faults.__setitem__, advance=advance)
+    if not usable and not done:  # one fault of the set-up, not of every item
+        first = next(iter(faults.values()))
+        raise AmpError(
+            f"None of the pictures of {len(pending):,} items can be used. The first: {first}",
+            hint="Give --image-root, the folder that image paths start from",
+        )
+    rejections = Rejections(settings.out / REJECTED)
+    for item_id, reason in faults.items():
+        rejections.add(item_id, reason)
+    if not usable:
+        return
+    requests = [
+        Request(
+            id=item.id,
+            # a batch is made of the same items again when the run goes on, so those that are done stay in the list
+            images=usable.get(item.id) or tuple(folder / name for name in item.images),
+            questions=ask(item, settings),
+        )
+        for item in items
+        if item.id in usable or item.id in done
+    ]
+    answer = answerer or choose_answerer(settings, run)
+    with ui.progress(f"answering {settings.benchmark}", len(requests), done=len(requests) - len(usable)) as advance:
+
+        def keep(one: Answer) -> None:
+            log.append(one.to_json())
+            advance()
+
+        answer(requests, done=done, on_answer=keep, on_reject=rejections.add)
+    _put_in_order(log, items)
+
+
+def _put_in_order(log: RecordLog, items: Sequence[BenchmarkItem]) -> None:
+    """Sort the answers as the items: they came by batches, or from several processes, as they were done."""
+    written = log.read()
+    records = {record["id"]: record for record in written}
+    in_order = [records.pop(item.id) for item in items if item.id in records]
+    in_order += records.values()
+    if in_order != written:
+        write_records(log.path, in_order)
+
+
+def _folder(items: Sequence[BenchmarkItem], data: Path, image_root: Path | None) -> Path:
+    """Return the folder of the pictures; those that only an archive among the data holds are unpacked."""
+    folder = picture_folder(items, data, image_root)
+    if image_root is None and not holds_pictures(folder, items):
+        return unpack_pictures(items, data) or folder
+    return folder

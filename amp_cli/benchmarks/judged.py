@@ -1,0 +1,200 @@
+"""The judging stage: answers become prompts, prompts verdicts, and each verdict is on disk before the next one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from amp_cli import ui
+from amp_cli.benchmarks.answering import REJECTED
+from amp_cli.benchmarks.judged_scores import JudgedScore
+from amp_cli.benchmarks.ratings import Reading
+from amp_cli.benchmarks.settings import EvalSettings, LoadedBenchmark
+from amp_cli.core.judge import Judge, JudgeRequest, JudgeSettings, estimate, open_judge, parse_price
+from amp_cli.core.judging.prompts import Messages
+from amp_cli.core.run import Run
+from amp_cli.core.store import RecordLog, Rejections, content_hash, write_records
+from amp_cli.errors import AmpError
+from amp_cli.records import Answer, BenchmarkItem, Verdict
+
+VERDICTS = "verdicts.jsonl"
+MAX_TOKENS = 1024
+"""Length limit of a verdict."""
+
+
+class Wording(Protocol):
+    """What the judge is told, apart from the item."""
+
+    @property
+    def identity(self) -> Mapping[str, str]: ...
+
+
+class JudgedBenchmark(Protocol):
+    """load -> ask -> (answers) -> prompt -> (verdicts) -> read -> summarise. Each judged benchmark is such a module."""
+
+    @property
+    def TEMPERATURE(self) -> float: ...
+    @property
+    def SUBSTITUTE(self) -> str: ...
+    @property
+    def DIFFERENCES(self) -> tuple[str, ...]: ...
+    def load(self, data: Path, settings: EvalSettings) -> LoadedBenchmark: ...
+    def ask(self, item: BenchmarkItem, settings: EvalSettings) -> tuple[str, ...]: ...
+    def adopt(
+        self, path: Path, items: Sequence[BenchmarkItem], data: Path, settings: EvalSettings
+    ) -> dict[str, Answer]: ...
+    def wording(self, data: Path, file: Path | None) -> Wording: ...
+    def prompt(self, item: BenchmarkItem, answer: Answer, wording: Any) -> Messages: ...
+    def adopt_verdicts(self, path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]: ...
+    def read(
+        self, items: Sequence[BenchmarkItem], verdicts: Mapping[str, Verdict], rule: str
+    ) -> dict[str, Reading]: ...
+    def group_of(self, item: BenchmarkItem, rule: str) -> str: ...
+    def rows(self, scores: Sequence[JudgedScore]) -> Any: ...
+    def rates(self, sums: Any) -> dict[str, Any]: ...
+    def summarise(self, scores: Sequence[JudgedScore], rule: str) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """Where verdicts come from: a judge with its instructions, or a file. `facts` is what another one differs in."""
+
+    facts: dict[str, Any]
+    judge: Judge | None = None
+    wording: Wording | None = None
+    verdicts: tuple[Verdict, ...] = ()
+
+
+def prepare_judging(
+    benchmark: JudgedBenchmark,
+    items: Sequence[BenchmarkItem],
+    data: Path,
+    settings: EvalSettings,
+    judge: Judge | None,
+) -> Judging:
+    """Open the judge and choose its instructions, or read the verdicts at hand, before a model is loaded.
+
+    Args:
+        judge: stands in for the one that the settings name.
+
+    Raises:
+        AmpError: nobody is to judge, or the judge, the template or the verdicts are not usable.
+    """
+    if settings.verdicts is not None:
+        path = settings.verdicts
+        if not path.is_file():
+            raise AmpError(f"There is no file '{path}'", hint="--verdicts takes a JSONL or JSON file of verdicts")
+        verdicts = benchmark.adopt_verdicts(path, items)
+        file = {"kind": "verdicts", "file": path.name, "sha256": content_hash(path), "template": None}
+        return Judging(facts=file, verdicts=tuple(verdicts))
+    if judge is None:
+        judge = open_judge(judge_settings(settings, items))
+    wording = benchmark.wording(data, settings.judge_template)
+    temperature = benchmark.TEMPERATURE if settings.judge_temperature is None else settings.judge_temperature
+    is_replay = judge.identity["kind"] == "replay"  # nobody is told anything now, and what they were told is not known
+    template = None if is_replay else dict(wording.identity)
+    facts = {**judge.identity, "temperature": temperature, "template": template}
+    if settings.repeat > 1 and temperature == 0 and not is_replay:
+        ui.warn("At temperature 0 the verdicts on an item hardly differ: --repeat shows more with --judge-temperature")
+    return Judging(facts=facts, judge=judge, wording=wording)
+
+
+def judge_settings(settings: EvalSettings, items: Sequence[BenchmarkItem] = ()) -> JudgeSettings:
+    """Return what the judge needs to know of the evaluation."""
+    if settings.judge is None:
+        raise AmpError(
+            f"{settings.benchmark} is rated by a judge, and none is given",
+            hint="Give --judge MODEL (or local:MODEL, replay:FILE) or --verdicts FILE; --only answer stops before it",
+        )
+    return JudgeSettings(
+        judge=settings.judge,
+        url=settings.judge_url,
+        concurrency=settings.judge_concurrency,
+        max_cost=settings.max_cost,
+        price=None if settings.price is None else parse_price(settings.price),
+        timeout=settings.judge_timeout,
+        items=tuple(item.id for item in items),
+    )
+
+
+def refuse_other_judge(out: Path, judging: Judging) -> None:
+    """Refuse to mix verdicts of two judges, or by two templates, in one folder, before anything in it is changed."""
+    if not (out / VERDICTS).is_file() or not RecordLog(out / VERDICTS).read():
+        return
+    old = Run.read(out).facts.get("judging")
+    if old is not None:
+        before, now = _flat(old), _flat(judging.facts)
+        for name in sorted({*before, *now}):
+            if before.get(name) != now.get(name):
+                raise AmpError(
+                    f"The verdicts in '{out}' were given with {name} = {before.get(name)!r:.100}, "
+                    f"not {now.get(name)!r:.100}",
+                    hint=f"Judge in a new folder, with --answers {out / 'answers.jsonl'}",
+                )
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "judge") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        key = f"{prefix}.{name}"
+        flat |= _flat(value, key) if isinstance(value, Mapping) else {key: value}
+    return flat
+
+
+def collect_verdicts(
+    benchmark: JudgedBenchmark,
+    items: Sequence[BenchmarkItem],
+    answers: Mapping[str, Answer],
+    settings: EvalSettings,
+    judging: Judging,
+) -> None:
+    """Have judged what has no verdict yet; each verdict is on disk before the next one is looked at."""
+    log = RecordLog(settings.out / VERDICTS)
+    done = {(record["id"], record["repeat"]) for record in log.read()}
+    if judging.judge is None:
+        if not done:
+            write_records(log.path, (verdict.to_json() for verdict in judging.verdicts))
+        return
+    requests = [
+        JudgeRequest(
+            id=item.id,
+            repeat=repeat,
+            messages=benchmark.prompt(item, answers[item.id], judging.wording),
+            temperature=judging.facts["temperature"],
+            max_tokens=MAX_TOKENS,
+        )
+        for repeat in range(settings.repeat)
+        for item in items
+        if item.id in answers and (item.id, repeat) not in done
+    ]
+    if not requests:
+        return
+    if settings.judge is not None:
+        _announce(requests, judge_settings(settings))
+    rejections = Rejections(settings.out / REJECTED)
+    with ui.progress(f"judging {settings.benchmark}", len(requests) + len(done), done=len(done)) as advance:
+
+        def keep(verdict: Verdict) -> None:
+            log.append(verdict.to_json())
+            advance()
+
+        try:
+            judging.judge.judge(
+                requests,
+                on_verdict=keep,
+                on_reject=lambda request, reason: rejections.add(request.id, f"not judged: {reason}"),
+            )
+        finally:
+            for note in judging.judge.notes:
+                ui.warn(note)
+
+
+def _announce(requests: Sequence[JudgeRequest], settings: JudgeSettings) -> None:
+    if settings.judge.startswith("replay:"):
+        return
+    expected = estimate(requests, settings)
+    cost = "" if expected.cost is None or settings.price is None else f", at most about {expected.cost:.2f} to pay"
+    ui.note(
+        f"'{settings.judge}' gets {expected.requests:,} prompts of about {expected.prompt_tokens:,} tokens in all and "
+        f"may write up to {expected.completion_tokens:,}{cost}"
+    )

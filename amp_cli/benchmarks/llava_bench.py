@@ -1,0 +1,174 @@
+"""LLaVA-Bench, on COCO and in the wild: a judge scores a reference answer and the model's answer from 1 to 10."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amp_cli.benchmarks.answers import check_complete, own_answers, records_of
+from amp_cli.benchmarks.intervals import METHOD, ratio
+from amp_cli.benchmarks.judged_scores import JudgedScore, Measured, contributions, measure, unscored
+from amp_cli.benchmarks.llava_bench_files import CATEGORIES, find_files, read_items, upstream_answers, upstream_verdicts
+from amp_cli.benchmarks.ratings import Reading, read_pair_official, read_pair_strict
+from amp_cli.benchmarks.settings import EvalSettings, LoadedBenchmark
+from amp_cli.core.downloads.places import benchmark_folder
+from amp_cli.core.judging.prompts import Messages, llava_bench_prompt, llava_bench_rule_prompt
+from amp_cli.core.judging.templates import JudgeTemplate, choose_judge_template, read_rules
+from amp_cli.core.store import content_hash
+from amp_cli.errors import AmpError
+from amp_cli.records import Answer, BenchmarkItem, Verdict
+
+if TYPE_CHECKING:
+    from amp_cli.benchmarks.intervals import Array
+
+COUNTS = {"llava-bench": 90, "llava-bench-wild": 60}
+TEMPERATURE = 0.2
+SUBSTITUTE = "counts them as -1 and -1"
+"""What the official script does with verdicts that it cannot read."""
+SCORES = ("relative", "reference", "model")
+DIFFERENCES = tuple(f"{group}/relative" for group in (*CATEGORIES, "overall"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeRules:
+    """The wording of `rule.json`: what the judge is told, by category."""
+
+    rules: Mapping[str, str]
+    identity: Mapping[str, str]
+
+
+def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
+    """Read questions, reference answers and picture descriptions, under their names of either version."""
+    files = find_files(data, settings.benchmark)
+    items = read_items(files)
+    expected = COUNTS[settings.benchmark]
+    return LoadedBenchmark(
+        items=items,
+        files=(files.questions, files.references, files.context),
+        facts={"questions": len(items), "images": len({item.images for item in items})},
+        warnings=()
+        if len(items) == expected
+        else (f"'{files.questions}' holds {len(items)} questions, {settings.benchmark} has {expected}",),
+    )
+
+
+def ask(item: BenchmarkItem, settings: EvalSettings) -> tuple[str, ...]:
+    """Return the question as it is."""
+    return item.questions
+
+
+def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: EvalSettings) -> dict[str, Answer]:
+    """Read our own answers, or records with `question_id` and `text`."""
+    records = records_of(path)
+    own = all("answers" in record for record in records)
+    answers = own_answers(records, path) if own else upstream_answers(records, path)
+    check_complete(items, answers, path)
+    return answers
+
+
+def wording(data: Path, file: Path | None) -> JudgeTemplate | JudgeRules:
+    """Return the judge's instructions: `file`, else an official `rule.json` that is at hand, else ours."""
+    if file is None:
+        places = (data, benchmark_folder("llava-bench"))  # the in-the-wild questions come without rules
+        found = [rule for place in places if place.is_dir() for rule in sorted(place.rglob("rule.json"))]
+        if not found:
+            return choose_judge_template("llava-bench", file=None, data=data)
+        file = found[0]
+    if file.suffix != ".json":
+        return choose_judge_template("llava-bench", file=file, data=data)
+    rules = read_rules(file)
+    missing = [category for category in CATEGORIES if _rule_of(category, rules) is None]
+    if missing:
+        raise AmpError(f"'{file}' has no rule for the category '{missing[0]}'", hint="Give --judge-template FILE")
+    prefix = "llava_bench_" if f"llava_bench_{CATEGORIES[0]}" in rules else ""
+    name = f"{file.name} ({', '.join(prefix + category for category in CATEGORIES)})"
+    return JudgeRules(rules=rules, identity={"name": name, "origin": "official", "sha256": content_hash(file)})
+
+
+def _rule_of(category: str, rules: Mapping[str, str]) -> str | None:
+    """Return a category's rule: as the released code does, the in-the-wild wording where there is one."""
+    return rules.get(f"llava_bench_{category}", rules.get(category))
+
+
+def prompt(item: BenchmarkItem, answer: Answer, wording: JudgeTemplate | JudgeRules) -> Messages:
+    """Return what the judge is told."""
+    values = {
+        "context": item.reference["context"],
+        "question": item.questions[0],
+        "reference": item.reference["answers"][0],
+        "answer": answer.answers[0],
+    }
+    if isinstance(wording, JudgeTemplate):
+        return llava_bench_prompt(wording, **values)
+    rule = _rule_of(item.reference["category"], wording.rules)
+    assert rule is not None  # checked when the rules were read
+    return llava_bench_rule_prompt(rule, **values)
+
+
+def adopt_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
+    """Read a review file: `question_id` and `content`, or `tuple` where there is no content."""
+    return upstream_verdicts(path, items)
+
+
+def read(items: Sequence[BenchmarkItem], verdicts: Mapping[str, Verdict], rule: str) -> dict[str, Reading]:
+    """Read one repeat's verdicts."""
+    reader = read_pair_official if rule == "official" else read_pair_strict
+    return {item_id: reader(verdict.text) for item_id, verdict in verdicts.items()}
+
+
+def group_of(item: BenchmarkItem, rule: str) -> str:
+    """Return the question's category."""
+    return str(item.reference["category"])
+
+
+def rows(scores: Sequence[JudgedScore]) -> "Array":
+    """Return (items, categories * 3): by category whether it is the item's, the reference's score, the model's."""
+    return contributions(scores, CATEGORIES, 3, lambda ratings: (1.0, ratings[0], ratings[1]))
+
+
+def rates(sums: "Array") -> dict[str, "Array"]:
+    """Name mean scores and 100 * model / reference of each category and over all, from (draws, categories * 3) sums."""
+    by_category = sums.reshape(len(sums), len(CATEGORIES), 3)
+    named = {}
+    for group, (count, reference, model) in (
+        *((name, by_category[:, number].T) for number, name in enumerate(CATEGORIES)),
+        ("overall", by_category.sum(axis=1).T),
+    ):
+        named[f"{group}/reference"] = ratio(reference, count)
+        named[f"{group}/model"] = ratio(model, count)
+        named[f"{group}/relative"] = 100 * ratio(model, reference)
+    return named
+
+
+def summarise(scores: Sequence[JudgedScore], rule: str) -> dict[str, Any]:
+    """Return the relative score and both mean scores of each category and over all."""
+    measured = measure(scores, rows, rates)
+    present = [name for name in CATEGORIES if any(one.group == name for one in scores)]
+    blocks = {
+        name: _block([one for one in scores if name in (one.group, "overall")], measured, name, rule)
+        for name in (*present, "overall")
+    }
+    overall = blocks.pop("overall")
+    summary: dict[str, Any] = {"rule": rule, "categories": blocks, "overall": overall}
+    summary["n"] = len(scores)
+    summary["unscored"] = unscored(scores)
+    if rule == "official" and measured.spread is None:
+        printed = {"all": overall} | {f"llava_bench_{name}": block for name, block in sorted(blocks.items())}
+        summary["printed"] = [f"{name} {_printed(block)}" for name, block in printed.items()]
+    return summary | {"spread": measured.spread, "interval": METHOD}
+
+
+def _block(scores: Sequence[JudgedScore], measured: Measured, name: str, rule: str) -> dict[str, Any]:
+    """Return a category's scores. The official script rounds both means to 3 digits before it divides them."""
+    block = measured.block(name, SCORES)
+    if rule == "official":
+        reference, model = (None if block[one] is None else round(block[one], 3) for one in ("reference", "model"))
+        relative = None if reference is None or model is None or reference == 0 else model / reference * 100
+        block |= {"reference": reference, "model": model, "relative": relative}
+    return {**block, "n": len(scores), "unscored": unscored(scores)}
+
+
+def _printed(block: Mapping[str, Any]) -> str:
+    """Return the numbers as the official script prints them: relative, reference and model times 10."""
+    numbers = (block["relative"], *(None if block[name] is None else block[name] * 10 for name in SCORES[1:]))
+    return " ".join("nan" if number is None else str(round(number, 1)) for number in numbers)

@@ -1,0 +1,174 @@
+"""Shares the questions among several processes, each with the model; what each has finished survives a kill of any."""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from amp_cli import ui
+from amp_cli.benchmarks.settings import EvalSettings
+from amp_cli.benchmarks.worker import JOB, LOCK, LOG
+from amp_cli.core.launching import (
+    Launch,
+    own_config,
+    refuse_too_many,
+    run_workers,
+    tail_of,
+    visible_gpus,
+    worker_environment,
+)
+from amp_cli.core.requests import Decoding, Request
+from amp_cli.core.run import Run
+from amp_cli.core.store import RecordLog, write_json
+from amp_cli.errors import AmpError
+from amp_cli.records import Answer
+
+WORKER = "amp_cli.benchmarks.worker"
+LOCK_SECONDS = 60
+"""Workers whose parent was killed end at once; so long do we wait for them."""
+
+
+def plan_processes(settings: EvalSettings) -> Launch | None:
+    """Return how to start the processes, or None where one answers: one per GPU, one on a CPU, else as many as asked.
+
+    Raises:
+        AmpError: more processes than GPUs, or several on the one device that is named.
+    """
+    free_choice = settings.device in ("auto", "cuda")
+    gpus = visible_gpus() if free_choice and settings.num_processes != 1 else []
+    wanted = settings.num_processes or max(1, len(gpus))
+    if wanted == 1:
+        return None
+    if not free_choice and settings.device != "cpu":
+        raise AmpError(
+            f"--device {settings.device} is one device, and --num-processes {wanted} need several",
+            hint="Leave out one of the two",
+        )
+    if gpus:
+        refuse_too_many(gpus, wanted)
+    environment = worker_environment()
+    if not gpus:
+        threads = max(1, (os.cpu_count() or 1) // wanted)
+        environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
+    return Launch(
+        module=WORKER,
+        config_file=own_config(gpus, wanted),
+        processes=wanted,
+        environment=environment,
+        any_port=True,
+    )
+
+
+class Shares:
+    """An Answerer of several processes, each of which answers its share of the batches."""
+
+    def __init__(self, settings: EvalSettings, decoding: Decoding, launch: Launch, run: Run) -> None:
+        self._settings = settings
+        self._decoding = decoding
+        self._launch = launch
+        self._run = run
+        self._out = settings.out
+
+    def __call__(
+        self,
+        requests: Sequence[Request],
+        *,
+        done: Collection[str],
+        on_answer: Callable[[Answer], None],
+        on_reject: Callable[[str, str], None],
+    ) -> None:
+        """Answer what is not in `done`."""
+        finished = set(done)
+
+        def keep(answer: Answer) -> None:
+            if answer.id not in finished:
+                finished.add(answer.id)
+                on_answer(answer)
+
+        write_json(self._out / JOB, self._job(requests, finished))
+        try:
+            self._follow(keep, on_reject)
+        finally:
+            _gather(self._out, keep)  # an event may have got lost: two processes wrote into one line
+            (self._out / JOB).unlink(missing_ok=True)
+
+    def _job(self, requests: Sequence[Request], done: Collection[str]) -> dict[str, Any]:
+        settings = self._settings
+        model = ("model", "adapter", "vision_tower", "dtype", "device", "quantization", "template", "trust_remote_code")
+        return {
+            "model": {name: getattr(settings, name) for name in model},
+            "one_gpu_each": self._launch.config_file.stem == "multi_gpu",
+            "decoding": asdict(self._decoding),
+            "batch_size": settings.batch_size,
+            "seed": settings.seed,
+            "requests": [
+                {"id": one.id, "images": [str(path.resolve()) for path in one.images], "questions": one.questions}
+                for one in requests
+            ],
+            "done": sorted(done),
+        }
+
+    def _follow(self, keep: Callable[[Answer], None], on_reject: Callable[[str, str], None]) -> None:
+        fault: dict[str, Any] = {}
+
+        def take(event: dict[str, Any]) -> None:
+            if "answer" in event:
+                keep(Answer.from_json(event["answer"]))
+            elif "rejected" in event:
+                on_reject(event["rejected"], event["reason"])
+            elif "identity" in event:
+                self._run.record(model=event["identity"], device=event["device"], processes=self._launch.processes)
+                for note in event["notes"]:
+                    ui.warn(note)
+            else:
+                fault.update(event)
+
+        log_path = self._out / LOG
+        status = run_workers(self._launch, self._out, log_path, take)
+        if "error" in fault:
+            raise AmpError(fault["error"], hint=fault["hint"])
+        if status:
+            raise AmpError(
+                f"Answering stopped (exit status {status}). The last lines of its log:\n{tail_of(log_path)}",
+                hint=f"The whole log is in '{log_path}'; finished answers are kept, the same command goes on",
+            )
+
+
+def take_over(log: RecordLog) -> None:
+    """Move into the log what the workers of a killed command had finished; they themselves are waited for."""
+    out = log.path.parent
+    if not (out / LOCK).exists():
+        return
+    _wait_for_workers(out)
+    done = log.ids()
+
+    def keep(answer: Answer) -> None:
+        if answer.id not in done:
+            done.add(answer.id)
+            log.append(answer.to_json())
+
+    _gather(out, keep)
+
+
+def _gather(out: Path, keep: Callable[[Answer], None]) -> None:
+    """Take over what stands in the processes' own files, then remove them."""
+    for path in sorted(out.glob("answers.*.jsonl")):
+        for record in RecordLog(path).read():
+            keep(Answer.from_json(record))
+        path.unlink()
+
+
+def _wait_for_workers(out: Path) -> None:
+    """Wait until no worker of a killed command is left in the folder."""
+    with (out / LOCK).open("a") as lock:
+        for _ in range(LOCK_SECONDS * 10):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.1)
+            else:
+                return
+    raise AmpError(f"Another process answers in '{out}'", hint="Wait for it, or choose another --out")

@@ -1,0 +1,85 @@
+"""Answers one process's share: `python -m amp_cli.benchmarks.worker RUN_FOLDER`, started through accelerate."""
+
+import fcntl
+import os
+import select
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+from amp_cli.core.events import report
+from amp_cli.core.requests import Decoding, Request
+from amp_cli.core.store import RecordLog, read_json
+from amp_cli.errors import AmpError
+from amp_cli.records import Answer
+
+JOB, LOCK, LOG = "answering.json", "answering.lock", "answering.log"
+
+
+def main() -> None:
+    """Answer what `answering.json` asks; a fault that the user can mend is reported as a sentence."""
+    folder = Path(sys.argv[1])
+    _end_with_parent()
+    with (folder / LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # whoever wants to be alone in the folder waits for all of us
+        try:
+            _answer_share(folder, read_json(folder / JOB))
+        except AmpError as error:
+            report(error=error.message, hint=error.hint)
+            sys.exit(1)
+
+
+def share_file(folder: Path, number: int) -> Path:
+    """Return the file that one process writes its answers to."""
+    return folder / f"answers.{number}.jsonl"
+
+
+def _answer_share(folder: Path, job: dict[str, Any]) -> None:
+    from amp_cli.core.generation import answer_requests
+    from amp_cli.core.models import load_model
+
+    warnings.simplefilter("ignore", FutureWarning)  # libraries to one another; they would hide what matters in the log
+    number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if job["one_gpu_each"]:
+        job["model"]["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
+    loaded = load_model(**job["model"])
+    if number == 0:
+        report(identity=loaded.identity, device=str(loaded.device), notes=loaded.notes)
+    log = RecordLog(share_file(folder, number))
+
+    def keep(answer: Answer) -> None:
+        log.append(answer.to_json())
+        report(answer=answer.to_json())
+
+    answer_requests(
+        loaded,
+        [
+            Request(id=one["id"], images=tuple(map(Path, one["images"])), questions=tuple(one["questions"]))
+            for one in job["requests"]
+        ],
+        Decoding(**job["decoding"]),
+        batch_size=job["batch_size"],
+        seed=job["seed"],
+        done=set(job["done"]),
+        on_answer=keep,
+        on_reject=lambda item, reason: report(rejected=item, reason=reason),
+        share=(number, count),
+    )
+
+
+def _end_with_parent() -> None:
+    """End as soon as nobody reads our stdout any more: the command that started us was killed."""
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # asks for nothing, so that only the pipe's end is told
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""`amp eval mmhal`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amp_cli.commands.evaluations.options import (
+    DATA,
+    AnswersOption,
+    BeamsOption,
+    JudgeConcurrencyOption,
+    JudgeOption,
+    JudgeTemperatureOption,
+    JudgeTemplateOption,
+    JudgeTimeoutOption,
+    JudgeUrlOption,
+    MaxCostOption,
+    NewTokensOption,
+    NgramOption,
+    OfficialOption,
+    OnlyJudgedOption,
+    OptionalModelOption,
+    PriceOption,
+    ProcessesOption,
+    RepeatOption,
+    TemperatureOption,
+    VerdictsOption,
+)
+from amp_cli.commands.evaluations.run import evaluate
+from amp_cli.commands.options import (
+    AdapterOption,
+    BatchSizeOption,
+    ConcurrencyOption,
+    DeviceOption,
+    DtypeOption,
+    ImageRootOption,
+    JsonOption,
+    OutOption,
+    OverwriteOption,
+    QuantizationOption,
+    SeedOption,
+    TemplateOption,
+    TrustRemoteCodeOption,
+    VisionTowerOption,
+)
+
+
+def mmhal(
+    out: OutOption,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Folder with response_template.json or test_data.zip (default: what `amp download` fetched)",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    model: OptionalModelOption = None,
+    adapter: AdapterOption = None,
+    vision_tower: VisionTowerOption = None,
+    image_root: ImageRootOption = None,
+    answers: AnswersOption = None,
+    verdicts: VerdictsOption = None,
+    judge: JudgeOption = None,
+    judge_url: JudgeUrlOption = None,
+    judge_template: JudgeTemplateOption = None,
+    judge_temperature: JudgeTemperatureOption = None,
+    judge_concurrency: JudgeConcurrencyOption = 8,
+    judge_timeout: JudgeTimeoutOption = 120.0,
+    max_cost: MaxCostOption = None,
+    price: PriceOption = None,
+    repeat: RepeatOption = 1,
+    rule: OfficialOption = "strict",
+    only: OnlyJudgedOption = None,
+    num_beams: BeamsOption = 4,
+    temperature: TemperatureOption = 0.0,
+    max_new_tokens: NewTokensOption = 512,
+    no_repeat_ngram_size: NgramOption = 5,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    quantization: QuantizationOption = None,
+    template: TemplateOption = "authors",
+    trust_remote_code: TrustRemoteCodeOption = False,
+    batch_size: BatchSizeOption = 8,
+    concurrency: ConcurrencyOption = 8,
+    num_processes: ProcessesOption = None,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Ask MMHal-Bench's 96 questions and have each answer rated from 0 to 6; below 3 something is made up.
+
+    Example: amp eval mmhal --model 7b --judge gpt-4o-2024-08-06 --price 2.5,10 --max-cost 2 --out runs/base-mmhal
+    """
+    evaluate("mmhal", locals())

@@ -1,0 +1,172 @@
+"""`amp eval sweep RUN`: every checkpoint of a training run on the cheap benchmarks, as a curve."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from amp_cli.commands.evaluations.options import ProcessesOption
+from amp_cli.commands.options import (
+    MODEL,
+    BatchSizeOption,
+    DeviceOption,
+    DtypeOption,
+    ImageRootOption,
+    JsonOption,
+    OutOption,
+    OverwriteOption,
+    QuantizationOption,
+    SeedOption,
+    TemplateOption,
+    TrustRemoteCodeOption,
+    VisionTowerOption,
+)
+
+if TYPE_CHECKING:
+    from amp_cli.benchmarks.sweep import Sweep
+
+DATA = "Data"
+DECODING = "Decoding"
+CHEAP = ("pope", "chair")
+
+
+def sweep(
+    run: Annotated[Path, typer.Argument(help="Run folder of `amp train`.")],
+    out: OutOption,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="[NAME=]DIR",
+            help="Files of pope or chair, or of both; repeatable (default: what `amp download` fetched)",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    limit: Annotated[
+        int,
+        typer.Option("--limit", min=1, help="Pictures per benchmark, always the same.", rich_help_panel=DATA),
+    ] = 100,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Base model (default: the run's)", rich_help_panel=MODEL)
+    ] = None,
+    vision_tower: VisionTowerOption = None,
+    image_root: ImageRootOption = None,
+    num_beams: Annotated[int, typer.Option("--num-beams", min=1, help="Beams.", rich_help_panel=DECODING)] = 4,
+    max_new_tokens: Annotated[
+        int,
+        typer.Option("--max-new-tokens", min=1, help="Length limit of a description.", rich_help_panel=DECODING),
+    ] = 512,
+    no_repeat_ngram_size: Annotated[
+        int,
+        typer.Option(
+            "--no-repeat-ngram-size", min=0, help="No n tokens twice in a description.", rich_help_panel=DECODING
+        ),
+    ] = 5,
+    prompt_suffix: Annotated[
+        str, typer.Option("--prompt-suffix", help="Put after each of POPE's questions.", rich_help_panel=DECODING)
+    ] = "\\nAnswer the question using a single word or phrase.",
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    quantization: QuantizationOption = None,
+    template: TemplateOption = "auto",
+    trust_remote_code: TrustRemoteCodeOption = False,
+    batch_size: BatchSizeOption = 8,
+    num_processes: ProcessesOption = None,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Score every checkpoint of a training run on POPE and CHAIR, draw the curve, and name the best step.
+
+    `amp train` keeps the two newest checkpoints; --set keep_checkpoints=20 keeps more of them for a sweep.
+
+    Example: amp eval sweep runs/train --data pope=POPE/output/coco --image-root val2014 --limit 100 --out runs/sweep
+    """
+    from amp_cli import ui
+    from amp_cli.benchmarks.chair_files import resolve_sample
+    from amp_cli.benchmarks.data_at_hand import folder_of, named_folders, pictures_of
+    from amp_cli.benchmarks.settings import EvalSettings
+    from amp_cli.benchmarks.sweep import find_points, run_sweep, trained_model
+    from amp_cli.errors import AmpError
+
+    points, left_out = find_points(run)
+    for sentence in left_out:
+        ui.warn(sentence)
+    given = named_folders(data or (), CHEAP)
+    folders = {name: folder for name in CHEAP if (folder := folder_of(name, given)) is not None}
+    if not folders:
+        raise AmpError(
+            "Neither POPE's nor CHAIR's files are at hand",
+            hint="Give --data pope=DIR or --data chair=DIR, or run `amp download pope`",
+        )
+    trained = trained_model(run)
+    pope = EvalSettings(
+        benchmark="pope",
+        out=out,
+        limit=limit,
+        model=model or trained.model,
+        vision_tower=vision_tower or trained.vision_tower,
+        image_root=image_root,
+        prompt_suffix=prompt_suffix.replace("\\n", "\n"),
+        num_beams=num_beams,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        template=trained.template if template == "auto" else template,
+        trust_remote_code=trust_remote_code,
+        batch_size=batch_size,
+        num_processes=num_processes,
+        seed=seed,
+    )
+    chair = replace(
+        pope,
+        benchmark="chair",
+        sample=resolve_sample("auto", folders.get("chair")),
+        max_new_tokens=max_new_tokens,
+        no_repeat_ngram_size=no_repeat_ngram_size,
+    )
+    asked = [
+        replace(settings, data=folder, image_root=image_root or pictures_of(settings.benchmark, folder))
+        for settings in (pope, chair)
+        if (folder := folders.get(settings.benchmark)) is not None
+    ]
+    result = run_sweep(run, points, asked, out, overwrite=overwrite)
+    _show(result, as_json=json)
+    if result.rejected:
+        raise typer.Exit(3)
+
+
+def _show(result: "Sweep", *, as_json: bool) -> None:
+    """Print the scores by step, name the best, and warn of a last step that is clearly worse."""
+    from amp_cli import ui
+    from amp_cli.benchmarks.sweep import CURVES
+    from amp_cli.benchmarks.tables import shown
+
+    if as_json:
+        ui.data(result.to_json())
+    else:
+        curves = [curve for curve in CURVES if curve.benchmark in result.best]
+        rows = []
+        for point, scores in zip(result.points, result.scores, strict=True):
+            best_of = [name for name, step in result.best.items() if step == point.step]
+            cells = [
+                shown(block[curve.name], block["ci95"].get(curve.name), name=curve.name)
+                for curve in curves
+                for block in [curve.block(scores[curve.benchmark])]
+            ]
+            rows.append([f"{point.step:,}", *cells, f"best {', '.join(best_of)}" if best_of else ""])
+        ui.table("Scores by step; below each its 95 % interval", ["step", *(one.title for one in curves), ""], rows)
+    for one in result.overtrained:
+        step = result.best[one.benchmark]
+        lesson = "It was trained too long" if step else "Training did harm there"
+        ui.warn(
+            f"The last step ({result.points[-1].step:,}) is clearly worse on {one.benchmark} than step {step:,}: "
+            f"{one.name} {one.other:.3f}, not {one.base:.3f}. {lesson}"
+        )
+    if result.rejected:
+        ui.warn(f"{result.rejected:,} items were left out; see rejected.jsonl in the folders below '{result.out}'")
+    ui.note(f"Wrote '{result.out / 'sweep.json'}' and '{result.out / 'sweep.png'}'")
+    best = next(point for point in result.points if point.step == next(iter(result.best.values())))
+    if best.adapter is not None:
+        ui.hint(f"amp merge-lora {best.adapter} --out MERGED")
