@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from amp_cli.core.chat.faults import Patience
 from amp_cli.core.judge import Judge, JudgeRequest, JudgeSettings
 from amp_cli.core.judging.endpoint import EndpointJudge
-from amp_cli.core.chat.faults import Patience
 from amp_cli.records import Verdict
 from tests.judge_server import JudgeServer
 
