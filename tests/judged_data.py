@@ -1,4 +1,4 @@
-"""Small judged benchmarks in the owners' file formats, and a script in place of a model."""
+"""Small judged benchmarks in the owners' file formats, and scripts in place of a model and a judge."""
 
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -8,8 +8,9 @@ from typing import Any
 from PIL import Image
 
 from amp_cli.benchmarks.mmhal import TYPES
+from amp_cli.core.judge import JudgeRequest
 from amp_cli.core.requests import Request
-from amp_cli.records import Answer
+from amp_cli.records import Answer, Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -37,6 +38,46 @@ class Script:
             self.asked.append(request)
             rounds = range(1, len(request.questions) + 1)
             on_answer(Answer(id=request.id, answers=tuple(f"{request.id} round {number}" for number in rounds)))
+
+
+class FakeJudge:
+    """Rates every item alike, or as `ratings` says; may stop after some, or reject one."""
+
+    def __init__(
+        self,
+        rating: int = 5,
+        *,
+        ratings: dict[tuple[str, int], int] | None = None,
+        stop_after: int | None = None,
+        rejects: str = "",
+        name: str = "fake",
+    ) -> None:
+        self.rating, self.ratings, self.stop_after, self.rejects = rating, ratings or {}, stop_after, rejects
+        self.identity: dict[str, Any] = {"kind": "fake", "model": name, "sampling": {}}
+        self.notes = ()
+        self.asked: list[tuple[str, int]] = []
+
+    def judge(
+        self,
+        requests: Sequence[JudgeRequest],
+        *,
+        on_verdict: Callable[[Verdict], None],
+        on_reject: Callable[[JudgeRequest, str], None],
+    ) -> None:
+        for request in requests:
+            if len(self.asked) == self.stop_after:
+                raise KeyboardInterrupt
+            self.asked.append((request.id, request.repeat))
+            if request.id == self.rejects:
+                on_reject(request, "the judge was silent")
+                continue
+            rating = self.ratings.get((request.id, request.repeat), self.rating)
+            on_verdict(
+                Verdict(
+                    id=request.id, repeat=request.repeat, text=f"Rating: {rating}", model="fake-2", prompt_tokens=10,
+                    completion_tokens=2,
+                )
+            )  # fmt: skip
 
 
 def write_json(path: Path, value: Any) -> Path:

@@ -23,7 +23,8 @@ def main() -> None:
     parameters.model.path = str(model_file())
     parameters.model_alias = ["smollm2"]
     parameters.api_keys = [sys.argv[1]]
-    parameters.n_ctx, parameters.n_parallel = 8192, 2
+    parameters.n_ctx, parameters.n_parallel = 4096, 2
+    parameters.antiprompt = [".\n", "\n\n"]  # so that this chatterbox comes to an end
     parameters.n_gpu_layers = 0
     parameters.cpuparams.n_threads = 2
     parameters.verbosity = 0

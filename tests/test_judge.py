@@ -187,7 +187,7 @@ def test_a_disk_that_is_full_ends_the_run(server: JudgeServer) -> None:
     server.fault_for["item-1."] = Fault(hang=20.0, cut=0)
     with pytest.raises(AmpError, match="Cannot write"):
         endpoint(server, concurrency=2, timeout=60).judge(requests(5), on_verdict=fail, on_reject=Outcome().reject)
-    assert len(server.asked) == 2
+    assert len(server.asked) <= 2  # the second may not have come in yet when the first is answered
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 """
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -11,16 +12,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from amp_cli.core.judge import JudgeRequest, JudgeSettings, Price, count_usage, estimate, open_judge
-from amp_cli.core.judging.prompts import Messages, mmhal_prompt, mrhal_prompt
+from amp_cli.core.judging.prompts import Messages, mmhal_prompt
 from amp_cli.core.judging.templates import own_template
 from amp_cli.core.store import RecordLog
 from amp_cli.errors import AmpError
-from amp_cli.records import Verdict
-from tests.judge_runs import Outcome, run
+from tests.judge_runs import run
 
 pytestmark = [
     pytest.mark.slow,
@@ -76,76 +77,65 @@ def _mmhal(answer: str) -> Messages:
     )
 
 
-def mrhal_requests() -> list[JudgeRequest]:
-    return [
-        JudgeRequest(
-            id=f"dialogue-{number}",
-            repeat=repeat,
-            messages=mrhal_prompt(
-                own_template("mrhal"),
-                contents=["Hat", "Cat"],
-                questions=["What is there?", "What else?"],
-                references=["A hat.", "A cat."],
-                answers=["A hat.", f"{number} dogs."],
-            ),
-            max_tokens=24,
-        )
-        for number in range(2)
-        for repeat in range(2)
-    ]
-
-
-@pytest.mark.parametrize("benchmark", ["mmhal", "mrhal"])
-def test_a_real_server_judges_and_every_verdict_is_on_disk(benchmark: str, url: str, tmp_path: Path) -> None:
-    asked = mmhal_requests() if benchmark == "mmhal" else mrhal_requests()
-    log = RecordLog(tmp_path / "verdicts.jsonl")
-    judge = open_judge(settings(url))
-    rejected = Outcome()
-    judge.judge(asked, on_verdict=lambda verdict: log.append(verdict.to_json()), on_reject=rejected.reject)
-    verdicts = [Verdict.from_json(record) for record in log.read()]
-    assert not rejected.rejected
-    assert {(one.id, one.repeat) for one in verdicts} == {(one.id, one.repeat) for one in asked}
-    assert all(one.text.strip() and one.model == "smollm2" and one.request_id for one in verdicts)
-    assert all(one.prompt_tokens and 0 < (one.completion_tokens or 0) <= 24 for one in verdicts)
+def test_a_real_server_s_replies_are_counted_and_the_guess_before_was_of_the_right_size(url: str) -> None:
+    asked = mmhal_requests()
+    outcome = run(open_judge(settings(url)), asked)
+    assert outcome.judged == {request.id for request in asked}
+    assert all(one.text.strip() and one.model == "smollm2" and one.request_id for one in outcome.verdicts)
+    assert all(one.prompt_tokens and 0 < (one.completion_tokens or 0) <= 24 for one in outcome.verdicts)
     price = Price(prompt=1, completion=1)
-    counted, guessed = count_usage(verdicts, price), estimate(asked, settings(url, price=price))
+    counted, guessed = count_usage(outcome.verdicts, price), estimate(asked, settings(url, price=price))
     assert counted.uncounted == 0
-    assert 0.5 < guessed.prompt_tokens / counted.prompt_tokens < 2  # the guess is of the right size
+    assert 0.5 < guessed.prompt_tokens / counted.prompt_tokens < 2
     assert counted.completion_tokens <= guessed.completion_tokens
 
 
-CHILD = """
-import sys
-from pathlib import Path
-from amp_cli.core.judge import open_judge
-from amp_cli.core.store import RecordLog
-from tests.test_judge_real_server import mmhal_requests, settings
-log = RecordLog(Path(sys.argv[2]))
-done = log.ids()
-open_judge(settings(sys.argv[1], concurrency=1)).judge(
-    [request for request in mmhal_requests() if request.id not in done],
-    on_verdict=lambda verdict: log.append(verdict.to_json()),
-    on_reject=lambda request, reason: sys.exit(reason),
-)
-"""
+def answer_file(benchmark: str, path: Path) -> Path:
+    """Three records as the released code leaves them: questions, reference answers and a model's answers."""
+    things = ("hat", "dog", "cup")
+    records: list[dict[str, Any]] = []
+    for number, thing in enumerate(things):
+        record = {"image_content": [thing.capitalize()], "image": f"{number}.jpg", "id": number}
+        said, truth, answer = f"What is at place {number}?", f"A {thing}.", f"A red {thing}, and {{a}} cat."
+        if benchmark == "mmhal":
+            record |= {"question_type": ("attribute", "adversarial", "comparison")[number], "question_topic": "none"}
+            record |= {"image_id": f"{number:016}", "image_src": f"https://example.invalid/{number}.jpg"}
+            record |= {"question": said, "gt_answer": truth, "model_answer": answer}
+        else:
+            record |= {"label": "none", "question": [said, "What else?"], "gt_answer": [truth, "Nothing."]}
+            record |= {"model_answer": [answer, "Rating: 6"]}
+        records.append(record)
+    path.write_text(json.dumps(records))
+    return path
 
 
-def test_a_run_killed_half_way_goes_on_with_the_rest(url: str, tmp_path: Path) -> None:
-    file = tmp_path / "verdicts.jsonl"
-    command = [sys.executable, "-c", CHILD, url, str(file)]
+@pytest.mark.parametrize("benchmark", ["mmhal", "mrhal"])
+def test_amp_eval_killed_while_judging_goes_on_with_the_rest(benchmark: str, url: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    verdicts = out / "verdicts.jsonl"
+    command = [sys.executable, "-c", "from amp_cli.main import main; main()", "eval", benchmark, "--judge", "smollm2"]
+    command += ["--judge-url", url, "--judge-concurrency", "1", "--judge-timeout", "300", "--json", "--out", str(out)]
+    command += ["--answers", str(answer_file(benchmark, tmp_path / "answers.json"))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    child = subprocess.Popen(command, cwd=ROOT, env=environment)
-    while not file.exists() or not file.read_bytes().endswith(b"\n"):
+    child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not verdicts.exists() or not verdicts.read_bytes().endswith(b"\n"):
         assert child.poll() is None
         time.sleep(0.05)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    before = RecordLog(file).read()
-    assert 0 < len(before) < 4
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
-    after = RecordLog(file).read()
-    assert after[: len(before)] == before
-    assert sorted(record["id"] for record in after) == ["attack", "dog", "no", "red"]
+    before = verdicts.read_bytes()
+    assert 0 < before.count(b"\n") < 3
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    scores = json.loads(done.stdout)
+    assert verdicts.read_bytes().startswith(before)
+    ids = [record["id"] for record in RecordLog(verdicts).read()]
+    assert len(ids) == len(set(ids)) == scores["n"] == 3
+    assert scores["judge"]["reported_models"] == {"smollm2": 3}
+    assert scores["judge"]["template"]["origin"] == "own"
+    assert scores["judge"]["completion_tokens"] > 0
+    for file in out.iterdir():
+        assert KEY.encode() not in file.read_bytes()
+    assert KEY not in done.stdout + done.stderr
 
 
 def test_a_wrong_key_stops_at_once_and_is_not_said(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,12 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from amp_cli.benchmarks.judged import judge_settings
+from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.core.judge import Judge, JudgeSettings, open_judge
 from amp_cli.core.judging.endpoint import EndpointJudge
 from amp_cli.core.store import RecordLog
@@ -164,6 +167,19 @@ def test_an_address_with_secrets_or_none_at_all_is_refused_without_repeating_it(
         open_judge(JudgeSettings(judge="gpt-x", url=None if by_environment else url))
     assert "hunter2" not in f"{caught.value!r}{caught.value.hint}"
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "others", [{"judge": "local:tiny"}, {"judge": "replay:file"}, {"verdicts": Path("file")}, {"only": "answer"}]
+)
+def test_an_address_that_nobody_will_ask_is_refused_too_so_that_it_is_not_recorded(others: dict[str, Any]) -> None:
+    with pytest.raises(AmpError, match="--judge-url") as caught:
+        open_judge(
+            judge_settings(
+                EvalSettings(benchmark="mmhal", out=Path("out"), judge_url="http://me:hunter2@127.0.0.1:9/v1", **others)
+            )
+        )
+    assert "hunter2" not in f"{caught.value!r}{caught.value.hint}"
 
 
 @pytest.mark.parametrize("key", ["sk-\u2019x", "sk- x", "sk-\x00x"])

@@ -1,63 +1,19 @@
 """The judging stage: resumable, one judge per folder, scored again without it, repeats, costs, and what it says."""
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from amp_cli.benchmarks.compare import Difference, compare_runs
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
-from amp_cli.core.judge import JudgeRequest
 from amp_cli.core.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.main import app
-from amp_cli.records import Verdict
 from tests.judge_server import JudgeServer
-from tests.judged_data import Script, mmhal_folder, mrhal_folder, write_json, write_lines
-
-
-class FakeJudge:
-    """Rates every item alike, or as `ratings` says; may stop after some, or reject one."""
-
-    def __init__(
-        self,
-        rating: int = 5,
-        *,
-        ratings: dict[tuple[str, int], int] | None = None,
-        stop_after: int | None = None,
-        rejects: str = "",
-        name: str = "fake",
-    ) -> None:
-        self.rating, self.ratings, self.stop_after, self.rejects = rating, ratings or {}, stop_after, rejects
-        self.identity: dict[str, Any] = {"kind": "fake", "model": name, "sampling": {}}
-        self.notes = ()
-        self.asked: list[tuple[str, int]] = []
-
-    def judge(
-        self,
-        requests: Sequence[JudgeRequest],
-        *,
-        on_verdict: Callable[[Verdict], None],
-        on_reject: Callable[[JudgeRequest, str], None],
-    ) -> None:
-        for request in requests:
-            if len(self.asked) == self.stop_after:
-                raise KeyboardInterrupt
-            self.asked.append((request.id, request.repeat))
-            if request.id == self.rejects:
-                on_reject(request, "the judge was silent")
-                continue
-            rating = self.ratings.get((request.id, request.repeat), self.rating)
-            on_verdict(
-                Verdict(
-                    id=request.id, repeat=request.repeat, text=f"Rating: {rating}", model="fake-2", prompt_tokens=10,
-                    completion_tokens=2,
-                )
-            )  # fmt: skip
+from tests.judged_data import FakeJudge, Script, mmhal_folder, write_json, write_lines
 
 
 @pytest.fixture
@@ -246,65 +202,6 @@ def test_replayed_replies_are_said_to_be_of_an_unknown_template(data: Path) -> N
     scores = run_benchmark(settings(data, judge=f"replay:{replies}"), answerer=Script()).scores
     assert scores["judge"]["template"] is None
     assert scores["judge"]["file"] == "replies.json"
-
-
-def by_name(base: Path, other: Path) -> dict[str, Difference]:
-    return {one.name: one for one in compare_runs(base, other)}
-
-
-def test_two_runs_are_compared_item_by_item_and_chance_is_told_from_difference(tmp_path: Path) -> None:
-    data = mmhal_folder(tmp_path / "data", count=48)
-    for name, plus in (("base", 0), ("better", 1)):
-        ratings = {(f"id{number}", 0): number % 5 + plus for number in range(48)}
-        run_benchmark(settings(data, out=tmp_path / name), answerer=Script(), judge=FakeJudge(ratings=ratings))
-    differences = by_name(tmp_path / "base", tmp_path / "better")
-    score = differences["score"]
-    assert score.difference == pytest.approx(1.0)
-    assert score.ci95 == pytest.approx((1.0, 1.0))  # every item gained 1: the pair is kept together
-    assert score.is_clear
-    assert score.n == 48
-    assert differences["hallucination_rate"].difference == pytest.approx(-10 / 48)
-
-
-def test_an_item_that_one_run_has_unscored_is_left_out_of_the_pair(data: Path) -> None:
-    texts = ["Rating: 4", "?", "Rating: 4", "Rating: 4"]
-    replies = write_json(data.parent / "replies.json", texts)
-    run_benchmark(settings(data, judge=f"replay:{replies}"), answerer=Script())
-    run_benchmark(settings(data, out=data.parent / "other"), answerer=Script(), judge=FakeJudge())
-    score = by_name(data.parent / "out", data.parent / "other")["score"]
-    assert (score.n, score.base, score.other) == (3, 4.0, 5.0)
-
-
-def test_ratings_by_two_judges_are_not_compared(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_benchmark(settings(data), answerer=Script(), judge=FakeJudge())
-    run_benchmark(settings(data, out=data.parent / "b"), answerer=Script(), judge=FakeJudge(name="another"))
-    with pytest.raises(AmpError, match="judges' models are 'fake' and 'another'"):
-        compare_runs(data.parent / "out", data.parent / "b")
-    shown = CliRunner().invoke(app, ["report", str(data.parent / "out"), str(data.parent / "b"), "--json"])
-    assert shown.exit_code == 0, shown.output
-    assert json.loads(shown.stdout)["runs"][1]["differences"] == []
-
-
-def test_the_report_fits_80_columns_and_quotes_the_paper(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    dialogues = mrhal_folder(tmp_path / "dialogues")
-    replies = write_json(tmp_path / "mrhal.json", ["Ratings: [6, 0]", "Ratings: [1, 2, 3]"])
-    for name in ("base", "other"):
-        run_benchmark(settings(data, out=tmp_path / name / "mmhal"), answerer=Script(), judge=FakeJudge())
-        mrhal = settings(dialogues, benchmark="mrhal", out=tmp_path / name / "mrhal", judge=f"replay:{replies}")
-        run_benchmark(mrhal, answerer=Script())
-    page = tmp_path / "report.html"
-    shown = CliRunner().invoke(app, ["report", str(tmp_path / "base"), str(tmp_path / "other"), "--html", str(page)])
-    assert shown.exit_code == 0, shown.output
-    assert max(map(len, shown.stdout.splitlines())) <= 80
-    assert "AMP-MEG-13B" in shown.stdout
-    assert "Difference to base" in shown.stdout
-    text = page.read_text()
-    assert "MRHal-Bench" in text
-    assert "judged by fake-2; template amp/mmhal.txt (own" in text
-    assert "quoted" in text
 
 
 def test_the_command_line_judges_scores_again_and_exits_3_when_an_item_got_no_verdict(data: Path) -> None:

@@ -85,8 +85,8 @@ class EvalSettings:
             raise AmpError(f"--only {self.only} reads the answers in --out, so --answers does not go with it")
         if self.only in ("answer", "score") and (self.judge or self.judge_url or self.verdicts):
             raise AmpError(f"--only {self.only} asks no judge: --judge, --judge-url, --verdicts do not go with it")
-        if self.judge and self.verdicts:
-            raise AmpError("--judge and --verdicts exclude each other", hint="--verdicts replaces the judge")
+        if (self.judge or self.judge_url) and self.verdicts:
+            raise AmpError("--judge and --judge-url do not go with --verdicts", hint="--verdicts replaces the judge")
         if self.repeat < 1:
             raise AmpError(f"--repeat must be at least 1, not {self.repeat}")
 

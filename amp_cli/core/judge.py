@@ -70,6 +70,8 @@ def open_judge(settings: JudgeSettings) -> Judge:
     kind, _, rest = settings.judge.partition(":")
     if kind in ("local", "replay") and not rest:
         raise AmpError(f"--judge {settings.judge} names nothing", hint="Give --judge local:MODEL or replay:FILE")
+    if kind in ("local", "replay") and settings.url is not None:
+        raise AmpError(f"--judge-url does not go with --judge {kind}:{rest}, which asks no endpoint")
     if kind == "local":
         from amp_cli.core.judging.local import LocalJudge
 

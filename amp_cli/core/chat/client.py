@@ -54,6 +54,8 @@ class Account:
 class ChatClient:
     """One model of one endpoint. Use it inside `async with client.open()`.
 
+    The key may be empty; with `key_at_once` it is sent from the first request on, else once the endpoint asks for one.
+
     Attributes:
         unsupported: the parameters that the endpoint turned out not to take.
         stop: once set, nothing is tried again.
@@ -62,10 +64,6 @@ class ChatClient:
     def __init__(
         self, *, model: str, url: str, key: str, timeout: float, patience: Patience, wording: Wording, key_at_once: bool
     ) -> None:
-        """
-        Args:
-            key: may be empty. key_at_once: send it from the first request on; else only once the endpoint asks for one.
-        """
         self.model = model
         self.url = url
         self.unsupported: set[str] = set()
@@ -180,10 +178,11 @@ def _read(body: str, headers: Mapping[str, str], account: Account) -> Reply | Ex
     prompt, completion = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     try:
         choice = reply["choices"][0]
-        text = choice["message"].get("content") or choice["message"].get("refusal") or choice["message"].get("content")
+        said = choice["message"].get("content")
+        text = said or choice["message"].get("refusal") or said
     except (KeyError, IndexError, TypeError, AttributeError):
-        said, _ = words_of(reply)
-        return TransientFault(f"the reply holds no answer: {said}", may_be_charged=True)
+        words, _ = words_of(reply)
+        return TransientFault(f"the reply holds no answer: {words}", may_be_charged=True)
     text = text if isinstance(text, str) else None
     account.count(prompt, completion, text or "")
     reason = choice.get("finish_reason")
