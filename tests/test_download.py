@@ -169,6 +169,7 @@ def test_pickles_are_taken_only_where_there_is_nothing_safer_and_code_never() ->
         "adapter_config.json",
     ]
     assert choose_files(["a.py", "images/1.jpg", "test.zip"], ("*.py", "images/*")) == ["images/1.jpg"]
+    assert choose_files(["a.py", "b.py"], ("b.py",)) == ["b.py"]  # to be read, never to be run
 
 
 def test_an_adapter_brings_its_base_and_vision_tower(hub: HubServer) -> None:

@@ -60,8 +60,11 @@ class Snapshot:
 
 
 def choose_files(paths: Sequence[str], patterns: tuple[str, ...] | None) -> list[str]:
-    """Return which files of a repository are taken: never code; pickled weights only where there are no safe ones."""
-    paths = [path for path in paths if not path.endswith(".py")]
+    """Return which files of a repository are taken: pickled weights only where there are no safe ones.
+
+    Code is taken only where a pattern is its very name; it is read, never run (MMHal's holds the judge's prompt).
+    """
+    paths = [path for path in paths if not path.endswith(".py") or path in (patterns or ())]
     if patterns is not None:
         return [path for path in paths if _matches(path, patterns)]
     top = [path for path in paths if "/" not in path]

@@ -168,7 +168,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark(
         name="mmhal",
         what="MMHal-Bench: 96 questions, judged",
-        data=HubData(repo="Shengcao1006/MMHal-Bench", patterns=("response_template.json", "images/*")),
+        data=HubData(repo="Shengcao1006/MMHal-Bench", patterns=("response_template.json", "images/*", "eval_gpt4.py")),
     ),
     Benchmark(
         name="mrhal",
