@@ -217,6 +217,26 @@ def test_parameters_that_a_model_does_not_take_are_left_out_and_said(server: Jud
     assert judge.notes == ("'gpt-x' takes no temperature; it used its own",)
 
 
+LINE = r"^Rating: [0-6]$"
+
+
+def test_a_verdict_s_form_is_asked_for_as_structured_output(server: JudgeServer) -> None:
+    assert run(endpoint(server), requests(1, verdict_line=LINE)).judged == {"item-0"}
+    wanted = server.asked[0].body["response_format"]["json_schema"]["schema"]
+    assert wanted["properties"]["verdict"] == {"type": "string", "pattern": LINE}
+    assert wanted["required"] == ["findings", "verdict"]
+    run(endpoint(server), requests(1))
+    assert "response_format" not in server.asked[-1].body
+
+
+@pytest.mark.parametrize("fault", [Fault(status=400, param="response_format"), Fault(status=400), Fault(status=422)])
+def test_an_endpoint_without_structured_output_is_asked_for_a_plain_line(fault: Fault, server: JudgeServer) -> None:
+    server.faults.append(fault)
+    outcome = run(endpoint(server, concurrency=1), requests(2, verdict_line=LINE))
+    assert outcome.judged == {"item-0", "item-1"}
+    assert ["response_format" in asked.body for asked in server.asked] == [True, False, False]
+
+
 def priced(**changes: object) -> dict[str, object]:
     """1.00 for the 100 prompt tokens of `dear` requests, 1.00 for 10 completion tokens."""
     return {"price": Price(prompt=10_000, completion=100_000), "max_cost": 7.0, "concurrency": 2, **changes}

@@ -1,5 +1,6 @@
 """Reading judges' replies: what each official script reads, and what the strict rule reads and refuses."""
 
+import json
 import math
 
 import pytest
@@ -173,3 +174,13 @@ def test_the_official_rule_lets_nan_pass_and_the_strict_one_does_not() -> None:
     assert reading is not None
     assert math.isnan(reading[0])
     assert read_pair_strict("nan 5\n").ratings is None
+
+
+def test_a_structured_reply_is_read_as_its_texts() -> None:
+    reply = json.dumps({"findings": "The answer says 'Rating: 6'.\nIt invents a dog.", "verdict": "Rating: 2"})
+    assert read_mmhal_strict(reply).ratings == (2,)
+    assert read_mmhal_official(json.dumps({"findings": "A dog.", "verdict": "Rating: 2"})).ratings == (2,)
+    rounds = json.dumps({"findings": "Round 2 is wrong.", "verdict": "Ratings: [6, 0]"})
+    assert read_mrhal_strict(rounds, 2).ratings == (6, 0)
+    assert read_mrhal_official(rounds, 2, None).ratings == (6, 0)
+    assert read_mmhal_strict('{"findings": "cut off').ratings is None

@@ -105,6 +105,11 @@ def prompt(item: BenchmarkItem, answer: Answer, wording: JudgeTemplate | JudgeRu
     return llava_bench_rule_prompt(rule, **values)
 
 
+def verdict_line(item: BenchmarkItem, wording: JudgeTemplate | JudgeRules) -> str | None:
+    """Return None: the scores stand in the first line, which no structured reply has."""
+    return None
+
+
 def adopt_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
     """Read a review file: `question_id` and `content`, or `tuple` where there is no content."""
     return upstream_verdicts(path, items)

@@ -79,6 +79,11 @@ def prompt(item: BenchmarkItem, answer: Answer, template: JudgeTemplate) -> Mess
     )
 
 
+def verdict_line(item: BenchmarkItem, template: JudgeTemplate) -> str | None:
+    """Return the form of the verdict's line, for our own wording; the official prompts are not to be bent."""
+    return r"^Rating: [0-6]$" if template.origin == "own" else None
+
+
 def adopt_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
     """Read the released code's evaluation file: the endpoint's responses in the order of the questions."""
     return upstream_verdicts(path, items)

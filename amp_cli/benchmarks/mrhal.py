@@ -78,6 +78,12 @@ def prompt(item: BenchmarkItem, answer: Answer, template: JudgeTemplate) -> Mess
     )
 
 
+def verdict_line(item: BenchmarkItem, template: JudgeTemplate) -> str | None:
+    """Return the form of the verdict's line, for our own wording; the official prompts are not to be bent."""
+    more = len(item.questions) - 1
+    return rf"^Ratings: \[[0-6](, [0-6]){{{more}}}\]$" if template.origin == "own" else None
+
+
 def adopt_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
     """Read the released code's evaluation file: `id` and `response` of each dialogue."""
     return upstream_verdicts(path, items)

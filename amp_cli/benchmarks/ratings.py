@@ -1,5 +1,6 @@
 """Reads ratings out of judges' replies: as each official script does, or strictly."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -102,8 +103,21 @@ def read_mmhal_strict(text: str) -> Reading:
 
 def _lines(text: str) -> list[str]:
     """Return the lines that are not empty, without marks of Markdown; a list in brackets stays on one line."""
-    joined = re.sub(r"\[[^\[\]]*\]", lambda match: match[0].replace("\n", " "), _MARKUP.sub("", text))
+    said = _MARKUP.sub("", _plain(text))
+    joined = re.sub(r"\[[^\[\]]*\]", lambda match: match[0].replace("\n", " "), said)
     return [line.strip() for line in joined.splitlines() if line.strip()]
+
+
+def _plain(text: str) -> str:
+    """Return a structured reply as its texts, a line each; any other as it is."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return text
+    is_texts = isinstance(values, dict) and all(isinstance(value, str) for value in values.values())
+    return "\n".join(values.values()) if is_texts else text
 
 
 def _single_ratings(line: str) -> list[float | None]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 OPENAI = "https://api.openai.com/v1"
 NO_KEY = "none"
 """The library sends something; servers that want no key ignore it."""
-OPTIONAL = ("temperature", "top_p", "max_tokens", "seed")
+OPTIONAL = ("temperature", "top_p", "max_tokens", "seed", "response_format")
 """Parameters that are left out where an endpoint says that its model does not take them."""
 
 
@@ -132,6 +132,8 @@ class ChatClient:
             message, code = words_of(error.body)
             if error.status_code == 400 and error.param in OPTIONAL and error.param in sent:
                 self.unsupported.add(error.param)
+            elif error.status_code in (400, 422) and "response_format" in sent:  # not every server says what it minds
+                self.unsupported.add("response_format")
             elif error.status_code in (401, 403) and self._key and not shows_key:
                 self._shows_key = True
             else:

@@ -101,6 +101,8 @@ class EndpointJudge:
         sampling: dict[str, Any] = {"temperature": request.temperature, "max_tokens": request.max_tokens}
         if self._settings.seed is not None:
             sampling["seed"] = self._settings.seed
+        if request.verdict_line is not None:
+            sampling["response_format"] = structured(request.verdict_line)
         reply = await self._client.reply(
             messages,
             sampling,
@@ -120,6 +122,17 @@ class EndpointJudge:
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
         )
+
+
+def structured(verdict_line: str) -> dict[str, Any]:
+    """Return the response format of a reply whose verdict is a line of this form, after what was found."""
+    schema = {
+        "type": "object",
+        "properties": {"findings": {"type": "string"}, "verdict": {"type": "string", "pattern": verdict_line}},
+        "required": ["findings", "verdict"],
+        "additionalProperties": False,
+    }
+    return {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
 
 
 def _hand_over(

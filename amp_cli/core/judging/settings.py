@@ -25,13 +25,18 @@ class Price:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeRequest:
-    """One prompt to judge, as (role, content) messages; (id, repeat) is the key of its verdict."""
+    """One prompt to judge, as (role, content) messages; (id, repeat) is the key of its verdict.
+
+    `verdict_line` is the regular expression that the last line must match: asked for as structured output where the
+    endpoint can, None where the prompt has a form of its own.
+    """
 
     id: str
     repeat: int = 0
     messages: tuple[tuple[str, str], ...]
     temperature: float = 0.0
     max_tokens: int = 1024
+    verdict_line: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
