@@ -1,6 +1,7 @@
 """AMBER's object words: which nouns of a description are among them, and which of those the picture holds."""
 
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -36,7 +37,7 @@ class Likeness(Protocol):
         ...
 
 
-class _VectorLikeness:
+class _VectorLikeness(ABC):
     """The cosine of two words' vectors is above a threshold; a word is like itself, vector or not."""
 
     def __init__(self, description: str, threshold: float) -> None:
@@ -56,9 +57,9 @@ class _VectorLikeness:
         found = (cosine > self._threshold or one == word for one, cosine in zip(candidates, cosines, strict=True))
         return next((place for place, is_alike in enumerate(found) if is_alike), None)
 
+    @abstractmethod
     def _embed(self, words: Sequence[str]) -> "Array":
         """Return (words, d) rows of length 1, or 0 for a word without a vector."""
-        raise NotImplementedError
 
 
 class SpacyLikeness(_VectorLikeness):
