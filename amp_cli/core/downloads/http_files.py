@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,7 +149,7 @@ class _Transfer:
             self._note_validator(response)
             with self.part.open("ab" if appending else "wb") as stream:
                 for block in response.iter_raw():
-                    disk_errors_explained(lambda block=block: stream.write(block), self.part)  # type: ignore[misc]
+                    disk_errors_explained(partial(stream.write, block), self.part)
                     advance(len(block))
 
     def _note_validator(self, response: "httpx2.Response") -> None:

@@ -7,6 +7,7 @@ LFS pointers of its repository, the archives' MD5 from LAVIS, GluonCV and others
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from amp_cli.core.downloads.checks import key_check, record_check, text_check
 from amp_cli.core.downloads.http_files import RemoteFile
@@ -64,8 +65,8 @@ class Benchmark:
     note: str = ""
 
 
-def _github(repo: str, commit: str, path: str, target: str, **known: object) -> RemoteFile:
-    return RemoteFile(path=target, url=f"{GITHUB}/{repo}/{commit}/{path}", **known)  # type: ignore[arg-type]
+def _github(repo: str, commit: str, path: str, target: str, **known: Any) -> RemoteFile:
+    return RemoteFile(path=target, url=f"{GITHUB}/{repo}/{commit}/{path}", **known)
 
 
 def _pope(split: str) -> RemoteFile:
