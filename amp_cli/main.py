@@ -15,6 +15,7 @@ from amp_cli.commands import (
     generate_prefs,
     merge_lora,
     models,
+    prefs,
     quickstart,
     report,
     train,
@@ -34,6 +35,7 @@ app.command("doctor", rich_help_panel="Start here")(doctor.doctor)
 app.command("models", rich_help_panel="Start here")(models.models)
 app.command("download", rich_help_panel="Start here")(download.download)
 app.command("generate-prefs", rich_help_panel="The loop")(generate_prefs.generate_prefs)
+app.add_typer(prefs.app, name="prefs", rich_help_panel="The loop")
 app.command("train", rich_help_panel="The loop")(train.train)
 app.command("merge-lora", rich_help_panel="The loop")(merge_lora.merge_lora)
 app.command("convert", rich_help_panel="The loop")(convert.convert)

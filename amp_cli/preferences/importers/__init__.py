@@ -1,0 +1,1 @@
+"""Other people's preference formats, read item by item."""
