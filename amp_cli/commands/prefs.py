@@ -2,4 +2,8 @@
 
 import typer
 
+from amp_cli.commands.preferences import exporting
+
 app = typer.Typer(help="Preference data: import, check, look at, mix and export it.", no_args_is_help=True)
+
+app.command("export")(exporting.export)

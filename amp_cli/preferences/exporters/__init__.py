@@ -1,0 +1,1 @@
+"""Preference items in the layouts that other programs read."""
