@@ -69,6 +69,25 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     Console(highlight=False).print(grid)
 
 
+def bars(title: str, rows: Sequence[tuple[str, float, float, str]]) -> None:
+    """Show horizontal bars to a person, on stdout: each row is a name, where its bar begins and ends, and its value.
+
+    All begin on one axis that reaches from the smallest beginning (at most 0) to the largest end.
+    """
+    from rich.bar import Bar
+    from rich.table import Table
+
+    low = min([0.0, *(begin for _, begin, _, _ in rows)])
+    size = max([end for _, _, end, _ in rows], default=0.0) - low
+    grid = Table(title=title, title_justify="left", box=None, show_header=False)
+    grid.add_column(justify="right", overflow="fold")
+    grid.add_column(width=40)
+    grid.add_column(overflow="fold")
+    for name, begin, end, value in rows:
+        grid.add_row(escape(name), Bar(size or 1.0, begin - low, end - low, width=40), escape(value))
+    Console(highlight=False).print(grid)
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"

@@ -2,8 +2,10 @@
 
 import typer
 
-from amp_cli.commands.preferences import exporting
+from amp_cli.commands.preferences import exporting, stats, view
 
 app = typer.Typer(help="Preference data: import, check, look at, mix and export it.", no_args_is_help=True)
 
 app.command("export")(exporting.export)
+app.command("stats")(stats.stats)
+app.command("view")(view.view)

@@ -16,6 +16,7 @@ from amp_cli.preferences.experts import Answering, Expert, ModelAnswering, colle
 from amp_cli.preferences.files import RejectedItems, write_jsonl
 from amp_cli.preferences.incremental import Finetune, finetune_series, nested_subsets
 from amp_cli.preferences.nounchunks import ChunkParser
+from amp_cli.preferences.overview import overview_of_run
 from amp_cli.preferences.ranking import build_preferences
 from amp_cli.preferences.settings import GenerateSettings
 from amp_cli.preferences.sources import Sources, read_sources
@@ -230,7 +231,7 @@ def _work(settings: GenerateSettings, prepared: _Prepared) -> GenerateResult:
             hint=f"See '{out / 'stats.json'}' and '{result.rejected_file}'",
         )
     write_jsonl(result.preferences, (item.to_json() for item in made))
-    write_page(result.page, shown, result.stats)
+    write_page(result.page, shown, overview_of_run(result.stats, len(shown)))
     return result
 
 

@@ -1,0 +1,70 @@
+"""`amp prefs view`: a page to browse, search and filter preferences in, one file without a server."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amp_cli.commands.options import OUTPUT, ImageRootOption, JsonOption
+
+PAGE = "Page"
+
+
+def view(
+    prefs: Annotated[str, typer.Argument(metavar="PREFS", help="Preference file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.", rich_help_panel=OUTPUT)],
+    image_root: ImageRootOption = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Items on the page, the file's first.", rich_help_panel=PAGE)
+    ] = 5000,
+    thumbnail: Annotated[
+        int,
+        typer.Option(
+            "--thumbnail", min=16, max=2048, help="Longest side of the pictures, in pixels.", rich_help_panel=PAGE
+        ),
+    ] = 256,
+    chunks: Annotated[
+        bool,
+        typer.Option(
+            "--chunks",
+            help="Mark what a level names and the best level does not, as auto-check compares them (minutes).",
+            rich_help_panel=PAGE,
+        ),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write one HTML file with pictures inside: levels side by side, differences marked, search, filters, keys.
+
+    It opens from the disk in any current browser and fetches nothing. Press ? there for the keys.
+
+    Example: amp prefs view preferences.jsonl --out preferences.html
+    """
+    from amp_cli import ui
+    from amp_cli.commands.preferences.leftovers import tell_leftovers
+    from amp_cli.preferences.autocheck import Checker
+    from amp_cli.preferences.browsing import ViewSettings, view_preferences
+    from amp_cli.preferences.encoders import MiniLMEncoder
+    from amp_cli.preferences.nounchunks import ChunkParser
+
+    result = view_preferences(
+        ViewSettings(
+            prefs=prefs,
+            out=out,
+            image_root=image_root,
+            limit=limit,
+            thumbnail=thumbnail,
+            checker=Checker(encoder=MiniLMEncoder(), parser=ChunkParser()) if chunks else None,
+        )
+    )
+    if json:
+        ui.data(result.to_json())
+    else:
+        rows = [
+            ("page", result.out),
+            ("size", f"{result.out.stat().st_size / 1e6:.1f} MB"),
+            ("items", f"{result.items:,}" + (" (the file has more; see --limit)" if result.more else "")),
+            ("pictures", f"{result.pictures:,}"),
+        ]
+        ui.table("Open it in a browser", ("", ""), rows)
+    ui.hint(f"open {result.out} in a browser; then `amp train --prefs {prefs} --out run`")
+    tell_leftovers(result.refused, "entries could not be shown, or not whole", prefs)
