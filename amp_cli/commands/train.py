@@ -20,7 +20,10 @@ TRAINING = "Training"
 
 
 def train(
-    prefs: Annotated[Path, typer.Option("--prefs", help="Preference file of `amp generate-prefs`.")],
+    prefs: Annotated[
+        Path,
+        typer.Option("--prefs", help="Preferences of `amp generate-prefs`, or what `amp prefs import` takes."),
+    ],
     out: OutOption,
     size: Annotated[
         str,
@@ -74,6 +77,7 @@ def train(
 
     Example: amp train --size 7b --prefs prefs/preferences.jsonl --out runs/train
     """
+    from amp_cli.commands.preferences.on_the_fly import usable_prefs
     from amp_cli.training.config import load_config
     from amp_cli.training.launch import train_model
 
@@ -86,11 +90,12 @@ def train(
         method=method,
         overrides=changes or (),
     )
+    usable = usable_prefs(prefs, out, image_root=image_root, method=config.method)
     result = train_model(
         config,
-        prefs=prefs,
+        prefs=usable.file,
         out=out,
-        image_root=image_root,
+        image_root=usable.image_root,
         accelerate_config=accelerate_config,
         num_processes=num_processes,
         overwrite=overwrite,

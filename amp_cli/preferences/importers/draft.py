@@ -1,0 +1,127 @@
+"""What a record of a foreign format becomes on its way to an item, and what describes a format."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from amp_cli.errors import AmpError
+from amp_cli.records import Level
+
+Record = Mapping[str, Any]
+KEY = "__key__"
+"""Where the name of an entry stands when the file is one JSON object of named entries (HA-DPO's desc_data.json)."""
+ASPECTS = {"helpfulness": "Helpfulness", "faithfulness": "Visual Faithfulness", "ethics": "Ethical Considerations"}
+"""VLFeedback's three ratings of an answer: our names and the data's."""
+EQUAL_WEIGHTS = {"helpfulness": 1.0, "faithfulness": 1.0, "ethics": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """An entry that gives no item, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture as the data has it: the path that is meant (the first that exists), or the file's bytes."""
+
+    names: tuple[str, ...] = ()
+    content: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if (self.content is None) == (not self.names):
+            raise AmpError("a picture has either a path or its bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """An item before its pictures are looked for; `levels` has one entry where the data are standard responses.
+
+    `notes`: what was left out on the way, in words that are the same for every record, so that they can be counted.
+    """
+
+    id: str | None
+    pictures: tuple[Picture, ...]
+    questions: tuple[str, ...]
+    levels: tuple[Level, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the user may decide about rated answers: the weight of each aspect, and what happens to equal ratings."""
+
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(EQUAL_WEIGHTS))
+    ties: Literal["merge", "drop"] = "merge"
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.weights) - set(ASPECTS)):
+            raise AmpError(f"There is no rating '{unknown[0]}'", hint=f"Known: {', '.join(ASPECTS)}")
+        if not all(0 <= weight < float("inf") for weight in self.weights.values()) or not any(self.weights.values()):
+            raise AmpError("Rating weights must be numbers from 0, one of them above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One layout of preference data.
+
+    describes: whether a record looks like one of this format, by types, not only by keys; it never raises.
+    convert: the item or items of a record; raises AmpError with the reason where it gives none.
+    """
+
+    name: str
+    title: str
+    describes: Callable[[Record], bool]
+    convert: Callable[[Record, Choices], Sequence[Draft]]
+    has_image_tokens: bool = True
+    """`<image>` in a question stands for the item's picture, and is not part of the text."""
+    is_standard_only: bool = False
+    """The data have one response per question: input of `amp generate-prefs`."""
+    is_grouped: bool = False
+    """Pairs of the same pictures and questions belong together."""
+
+
+def own_id(record: Record, *names: str, prefix: str = "") -> str | None:
+    """Return the record's own id: the first of the fields that holds a text or a whole number."""
+    for name in names:
+        value = record.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return f"{prefix}{value}"
+        if isinstance(value, str) and value.strip():
+            return f"{prefix}{value}"
+    return None
+
+
+def kept(record: Record, *names: str) -> dict[str, Any]:
+    """Return those of the fields that the record has, for an item's meta."""
+    return {name: record[name] for name in names if record.get(name) is not None}
+
+
+def text_of(record: Record, name: str) -> str:
+    """Return a field that must be a text.
+
+    Raises:
+        AmpError: it is missing, or something else.
+    """
+    value = record.get(name)
+    if not isinstance(value, str):
+        raise AmpError(f"'{name}' must be a text, not {value!r:.80}" if name in record else f"'{name}' is missing")
+    return value
+
+
+def has_texts(record: Record, *names: str) -> bool:
+    """Say whether all the fields hold texts."""
+    return all(isinstance(record.get(name), str) for name in names)
+
+
+def one_round(answer: str, source: str) -> Level:
+    """Return the level of a single answer."""
+    return Level(answers=(answer,), source=source)
+
+
+def is_list_of_dicts(value: object) -> bool:
+    """Say whether it is a list with entries, all of them objects."""
+    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)

@@ -1,0 +1,194 @@
+"""Imports preferences of any known format into a result folder: items, embedded pictures, and what was refused."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from amp_cli import ui
+from amp_cli.core.run import Run
+from amp_cli.core.store import content_hash, disk_errors_explained
+from amp_cli.core.whole_folder import made_before, part_of, put_in_place
+from amp_cli.errors import AmpError
+from amp_cli.preferences.importers.draft import Choices, Refused
+from amp_cli.preferences.importers.items import items_of
+from amp_cli.preferences.importers.naming import ImportedPictures
+from amp_cli.preferences.importers.source import Source, open_source
+from amp_cli.records import PreferenceItem
+
+COMMAND = "prefs import"
+PREFERENCES = "preferences.jsonl"
+SOURCES = "sources.jsonl"
+REJECTED = "rejected.jsonl"
+SHOWN_REASONS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportResult:
+    """What an import gave. `file` holds preferences, or the sources of `amp generate-prefs` (`is_standard_only`)."""
+
+    format: str
+    items: int
+    rejected: int
+    levels: dict[str, int]
+    warnings: tuple[str, ...]
+    pictures: int  # embedded ones that were written
+    file: Path
+    is_standard_only: bool
+    was_there: bool = False  # the folder held this very result already
+
+    @property
+    def rejected_file(self) -> Path:
+        return self.file.parent / REJECTED
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": self.format,
+            "items": self.items,
+            "rejected": self.rejected,
+            "levels": self.levels,
+            "warnings": list(self.warnings),
+            "pictures": self.pictures,
+            "sources" if self.is_standard_only else "preferences": str(self.file),
+        }
+
+
+def import_preferences(
+    source: str | Path,
+    out: Path,
+    *,
+    format: str = "auto",
+    image_root: Path | None = None,
+    split: str | None = None,
+    choices: Choices | None = None,
+    overwrite: bool = False,
+) -> ImportResult:
+    """Read a file, folder or hub data set in any known format into `out`, which appears when it is whole.
+
+    Raises:
+        AmpError: the source cannot be read, its format is not known, no record gives an item, or `out` holds
+            anything but this very import (which is then not repeated).
+    """
+    opened = open_source(source, format=format, image_root=image_root, split=split, choices=choices)
+    settings = {
+        "source": str(source),
+        "format": opened.format.name,
+        "image_root": None if image_root is None else str(image_root.resolve()),
+        "split": split,
+        "rating_weights": dict(opened.choices.weights),
+        "ties": opened.choices.ties,
+    }
+    identity = {"data": _identity(opened), **settings}
+    if run := made_before(out, command=COMMAND, identity=identity, overwrite=overwrite):
+        return _result(out, opened, run.facts["result"], was_there=True)
+    part = part_of(out)
+    with Run.start(part, command=COMMAND, settings=settings, identity=identity) as run:
+        result = _write(opened, part, out)
+        run.finish("done", result=result)
+    put_in_place(part, out)
+    return _result(out, opened, result, was_there=False)
+
+
+def _result(out: Path, opened: Source, result: dict[str, Any], *, was_there: bool) -> ImportResult:
+    return ImportResult(
+        **{**result, "warnings": tuple(result["warnings"])},
+        format=opened.format.name,
+        file=out / _file_name(opened),
+        is_standard_only=opened.format.is_standard_only,
+        was_there=was_there,
+    )
+
+
+def _file_name(opened: Source) -> str:
+    return SOURCES if opened.format.is_standard_only else PREFERENCES
+
+
+def _identity(opened: Source) -> dict[str, str]:
+    """Return what the data are known by: the files' hashes, or the hub's revision."""
+    if opened.files:
+        return {str(file.resolve()): content_hash(file) for file in opened.files}
+    from huggingface_hub import HfApi
+
+    from amp_cli.core.downloads.hub_errors import explained
+
+    return {opened.name: str(explained(lambda: HfApi().dataset_info(opened.name).sha, opened.name))}
+
+
+def _write(opened: Source, part: Path, out: Path) -> dict[str, Any]:
+    """Write the items and the refused records; return what `run.json` says of them."""
+    pictures, notes = ImportedPictures(part, out), Counter[str]()
+    levels, reasons = Counter[int](), Counter[str]()
+    items = rejected = 0
+    with _lines(part / _file_name(opened)) as good, _lines(part / REJECTED) as bad, _bar(opened) as advance:
+        for found in items_of(opened, pictures.name, notes, unique_ids=True):
+            advance()
+            if isinstance(found, Refused):
+                rejected += 1
+                if len(reasons) < SHOWN_REASONS:
+                    reasons[found.reason] += 1
+                record: dict[str, Any] = {"id": found.id, "reason": found.reason}
+                _write_line(bad, record)
+                continue
+            items += 1
+            if isinstance(found, PreferenceItem):
+                levels[len(found.levels)] += 1
+            _write_line(good, found.to_json())
+    if not items:
+        shutil.rmtree(part)
+        raise AmpError(
+            f"None of the {rejected} records of '{opened.name}' gives an item; the first: {next(iter(reasons), '')}",
+            hint=f"It was read as {opened.format.name}; another format can be named with --format",
+        )
+    return {
+        "items": items,
+        "rejected": rejected,
+        "levels": {str(count): levels[count] for count in sorted(levels)},
+        "warnings": [*_warnings(notes, pictures)],
+        "pictures": pictures.written,
+    }
+
+
+def _warnings(notes: Counter[str], pictures: ImportedPictures) -> Iterator[str]:
+    for note, count in sorted(notes.items()):
+        if count:
+            yield f"{note} ({count:,} {'time' if count == 1 else 'times'})"
+    if pictures.missing:
+        subject = (
+            "1 picture is not where its path says"
+            if pictures.missing == 1
+            else (f"{pictures.missing:,} pictures are not where their paths say")
+        )
+        yield f"{subject}; --image-root says where the paths start"
+
+
+def _write_line(file: TextIO, record: dict[str, Any]) -> None:
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    disk_errors_explained(lambda: file.write(line), Path(file.name))
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[TextIO]:
+    file = disk_errors_explained(lambda: path.open("w", encoding="utf-8", errors="replace", newline="\n"), path)
+    try:
+        yield file
+    finally:
+        disk_errors_explained(file.close, path)
+
+
+@contextmanager
+def _bar(opened: Source) -> Iterator[Any]:
+    """Show how much of the files is read; yields what is called after every record."""
+    with ui.byte_progress("Importing", opened.size, 0) as advance:
+        shown = 0
+
+        def follow() -> None:
+            nonlocal shown
+            if opened.position - shown > 1 << 20 or opened.position == opened.size:
+                advance(opened.position - shown)
+                shown = opened.position
+
+        yield follow
