@@ -2,12 +2,13 @@
 
 import typer
 
-from amp_cli.commands.preferences import checking, exporting, importing, stats, view
+from amp_cli.commands.preferences import checking, exporting, importing, mixing, stats, view
 
 app = typer.Typer(help="Preference data: import, check, look at, mix and export it.", no_args_is_help=True)
 
 app.command("import")(importing.import_prefs)
 app.command("check")(checking.check)
 app.command("export")(exporting.export)
+app.command("mix")(mixing.mix)
 app.command("stats")(stats.stats)
 app.command("view")(view.view)

@@ -95,7 +95,7 @@ def export_file(settings: ExportSettings) -> Exported:
     _refuse_place(settings)
     result = Exported(out=settings.out)
     with _writer(settings) as writer:
-        for item in sound_items(settings.source, result):
+        for item in sound_items(settings, result):
             try:
                 records = _records(item, settings)
             except AmpError as error:
@@ -111,9 +111,9 @@ def export_file(settings: ExportSettings) -> Exported:
     return result
 
 
-def sound_items(source: str, result: Exported) -> Iterator[PreferenceItem]:
+def sound_items(settings: ExportSettings, result: Exported) -> Iterator[PreferenceItem]:
     """Yield the source's items; entries that are none are noted."""
-    for item in read_items(Path(source)):
+    for item in read_items(settings.source, image_root=settings.image_root):
         if isinstance(item, Refused):
             result.rejected.append((item.id, item.reason))
         else:

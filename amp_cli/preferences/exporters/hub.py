@@ -75,7 +75,7 @@ def export_folder(settings: ExportSettings) -> Exported:
     copies = PictureCopies(part / DATA)
     try:
         with written_beside(part / DATA / ITEMS) as writer:
-            for item in sound_items(settings.source, result):
+            for item in sound_items(settings, result):
                 try:
                     pictures = find_pictures(item, settings.root)
                 except AmpError as error:

@@ -1,0 +1,136 @@
+"""`amp prefs check`: preference data looked over before it is trained on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from amp_cli.commands.options import OUTPUT, ImageRootOption, JsonOption
+
+if TYPE_CHECKING:
+    from amp_cli.preferences.checking.check import Report
+    from amp_cli.preferences.checking.findings import Finding
+
+AGAINST = "Against"
+
+
+def check(
+    prefs: Annotated[str, typer.Argument(metavar="PREFS", help="Preference file, in any format that can be imported.")],
+    image_root: ImageRootOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="Count tokens against this model's context; its weights are not loaded.",
+            rich_help_panel=AGAINST,
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            "--max-length",
+            min=1,
+            help="Longest item in tokens, pictures included; estimated without --model.",
+            rich_help_panel=AGAINST,
+        ),
+    ] = None,
+    benchmark: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--benchmark",
+            help="Folder of a benchmark's pictures, which must not be trained on; repeat for several.",
+            rich_help_panel=AGAINST,
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with status 3 on warnings too.", rich_help_panel=OUTPUT)
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder for check.json and findings.jsonl, the list of all.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Check preferences: items, pictures, duplicates, lengths, styles, leaked prompts, context and benchmarks.
+
+    Exit status 0: no faulty item (warnings are shown; with --strict there are none either). 3: some items are faulty.
+
+    Example: amp prefs check preferences.jsonl --model 7b --benchmark data/pope/images
+    """
+    from amp_cli import ui
+    from amp_cli.preferences.checking.check import LISTED, CheckSettings
+    from amp_cli.preferences.checking.check import check as run
+
+    report = run(
+        CheckSettings(
+            source=prefs,
+            image_root=image_root,
+            model=model,
+            max_length=max_length,
+            benchmarks=tuple(benchmark or ()),
+            out=out,
+        )
+    )
+    if json:
+        ui.data(report.to_json())
+    else:
+        _show(report, prefs)
+    if out is not None:
+        ui.note(f"All findings are in '{out / LISTED}'")
+    if report.rejected or (strict and report.warnings):
+        if out is None:
+            ui.hint(f"amp prefs check {prefs} --out FOLDER, which lists every finding")
+        raise typer.Exit(3)
+    ui.hint(f"amp train --prefs {prefs} --size 7b --out RUN")
+
+
+def _show(report: "Report", prefs: str) -> None:
+    from amp_cli import ui
+
+    levels = ", ".join(f"{items:,} with {count} levels" for count, items in sorted(report.levels.items()))
+    share = report.lengths.longer_share
+    rows: list[tuple[str, object]] = [
+        ("usable items", f"{report.items:,}" + (f" ({levels})" if levels else "")),
+        ("faulty items", f"{report.rejected:,}"),
+        ("better answer longer", None if share is None else f"{share:.0%} of pairs"),
+        ("length, level 0 to others", None if report.lengths.effect is None else f"d = {report.lengths.effect:+.2f}"),
+    ]
+    if report.context is not None:
+        rows.append(("longest item", f"{report.context['longest']:,} of {report.context['limit']:,} tokens"))
+    ui.table(f"Check of {prefs}", ("", ""), rows)
+    _show_findings("Faults: these items cannot be used", report.faults)
+    _show_findings("Warnings", report.warnings)
+    shifts = report.style.shifts()
+    if len(shifts) > 1:
+        ui.table(
+            "Styles: divergences from the first source, 0 (same) to 1",
+            ("source", "words a sentence", "lists", "commonest opening", "function words", "openings"),
+            [
+                (
+                    shift.source,
+                    f"{shift.words_per_sentence:.1f}",
+                    f"{shift.list_share:.0%}",
+                    shift.opening,
+                    shift.function_words,
+                    shift.openings,
+                )
+                for shift in shifts
+            ],
+        )
+    if report.context is not None:
+        ui.note(f"Tokens: {report.context['counted_by']}")
+    for check, why in report.skipped.items():
+        ui.note(f"Not checked: {check} ({why})")
+
+
+def _show_findings(title: str, findings: "list[Finding]") -> None:
+    from amp_cli import ui
+
+    if findings:
+        rows = [
+            (finding.check, f"{finding.count:,}", finding.message, ", ".join(finding.examples[:3]))
+            for finding in findings
+        ]
+        ui.table(title, ("check", "count", "what", "for example"), rows)

@@ -1,0 +1,1 @@
+"""Looks preference data over before it is trained on."""
