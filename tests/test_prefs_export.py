@@ -1,6 +1,7 @@
 """`amp prefs export`: every layout as its readers want it, whole items only, and a folder that the hub understands."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from amp_cli.main import app
 from amp_cli.preferences.exporters.export import Exported, ExportSettings, export_file
 from amp_cli.preferences.exporters.hub import export_folder
 from amp_cli.preferences.exporters.pairs import Pair, cut_pairs
+from amp_cli.preferences.reading import read_items
 from amp_cli.records import Level, PreferenceItem
 
 
@@ -329,3 +331,36 @@ def test_the_command_counts_in_json_and_exits_3_when_items_were_left_out(folder:
         "levels": {"3": 1},
     }
     assert "1 item was left out" in result.stderr
+
+
+FORMATS = {"trl": "t.jsonl", "ms-swift": "s.jsonl", "llama-factory": "f.jsonl", "amp-authors": "a.json"}
+
+
+def contents(one: object) -> tuple[object, ...]:
+    """Return all of an item but the sources' names, which no foreign layout holds."""
+    assert isinstance(one, PreferenceItem), one
+    return one.id, one.images, one.questions, tuple(level.answers for level in one.levels)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_what_is_exported_and_read_again_is_the_same_where_the_layout_can_hold_it(folder: Path, to: str) -> None:
+    dog = str(folder / "source" / "dog.png")
+    items = [item("single", images=(dog,)), item("text", images=()), replace(dialogue("rounds"), images=(dog,))]
+    if to == "amp-authors":
+        items += [item("four", images=(dog,), levels=4), replace(dialogue("parted", shared=False), images=(dog,))]
+    else:
+        items.append(item("two", images=(dog, str(folder / "source" / "cat.png"))))
+    result, _ = exported(folder, to, FORMATS[to], *items)
+    assert result.rejected == []
+    assert [contents(one) for one in read_items(result.out)] == [contents(one) for one in items]
+
+
+def test_the_hub_folder_is_read_again_as_it_was_but_for_the_pictures_names(folder: Path) -> None:
+    items = [item("a", levels=3), dialogue("d")]
+    again = list(read_items(hub(folder, *items)))
+    assert [replace(one, images=()) for one in again if isinstance(one, PreferenceItem)] == [
+        replace(one, images=()) for one in items
+    ]
+    assert [Path(name).is_file() for one in again if isinstance(one, PreferenceItem) for name in one.images] == [
+        True
+    ] * 2
