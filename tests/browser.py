@@ -13,9 +13,17 @@ from typing import Any, Self
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-extensions --remote-debugging-pipe"
-).split()
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--remote-debugging-pipe",
+)
 
 
 class Browser:
@@ -89,12 +97,14 @@ class Browser:
         return message
 
     def open(self, page: Path, address: str = "") -> None:
-        """Open a file afresh and wait until it is loaded."""
-        self.send("Page.navigate", url="about:blank")
-        self.events.clear()
-        self.send("Page.navigate", url=page.resolve().as_uri() + address)
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(self._receive())
+        """Open a file afresh and wait until it is loaded and on screen."""
+        for url in ("about:blank", page.resolve().as_uri() + address):
+            self.events.clear()
+            self.send("Page.navigate", url=url)
+            while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+                self.events.append(self._receive())
+        # before the first frame the browser drops key presses
+        self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def run(self, script: str) -> Any:
         """Return the value of a JavaScript expression (a promise is waited for)."""
@@ -123,9 +133,7 @@ class Browser:
 
     def resize(self, width: int, height: int) -> None:
         """Set the size of the window in pixels."""
-        self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def prefer(self, scheme: str) -> None:
         """Prefer `light` or `dark`."""

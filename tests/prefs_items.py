@@ -7,9 +7,30 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-THINGS = ("dog", "cat", "bicycle", "table", "lamp", "bottle", "fire truck", "kite", "boat", "horse", "small bird", "bowl")
+THINGS = (
+    "dog",
+    "cat",
+    "bicycle",
+    "table",
+    "lamp",
+    "bottle",
+    "fire truck",
+    "kite",
+    "boat",
+    "horse",
+    "small bird",
+    "bowl",
+)
 COLOURS = ("red", "green", "blue", "yellow", "white", "black", "brown", "orange", "purple", "grey")
-PLACES = ("on the left", "in the middle", "near the open window", "behind the fence", "under a tree", "nearby", "outside")
+PLACES = (
+    "on the left",
+    "in the middle",
+    "near the open window",
+    "behind the fence",
+    "under a tree",
+    "nearby",
+    "outside",
+)
 
 
 def write_preferences(folder: Path, *, items: int, pictures: int, seed: int = 0) -> Path:

@@ -103,7 +103,7 @@ def view_preferences(settings: ViewSettings) -> ViewResult:
 def _first_items(settings: ViewSettings, refused: Leftovers) -> tuple[list[PreferenceItem], bool]:
     """Return up to `limit` items, and whether there are more; the file is not read beyond."""
     items: list[PreferenceItem] = []
-    for one in read_items(Path(settings.prefs)):
+    for one in read_items(settings.prefs, image_root=settings.image_root):
         if isinstance(one, Refused):
             refused.add(one)
         elif len(items) == settings.limit:

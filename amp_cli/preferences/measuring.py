@@ -37,7 +37,7 @@ def measure(prefs: str, out: Path | None = None) -> Measured:
             f"'{out}' holds a run, which has a stats.json of its own", hint="Choose another folder with --out"
         )
     measured = Measured(figures=Figures(), refused=Leftovers(None if out is None else out / "rejected.jsonl"))
-    for one in read_items(Path(prefs)):
+    for one in read_items(prefs):
         if isinstance(one, Refused):
             measured.refused.add(one)
         else:

@@ -83,14 +83,15 @@ function compareWords(before, after) {
   }
   const runs = [];
   let removed = "", added = "", row = 0, column = 0;
-  const close = () => {
+  const close = (next) => {
+    if (removed && /^[\p{L}\p{N}]/u.test(added || next)) removed += " "; // else it would touch the next word
     if (removed) runs.push([removed, "removed"]);
     if (added) runs.push([added, "added"]);
     removed = added = "";
   };
   while (row < height || column < width) {
     if (row < height && column < width && oldWords[row] === freshWords[column]) {
-      close();
+      close(fresh[column]);
       if (runs.at(-1)?.[1] === "same") runs.at(-1)[0] += fresh[column];
       else runs.push([fresh[column], "same"]);
       row++;
@@ -101,7 +102,7 @@ function compareWords(before, after) {
       added += fresh[column++];
     }
   }
-  close();
+  close("");
   return runs;
 }
 
@@ -133,21 +134,21 @@ function pictureOf(number, alt) {
 function levelNode(one, number, round) {
   const level = one.levels[number];
   const text = textOf(level.answers[round]);
-  const facts = [spelled(wordsOf(text), "word")];
+  let length = spelled(wordsOf(text), "word");
   if (number > 0) {
     const more = wordsOf(text) - wordsOf(textOf(one.levels[number - 1].answers[round]));
-    facts[0] += ` (${more < 0 ? "−" : "+"}${Math.abs(more)})`;
+    length += ` (${more < 0 ? "−" : "+"}${Math.abs(more)})`;
   }
-  if (round === 0) {
-    if (level.accuracy !== null) facts.push(`accuracy ${level.accuracy.toFixed(2)}`);
-    if (level.score !== null) facts.push(`score ${level.score.toFixed(2)}`);
-  }
+  const checked = [];
+  if (round === 0 && level.accuracy !== null) checked.push(`accuracy ${level.accuracy.toFixed(2)}`);
+  if (round === 0 && level.score !== null) checked.push(`score ${level.score.toFixed(2)}`);
   let nodes = [text];
   if (mode === "chunks") nodes = markedNodes(level.answers[round]);
   if (mode === "differences" && number > 0) nodes = differenceNodes(textOf(one.levels[number - 1].answers[round]), text);
   return make("section", { className: number ? "level" : "level best", ariaLabel: `Level ${number}` },
     make("h4", {}, `${number} · ${level.source}${number ? "" : " (best)"}`),
-    make("p", { className: "quiet" }, facts.join(" · ")),
+    make("p", { className: "quiet" }, length),
+    make("p", { className: "quiet" }, checked.join(" · ")),
     make("div", { className: "answer", dir: "auto" }, ...nodes));
 }
 
@@ -158,7 +159,9 @@ function drawItem() {
   document.getElementById("place").textContent = one ? `${(place + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}` : "";
   document.getElementById("legend").textContent = one ? MODES[mode][1] : "";
   if (!one) {
-    content.replaceChildren(make("p", { className: "empty" }, "No item matches the search and the filters."));
+    const clear = make("button", { type: "button" }, "Clear search and filters");
+    clear.addEventListener("click", clearAll);
+    content.replaceChildren(make("p", { className: "empty" }, "No item matches the search and the filters."), clear);
     return;
   }
   const facts = [spelled(one.levels.length, "level"), spelled(one.questions.length, "round")];
@@ -179,6 +182,27 @@ function drawItem() {
   });
   if (one.meta) content.append(make("details", {}, make("summary", {}, "Other fields"), make("pre", {}, one.meta)));
   content.setAttribute("aria-label", `Item ${one.id}`);
+  highlightTerms();
+}
+
+// Show where the searched words are. A word that a mark cuts in two is found but not highlighted.
+function highlightTerms() {
+  const ranges = [];
+  const terms = termsOf(search.value);
+  const walker = document.createTreeWalker(content, NodeFilter.SHOW_TEXT);
+  while (terms.length && walker.nextNode()) {
+    const text = walker.currentNode.data.toLowerCase();
+    if (text.length !== walker.currentNode.length) continue; // a letter whose small form is longer would shift all others
+    for (const term of terms) {
+      for (let at = text.indexOf(term); at >= 0; at = text.indexOf(term, at + term.length)) {
+        const range = new Range();
+        range.setStart(walker.currentNode, at);
+        range.setEnd(walker.currentNode, at + term.length);
+        ranges.push(range);
+      }
+    }
+  }
+  CSS.highlights.set("found", new Highlight(...ranges));
 }
 
 // ---- the list: only the rows in sight exist
@@ -249,7 +273,7 @@ function choose(at) {
 function open(at) {
   document.body.classList.add("reading");
   choose(at);
-  content.focus();
+  content.focus({ preventScroll: true }); // or the picture would be scrolled away
 }
 
 // Where list and item stand side by side the list keeps the keys.
