@@ -8,11 +8,11 @@ from typing import Any
 from amp_cli.errors import AmpError
 from amp_cli.preferences.importers.draft import Picture, Record
 from amp_cli.preferences.importers.pictures import picture_of_part
+from amp_cli.preferences.sources import IMAGE_TOKEN
 from amp_cli.records import Level
 
-IMAGE_TOKEN = "<image>"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_TOKEN_WITH_ITS_BREAK = re.compile(r"[ \t]*\n?<image>$|\s?<image>\s*$|<image>[ \t]*\n?")
+_TOKEN_WITH_ITS_BREAK = re.compile(r"[ \t]?\n?<image>\s*$|<image>[ \t]*\n?")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,19 +1,19 @@
 """Imports preferences of any known format into a result folder: items, embedded pictures, and what was refused."""
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from amp_cli import ui
-from amp_cli.core.run import Run
-from amp_cli.core.store import content_hash, disk_errors_explained
+from amp_cli.core.run import NAME, Run
+from amp_cli.core.store import content_hash, read_json
 from amp_cli.core.whole_folder import made_before, part_of, put_in_place
 from amp_cli.errors import AmpError
+from amp_cli.preferences.exporters.streaming import written_beside
 from amp_cli.preferences.importers.draft import Choices, Refused
 from amp_cli.preferences.importers.items import items_of
 from amp_cli.preferences.importers.naming import ImportedPictures
@@ -66,8 +66,13 @@ def import_preferences(
     split: str | None = None,
     choices: Choices | None = None,
     overwrite: bool = False,
+    keep_same: bool = False,
 ) -> ImportResult:
     """Read a file, folder or hub data set in any known format into `out`, which appears when it is whole.
+
+    Args:
+        overwrite: replace what another import left in `out`.
+        keep_same: but not when it was this very one.
 
     Raises:
         AmpError: the source cannot be read, its format is not known, no record gives an item, or `out` holds
@@ -83,12 +88,18 @@ def import_preferences(
         "ties": opened.choices.ties,
     }
     identity = {"data": _identity(opened), **settings}
+    if keep_same and (out / NAME).is_file() and read_json(out / NAME).get("identity") == identity:
+        overwrite = False
     if run := made_before(out, command=COMMAND, identity=identity, overwrite=overwrite):
         return _result(out, opened, run.facts["result"], was_there=True)
     part = part_of(out)
-    with Run.start(part, command=COMMAND, settings=settings, identity=identity) as run:
-        result = _write(opened, part, out)
-        run.finish("done", result=result)
+    try:
+        with Run.start(part, command=COMMAND, settings=settings, identity=identity) as run:
+            result = _write(opened, part, out)
+            run.finish("done", result=result)
+    except AmpError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     put_in_place(part, out)
     return _result(out, opened, result, was_there=False)
 
@@ -123,22 +134,21 @@ def _write(opened: Source, part: Path, out: Path) -> dict[str, Any]:
     pictures, notes = ImportedPictures(part, out), Counter[str]()
     levels, reasons = Counter[int](), Counter[str]()
     items = rejected = 0
-    with _lines(part / _file_name(opened)) as good, _lines(part / REJECTED) as bad, _bar(opened) as advance:
+    good_file, bad_file = part / _file_name(opened), part / REJECTED
+    with written_beside(good_file) as good, written_beside(bad_file) as bad, _bar(opened) as advance:
         for found in items_of(opened, pictures.name, notes, unique_ids=True):
             advance()
             if isinstance(found, Refused):
                 rejected += 1
                 if len(reasons) < SHOWN_REASONS:
                     reasons[found.reason] += 1
-                record: dict[str, Any] = {"id": found.id, "reason": found.reason}
-                _write_line(bad, record)
+                bad.write({"id": found.id, "reason": found.reason})
                 continue
             items += 1
             if isinstance(found, PreferenceItem):
                 levels[len(found.levels)] += 1
-            _write_line(good, found.to_json())
+            good.write(found.to_json())
     if not items:
-        shutil.rmtree(part)
         raise AmpError(
             f"None of the {rejected} records of '{opened.name}' gives an item; the first: {next(iter(reasons), '')}",
             hint=f"It was read as {opened.format.name}; another format can be named with --format",
@@ -163,20 +173,6 @@ def _warnings(notes: Counter[str], pictures: ImportedPictures) -> Iterator[str]:
             else (f"{pictures.missing:,} pictures are not where their paths say")
         )
         yield f"{subject}; --image-root says where the paths start"
-
-
-def _write_line(file: TextIO, record: dict[str, Any]) -> None:
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-    disk_errors_explained(lambda: file.write(line), Path(file.name))
-
-
-@contextmanager
-def _lines(path: Path) -> Iterator[TextIO]:
-    file = disk_errors_explained(lambda: path.open("w", encoding="utf-8", errors="replace", newline="\n"), path)
-    try:
-        yield file
-    finally:
-        disk_errors_explained(file.close, path)
 
 
 @contextmanager

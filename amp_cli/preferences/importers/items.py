@@ -7,11 +7,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from amp_cli.errors import AmpError
-from amp_cli.preferences.importers.dialogue import IMAGE_TOKEN, without_image_token
+from amp_cli.preferences.importers.dialogue import without_image_token
 from amp_cli.preferences.importers.draft import Draft, Format, Picture, Refused
 from amp_cli.preferences.importers.grouping import join_pairs
 from amp_cli.preferences.importers.source import Source
 from amp_cli.preferences.importers.spill import GivenIds, PairsByPrompt
+from amp_cli.preferences.sources import IMAGE_TOKEN
 from amp_cli.records import PreferenceItem, SourceItem
 
 Item = PreferenceItem | SourceItem

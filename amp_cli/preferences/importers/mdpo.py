@@ -7,7 +7,7 @@ from amp_cli.preferences.importers.draft import Choices, Draft, Format, Record, 
 from amp_cli.preferences.importers.pictures import pictures_of
 from amp_cli.records import Level
 
-_USER = re.compile(r"(?:^|\s)USER:\s*")
+_USER = re.compile(r"(?:^|\s|</s>)USER:\s*")
 _ASSISTANT = re.compile(r"\s*\bASSISTANT:\s*")
 _END = "</s>"
 

@@ -14,8 +14,8 @@ def describes(record: Record) -> bool:
 
 
 def convert(record: Record, choices: Choices) -> list[Draft]:
-    if record.get("rejected_images"):
-        raise AmpError("'rejected_images': an item has the same pictures at all levels")
+    if record.get("rejected_images") and record["rejected_images"] != record.get("images"):
+        raise AmpError("'rejected_images' are other pictures; an item has the same at all levels")
     dialogue = read_turns(record.get("messages"), "messages")
     if dialogue.awaits_answer:
         raise AmpError("the last question of 'messages' has no answer")

@@ -190,7 +190,8 @@ def _entries_with_place(file: Path) -> Iterator[tuple[Entry, int]]:
 
 
 def _shown_id(record: Record) -> str | None:
-    return own_id(record, "id", "idx", "image_id")
+    found = own_id(record, "id", "idx", "image_id")
+    return found and found.encode("utf-8", "replace").decode()
 
 
 def _named(draft: Draft, place: str) -> Draft:

@@ -1,7 +1,9 @@
 """TRL's preference layout: prompt, chosen and rejected as messages or plain texts, pictures in `images`."""
 
+from typing import Any
+
 from amp_cli.errors import AmpError
-from amp_cli.preferences.importers.dialogue import Dialogue, answer_of, is_turns, read_turns, same_questions
+from amp_cli.preferences.importers.dialogue import Dialogue, is_turns, read_turns, same_questions
 from amp_cli.preferences.importers.draft import Choices, Draft, Format, Record, has_texts, kept, own_id
 from amp_cli.preferences.importers.pictures import pictures_of
 from amp_cli.records import Level
@@ -15,39 +17,43 @@ def describes(record: Record) -> bool:
 
 
 def convert(record: Record, choices: Choices) -> list[Draft]:
-    if record.get("prompt") is None:
-        chosen, rejected, dialogue = _with_the_prompt_inside(record)
-    else:
-        dialogue = _prompt(record["prompt"])
-        chosen, rejected = (dialogue.level(answer_of(record.get(name), name), name) for name in ("chosen", "rejected"))
+    prompt = _prompt(record.get("prompt"))
+    chosen, rejected = (_dialogue(prompt, record.get(name), name) for name in ("chosen", "rejected"))
+    if not same_questions(chosen.questions, rejected.questions):
+        raise AmpError("'chosen' and 'rejected' ask other questions")
     return [
         Draft(
             id=own_id(record, "id"),
-            pictures=pictures_of(record, "images", "image") or dialogue.pictures,
-            questions=dialogue.questions,
-            levels=(chosen, rejected),
-            meta={**dialogue.meta, **kept(record, "score_chosen", "score_rejected", "margin")},
+            pictures=pictures_of(record, "images", "image") or chosen.pictures,
+            questions=chosen.questions,
+            levels=(
+                Level(answers=chosen.answers, source="chosen"),
+                Level(answers=rejected.answers, source="rejected"),
+            ),
+            meta={**chosen.meta, **kept(record, "score_chosen", "score_rejected", "margin")},
         )
     ]
 
 
-def _prompt(prompt: object) -> Dialogue:
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    dialogue = read_turns(turns, "prompt")
-    if not dialogue.awaits_answer:
-        raise AmpError("'prompt' must end with a question")
+def _prompt(prompt: object) -> list[Any]:
+    """Return the prompt's turns; without a prompt the completions are whole dialogues, as TRL allows."""
+    if prompt is None:
+        return []
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, list):
+        raise AmpError(f"'prompt' must be a text or a list of turns, not {prompt!r:.80}")
+    return prompt
+
+
+def _dialogue(prompt: list[Any], completion: object, name: str) -> Dialogue:
+    turns = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+    if not isinstance(turns, list):
+        raise AmpError(f"'{name}' must be a text or a list of turns, not {completion!r:.80}")
+    dialogue = read_turns([*prompt, *turns], name)
+    if dialogue.awaits_answer:
+        raise AmpError(f"'{name}' has no answer to the last question")
     return dialogue
-
-
-def _with_the_prompt_inside(record: Record) -> tuple[Level, Level, Dialogue]:
-    """Read chosen and rejected that are whole dialogues, as TRL allows."""
-    chosen, rejected = (read_turns(record.get(name), name) for name in ("chosen", "rejected"))
-    if chosen.awaits_answer or rejected.awaits_answer:
-        raise AmpError("the last question has no answer")
-    if not same_questions(chosen.questions, rejected.questions):
-        raise AmpError("'chosen' and 'rejected' ask other questions")
-    levels = (Level(answers=chosen.answers, source="chosen"), Level(answers=rejected.answers, source="rejected"))
-    return *levels, chosen
 
 
 FORMAT = Format(

@@ -1,0 +1,88 @@
+"""Imports a generated file of a million records and says how long it took and how much memory it needed.
+
+    python tests/bench/prefs_import.py [RECORDS] [--json]
+
+Each way runs in a process of its own; the peak is the whole process's (resident). `list` and `lines` are pairs of
+VL-RLHF's plain_dpo, `grouped` RLAIF-V's, three pairs to a prompt, far apart, which become one item of four levels.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+WAYS = ("lines", "list", "grouped")
+IMPORT = """
+import resource, sys
+from pathlib import Path
+from amp_cli.preferences.importers.importing import import_preferences
+result = import_preferences(sys.argv[1], Path(sys.argv[2]))
+print(result.items, result.rejected, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def main() -> None:
+    numbers = [argument for argument in sys.argv[1:] if argument.isdigit()]
+    count = int(numbers[0]) if numbers else 1_000_000
+    results = {}
+    for way in WAYS:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / ("data.json" if way == "list" else "data.jsonl")
+            _write(source, way, count)
+            started = time.perf_counter()
+            command = [sys.executable, "-c", IMPORT, str(source), str(Path(folder) / "out")]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            seconds = time.perf_counter() - started
+            items, rejected, peak = (int(word) for word in said.split())
+            results[way] = {
+                "records": count,
+                "megabytes": source.stat().st_size >> 20,
+                "items": items,
+                "rejected": rejected,
+                "seconds": round(seconds, 1),
+                "peak_memory_mb": peak,
+            }
+    if "--json" in sys.argv:
+        print(json.dumps(results))
+    else:
+        for way, figures in results.items():
+            print(way, *(f"{name} {value:,}" for name, value in figures.items()), sep="  ")
+
+
+def _write(path: Path, way: str, count: int) -> None:
+    between = ",\n" if way == "list" else "\n"
+    with path.open("w", encoding="utf-8") as file:
+        file.write("[\n" if way == "list" else "")
+        for number, record in enumerate(_records(way, count)):
+            file.write((between if number else "") + json.dumps(record))
+        file.write("\n]\n" if way == "list" else "\n")
+
+
+def _records(way: str, count: int) -> Iterator[dict[str, str]]:
+    filler = "It stands on a wooden table beside a window, and there is a cup of coffee next to it. " * 3
+    for number in range(count):
+        if way == "grouped":
+            prompts = count // 3
+            level, prompt = divmod(number, prompts)
+            yield {
+                "idx": str(number),
+                "image": f"images/{prompt}.jpg",
+                "question": f"What is on picture {prompt}?",
+                "chosen": f"Answer {level} of {prompt}. {filler}",
+                "rejected": f"Answer {level + 1} of {prompt}. {filler}",
+            }
+        else:
+            yield {
+                "id": f"item-{number}",
+                "image": f"images/{number}.jpg",
+                "prompt": f"<image>\nWhat is on picture {number}?",
+                "chosen": f"A dog. {filler}",
+                "rejected": f"A cat. {filler}",
+            }
+
+
+if __name__ == "__main__":
+    main()
