@@ -58,7 +58,7 @@ class Style:
         self.words += len(words)
         self.sentences += max(1, sum(1 for piece in _SENTENCE_END.split(answer) if piece.strip()))
         self.lists += _LIST_MARK.search(answer) is not None
-        self.function_words.update(word for word in words if word in FUNCTION_WORDS)
+        self.function_words.update(filter(FUNCTION_WORDS.__contains__, words))
         opening = " ".join(words[:2])
         self.openings[opening if opening in self.openings or len(self.openings) < MOST_OPENINGS else ""] += 1
 

@@ -19,9 +19,12 @@ ROLE_TAGS = re.compile(
     r"|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>",
     re.MULTILINE,
 )
-TEMPLATE_TEXT = re.compile(r"A chat between a curious|You are a helpful(?:,| assistant| language)", re.IGNORECASE)
+TAG_SIGNS = (":", "<", "[", "#")
+"""One of these stands in every role tag; texts without need not be searched."""
+TEMPLATE_TEXT = ("a chat between a curious", "you are a helpful assistant", "you are a helpful, ")
 QUESTION_WORDS = 5
 """A question with at least so many words that stands whole in its answer was copied, not answered."""
+_IMAGE_PLACE = re.compile(re.escape(IMAGE_TOKEN))
 _GAPS = re.compile(r"[\W_]+")
 
 
@@ -31,8 +34,8 @@ def check_texts(item: PreferenceItem) -> Iterator[tuple[str, str]]:
     everything = [("a question", question) for question in item.questions]
     everything += [(f"level {number}", answer) for number, answer in answers]
     for check, found in (
-        ("image-place", _first(everything, re.compile(re.escape(IMAGE_TOKEN)))),
-        ("image-token", _first(everything, IMAGE_TOKENS)),
+        ("image-place", _first([one for one in everything if IMAGE_TOKEN in one[1]], _IMAGE_PLACE)),
+        ("image-token", _first([one for one in everything if "<" in one[1] or "[" in one[1]], IMAGE_TOKENS)),
     ):
         if found:
             yield check, found
@@ -63,14 +66,16 @@ def _first(texts: list[tuple[str, str]], pattern: re.Pattern[str]) -> str | None
 
 
 def _prompt_leak(item: PreferenceItem) -> str | None:
-    questions = [" ".join(_GAPS.sub(" ", question.casefold()).split()) for question in item.questions]
+    questions = [_GAPS.sub(" ", question.casefold()).split() for question in item.questions]
     for number, level in enumerate(item.levels):
         for question, answer in zip(questions, level.answers, strict=True):
-            for pattern in (ROLE_TAGS, TEMPLATE_TEXT):
-                if match := pattern.search(answer):
-                    return f"level {number} holds '{match.group().strip()}'"
-            if question.count(" ") + 1 >= QUESTION_WORDS:
-                said = " ".join(_GAPS.sub(" ", answer.casefold()).split())
-                if f" {question} " in f" {said} ":
+            if any(sign in answer for sign in TAG_SIGNS) and (match := ROLE_TAGS.search(answer)):
+                return f"level {number} holds '{match.group().strip()}'"
+            folded = answer.casefold()
+            if leaked := next((text for text in TEMPLATE_TEXT if text in folded), None):
+                return f"level {number} holds '{leaked.strip()}'"
+            if len(question) >= QUESTION_WORDS and all(word in folded for word in question):
+                said = " ".join(_GAPS.sub(" ", folded).split())
+                if f" {' '.join(question)} " in f" {said} ":
                     return f"level {number} repeats the question"
     return None
