@@ -29,28 +29,8 @@ WORDS = st.sampled_from(
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | WORDS | st.binary(max_size=4)
 INNER = st.sampled_from(
-    [
-        "from",
-        "value",
-        "role",
-        "content",
-        "type",
-        "text",
-        "bytes",
-        "path",
-        "model",
-        "response",
-        "annotations",
-        "score",
-        "rank",
-        "answers",
-        "source",
-        "question",
-        "chosen",
-        "rejected",
-        "image",
-    ]
-)
+    ["from", "value", "role", "content", "type", "text", "bytes", "path", "model", "response", "annotations", "score"]
+) | st.sampled_from(["rank", "answers", "source", "question", "chosen", "rejected", "image"])
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(INNER, inner, max_size=4), max_leaves=12
 )

@@ -1,6 +1,7 @@
 """Pairs of one prompt become one item of more levels where they leave one order, and stay pairs where not."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,11 @@ def test_a_joined_item_names_its_pairs_and_keeps_the_first_ones_id_and_meta() ->
     (item,) = join_pairs([pair("B", "C"), pair("A", "B")], Counter())
     assert (item.id, item.meta) == ("BC", {"from": "BC", "pairs": ["BC", "AB"]})
     assert [level.source for level in item.levels] == ["level 0", "level 1", "level 2"]
+
+
+def test_of_repeated_pairs_the_first_stays() -> None:
+    (item,) = join_pairs([pair("A", "B"), replace(pair("A", "B"), id="later")], Counter())
+    assert item.id == "AB"
 
 
 def rlaif(question: str, good: str, bad: str, number: int, **changes: Any) -> dict[str, Any]:

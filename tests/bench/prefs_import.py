@@ -20,7 +20,8 @@ import resource, sys
 from pathlib import Path
 from amp_cli.preferences.importers.importing import import_preferences
 result = import_preferences(sys.argv[1], Path(sys.argv[2]))
-print(result.items, result.rejected, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(result.items, result.rejected, used.ru_maxrss // 1024, round(used.ru_utime + used.ru_stime))
 """
 
 
@@ -36,13 +37,14 @@ def main() -> None:
             command = [sys.executable, "-c", IMPORT, str(source), str(Path(folder) / "out")]
             said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             seconds = time.perf_counter() - started
-            items, rejected, peak = (int(word) for word in said.split())
+            items, rejected, peak, cpu_seconds = (int(word) for word in said.split())
             results[way] = {
                 "records": count,
                 "megabytes": source.stat().st_size >> 20,
                 "items": items,
                 "rejected": rejected,
                 "seconds": round(seconds, 1),
+                "cpu_seconds": cpu_seconds,
                 "peak_memory_mb": peak,
             }
     if "--json" in sys.argv:

@@ -46,7 +46,7 @@ def usable_prefs(prefs: Path, out: Path, *, image_root: Path | None, method: str
             f"'{prefs}' has one response per question and no preferences ({format.name})",
             hint=f"Make some: amp generate-prefs {prefs} --out DIR ...; or fine-tune on it with --method sft",
         )
-    place = out.with_name(f"{out.name}.imported")
+    place = out.parent / f"{out.name}.imported"
     result = import_preferences(prefs, place, format=format.name, image_root=image_root, overwrite=True, keep_same=True)
     again = "was imported before" if result.was_there else "is imported"
     ui.note(f"'{prefs}' is in the format {result.format}; it {again}: {result.items} items in '{result.file}'")

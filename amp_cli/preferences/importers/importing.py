@@ -24,7 +24,6 @@ COMMAND = "prefs import"
 PREFERENCES = "preferences.jsonl"
 SOURCES = "sources.jsonl"
 REJECTED = "rejected.jsonl"
-SHOWN_REASONS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +131,7 @@ def _identity(opened: Source) -> dict[str, str]:
 def _write(opened: Source, part: Path, out: Path) -> dict[str, Any]:
     """Write the items and the refused records; return what `run.json` says of them."""
     pictures, notes = ImportedPictures(part, out), Counter[str]()
-    levels, reasons = Counter[int](), Counter[str]()
+    levels, first_reason = Counter[int](), ""
     items = rejected = 0
     good_file, bad_file = part / _file_name(opened), part / REJECTED
     with written_beside(good_file) as good, written_beside(bad_file) as bad, _bar(opened) as advance:
@@ -140,8 +139,7 @@ def _write(opened: Source, part: Path, out: Path) -> dict[str, Any]:
             advance()
             if isinstance(found, Refused):
                 rejected += 1
-                if len(reasons) < SHOWN_REASONS:
-                    reasons[found.reason] += 1
+                first_reason = first_reason or found.reason
                 bad.write({"id": found.id, "reason": found.reason})
                 continue
             items += 1
@@ -150,7 +148,7 @@ def _write(opened: Source, part: Path, out: Path) -> dict[str, Any]:
             good.write(found.to_json())
     if not items:
         raise AmpError(
-            f"None of the {rejected} records of '{opened.name}' gives an item; the first: {next(iter(reasons), '')}",
+            f"None of the {rejected} records of '{opened.name}' gives an item; the first: {first_reason}",
             hint=f"It was read as {opened.format.name}; another format can be named with --format",
         )
     return {
@@ -178,12 +176,13 @@ def _warnings(notes: Counter[str], pictures: ImportedPictures) -> Iterator[str]:
 @contextmanager
 def _bar(opened: Source) -> Iterator[Any]:
     """Show how much of the files is read; yields what is called after every record."""
-    with ui.byte_progress("Importing", opened.size, 0) as advance:
+    size = opened.size
+    with ui.byte_progress("Importing", size, 0) as advance:
         shown = 0
 
         def follow() -> None:
             nonlocal shown
-            if opened.position - shown > 1 << 20 or opened.position == opened.size:
+            if opened.position - shown > 1 << 20 or opened.position == size:
                 advance(opened.position - shown)
                 shown = opened.position
 

@@ -35,8 +35,7 @@ def items_of(
         if isinstance(found, Refused) or not unique_ids:
             yield found
             continue
-        content = json.dumps({**found.to_json(), "meta": None})
-        item_id = given.unique(found.id, content)
+        item_id = given.unique(found.id, _content(found))
         if item_id is None:
             yield Refused(id=found.id, reason=f"it repeats the item '{found.id}'")
         else:
@@ -84,6 +83,12 @@ def _questions(draft: Draft, format: Format) -> tuple[str, ...]:
         if not question.strip():
             raise AmpError(f"the question of round {number} is empty")
     return questions
+
+
+def _content(item: Item) -> str:
+    """Return what makes two items the same, whatever their ids and meta."""
+    answers = [item.answers] if isinstance(item, SourceItem) else [level.answers for level in item.levels]
+    return "\0".join([*item.images, *item.questions, *(answer for level in answers for answer in level)])
 
 
 def _refuse_unwritable(item: Item) -> None:

@@ -26,8 +26,8 @@ class ImportedPictures:
     def __init__(self, part: Path, out: Path) -> None:
         """`part`: where the folder is made; `out`: what it will be called."""
         self._folder = part / FOLDER
-        self._out = out.resolve()
-        self._resolved: dict[Path, Path] = {}
+        self._out = str(out.resolve())
+        self._resolved: dict[Path, str] = {}
         self.missing = 0
         self.written = 0
 
@@ -41,13 +41,15 @@ class ImportedPictures:
             return self._written(picture.content)
         given = name_in_data(picture, root)
         if root not in self._resolved:
-            self._resolved[root] = root.resolve()
+            self._resolved[root] = str(root.resolve())
         base = self._resolved[root]
-        path = Path(os.path.normpath(base / given))  # resolve() would ask the disk for every picture
-        if not Path(given).is_absolute() and not path.is_relative_to(base):
+        is_absolute = given.startswith(os.sep)
+        # Texts, not Path: this runs for every record of millions. And resolve() would ask the disk for each.
+        path = os.path.normpath(given if is_absolute else f"{base}{os.sep}{given}")
+        if not is_absolute and not _is_inside(path, base):
             raise AmpError(f"the image path '{given}' leaves the folder '{root}'")
-        self.missing += not path.is_file()
-        return str(path.relative_to(self._out) if path.is_relative_to(self._out) else path)
+        self.missing += not Path(path).is_file()
+        return path[len(self._out) :].lstrip(os.sep) if _is_inside(path, self._out) else path
 
     def _written(self, content: bytes) -> str:
         import hashlib
@@ -71,6 +73,10 @@ class ImportedPictures:
         beside.rename(self._folder / f"{digest}{suffix}")
         self.written += 1
         return f"{FOLDER}/{digest}{suffix}"
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _checked_suffix(path: Path) -> str:

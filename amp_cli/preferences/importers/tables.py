@@ -80,6 +80,10 @@ def _open_hub(name: str, split: str | None) -> Any:
 
     try:
         found = explained(lambda: datasets.load_dataset(name, streaming=True), name)
+    except AmpError as error:
+        raise AmpError(
+            error.message, hint="Check the name; where there is no network, copy its files here and give the folder"
+        ) from error
     except (datasets.exceptions.DatasetsError, RuntimeError, ValueError) as error:
         raise AmpError(
             f"The data set '{name}' cannot be read from the hub: {str(error).splitlines()[0]}",
