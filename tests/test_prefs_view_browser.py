@@ -117,6 +117,16 @@ def test_keys_are_letters_while_searching(browser: Browser) -> None:
     assert browser.text("#count") == "3 items"
 
 
+def test_keys_of_the_browser_and_of_fields_are_left_alone(browser: Browser) -> None:
+    browser.run("list.dispatchEvent(new KeyboardEvent('keydown', {key: 'f', ctrlKey: true, bubbles: true}))")
+    assert browser.run("filters.hidden") is True
+    browser.press("f")
+    browser.run("filters.elements.difference.focus()")
+    browser.press("j", "d", "/", "5")
+    assert chosen(browser) == "first"
+    assert browser.run("filters.elements.difference.value") == "5"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "ids"),
     [
@@ -305,9 +315,10 @@ def test_of_thousands_of_items_only_the_rows_in_sight_exist(browser: Browser, tm
     out = tmp_path / "page.html"
     view_preferences(ViewSettings(prefs=str(prefs), out=out, image_root=None, limit=3000, thumbnail=32, checker=None))
     browser.open(out)
-    browser.press("End")
-    assert chosen(browser) == "item-02999"
-    assert browser.run("rows.children.length") < 50
+    for key, item in (("Home", "item-00000"), ("End", "item-02999")):
+        browser.press(key)
+        assert chosen(browser) == item
+        assert browser.run("rows.children.length") < 50
     assert browser.run("document.querySelector('[aria-selected=true]').getAttribute('aria-posinset')") == "3000"
     row = "document.querySelector('[aria-selected=true]').getBoundingClientRect()"
     assert browser.run(f"{row}.bottom <= list.getBoundingClientRect().bottom + 1") is True

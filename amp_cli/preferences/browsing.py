@@ -12,7 +12,7 @@ from amp_cli.preferences.autocheck import Checker, Mark, RankedCandidate, check_
 from amp_cli.preferences.figures import Figures
 from amp_cli.preferences.leftovers import Leftovers
 from amp_cli.preferences.measuring import refuse_empty
-from amp_cli.preferences.overview import COMPARED, overview_of_figures
+from amp_cli.preferences.overview import overview_of_figures
 from amp_cli.preferences.reading import Refused, read_items
 from amp_cli.preferences.view import ShownItem, write_page
 from amp_cli.records import PreferenceItem
@@ -83,10 +83,7 @@ def view_preferences(settings: ViewSettings) -> ViewResult:
     overview = overview_of_figures(
         figures.to_json(),
         title=Path(settings.prefs).name,
-        notes=(
-            *([COMPARED] if settings.checker else []),
-            *([f"The first {len(items):,} items are shown; the file has more."] if more else []),
-        ),
+        notes=(f"The first {len(items):,} items are shown; the file has more.",) if more else (),
         rejected=refused.count,
     )
     for one in write_page(settings.out, shown, overview, thumbnail=settings.thumbnail):

@@ -11,6 +11,7 @@ from amp_cli.preferences.figures import Figures
 from amp_cli.preferences.figures_plot import draw_figures
 from amp_cli.preferences.leftovers import Leftovers
 from amp_cli.preferences.reading import Refused, read_items
+from amp_cli.preferences.reading_progress import reading_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,13 @@ def measure(prefs: str, out: Path | None = None) -> Measured:
             f"'{out}' holds a run, which has a stats.json of its own", hint="Choose another folder with --out"
         )
     measured = Measured(figures=Figures(), refused=Leftovers(None if out is None else out / "rejected.jsonl"))
-    for one in read_items(prefs):
-        if isinstance(one, Refused):
-            measured.refused.add(one)
-        else:
-            measured.figures.add(one)
+    with reading_progress("Counting", Path(prefs)) as advance:
+        for one in read_items(prefs):
+            advance()
+            if isinstance(one, Refused):
+                measured.refused.add(one)
+            else:
+                measured.figures.add(one)
     refuse_empty(prefs, measured.figures.items, measured.refused)
     if out is not None:
         write_json(out / "stats.json", measured.to_json())

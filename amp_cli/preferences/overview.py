@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-COMPARED = "Noun chunks are marked: found in the standard answer, or not found there; other text was not compared."
-
 
 @dataclass(frozen=True, kw_only=True)
 class OverviewTable:
@@ -32,7 +30,7 @@ class Overview:
 def overview_of_run(stats: Mapping[str, Any], shown: int) -> Overview:
     """Describe what `amp generate-prefs` made; `stats` is its stats.json, `shown` how many items the page has."""
     check = stats["auto_check"]
-    notes = [COMPARED if check else "Auto-check was off: the order is the given one."]
+    notes = [] if check else ["Auto-check was off: the order is the given one."]
     if shown < stats["items"]:
         notes.append(f"The first {shown:,} of {stats['items']:,} items are shown; all are in preferences.jsonl.")
     facts = [(f"{stats['items']:,}", "items"), *_levels(stats["levels"])]

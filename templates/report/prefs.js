@@ -7,7 +7,7 @@ const SPARE_ROWS = 6; // drawn above and below what is visible
 const MOST_CELLS = 4_000_000; // of the table that compares two answers: about 2,000 words each
 const MODES = {
   differences: ["Differences", "Each level against the one before it: underlined is new, struck through is gone."],
-  chunks: ["Noun chunks", "Straight underline: found in the standard answer. Wavy underline: not found there."],
+  chunks: ["Noun chunks", "Straight underline: found in level 0. Wavy underline: not found there. Other text was not compared."],
   plain: ["Plain", "Nothing is marked."],
 };
 
@@ -118,7 +118,7 @@ function differenceNodes(before, after) {
 
 function markedNodes(answer) {
   if (typeof answer === "string") return [answer];
-  const titles = { supported: "found in the standard answer", unsupported: "not found in the standard answer" };
+  const titles = { supported: "found in level 0", unsupported: "not found in level 0" };
   return answer.map(([text, state]) =>
     state === "plain" ? text : make("span", { className: state, title: titles[state] }, text));
 }
@@ -187,6 +187,7 @@ function drawItem() {
 
 // Show where the searched words are. A word that a mark cuts in two is found but not highlighted.
 function highlightTerms() {
+  if (!("highlights" in CSS)) return; // Firefox before 140
   const ranges = [];
   const terms = termsOf(search.value);
   const walker = document.createTreeWalker(content, NodeFilter.SHOW_TEXT);

@@ -27,7 +27,7 @@ def view(
         bool,
         typer.Option(
             "--chunks",
-            help="Mark what a level names and the best level does not, as auto-check compares them (minutes).",
+            help="Mark what each level names and the best one does not, by auto-check (a few items a second).",
             rich_help_panel=PAGE,
         ),
     ] = False,
