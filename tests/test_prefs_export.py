@@ -80,6 +80,12 @@ def test_only_items_with_more_pairs_than_one_get_the_levels_into_the_id() -> Non
     assert [pair.id for pair in cut_pairs(item(levels=3), "adjacent")] == ["a-0-1", "a-1-2"]
 
 
+def test_levels_that_say_the_same_in_every_round_still_have_a_last_round_to_compare() -> None:
+    same = replace(dialogue(), levels=(level("One.", "Good."), level("One.", "Good.", source="other")))
+    (pair,) = cut_pairs(same, "all")
+    assert pair.shared_rounds == 1
+
+
 def test_a_pair_in_the_wrong_order_is_refused() -> None:
     with pytest.raises(AmpError, match="no pair of levels 1 and 0"):
         Pair(item=item(), better=1, worse=0)

@@ -124,8 +124,8 @@ def _uniform(item: PreferenceItem, images: list[str]) -> dict[str, Any]:
         {
             "answers": list(level.answers),
             "source": level.source,
-            "accuracy": None if level.accuracy is None else float(level.accuracy),
-            "score": None if level.score is None else float(level.score),
+            "accuracy": level.accuracy,
+            "score": level.score,
         }
         for level in item.levels
     ]
