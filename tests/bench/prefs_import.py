@@ -47,11 +47,10 @@ def main() -> None:
                 "cpu_seconds": cpu_seconds,
                 "peak_memory_mb": peak,
             }
+        if "--json" not in sys.argv:
+            print(way, *(f"{name} {value:,}" for name, value in results[way].items()), sep="  ", flush=True)
     if "--json" in sys.argv:
         print(json.dumps(results))
-    else:
-        for way, figures in results.items():
-            print(way, *(f"{name} {value:,}" for name, value in figures.items()), sep="  ")
 
 
 def _write(path: Path, way: str, count: int) -> None:
