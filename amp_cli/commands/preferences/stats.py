@@ -15,7 +15,7 @@ BINS = 11
 
 
 def stats(
-    prefs: Annotated[str, typer.Argument(metavar="PREFS", help="Preference file.")],
+    prefs: Annotated[str, typer.Argument(metavar="PREFS", help="File, folder or hub id, in our format or another.")],
     out: Annotated[
         Path | None,
         typer.Option(

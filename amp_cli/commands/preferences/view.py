@@ -11,7 +11,7 @@ PAGE = "Page"
 
 
 def view(
-    prefs: Annotated[str, typer.Argument(metavar="PREFS", help="Preference file.")],
+    prefs: Annotated[str, typer.Argument(metavar="PREFS", help="File, folder or hub id, in our format or another.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.", rich_help_panel=OUTPUT)],
     image_root: ImageRootOption = None,
     limit: Annotated[
@@ -41,6 +41,7 @@ def view(
     """
     from amp_cli import ui
     from amp_cli.commands.preferences.leftovers import tell_leftovers
+    from amp_cli.core.downloads.places import size_text
     from amp_cli.preferences.autocheck import Checker
     from amp_cli.preferences.browsing import ViewSettings, view_preferences
     from amp_cli.preferences.encoders import MiniLMEncoder
@@ -61,7 +62,7 @@ def view(
     else:
         rows = [
             ("page", result.out),
-            ("size", f"{result.out.stat().st_size / 1e6:.1f} MB"),
+            ("size", size_text(result.out.stat().st_size)),
             ("items", f"{result.items:,}" + (" (the file has more; see --limit)" if result.more else "")),
             ("pictures", f"{result.pictures:,}"),
         ]
