@@ -31,7 +31,7 @@ def plan_launch(
     else:
         file = _accelerate_file(config_file)
         wanted = processes or _processes_of(file)
-    config.accumulation_steps(wanted)  # refuses a batch that cannot be cut so
+    config.items_per_batch(wanted)  # refuses a batch that cannot be cut so
     environment = worker_environment()
     if config.threads is not None:
         environment["OMP_NUM_THREADS"] = str(config.threads)

@@ -82,7 +82,7 @@ def _train(config: TrainConfig, run_folder: Path) -> None:
     except torch.OutOfMemoryError as error:
         raise AmpError(
             f"The GPU's memory is full: {str(error).splitlines()[0]}",
-            hint="Try --set per_device_batch_size=1 --set gradient_checkpointing=true, or --set quantization=nf4",
+            hint="Try --tokens-per-step 1 --set gradient_checkpointing=true, or --set quantization=nf4",
         ) from error
     if PartialState().is_main_process:
         write_json(run_folder / RESULT, result)
