@@ -12,9 +12,7 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_
 """transformers' own "constant" would skip the warm-up."""
 
 
-def trainer_arguments(
-    config: TrainConfig, run_folder: Path, *, precision: str, checkpointing: bool
-) -> dict[str, Any]:
+def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, checkpointing: bool) -> dict[str, Any]:
     """Return the keyword arguments for TrainingArguments or SFTConfig; `precision` is the loaded model's dtype."""
     state = PartialState()
     on_gpu = state.device.type == "cuda"

@@ -58,7 +58,7 @@ def _in_one_call(
     """Gather each segment's keys and make one variable-length call (flash attention, aligned at the lower right)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    attended = varlen_attn(
+    attended: Any = varlen_attn(
         query[0].transpose(0, 1),  # (length, heads, width)
         key[0].transpose(0, 1)[sharing.keys],  # (gathered, key heads, width)
         value[0].transpose(0, 1)[sharing.keys],
@@ -70,7 +70,8 @@ def _in_one_call(
         window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return attended[None]  # type: ignore[index]  # a tensor, unless more is asked for
+    result: torch.Tensor = attended[None]  # (1, length, heads, width)
+    return result
 
 
 def _by_segment(

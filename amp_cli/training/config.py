@@ -47,7 +47,7 @@ class TrainConfig:
     epochs: float | None = None  # this or max_steps
     max_steps: int | None = None
     global_batch_size: int = 16  # items in one update, over all devices
-    tokens_per_step: int = 4096  # mdpo: tokens in one forward pass of one device; an item that has more goes alone
+    tokens_per_step: int = 4096  # mdpo: tokens in one forward pass of a device; an item that has more goes alone
     per_device_batch_size: int | None = None  # sft: items in one forward pass (None: 1)
     max_grad_norm: float = 0.3
     # speed and memory
@@ -118,7 +118,7 @@ class TrainConfig:
             )
 
     def items_per_batch(self, processes: int) -> tuple[int, int]:
-        """Return how many items the data loader of each of `processes` processes gives at once, and how often an update.
+        """Return how many items a process of `processes` is given at once, and how often in an update.
 
         With mdpo it is the process's share of the update, which the trainer cuts by tokens.
 

@@ -9,7 +9,7 @@ MOST_LOGITS = 2**24
 """Logits held at once: 64 MiB in float32, and about three times that while their gradient is taken."""
 
 
-def token_logps(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def token_logps(head: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the (N,) log-probabilities, nats, of `targets` (N,) under softmax(head(hidden)), hidden being (N, width).
 
     With a frozen head the slope of each log-probability in its hidden state is taken at once and kept, N x width
@@ -17,24 +17,23 @@ def token_logps(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tens
     """
     if any(parameter.requires_grad for parameter in head.parameters()):
         return _logps(head, hidden, targets)
-    rows = max(1, MOST_LOGITS // int(head.weight.shape[0]))  # type: ignore[union-attr]
-    result: torch.Tensor = _FrozenHead.apply(hidden, head, targets, rows)
+    rows = max(1, MOST_LOGITS // head.weight.shape[0])
+    result: torch.Tensor = _FrozenHead.apply(hidden, head, targets, rows)  # type: ignore[no-untyped-call]
     return result
 
 
-def _logps(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _logps(head: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     logits = head(hidden)  # (N, vocabulary)
     return -cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets, reduction="none")
 
 
 class _FrozenHead(torch.autograd.Function):
     @staticmethod
-    def forward(
-        context: Any, hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor, rows: int
-    ) -> torch.Tensor:
+    def forward(context: Any, hidden: torch.Tensor, head: Any, targets: torch.Tensor, rows: int) -> torch.Tensor:
         wants_slope = context.needs_input_grad[0]
-        logps, slopes = [], []
-        for part, target in zip(hidden.split(rows), targets.split(rows), strict=True):
+        logps: list[torch.Tensor] = []
+        slopes: list[torch.Tensor] = []
+        for part, target in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
             with torch.set_grad_enabled(wants_slope):
                 leaf = part.detach().requires_grad_(wants_slope)
                 tokens = _logps(head, leaf, target)

@@ -29,8 +29,8 @@ class SharedRow:
         segments: an item's prefix, then its branches, one per level; then the next item's.
         keys: (gathered,) places of the keys of one segment after the other, each with its prefix's before its own.
         query_starts, key_starts: (segments + 1,) int32, where each segment begins in the row and in `keys`.
-        blocks: (length,) number of the picture that a token belongs to, -1 for text; given where the tokens of a picture
-            all see one another.
+        blocks: (length,) number of the picture that a token belongs to, -1 for text; given where the tokens of a
+            picture all see one another.
     """
 
     segments: tuple[Segment, ...]
@@ -59,7 +59,8 @@ class SharedRow:
         return sees[None, None]
 
     def to(self, device: torch.device) -> Self:
-        return _moved(self, device)
+        moved: Self = _moved(self, device)
+        return moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class Batch:
     """Items ready for one forward pass. N counts the supervised tokens of all responses.
 
     Attributes:
-        input_ids: (rows, length); one row where prefixes are shared, else a row per response, padded on the right.
+        input_ids: (rows, length); one row where prefixes are shared, else a row per response, padded at the end.
         attention_mask: (rows, length), None where `sharing` says who sees whom.
         position_ids: (rows, length), or (axes, rows, length); None where the model counts by itself.
         predictors: (N,) place, in the flattened (rows * length), of the hidden state that predicts a token.
@@ -90,7 +91,8 @@ class Batch:
     token_types: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Self:
-        return _moved(self, device)
+        moved: Self = _moved(self, device)
+        return moved
 
 
 def lay_out_rows(items: Sequence[EncodedItem], *, pad_id: int = 0) -> Batch:
@@ -116,7 +118,7 @@ def lay_out_rows(items: Sequence[EncodedItem], *, pad_id: int = 0) -> Batch:
 def lay_out_shared(items: Sequence[EncodedItem], *, positions: Positions | None = None) -> Batch:
     """Lay items out in one row: of each item the prefix that all its responses begin with, then what follows in each.
 
-    The prefix may reach into the answers. Positions start anew with every item, and every branch goes on from its prefix's.
+    The prefix may reach into the answers. Positions start anew with every item; a branch goes on from its prefix's.
     """
     positions = positions or _counted
     ids: list[torch.Tensor] = []
@@ -201,9 +203,7 @@ def _shared_row(segments: Sequence[Segment]) -> SharedRow:
         keys += [torch.arange(prefix_start, prefix_start + prefix_length), torch.arange(start, start + length)]
     queries = torch.tensor([0, *(segment.length for segment in segments)]).cumsum(0)
     seen = torch.tensor([0, *(segment.prefix_length + segment.length for segment in segments)]).cumsum(0)
-    return SharedRow(
-        segments=tuple(segments), keys=torch.cat(keys), query_starts=queries.int(), key_starts=seen.int()
-    )
+    return SharedRow(segments=tuple(segments), keys=torch.cat(keys), query_starts=queries.int(), key_starts=seen.int())
 
 
 def _moved(value: Any, device: torch.device) -> Any:

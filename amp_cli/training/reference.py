@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -136,8 +135,9 @@ def compute_reference(
         ):
             batch = forward.lay_out([items[number] for number in numbers]).to(device)
             sums = forward.round_logps(model, batch, forward.show_pictures(model, batch))
-            for number, own in zip(numbers, sums.split(batch.levels.tolist()), strict=True):
-                found[number] = own
+            for number, own in zip(numbers, torch.split(sums, batch.levels.tolist()), strict=True):
+                rounds = max(int(response.round.max()) for response in items[number].responses) + 1
+                found[number] = own[:, :rounds]
     return [found[number] for number in range(len(items))]
 
 

@@ -1,4 +1,4 @@
-"""Before hours are spent: do our log-probabilities equal the model's own on real items, and which layout may be used?"""
+"""Before hours are spent: are our log-probabilities the model's own on real items, and which layout may be used?"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,8 +17,8 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 HALF_TOLERANCE = 0.05
 """Mean absolute difference of an answer token's log-probability, nats, up to which two ways count as equal.
 
-A branch that loses its prompt or its picture is wrong by more than that in any precision; 16-bit arithmetic alone, by up
-to a third of it.
+A branch that loses its prompt or its picture is wrong by more than that in any precision; 16-bit arithmetic alone by
+less than half of it.
 """
 
 
@@ -96,9 +96,7 @@ def _sums(model: Any, way: ForwardPass, items: Sequence[EncodedItem], device: to
         return way.round_logps(model, batch, way.show_pictures(model, batch)).sum(dim=1)
 
 
-def _own_logps(
-    model: Any, items: Sequence[EncodedItem], device: torch.device
-) -> tuple[torch.Tensor, torch.dtype]:
+def _own_logps(model: Any, items: Sequence[EncodedItem], device: torch.device) -> tuple[torch.Tensor, torch.dtype]:
     """Return the (responses,) sums of log-probabilities by the model's full logits, one by one, and its precision."""
     sums = []
     precision = torch.float32

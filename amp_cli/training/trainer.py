@@ -60,7 +60,7 @@ class MDPOTrainer(Trainer):
     def training_step(
         self, model: Any, inputs: Passes, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Go forward and backward through every pass, gradients meeting in the last; return the update's share of loss."""
+        """Go forward and backward through every pass, gradients meeting in the last; return this process's loss."""
         model.train()
         losses = []
         for number, items in enumerate(inputs, start=1):
