@@ -36,7 +36,7 @@ class _FrozenHead(torch.autograd.Function):
         for part, target in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
             with torch.set_grad_enabled(wants_slope):
                 leaf = part.detach().requires_grad_(wants_slope)
-                tokens = _logps(head, leaf, target)
+                tokens = _logps(head, leaf.view_as(leaf), target)  # hooks on a head's inputs (FSDP's) refuse a leaf
                 if wants_slope:
                     slopes += torch.autograd.grad(tokens.sum(), leaf)
             logps.append(tokens.detach())
