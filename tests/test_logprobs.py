@@ -148,7 +148,7 @@ def test_a_text_only_batch_needs_no_tower(data: EncodedItems) -> None:
 
 
 def test_the_start_up_test_takes_the_shared_prefix_for_llava_and_says_how_close_it_is(data: EncodedItems) -> None:
-    way, test = choose_forward(data.loaded.model, [data[0], data[2]], pad_id=0)
+    way, test = choose_forward(data.loaded.model, [data[0], data[2]], pad_id=0, max_length=512)
     assert (way.layout, way.image_once, test.refused) == (SHARED, True, ())
     assert 0 < test.difference < 1e-4
     assert describe(test) is None
@@ -167,7 +167,7 @@ def test_the_start_up_test_refuses_a_head_whose_logits_are_changed_afterwards(da
     network.forward = capped
     try:
         with pytest.raises(ValueError, match="not those of its own logits"):
-            choose_forward(data.loaded.model, [data[0]], pad_id=0)
+            choose_forward(data.loaded.model, [data[0]], pad_id=0, max_length=512)
     finally:
         network.forward = taught
 
@@ -176,7 +176,7 @@ def test_a_model_that_takes_no_encoded_pictures_gets_pixels_and_that_is_said(
     data: EncodedItems, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("amp_cli.training.selftest.takes_features", lambda network: False)
-    way, test = choose_forward(data.loaded.model, [data[0]], pad_id=0)
+    way, test = choose_forward(data.loaded.model, [data[0]], pad_id=0, max_length=512)
     assert (way.layout, way.image_once) == (SHARED, False)
     assert "Pictures go through with every pass" in str(describe(test))
 
@@ -191,7 +191,7 @@ def test_branches_that_lose_their_prompt_are_found_out_and_rows_are_taken(
         return replace(batch, sharing=replace(batch.sharing, segments=alone))
 
     monkeypatch.setattr("amp_cli.training.forward.lay_out_shared", forgetful)
-    way, test = choose_forward(data.loaded.model, [data[0], data[3]], pad_id=0)
+    way, test = choose_forward(data.loaded.model, [data[0], data[3]], pad_id=0, max_length=512)
     assert way.layout == ROWS
     assert [how for how, _ in test.refused] == [
         "shared-prefix",

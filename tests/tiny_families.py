@@ -1,4 +1,4 @@
-"""Tiny random models of many families, built from configs, and items for them made by hand: no processor, no download."""
+"""Tiny random models of many families, built from configs, and items for them made by hand."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -198,7 +198,12 @@ def _qwen3_5() -> Any:
 
 
 def _marks() -> dict[str, int]:
-    return {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": BEGIN, "vision_end_token_id": END}
+    return {
+        "image_token_id": IMAGE,
+        "video_token_id": VIDEO,
+        "vision_start_token_id": BEGIN,
+        "vision_end_token_id": END,
+    }
 
 
 def _gemma3(window: int = 1024) -> Any:
@@ -220,9 +225,7 @@ def _gemma3(window: int = 1024) -> Any:
 
 def _idefics3() -> Any:
     return hf.Idefics3ForConditionalGeneration(
-        hf.Idefics3Config(
-            text_config=hf.LlamaConfig(**TEXT), vision_config=TOWER, scale_factor=2, image_token_id=IMAGE
-        )
+        hf.Idefics3Config(text_config=hf.LlamaConfig(**TEXT), vision_config=TOWER, scale_factor=2, image_token_id=IMAGE)
     )
 
 
@@ -271,7 +274,10 @@ FAMILIES: dict[str, Family] = {
     "LLaVA-OneVision": Family(build=_onevision, show=_show_patches),
     "Qwen2-VL": Family(build=_qwen2_vl, show=_show_grids),
     "Qwen2.5-VL": Family(build=_qwen2_5_vl, show=_show_grids),
-    "Qwen3-VL": Family(build=_qwen3_vl, show=_show_grids, image_once=False),
+    "Qwen3-VL": Family(
+        build=_qwen3_vl,
+        show=_show_grids,
+    ),
     "InternVL": Family(build=_internvl, show=_show_tiles),
     "Gemma3": Family(build=_gemma3, show=_even(4, border=True)),
     "Gemma3 with a short window": Family(build=lambda: _gemma3(6), show=_even(4, border=True), dense=False),

@@ -41,6 +41,8 @@ def shared_prefix_attention(
     """
     if sharing is None or attention_mask is not None or softcap is not None:
         raise ValueError("this attention needs a row with shared prefixes, and knows no mask and no soft cap")
+    if sliding_window is None and layer_window(module.config, module.layer_idx) is not None:
+        raise ValueError("its layers slide a window and do not tell their attention so")
     fused = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and sharing.blocks is None
     if fused:
         return _in_one_call(query, key, value, scaling, sliding_window, sharing), None
@@ -121,6 +123,18 @@ def _mask(
     return sees
 
 
+def layer_window(config: Any, layer: int) -> int | None:
+    """Return how many tokens a token sees in a layer of a text model, itself included; None where it sees all."""
+    types = getattr(config, "layer_types", None)  # families without have the same window, or none, in every layer
+    slides = types is None or types[layer] == "sliding_attention"
+    return getattr(config, "sliding_window", None) if slides else None
+
+
+def plain_attention(network: Any) -> str:
+    """Return the name of the language model's attention over plain rows."""
+    return "sdpa" if network.get_decoder()._supports_sdpa else "eager"
+
+
 @contextmanager
 def attending_by(network: Any, name: str) -> Iterator[None]:
     """Switch the language model's attention within the block; the tower keeps its own."""
@@ -133,8 +147,14 @@ def attending_by(network: Any, name: str) -> Iterator[None]:
 
 
 def use_attention(network: Any, name: str) -> None:
-    """Switch the language model's attention; the tower keeps its own."""
+    """Switch the language model's attention; the tower keeps its own.
+
+    Raises:
+        ValueError: the model does not let it be switched.
+    """
     network.set_attn_implementation({"text_config": name})
+    if network.config.get_text_config()._attn_implementation != name:
+        raise ValueError("its attention cannot be switched")
 
 
 AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)

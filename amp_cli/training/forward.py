@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from amp_cli.core.prompts import EncodedItem
-from amp_cli.training.attention import SHARED_PREFIX, use_attention
-from amp_cli.training.families import picture_blocks, positions_of, token_types
+from amp_cli.training.attention import SHARED_PREFIX, plain_attention, use_attention
+from amp_cli.training.families import first_answers, picture_blocks, positions_of, token_types
 from amp_cli.training.layout import Batch, lay_out_rows, lay_out_shared, unique_tokens
 from amp_cli.training.logprobs import picture_inputs, round_logps
 
@@ -33,7 +33,8 @@ class ForwardPass:
 
     def use(self) -> None:
         """Set the model's attention for this layout."""
-        use_attention(self.network, SHARED_PREFIX if self.layout == SHARED else "sdpa")
+        plain = plain_attention(self.network)
+        use_attention(self.network, SHARED_PREFIX if self.layout == SHARED else plain)
 
     def tokens(self, items: Sequence[EncodedItem]) -> int:
         """Return how many tokens go through the model for these items together, padding included."""
@@ -49,7 +50,9 @@ class ForwardPass:
         else:
             batch = lay_out_shared(items, positions=positions_of(self.network))
         sharing = batch.sharing and replace(batch.sharing, blocks=picture_blocks(self.network, batch.input_ids[0]))
-        return replace(batch, sharing=sharing, token_types=token_types(self.network, batch.input_ids))
+        starts = first_answers([response for item in items for response in item.responses])
+        types = token_types(self.network, batch.input_ids, starts if batch.sharing is None else starts[:1])
+        return replace(batch, sharing=sharing, token_types=types)
 
     def show_pictures(self, model: Any, batch: Batch) -> dict[str, Any]:
         """Return the arguments that carry the batch's pictures; computed once, good for policy and reference."""

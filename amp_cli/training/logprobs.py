@@ -2,17 +2,21 @@
 
 import types
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from torch.nn.functional import pad
 
 from amp_cli.training.families import takes
 from amp_cli.training.head import token_logps
 from amp_cli.training.layout import Batch
 
-Features = torch.Tensor | list[torch.Tensor]
-"""What a tower and projector make of one item's pictures: one tensor per picture, or all in one."""
+Features = dict[str, Any]
+"""What a tower and projector make of pictures: what the model reads of it, by name, as `FEATURES` says."""
+
+FEATURES = {"pooler_output": 0, "deepstack_features": 1}
+"""Names of features, and how deep in lists they lie: all pictures in one tensor or a list; a list of such per layer."""
 
 
 def teach_log_probabilities(network: Any) -> None:
@@ -38,7 +42,7 @@ def teach_log_probabilities(network: Any) -> None:
             return original(*args, **inputs)
         given = {name: value for name, value in inputs.items() if value is not None}  # PEFT adds labels=None and more
         if features is not None:  # a fresh dict for each call: models write into it
-            given["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+            given["mm_encoder_outputs"] = {"image": SimpleNamespace(**features)}
         hidden = self.model(**given, use_cache=False).last_hidden_state  # (rows, length, width)
         return token_logps(self.get_output_embeddings(), hidden.flatten(0, 1)[predictors], targets)
 
@@ -56,12 +60,19 @@ def _encode_pictures(core: Any, pictures: Sequence[dict[str, torch.Tensor]]) -> 
     shown = [one for one in pictures if one]
     stackable = all(set(one) == {"pixel_values"} and one["pixel_values"].dim() == 4 for one in shown)
     if not shown or not stackable or len({one["pixel_values"].shape[1:] for one in shown}) > 1:
-        return [core.get_image_features(**one).pooler_output if one else None for one in pictures]
-    together = core.get_image_features(pixel_values=torch.cat([one["pixel_values"] for one in shown])).pooler_output
+        return [_features(core, one) if one else None for one in pictures]
+    together = _features(core, {"pixel_values": torch.cat([one["pixel_values"] for one in shown])})["pooler_output"]
     counts = [len(one["pixel_values"]) for one in shown]
     starts = iter([sum(counts[:number]) for number in range(len(counts))])
     sizes = iter(counts)
-    return [together[(start := next(starts)) : start + next(sizes)] if one else None for one in pictures]
+    return [
+        {"pooler_output": together[(start := next(starts)) : start + next(sizes)]} if one else None for one in pictures
+    ]
+
+
+def _features(core: Any, shown: dict[str, torch.Tensor]) -> Features:
+    found = core.get_image_features(**shown)
+    return {name: found[name] for name in FEATURES if name in found}
 
 
 def picture_inputs(model: Any, batch: Batch, *, image_once: bool) -> dict[str, Any]:
@@ -71,20 +82,36 @@ def picture_inputs(model: Any, batch: Batch, *, image_once: bool) -> dict[str, A
     """
     levels = batch.levels.tolist() if batch.sharing is None else [1] * len(batch.levels)
     pictures = batch.image_inputs
-    names = sorted({name for one in pictures for name in one})
-    inputs = {
-        name: torch.cat([one[name] for one, count in zip(pictures, levels, strict=True) if one for _ in range(count)])
-        for name in names
-        if not (image_once and name == "pixel_values")
+    repeated = [one for one, count in zip(pictures, levels, strict=True) if one for _ in range(count)]
+    names = sorted({name for one in repeated for name in one})
+    inputs = {  # beside features, no more than what gives positions
+        name: _stacked([one[name] for one in repeated]) for name in names if not image_once or name.endswith("grid_thw")
     }
     if not image_once or not names:
         return inputs
     with torch.no_grad():
-        features = model(pictures=list(pictures))
-    repeated = [one for one, count in zip(features, levels, strict=True) if one is not None for _ in range(count)]
-    if isinstance(repeated[0], torch.Tensor):
-        return {**inputs, "features": torch.cat(repeated)}
-    return {**inputs, "features": [picture for row in repeated for picture in row]}
+        encoded = model(pictures=list(pictures))
+    rows = [one for one, count in zip(encoded, levels, strict=True) if one is not None for _ in range(count)]
+    return {**inputs, "features": {name: _joined([row[name] for row in rows], FEATURES[name]) for name in rows[0]}}
+
+
+def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Put (pictures, ...) tensors in one, those of fewer tiles or smaller sides filled up with zeros."""
+    largest = [max(sides) for sides in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    filled = []
+    for tensor in tensors:
+        missing = [most - own for most, own in zip(largest, tensor.shape[1:], strict=True)]
+        filled.append(
+            pad(tensor, [side for lack in reversed(missing) for side in (0, lack)]) if any(missing) else tensor
+        )
+    return torch.cat(filled)
+
+
+def _joined(parts: Sequence[Any], depth: int) -> Any:
+    """Put the features of several rows in one: tensors and lists end to end, below `depth` levels of lists."""
+    if depth:
+        return [_joined(layer, depth - 1) for layer in zip(*parts, strict=True)]
+    return torch.cat(list(parts)) if isinstance(parts[0], torch.Tensor) else [one for part in parts for one in part]
 
 
 def row_inputs(batch: Batch, *, dense_mask: bool = False) -> dict[str, Any]:

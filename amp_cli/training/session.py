@@ -158,7 +158,12 @@ class Session:
         numbers = [*with_pictures, *range(len(data))][:2]
         loaded.model.train()
         try:
-            forward, self.self_test = choose_forward(loaded.model, [data[number] for number in numbers], pad_id=pad_id)
+            forward, self.self_test = choose_forward(
+                loaded.model,
+                [data[number] for number in numbers],
+                pad_id=pad_id,
+                max_length=self.config.max_length,
+            )
         except ValueError as error:
             raise AmpError(f"'{self.config.base}' cannot be trained with mdpo: {error}") from error
         if (slower := describe(self.self_test)) is not None:
