@@ -71,8 +71,8 @@ def _encode_pictures(core: Any, pictures: Sequence[dict[str, torch.Tensor]]) -> 
 
 
 def _features(core: Any, shown: dict[str, torch.Tensor]) -> Features:
-    found = core.get_image_features(**shown)
-    return {name: found[name] for name in FEATURES if name in found}
+    found = vars(core.get_image_features(**shown))
+    return {name: found[name] for name in FEATURES if found.get(name) is not None}
 
 
 def picture_inputs(model: Any, batch: Batch, *, image_once: bool) -> dict[str, Any]:
