@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import torch
 from mdpo_setting import Example, Setting, adapter_parameters, pair_texts
-from mdpo_variants import BETA, PENALTY
+from mdpo_variants import BETA, PENALTY, mixed_precision
 from torch.nn.utils.rnn import pad_sequence
 
 from amp_cli.core.prompts import EncodedItem
@@ -33,6 +33,7 @@ class Released:
     key: str = "released"
     what: str = "released arithmetic: two copies, K padded rows, tower per row"
     penalty: float = PENALTY
+    is_mixed: bool = False
 
     def networks(self) -> list[Any]:
         return [self.policy.get_base_model(), self.reference]
@@ -55,9 +56,10 @@ class Released:
         inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
         given = {name: value.to(device) for name, value in inputs.items()}
         answers = answers.to(device)
-        policy = self._logps(self.policy, given, answers)
-        with torch.no_grad():
-            reference = self._logps(self.reference, given, answers)
+        with mixed_precision(self.policy, self.is_mixed):
+            policy = self._logps(self.policy, given, answers)
+            with torch.no_grad():
+                reference = self._logps(self.reference, given, answers)
         found = mdpo_loss(policy[None], reference[None], beta=BETA, penalty=self.penalty, reduction="mean")
         found.loss.backward()
         return float(found.loss.detach())

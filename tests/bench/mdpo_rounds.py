@@ -176,7 +176,7 @@ _PACKED = ("packed", "packed_cached")
 
 
 def largest_difference(gradients: dict[str, torch.Tensor]) -> float:
-    """Return how far the packed rows' gradients are from the plain rows', as a share of their length; the larger one."""
+    """Return how far the packed rows' gradients are from the plain rows', as a share of it; the larger one."""
     return max(relative_difference(gradients[key], gradients["rows"]) for key in _PACKED)
 
 

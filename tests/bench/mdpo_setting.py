@@ -89,20 +89,20 @@ def make_setting(shape: str) -> Setting:
         target_modules=language_lora_targets(loaded.model),
     )
     teach_log_probabilities(loaded.model)
-    loaded.model = get_peft_model(loaded.model, lora)
-    stir_adapter(loaded.model)
+    loaded.model = add_adapter(loaded.model, lora)
     loaded.model.train()
     return Setting(shape=shape, loaded=loaded, base=base, lora=lora)
 
 
 @torch.no_grad()
-def stir_adapter(model: Any) -> None:
-    """Give LoRA's B, zero at the start, small random numbers, the same ones each time."""
-    generator = torch.Generator().manual_seed(1)
+def add_adapter(network: Any, lora: LoraConfig) -> Any:
+    """Return the network with a LoRA adapter whose A and B are random numbers, the same ones each time."""
+    torch.manual_seed(1)
+    model = get_peft_model(network, lora)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
-            drawn = torch.randn(parameter.shape, generator=generator) * ADAPTER_SPREAD
-            parameter.copy_(drawn)
+            parameter.normal_(std=ADAPTER_SPREAD)
+    return model
 
 
 def adapter_parameters(model: Any) -> list[torch.nn.Parameter]:

@@ -12,7 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+if __name__ == "__main__":  # before the libraries that read them
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
 
 import torch
 from mdpo_setting import SHAPES, make_example, make_setting

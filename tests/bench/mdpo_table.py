@@ -126,8 +126,8 @@ def for_people(results: Results) -> str:
     parts = [
         f"Shape {results.shape}: one item, {results.levels} levels, {results.unique_tokens} unique tokens, forward and "
         f"backward in one thread.\nGFLOP: by torch's counter, which leaves a CPU's fused attention out; this is beside "
-        f"it, by the counter's formulas.\nPeak: above the weights held before, by {results.memory_source}.\nLoad of the machine: "
-        f"{results.machine['load_before']:.1f} before, {results.machine['load_after']:.1f} after.",
+        f"it, by the counter's formulas.\nPeak: above the weights held before, by {results.memory_source}.\n"
+        f"Load of the machine: {results.machine['load_before']:.1f} before, {results.machine['load_after']:.1f} after.",
         _table(results.variants, results.unique_tokens),
         f"Gradient against plain rows: packed {results.float32_difference:.1e} in float32 and "
         f"{results.float64_difference:.1e} in float64; released arithmetic {results.released_difference:.1e}.\n"
@@ -148,7 +148,8 @@ def for_people(results: Results) -> str:
 def _table(variants: dict[str, Measured], unique: int) -> str:
     released = variants["released"]
     lines = [
-        f"{'':62} {'CPU s':>7} {'speed':>6} {'GFLOP':>6} {'+ attention':>11} {'tokens':>7} {'peak MB':>8} {'peak':>6} {'loss':>11}"
+        f"{'':62} {'CPU s':>7} {'speed':>6} {'GFLOP':>6} {'+ attention':>11} {'tokens':>7} {'peak MB':>8} "
+        f"{'peak':>6} {'loss':>11}"
     ]
     for one in variants.values():
         lines.append(

@@ -15,6 +15,11 @@ from amp_cli.training.reference import compute_reference
 BETA, PENALTY = 0.1, 1.0
 
 
+def mixed_precision(model: Any, is_mixed: bool) -> torch.autocast:
+    """Return a context with matrix products in bfloat16 on the model's device, or one that does nothing."""
+    return torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=is_mixed)
+
+
 class Variant(Protocol):
     """A way to make the step."""
 
@@ -41,6 +46,7 @@ class Ours:
     Attributes:
         policy: a PeftModel whose base `teach_log_probabilities` was given. forward: how items are read.
         reference: the (levels, rounds) log-probabilities computed before, None to compute them in every step.
+        is_mixed: matrix products in bfloat16, as our trainer has them on a GPU.
     """
 
     key: str
@@ -51,6 +57,7 @@ class Ours:
     is_cached: bool
     penalty: float = PENALTY
     reference: torch.Tensor | None = None
+    is_mixed: bool = False
 
     def networks(self) -> list[Any]:
         return [self.forward.network]
@@ -63,15 +70,17 @@ class Ours:
         self.forward.use()
         self.policy.train()
         if self.is_cached and self.reference is None:
-            (self.reference,) = compute_reference(
-                self.policy, self.forward, [self.item], tokens_per_step=self.forward.tokens([self.item])
-            )
+            with mixed_precision(self.policy, self.is_mixed):
+                (self.reference,) = compute_reference(
+                    self.policy, self.forward, [self.item], tokens_per_step=self.forward.tokens([self.item])
+                )
 
     def step(self) -> float:
         batch = self.forward.lay_out([self.item]).to(next(self.policy.parameters()).device)
-        shown = self.forward.show_pictures(self.policy, batch)
-        reference = self._reference(batch, shown)
-        policy = self.forward.round_logps(self.policy, batch, shown)
+        with mixed_precision(self.policy, self.is_mixed):
+            shown = self.forward.show_pictures(self.policy, batch)
+            reference = self._reference(batch, shown)
+            policy = self.forward.round_logps(self.policy, batch, shown)
         mask = level_mask(batch.levels)
         found = mdpo_loss(
             by_level(weigh_rounds(policy, 0.0), mask),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes  # noqa: F401  # it registers its operations
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -29,11 +30,16 @@ def _attention_backward(slope: Any, query: Any, key: Any, value: Any, *_: Any, *
     return int(sdpa_backward_flop_count(slope, query, key, value))
 
 
-CPU_ATTENTION = {
+def _packed_product(rows: Any, _: Any, shape: Any, *__: Any, **___: Any) -> int:
+    return int(2 * rows.numel() * shape[0])  # (..., in) by (out, in)
+
+
+FORMULAS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    torch.ops.bitsandbytes.gemm_4bit: _packed_product,
 }
-"""torch's formulas for fused attention, which its counter does not apply to the CPU's; a mask saves nothing in them."""
+"""What torch's counter does not know: fused attention on a CPU (by its formulas, masks or not) and 4-bit layers."""
 
 
 def cpu_seconds(step: Callable[[], Any]) -> float:
@@ -54,7 +60,7 @@ class Counted:
 
 def counted(step: Callable[[], Any], networks: Sequence[torch.nn.Module]) -> Counted:
     """Run a call and count; `networks` hold the decoders whose tokens are counted, padding and all."""
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter, counting_tokens(networks) as tokens:
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter, counting_tokens(networks) as tokens:
         step()
     operations = counter.get_flop_counts().get("Global", {})
     attention = sum(count for name, count in operations.items() if "attention" in str(name))
