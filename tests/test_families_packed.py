@@ -139,6 +139,21 @@ def test_positions_scaled_by_what_is_read_together_are_refused_beyond_their_leng
         assert why == "its positions depend on the longest item read together beyond 64 tokens; max_length is 65"
 
 
+def test_pictures_that_see_themselves_in_a_way_unknown_to_us_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build("Gemma3").get_base_model()
+    assert families.why_not_shared(network, max_length=LONGEST, dense_mask=False) is None
+    network.config.get_text_config().use_bidirectional_attention = True  # Gemma4 says "vision"
+    monkeypatch.setattr(families, "WHOLE_PICTURES", ())
+    why = families.why_not_shared(network, max_length=LONGEST, dense_mask=False)
+    assert why == "the tokens of a picture see one another in some of its layers"
+
+
+def test_a_family_that_marks_tokens_in_a_way_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "MARKED_OTHERWISE", ("qwen2_5_vl",))
+    with pytest.raises(ValueError, match="models of type 'qwen2_5_vl' mark picture tokens in a way of their own"):
+        chosen("Qwen2.5-VL")
+
+
 def test_layers_that_read_a_row_in_order_are_found_out_by_measuring_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("amp_cli.training.selftest.why_not_shared", lambda network, **settings: None)
     for name in ("LFM2-VL", "Qwen3.5", "PaliGemma"):

@@ -16,6 +16,9 @@ WHOLE_PICTURES = ("gemma3",)
 WHOLE_PROMPTS = ("paligemma",)
 """Model types in which all that stands before the first answer sees all of itself."""
 
+MARKED_OTHERWISE = ("molmo2",)
+"""Model types that mark more tokens as pictures' than those that stand for them, and read the prompt by these marks."""
+
 SCALED_BY_LENGTH = ("dynamic", "longrope")
 """Kinds of rotary positions that depend on the longest sequence read together, beyond an original length."""
 
@@ -35,14 +38,19 @@ def token_types(network: Any, input_ids: torch.Tensor, answers: torch.Tensor) ->
 
     Args:
         answers: (rows,) place of each row's first answer token.
+
+    Raises:
+        ValueError: we do not know how this family marks tokens.
     """
     name = next((name for name in ("mm_token_type_ids", "token_type_ids") if takes(network, name)), None)
     if name is None:
         return {}
+    if network.config.model_type in MARKED_OTHERWISE:
+        raise ValueError(f"models of type '{network.config.model_type}' mark picture tokens in a way of their own")
     if network.config.model_type in WHOLE_PROMPTS:
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
         return {name: (places >= answers[:, None].to(input_ids.device)).int()}
-    return {name: _stands_for_pictures(network, input_ids).int()}
+    return {name: stands_for_pictures(network, input_ids).int()}
 
 
 def positions_of(network: Any) -> Positions | None:
@@ -64,7 +72,7 @@ def picture_blocks(network: Any, input_ids: torch.Tensor) -> torch.Tensor | None
     """Return each token's picture, numbered along the row (length,), -1 for text; None where only order counts."""
     if network.config.model_type not in WHOLE_PICTURES:
         return None
-    inside = _stands_for_pictures(network, input_ids).long()
+    inside = stands_for_pictures(network, input_ids).long()
     begins = (inside.diff(prepend=inside.new_zeros(1)) == 1).long()
     return torch.where(inside == 1, begins.cumsum(0) - 1, -1)
 
@@ -82,6 +90,8 @@ def why_not_shared(network: Any, *, max_length: int, dense_mask: bool) -> str | 
     other = sorted(types - {"full_attention", "sliding_attention"})
     if network.config.model_type in WHOLE_PROMPTS:
         return "it reads prompts in both directions"
+    if getattr(text, "use_bidirectional_attention", None) and network.config.model_type not in WHOLE_PICTURES:
+        return "the tokens of a picture see one another in some of its layers"
     if other:
         return f"its layers of type '{other[0]}' cannot be told which tokens see one another"
     if (limit := _original_length(text)) is not None and max_length > limit:
@@ -108,7 +118,7 @@ def _original_length(text: Any) -> int | None:
     return min(lengths, default=None)
 
 
-def _stands_for_pictures(network: Any, input_ids: torch.Tensor) -> torch.Tensor:
+def stands_for_pictures(network: Any, input_ids: torch.Tensor) -> torch.Tensor:
     """Return the bool mask of the tokens that stand for pictures; none where the configuration names no such token."""
     named = vars(network.config)
     token = named.get("image_token_id", named.get("image_token_index"))
