@@ -1,8 +1,9 @@
 """Measures variants of the step side by side: in alternating rounds, with checkpointing, in float64, by levels."""
 
+import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,13 +17,10 @@ from amp_cli.core.prompts import EncodedItem
 from amp_cli.training.forward import ROWS, SHARED, ForwardPass
 from amp_cli.training.layout import unique_tokens
 
-TRL_REPEATS = 2
-"""On shape B one round of TRL's two forms takes as long as six of all others."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A variant's step: CPU seconds (least of the rounds), what it computes, MiB above what was held, its gradient."""
+    """A variant's step: CPU seconds (the least), operations, MiB above what was held (the median), gradient."""
 
     what: str
     cpu_seconds: float
@@ -81,44 +79,60 @@ def all_variants(setting: Setting, example: Example) -> list[Variant]:
     return [*trl_variants(setting, example), released, *ours(setting, item).values()]
 
 
-def measure(variants: Sequence[Variant], *, repeats: int, source: str) -> dict[str, Measured]:
-    """Measure the variants in turn: a round that counts, then `repeats` timed ones, every second in reverse.
+COUNT, MEMORY, TIME = "count", "memory", "time"
+MEMORY_ROUNDS = 3
+MOST_OF_TRL = {COUNT: 1, MEMORY: 1, TIME: 2}
+"""On shape B a round of TRL's two forms takes two and a half times as long as one of all the others."""
 
-    Memory is measured in the first timed round. TRL takes part in two timed rounds at most.
-    """
-    counts: dict[str, tuple[Counted, torch.Tensor]] = {}
-    seconds: dict[str, list[float]] = {variant.key: [] for variant in variants}
-    peaks: dict[str, float] = {}
-    losses: dict[str, float] = {}
-    for number in range(repeats + 1):
-        for variant in variants if number % 2 else reversed(variants):
-            if isinstance(variant, TrlPairs) and number > TRL_REPEATS:
-                continue
-            variant.prepare()
-            forget_gradient(variant.trained())
 
-            def step(variant: Variant = variant) -> None:
-                losses[variant.key] = variant.step()
+@dataclass(kw_only=True)
+class Taken:
+    """What the rounds have taken of one variant so far."""
 
-            if number == 0:
-                count = counted(step, variant.networks())
-                counts[variant.key] = count, gradient(variant.trained())
-            elif number == 1:
-                peaks[variant.key] = peak_mb(lambda: seconds[variant.key].append(cpu_seconds(step)), source)  # noqa: B023
-            else:
-                seconds[variant.key].append(cpu_seconds(step))
-            forget_gradient(variant.trained())
-    return {
-        variant.key: Measured(
-            what=variant.what,
-            cpu_seconds=min(seconds[variant.key]),
-            counted=counts[variant.key][0],
-            peak_mb=peaks[variant.key],
-            loss=losses[variant.key],
-            gradient=counts[variant.key][1],
+    counts: list[Counted] = field(default_factory=list)
+    gradients: list[torch.Tensor] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    def take(self, what: str, variant: Variant, source: str) -> None:
+        """Make the step once and keep what this round is for."""
+        variant.prepare()
+        forget_gradient(variant.trained())
+
+        def step() -> None:
+            self.losses.append(variant.step())
+
+        if what == COUNT:
+            self.counts.append(counted(step, variant.networks()))
+            self.gradients.append(gradient(variant.trained()))
+        elif what == MEMORY:
+            self.peaks.append(peak_mb(step, source))
+        else:
+            self.seconds.append(cpu_seconds(step))
+        forget_gradient(variant.trained())
+
+    def measured(self, what: str) -> Measured:
+        return Measured(
+            what=what,
+            cpu_seconds=min(self.seconds),
+            counted=self.counts[0],
+            peak_mb=statistics.median(self.peaks),
+            loss=self.losses[0],
+            gradient=self.gradients[0],
         )
-        for variant in variants
-    }
+
+
+def measure(variants: Sequence[Variant], *, repeats: int, source: str) -> dict[str, Measured]:
+    """Measure the variants in turn, every other round in reverse: one counts, three take memory, the rest are timed."""
+    taken = {variant.key: Taken() for variant in variants}
+    rounds = [COUNT, *[MEMORY] * MEMORY_ROUNDS, *[TIME] * repeats]
+    for number, what in enumerate(rounds):
+        for variant in variants if number % 2 else reversed(variants):
+            if isinstance(variant, TrlPairs) and rounds[:number].count(what) >= MOST_OF_TRL[what]:
+                continue
+            taken[variant.key].take(what, variant, source)
+    return {variant.key: taken[variant.key].measured(variant.what) for variant in variants}
 
 
 def measure_checkpointed(setting: Setting, example: Example, *, repeats: int, source: str) -> dict[str, Measured]:
@@ -138,6 +152,7 @@ def checkpointing(network: Any) -> Iterator[None]:
         yield
     finally:
         network.gradient_checkpointing_disable()
+        network.disable_input_require_grads()  # else the first layer's inputs go on getting gradients
 
 
 def measure_growth(setting: Setting, levels: Sequence[int], *, repeats: int) -> dict[str, Growth]:

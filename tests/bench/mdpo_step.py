@@ -90,7 +90,9 @@ def numbers(text: str) -> tuple[int, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="b")
-    parser.add_argument("--repeats", type=int, default=3, help="timed rounds, at least 1 (3); TRL takes part in two")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="timed rounds, at least 1 (3); TRL takes part in two at most"
+    )
     parser.add_argument("--levels", type=numbers, default=(2, 4, 8), help="for the growth with tokens (2,4,8)")
     parser.add_argument("--gpu", action="store_true", help="a 7B's shape on this machine's CUDA card instead")
     parser.add_argument("--json", action="store_true")
