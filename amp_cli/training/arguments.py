@@ -4,12 +4,26 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from peft import LoraConfig
 
+from amp_cli.core.adapters import language_lora_targets
 from amp_cli.training.checkpoints import FOLDER
 from amp_cli.training.config import TrainConfig
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 """transformers' own "constant" would skip the warm-up."""
+
+
+def lora_config(config: TrainConfig, network: Any) -> LoraConfig:
+    """Return the fresh adapter: LoRA on the language model's projections."""
+    return LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        bias="none",
+        task_type="CAUSAL_LM",
+        target_modules=language_lora_targets(network),
+    )
 
 
 def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, checkpointing: bool) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """One training session: load, check, go on from the last checkpoint, train, write the adapter."""
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -7,27 +8,31 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from peft import LoraConfig, get_peft_model
+from accelerate.utils import gather_object
+from peft import get_peft_model
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
-from amp_cli.core.adapters import language_lora_targets
 from amp_cli.core.events import report
 from amp_cli.core.machine import peak_memory_mb
 from amp_cli.core.models import LoadedModel, load_model
 from amp_cli.errors import AmpError
-from amp_cli.training.arguments import trainer_arguments
+from amp_cli.training.arguments import lora_config, trainer_arguments
 from amp_cli.training.callbacks import RunReport, cut_metrics
 from amp_cli.training.card import ADAPTER, finish_adapter
 from amp_cli.training.checkpoints import last_complete, remove_incomplete
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import load_items
 from amp_cli.training.dataset import EncodedItems, usable_items
+from amp_cli.training.estimate import choose_checkpointing, estimate_memory, room_on, spread_sample
 from amp_cli.training.forward import ForwardPass
 from amp_cli.training.logprobs import teach_log_probabilities
 from amp_cli.training.reference import ReferenceCache, cache_identity, choose_reference, fill_cache
 from amp_cli.training.selftest import SelfTest, choose_forward, describe
 from amp_cli.training.trainer import MDPOTrainer
+
+SAMPLED = 32
+"""Items from which the longest is taken for the estimate of memory."""
 
 
 def load_policy(config: TrainConfig, device: str) -> LoadedModel:
@@ -52,15 +57,7 @@ def load_policy(config: TrainConfig, device: str) -> LoadedModel:
     set_seed(config.seed)
     if config.adapter is not None:
         return loaded
-    lora = LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        bias="none",
-        task_type="CAUSAL_LM",
-        target_modules=language_lora_targets(loaded.model),
-    )
-    loaded.model = get_peft_model(loaded.model, lora)
+    loaded.model = get_peft_model(loaded.model, lora_config(config, loaded.model))
     return loaded
 
 
@@ -78,6 +75,9 @@ class Session:
         """Train to the end and return what `result.json` holds."""
         start = time.monotonic()
         loaded = load_policy(self.config, str(self.state.device))
+        # FSDP shards by layer; the classes that models name for it include some that these models do not have
+        layer = type(loaded.model.get_decoder().layers[0]).__name__
+        os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", layer)
         for note in loaded.notes:
             self._note(note)
         items = EncodedItems(loaded, load_items(self.run_folder, self.config.method), method=self.config.method)
@@ -137,7 +137,7 @@ class Session:
 
     def _mdpo_trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport, pad_id: int) -> Trainer:
         forward = self._forward(loaded, data, pad_id)
-        arguments = self._arguments(loaded, bool(self.config.gradient_checkpointing))
+        arguments = self._arguments(loaded, self._checkpointing(loaded, data, forward))
         return MDPOTrainer(
             config=self.config,
             forward=forward,
@@ -147,6 +147,25 @@ class Session:
             train_dataset=data,
             callbacks=[callback],
         )
+
+    def _checkpointing(self, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass) -> bool:
+        """Return whether to checkpoint gradients: where the process with the least memory would not do without."""
+        wanted, processes = self.config.gradient_checkpointing, self.state.num_processes
+        estimate = estimate_memory(
+            forward.network,
+            self.config,
+            [data[number] for number in spread_sample(len(data), SAMPLED)],
+            precision=loaded.identity["dtype"],
+            on_gpu=self.state.device.type == "cuda",
+            processes=processes,
+            layout=forward.layout,
+        )
+        held = estimate.weights + estimate.adapter // 4
+        room = min(gather_object([room_on(self.state.device, held=held, processes=processes)]))
+        is_on, why = choose_checkpointing(wanted, estimate, room)
+        self._say(why)
+        self.facts |= {"gradient_checkpointing": is_on, "estimate": estimate.to_json()}
+        return is_on
 
     def _arguments(self, loaded: LoadedModel, checkpointing: bool) -> dict[str, Any]:
         precision = loaded.identity["dtype"]
