@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -175,13 +176,17 @@ def test_a_row_must_hold_each_item_s_own_positions(monkeypatch: pytest.MonkeyPat
     assert "differ by" in test.refused[0][1]
 
 
+class _Marked:
+    def forward(self, input_ids: torch.Tensor, mm_token_type_ids: torch.Tensor) -> None: ...
+
+
 def test_a_model_that_names_no_picture_token_is_read_as_text() -> None:
-    network = build("Qwen2.5-VL").get_base_model()
-    ids = torch.tensor([[5, IMAGE, IMAGE, 6]])
-    starts = torch.tensor([3])
-    assert families.token_types(network, ids, starts)["mm_token_type_ids"].tolist() == [[0, 1, 1, 0]]
-    del network.config.image_token_id
-    assert families.token_types(network, ids, starts)["mm_token_type_ids"].tolist() == [[0, 0, 0, 0]]
+    network = SimpleNamespace(model=_Marked(), config=hf.LlamaConfig(**TEXT))
+    types = families.token_types(network, torch.tensor([[5, IMAGE, IMAGE, 6]]), torch.tensor([3]))
+    assert types["mm_token_type_ids"].tolist() == [[0, 0, 0, 0]]
+    network.config = hf.LlavaConfig(image_token_index=IMAGE)
+    types = families.token_types(network, torch.tensor([[5, IMAGE, IMAGE, 6]]), torch.tensor([3]))
+    assert types["mm_token_type_ids"].tolist() == [[0, 1, 1, 0]]
 
 
 def test_pictures_that_see_all_of_themselves_are_numbered_along_the_row() -> None:
