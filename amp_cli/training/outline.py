@@ -77,8 +77,8 @@ class Outline:
         return found[1] + (found[1] - found[0]) * max(0, len(layers) - 3)
 
     def _pass_of_depth(self, forward: ForwardPass, batch: Batch) -> int:
+        inputs = row_inputs(batch, dense_mask=forward.layout == SHARED_DENSE)
         with self._counted() as counter:
-            inputs = row_inputs(batch, dense_mask=forward.layout == SHARED_DENSE)
             with self._precision():
                 logps = self.model(**inputs, predictors=batch.predictors, targets=batch.targets)  # (N,)
             logps.double().sum().backward()

@@ -26,7 +26,6 @@ from amp_cli.training.forward import SHARED, ForwardPass
 LEVELS = 4
 CLAIM = 0.25
 LIBRARIES_MB = 8
-REPEATS = 3
 RETURN_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # bytes; glibc's
 
 
@@ -37,6 +36,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--repeats", type=int, default=3, help="passes of which the median counts")
     parser.add_argument("--malloc-keeps", action="store_true", help="leave malloc as it is by default")
     given = parser.parse_args()
     if not given.malloc_keeps and RETURN_AT_ONCE.items() - os.environ.items():
@@ -45,7 +45,9 @@ def main() -> None:
     rows = [
         row
         for shape in ([given.shape] if given.shape else SHAPES)
-        for row in measure(shape, [int(count) for count in given.items.split(",")], given.device, given.bfloat16)
+        for row in measure(
+            shape, [int(count) for count in given.items.split(",")], given.device, given.bfloat16, given.repeats
+        )
     ]
     if given.json:
         json.dump(
@@ -65,7 +67,7 @@ def main() -> None:
     print(f"within {CLAIM:.0%} (or {LIBRARIES_MB} MiB, which libraries take for themselves): {'yes' if held else 'NO'}")
 
 
-def measure(shape: str, counts: list[int], device: str, bfloat16: bool) -> list[dict[str, Any]]:
+def measure(shape: str, counts: list[int], device: str, bfloat16: bool, repeats: int) -> list[dict[str, Any]]:
     """Return a row for each number of items, without and with gradient checkpointing."""
     setting = make_setting(shape)
     precision = "bfloat16" if bfloat16 else "float32"
@@ -100,7 +102,7 @@ def measure(shape: str, counts: list[int], device: str, bfloat16: bool) -> list[
             else:
                 setting.network.gradient_checkpointing_disable()
             estimated = estimate.of_pass(checkpointing=is_on) / 2**20
-            measured = peak_of_step(setting, forward, [item] * count, device, bfloat16)
+            measured = peak_of_step(setting, forward, [item] * count, device, bfloat16, repeats)
             rows.append(
                 {
                     "shape": shape,
@@ -115,7 +117,9 @@ def measure(shape: str, counts: list[int], device: str, bfloat16: bool) -> list[
     return rows
 
 
-def peak_of_step(setting: Any, forward: ForwardPass, items: list[EncodedItem], device: str, autocast: bool) -> float:
+def peak_of_step(
+    setting: Any, forward: ForwardPass, items: list[EncodedItem], device: str, autocast: bool, repeats: int
+) -> float:
     """Return the MiB that a pass takes above what is held before it, the median of some."""
 
     def step() -> None:
@@ -127,7 +131,7 @@ def peak_of_step(setting: Any, forward: ForwardPass, items: list[EncodedItem], d
     step()  # gradients are there from now on
     assert all(parameter.grad is not None for parameter in adapter_parameters(setting.policy))
     found = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         if device == "cpu":
             found.append(peak_mb(step, memory_source()))
             continue
@@ -135,7 +139,7 @@ def peak_of_step(setting: Any, forward: ForwardPass, items: list[EncodedItem], d
         before = torch.cuda.memory_allocated()
         step()
         found.append((torch.cuda.max_memory_allocated() - before) / 2**20)
-    return sorted(found)[REPEATS // 2]
+    return sorted(found)[repeats // 2]
 
 
 if __name__ == "__main__":
