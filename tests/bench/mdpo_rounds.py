@@ -1,16 +1,29 @@
 """Measures variants of the step side by side: in alternating rounds, with checkpointing, in float64, by levels."""
 
-import statistics
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from mdpo_peers import Released, TrlPairs, forget_gradient, gradient, trl_variants
-from mdpo_setting import Example, Setting, in_double, make_example
+from mdpo_setting import Example, Setting, in_double, make_example, make_setting
 from mdpo_variants import Ours, Variant
-from measuring import Counted, Line, counted, cpu_seconds, fit_line, peak_mb, relative_difference
+from measuring import (
+    OWN_PAGES,
+    Counted,
+    Line,
+    counted,
+    cpu_seconds,
+    fit_line,
+    memory_source,
+    peak_mb,
+    relative_difference,
+)
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from amp_cli.core.prompts import EncodedItem
@@ -20,7 +33,7 @@ from amp_cli.training.layout import unique_tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A variant's step: CPU seconds (the least), operations, MiB above what was held (the median), gradient."""
+    """A variant's step: CPU seconds (the least), operations, MiB above what was held, gradient."""
 
     what: str
     cpu_seconds: float
@@ -72,16 +85,20 @@ def ours(setting: Setting, item: EncodedItem) -> dict[str, Ours]:
     }
 
 
-def all_variants(setting: Setting, example: Example) -> list[Variant]:
-    """Return every variant, the slowest first."""
+def own_variants(setting: Setting, example: Example) -> list[Variant]:
+    """Return the released arithmetic and the product's step."""
     item = example.encoded
     released = Released(policy=setting.policy, reference=setting.base, item=item, pad_id=setting.pad_id)
-    return [*trl_variants(setting, example), released, *ours(setting, item).values()]
+    return [released, *ours(setting, item).values()]
 
 
-COUNT, MEMORY, TIME = "count", "memory", "time"
-MEMORY_ROUNDS = 3
-MOST_OF_TRL = {COUNT: 1, MEMORY: 1, TIME: 2}
+def all_variants(setting: Setting, example: Example) -> list[Variant]:
+    """Return every variant, the slowest first."""
+    return [*trl_variants(setting, example), *own_variants(setting, example)]
+
+
+COUNT, TIME = "count", "time"
+MOST_OF_TRL = {COUNT: 1, TIME: 2}
 """On shape B a round of TRL's two forms takes two and a half times as long as one of all the others."""
 
 
@@ -91,11 +108,10 @@ class Taken:
 
     counts: list[Counted] = field(default_factory=list)
     gradients: list[torch.Tensor] = field(default_factory=list)
-    peaks: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
-    def take(self, what: str, variant: Variant, source: str) -> None:
+    def take(self, what: str, variant: Variant) -> None:
         """Make the step once and keep what this round is for."""
         variant.prepare()
         forget_gradient(variant.trained())
@@ -106,42 +122,71 @@ class Taken:
         if what == COUNT:
             self.counts.append(counted(step, variant.networks()))
             self.gradients.append(gradient(variant.trained()))
-        elif what == MEMORY:
-            self.peaks.append(peak_mb(step, source))
         else:
             self.seconds.append(cpu_seconds(step))
         forget_gradient(variant.trained())
 
-    def measured(self, what: str) -> Measured:
-        return Measured(
-            what=what,
-            cpu_seconds=min(self.seconds),
-            counted=self.counts[0],
-            peak_mb=statistics.median(self.peaks),
-            loss=self.losses[0],
-            gradient=self.gradients[0],
-        )
 
-
-def measure(variants: Sequence[Variant], *, repeats: int, source: str) -> dict[str, Measured]:
-    """Measure the variants in turn, every other round in reverse: one counts, three take memory, the rest are timed."""
+def measure(variants: Sequence[Variant], peaks: dict[str, float], *, repeats: int) -> dict[str, Measured]:
+    """Measure the variants in turn, every other round in reverse: one round counts, the others are timed."""
     taken = {variant.key: Taken() for variant in variants}
-    rounds = [COUNT, *[MEMORY] * MEMORY_ROUNDS, *[TIME] * repeats]
+    rounds = [COUNT, *[TIME] * repeats]
     for number, what in enumerate(rounds):
         for variant in variants if number % 2 else reversed(variants):
             if isinstance(variant, TrlPairs) and rounds[:number].count(what) >= MOST_OF_TRL[what]:
                 continue
-            taken[variant.key].take(what, variant, source)
-    return {variant.key: taken[variant.key].measured(variant.what) for variant in variants}
+            taken[variant.key].take(what, variant)
+    return {
+        variant.key: Measured(
+            what=variant.what,
+            cpu_seconds=min(taken[variant.key].seconds),
+            counted=taken[variant.key].counts[0],
+            peak_mb=peaks[variant.key],
+            loss=taken[variant.key].losses[0],
+            gradient=taken[variant.key].gradients[0],
+        )
+        for variant in variants
+    }
 
 
-def measure_checkpointed(setting: Setting, example: Example, *, repeats: int, source: str) -> dict[str, Measured]:
-    """Measure the released arithmetic and our packed rows with gradient checkpointing."""
-    item = example.encoded
-    released = Released(policy=setting.policy, reference=setting.base, item=item, pad_id=setting.pad_id)
-    packed = [variant for key, variant in ours(setting, item).items() if key != "rows"]
+def checkpointed_variants(setting: Setting, example: Example) -> list[Variant]:
+    """Return what is measured with gradient checkpointing too: the released arithmetic and our packed rows."""
+    return [variant for variant in own_variants(setting, example) if variant.key != "rows"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peaks:
+    """Peak memory by variant, MiB, without and with gradient checkpointing, and what it was read from."""
+
+    kept: dict[str, float]
+    checkpointed: dict[str, float]
+    source: str
+
+
+def measure_peaks(shape: str, levels: int) -> Peaks:
+    """Measure memory in a process of its own, which has done nothing before and has `OWN_PAGES`."""
+    with patch.dict(os.environ, OWN_PAGES), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(peaks_here, shape, levels).result()
+
+
+def peaks_here(shape: str, levels: int) -> Peaks:
+    """Measure memory in this process."""
+    torch.set_num_threads(1)
+    setting = make_setting(shape)
+    example = make_example(setting, levels)
+    source = memory_source()
+
+    def peaks(variants: Sequence[Variant]) -> dict[str, float]:
+        found = {}
+        for variant in variants:
+            variant.prepare()
+            found[variant.key] = peak_mb(variant.step, source)
+            forget_gradient(variant.trained())
+        return found
+
+    kept = peaks(all_variants(setting, example))
     with checkpointing(setting.network):
-        return measure([released, *packed], repeats=repeats, source=source)
+        return Peaks(kept=kept, checkpointed=peaks(checkpointed_variants(setting, example)), source=source)
 
 
 @contextmanager
@@ -156,13 +201,13 @@ def checkpointing(network: Any) -> Iterator[None]:
 
 
 def measure_growth(setting: Setting, levels: Sequence[int], *, repeats: int) -> dict[str, Growth]:
-    """Measure our packed rows on items with these numbers of levels, in turn."""
+    """Measure our packed rows on items with these numbers of levels, in turn, in twice as many rounds: they are cheap."""
     items = {count: make_example(setting, count).encoded for count in levels}
     variants = {(key, count): ours(setting, item)[key] for count, item in items.items() for key in _PACKED}
     named = [replace(variant, key=f"{key} {count}") for (key, count), variant in variants.items()]
     seconds: dict[str, list[float]] = {variant.key: [] for variant in named}
     gflop: dict[str, float] = {}
-    for number in range(repeats + 1):
+    for number in range(2 * repeats + 1):
         for variant in named if number % 2 else reversed(named):
             variant.prepare()
             forget_gradient(setting.policy)

@@ -34,34 +34,38 @@ def run(shape: str, *, repeats: int, levels: tuple[int, ...]) -> Results:
     """Measure everything on one shape."""
     from mdpo_rounds import (
         all_variants,
+        checkpointed_variants,
+        checkpointing,
         double_difference,
         largest_difference,
         measure,
-        measure_checkpointed,
         measure_growth,
+        measure_peaks,
         trl_difference,
     )
-    from measuring import memory_source, relative_difference
+    from measuring import relative_difference
 
     torch.set_num_threads(1)
     load_before = os.getloadavg()[0]
-    source = memory_source()
+    peaks = measure_peaks(shape, LEVELS)
     setting = make_setting(shape)
     example = make_example(setting, LEVELS)
-    variants = measure(all_variants(setting, example), repeats=repeats, source=source)
+    variants = measure(all_variants(setting, example), peaks.kept, repeats=repeats)
+    with checkpointing(setting.network):
+        checkpointed = measure(checkpointed_variants(setting, example), peaks.checkpointed, repeats=repeats)
     gradients = {key: one.gradient for key, one in variants.items()}
     return Results(
         shape=shape,
         levels=LEVELS,
         unique_tokens=unique_tokens(example.encoded),
         variants=variants,
-        checkpointed=measure_checkpointed(setting, example, repeats=repeats, source=source),
+        checkpointed=checkpointed,
         growth=measure_growth(setting, levels, repeats=repeats),
         float32_difference=largest_difference(gradients),
         float64_difference=double_difference(setting, example.encoded),
         released_difference=relative_difference(gradients["released"], gradients["rows"]),
         trl_difference=trl_difference(setting, example.encoded, variants),
-        memory_source=source,
+        memory_source=peaks.source,
         machine=machine(load_before),
     )
 

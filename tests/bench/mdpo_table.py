@@ -130,7 +130,8 @@ def for_people(results: Results) -> str:
     parts = [
         f"Shape {results.shape}: one item, {results.levels} levels, {results.unique_tokens} unique tokens, forward and "
         f"backward in one thread.\nGFLOP: by torch's counter, which leaves a CPU's fused attention out; this is beside "
-        f"it, by the counter's formulas.\nPeak: above the weights held before, by {results.memory_source}.\n"
+        f"it, by the counter's formulas.\nPeak: above the weights held before, in a process of its own, by "
+        f"{results.memory_source}.\n"
         f"Load of the machine: {results.machine['load_before']:.1f} before, {results.machine['load_after']:.1f} after.",
         _table(results.variants, results.unique_tokens),
         f"Gradient against plain rows: packed {results.float32_difference:.1e} in float32 and "

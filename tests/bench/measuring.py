@@ -20,6 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 BY_KERNEL, BY_TENSORS = "the kernel (VmHWM, reset before each step)", "the sizes of living tensors"
+OWN_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
+"""Environment in which glibc gives tensors pages of their own from the start, and takes them back at once.
+
+Else what a step adds to the process depends on the holes that earlier steps left: 840 to 970 MB for the same one.
+"""
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
