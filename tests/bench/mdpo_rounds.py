@@ -201,7 +201,7 @@ def checkpointing(network: Any) -> Iterator[None]:
 
 
 def measure_growth(setting: Setting, levels: Sequence[int], *, repeats: int) -> dict[str, Growth]:
-    """Measure our packed rows on items with these numbers of levels, in turn, in twice as many rounds: they are cheap."""
+    """Measure our packed rows on items with these numbers of levels, in turn, in twice the rounds: they are cheap."""
     items = {count: make_example(setting, count).encoded for count in levels}
     variants = {(key, count): ours(setting, item)[key] for count, item in items.items() for key in _PACKED}
     named = [replace(variant, key=f"{key} {count}") for (key, count), variant in variants.items()]
