@@ -1,7 +1,10 @@
 """Shared by all tests: one thread, no network, nothing of the user's environment."""
 
 import os
+import tempfile
 
+_HOME = tempfile.TemporaryDirectory(prefix="amp-tests-")
+os.environ["AMP_HOME"] = _HOME.name  # nothing of the user's cache is read or written
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"

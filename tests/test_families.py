@@ -21,8 +21,8 @@ from amp_cli.core.models import load_model
 from amp_cli.core.prompts import encode_item
 from amp_cli.core.requests import Decoding, Request
 from amp_cli.training.config import load_config
-from amp_cli.training.layout import lay_out
-from amp_cli.training.logprobs import check_log_probabilities
+from amp_cli.training.forward import SHARED
+from amp_cli.training.selftest import choose_forward
 from amp_cli.training.session import load_policy
 
 GRID = [[32, 64], [64, 32], [64, 64]]
@@ -85,7 +85,7 @@ def test_pictures_of_other_shapes_share_a_batch(folder: Path, tmp_path: Path) ->
     assert texts[1] == texts[3]
 
 
-def test_log_probabilities_are_the_model_s_own_with_pictures_encoded_once(folder: Path) -> None:
+def test_log_probabilities_are_the_model_s_own_with_levels_in_a_row_and_pictures_encoded_once(folder: Path) -> None:
     config = load_config("tiny", base=str(folder), overrides=["lora_r=4"])
     loaded = load_policy(config, "cpu")
     loaded.model.train()
@@ -95,4 +95,6 @@ def test_log_probabilities_are_the_model_s_own_with_pictures_encoded_once(folder
         encode_item(loaded, question, levels, [Image.new("RGB", size, (9, 99, 9))]) for size in [(70, 40), (64, 64)]
     ]
     assert items[0].image_inputs["pixel_values"].shape[1:] == (5, 3, 32, 32)  # the overview and four tiles
-    assert check_log_probabilities(loaded.model, lay_out(items)) == (True, "")
+    way, test = choose_forward(loaded.model, items, pad_id=0, max_length=512)
+    assert (way.layout, way.image_once) == (SHARED, True)
+    assert test.difference < 1e-4

@@ -16,8 +16,9 @@ from amp_cli.core.prompts import EncodedItem, encode_item
 from amp_cli.errors import AmpError
 from amp_cli.records import PreferenceItem
 from amp_cli.training.config import load_config
-from amp_cli.training.layout import by_level, lay_out, level_mask
-from amp_cli.training.logprobs import picture_inputs, response_logps
+from amp_cli.training.forward import LAYOUTS, ForwardPass
+from amp_cli.training.layout import by_level, level_mask
+from amp_cli.training.logprobs import weigh_rounds
 from amp_cli.training.loss import mdpo_loss
 from amp_cli.training.session import load_policy
 
@@ -108,19 +109,22 @@ BATCHES = [
 ]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("name", "batch"), BATCHES, ids=[f"{name}-{batch['item_ids']}" for name, batch in BATCHES])
 def test_log_probabilities_losses_and_gradients_are_those_of_the_released_code(
-    name: str, batch: dict[str, Any]
+    name: str, batch: dict[str, Any], layout: str
 ) -> None:
     model = policy_for(name).model
     model.train()
     model.zero_grad()
-    rows = lay_out([encoded(name, number) for number in batch["item_indices"]], round_weight=0.05)
-    shown = picture_inputs(model, rows, image_once=True)
-    mask = level_mask(rows["levels"])
+    way = ForwardPass(network=model.get_base_model(), pad_id=0, layout=layout)
+    way.use()
+    rows = way.lay_out([encoded(name, number) for number in batch["item_indices"]])
+    shown = way.show_pictures(model, rows)
+    mask = level_mask(rows.levels)
     with torch.no_grad(), model.disable_adapter():
-        reference = by_level(response_logps(model, rows, shown), mask)
-    policy_logps = by_level(response_logps(model, rows, shown), mask)
+        reference = by_level(weigh_rounds(way.round_logps(model, rows, shown), 0.05), mask)
+    policy_logps = by_level(weigh_rounds(way.round_logps(model, rows, shown), 0.05), mask)
     close = {"rtol": 1e-4, "atol": 1e-3}
     torch.testing.assert_close(reference, torch.tensor(batch["logps_reference"]).double().T, **close)
     torch.testing.assert_close(policy_logps, torch.tensor(batch["logps_policy"]).double().T, **close)

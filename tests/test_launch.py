@@ -99,7 +99,7 @@ def test_a_file_without_a_usable_item_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_accelerate_config_follows_the_machines_gpus() -> None:
-    config = RAGGED.changed(global_batch_size=16, per_device_batch_size=1)
+    config = RAGGED.changed(global_batch_size=16)
     for gpus, name, processes in (([], "cpu", 1), (["0"], "one_gpu", 1), (["0", "1", "2", "3"], "multi_gpu", 4)):
         planned = plan_launch(config, gpus)
         assert (planned.config_file.stem, planned.processes) == (name, processes)
@@ -118,9 +118,9 @@ def test_threads_reach_the_worker_before_torch_does() -> None:
 def test_a_users_accelerate_file_and_the_names_of_ours_are_taken(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("distributed_type: MULTI_GPU\nnum_processes: 4\n")
-    planned = plan_launch(RAGGED.changed(per_device_batch_size=1), [], config_file=str(mine))
+    planned = plan_launch(RAGGED, [], config_file=str(mine))
     assert (planned.config_file, planned.processes) == (mine, 4)
-    assert plan_launch(RAGGED.changed(per_device_batch_size=2), [], config_file="fsdp").processes == 2
+    assert plan_launch(RAGGED, [], config_file="fsdp").processes == 2
     with pytest.raises(AmpError, match="no accelerate config 'fdsp'"):
         plan_launch(RAGGED, [], config_file="fdsp")
     mine.write_text("hello")
@@ -196,7 +196,7 @@ def test_nothing_of_the_worker_reaches_stdout(tmp_path: Path, capfd: pytest.Capt
     script = """
 from amp_cli.core.events import report
 print("chatter")
-report(total=2, done=0)
+report(total=2, done=0, label="Training", unit="steps")
 report(step=1)
 report(metrics={"step": 1, "loss": 4.15, "margin": 0.5, "accuracy_distance_2": 0.75, "reward_level_0": 0.1})
 report(result={"steps": 1})
@@ -308,7 +308,7 @@ def test_the_same_call_after_kill_9_ends_bit_equal_to_an_unbroken_run(tmp_path: 
         assert (tmp_path / "run" / file).read_bytes() == (unbroken / file).read_bytes()
     facts = Run.read(tmp_path / "run").facts
     assert facts["state"] == "done"
-    assert facts["result"]["image_once"] is True
+    assert facts["result"]["self_test"]["layout"] == "shared-prefix"
     assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
     start = time.monotonic()
     again = train_model(config, prefs=prefs, out=tmp_path / "run")
@@ -326,7 +326,7 @@ def train_in_process(folder: Path, config: Any) -> None:
 def test_two_processes_train_as_one_with_ragged_levels(tmp_path: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     train(alone, RAGGED)
-    config = RAGGED.changed(per_device_batch_size=1)
+    config = RAGGED.changed(tokens_per_step=1)
     Run.start(together, command="train", settings=config.to_json())
     prepare_items(alone / "data" / "prefs.jsonl", together, image_root=None, method="mdpo")
     spread = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]

@@ -1,15 +1,20 @@
 """Log-probabilities of responses against the model's own full logits, one response at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from training_items import preference, write_preferences
 
+from amp_cli.core.prompts import EncodedItem
 from amp_cli.records import PreferenceItem
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import load_items, prepare_items
 from amp_cli.training.dataset import EncodedItems
-from amp_cli.training.layout import Batch, lay_out
-from amp_cli.training.logprobs import check_log_probabilities, picture_inputs, response_logps
+from amp_cli.training.forward import LAYOUTS, ROWS, SHARED, ForwardPass
+from amp_cli.training.layout import Batch, Segment, lay_out_shared
+from amp_cli.training.logprobs import weigh_rounds
+from amp_cli.training.selftest import choose_forward, describe
 from amp_cli.training.session import load_policy
 
 
@@ -32,13 +37,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> EncodedItems:
     return EncodedItems(loaded, load_items(folder, "mdpo"), method="mdpo")
 
 
-def batch_of(data: EncodedItems, *numbers: int, round_weight: float = 0.0) -> Batch:
-    return lay_out([data[number] for number in numbers], round_weight=round_weight)
+def way_of(data: EncodedItems, layout: str = SHARED, *, image_once: bool = True) -> ForwardPass:
+    way = ForwardPass(network=data.loaded.model.get_base_model(), pad_id=0, layout=layout, image_once=image_once)
+    way.use()
+    return way
 
 
-def logps(data: EncodedItems, batch: Batch, *, image_once: bool = True) -> torch.Tensor:
+def batch_of(data: EncodedItems, way: ForwardPass, *numbers: int) -> Batch:
+    return way.lay_out([data[number] for number in numbers])
+
+
+def logps(data: EncodedItems, way: ForwardPass, batch: Batch, round_weight: float = 0.0) -> torch.Tensor:
     model = data.loaded.model
-    return response_logps(model, batch, picture_inputs(model, batch, image_once=image_once))
+    return weigh_rounds(way.round_logps(model, batch, way.show_pictures(model, batch)), round_weight)
 
 
 @torch.no_grad()
@@ -57,24 +68,33 @@ def naive(data: EncodedItems, number: int, round_weight: float = 0.0) -> list[fl
     return sums
 
 
-def test_sums_equal_those_of_full_logits_one_response_at_a_time(data: EncodedItems) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sums_equal_those_of_full_logits_one_response_at_a_time(data: EncodedItems, layout: str) -> None:
+    way = way_of(data, layout)
     for round_weight in (0.0, 0.05):
+        ours = logps(data, way, batch_of(data, way, 0, 1, 2, 3), round_weight)
+        way_of(data, ROWS)  # the model's own attention again
         expected = [value for number in range(4) for value in naive(data, number, round_weight)]
-        ours = logps(data, batch_of(data, 0, 1, 2, 3, round_weight=round_weight))
+        way.use()
         assert ours.dtype == torch.float64
         assert ours.tolist() == pytest.approx(expected, rel=2e-5)
 
 
-def test_pictures_encoded_once_give_what_pictures_in_every_row_give(data: EncodedItems) -> None:
-    batch = batch_of(data, 0, 1, 2, 3)
-    assert logps(data, batch).tolist() == pytest.approx(logps(data, batch, image_once=False).tolist(), rel=1e-5)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pictures_encoded_once_give_what_pictures_in_every_pass_give(data: EncodedItems, layout: str) -> None:
+    sums = []
+    for image_once in (True, False):
+        way = way_of(data, layout, image_once=image_once)
+        sums.append(logps(data, way, batch_of(data, way, 0, 1, 2, 3)).tolist())
+    assert sums[0] == pytest.approx(sums[1], rel=1e-5)
 
 
-def test_a_picture_matters_and_each_item_gets_its_own(data: EncodedItems) -> None:
-    batch = batch_of(data, 0, 3)
-    before = logps(data, batch)
-    batch["image_inputs"] = list(reversed(batch["image_inputs"]))
-    assert (logps(data, batch) - before).abs().min() > 1e-3
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_picture_matters_and_each_item_gets_its_own(data: EncodedItems, layout: str) -> None:
+    way = way_of(data, layout)
+    batch = batch_of(data, way, 0, 3)
+    swapped = replace(batch, image_inputs=batch.image_inputs[::-1])
+    assert (logps(data, way, swapped) - logps(data, way, batch)).abs().min() > 1e-3
 
 
 def test_the_tower_runs_once_for_each_item_and_without_gradients(data: EncodedItems) -> None:
@@ -86,32 +106,55 @@ def test_the_tower_runs_once_for_each_item_and_without_gradients(data: EncodedIt
         ),
         with_kwargs=True,
     )
-    logps(data, batch_of(data, 0, 1, 3)).sum().backward()
+    for layout in LAYOUTS:
+        way = way_of(data, layout)
+        logps(data, way, batch_of(data, way, 0, 1, 3)).sum().backward()
     hook.remove()
-    assert seen == [(3, False)]  # one call with three pictures, not nine
+    assert seen == [(3, False)] * len(LAYOUTS)  # one call with three pictures, not nine
 
 
 def test_the_head_runs_at_supervised_places_alone(data: EncodedItems) -> None:
     rows: list[int] = []
     head = data.loaded.model.get_output_embeddings()
     hook = head.register_forward_hook(lambda _, args, output: rows.append(output.shape[:-1].numel()))
-    batch = batch_of(data, 0, 1)
-    logps(data, batch)
+    way = way_of(data)
+    batch = batch_of(data, way, 0, 1)
+    logps(data, way, batch).sum().backward()
     hook.remove()
-    assert rows == [len(batch["targets"])]
+    assert rows == [len(batch.targets)]  # and not again in the backward pass
+
+
+def test_the_vocabulary_in_chunks_gives_the_same_sums_and_gradients(
+    data: EncodedItems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = way_of(data)
+    outcomes = []
+    for most in (2**24, 1):  # all at once, and token by token
+        monkeypatch.setattr("amp_cli.training.head.MOST_LOGITS", most)
+        data.loaded.model.zero_grad()
+        sums = logps(data, way, batch_of(data, way, 0, 1))
+        sums[0].backward()
+        gradient = [parameter.grad for parameter in data.loaded.model.parameters() if parameter.grad is not None]
+        outcomes.append((sums.detach(), torch.cat([one.flatten() for one in gradient])))
+    torch.testing.assert_close(outcomes[1][0], outcomes[0][0], rtol=1e-6, atol=1e-6)
+    assert float((outcomes[1][1] - outcomes[0][1]).norm() / outcomes[0][1].norm()) < 1e-5
 
 
 def test_a_text_only_batch_needs_no_tower(data: EncodedItems) -> None:
-    batch = batch_of(data, 2)
-    assert picture_inputs(data.loaded.model, batch, image_once=True) == {}
-    assert logps(data, batch).tolist() == pytest.approx(naive(data, 2), rel=2e-5)
+    way = way_of(data, ROWS)
+    batch = batch_of(data, way, 2)
+    assert way.show_pictures(data.loaded.model, batch) == {}
+    assert logps(data, way, batch).tolist() == pytest.approx(naive(data, 2), rel=2e-5)
 
 
-def test_the_start_up_check_accepts_llava_and_encodes_its_pictures_once(data: EncodedItems) -> None:
-    assert check_log_probabilities(data.loaded.model, batch_of(data, 0)) == (True, "")
+def test_the_start_up_test_takes_the_shared_prefix_for_llava_and_says_how_close_it_is(data: EncodedItems) -> None:
+    way, test = choose_forward(data.loaded.model, [data[0], data[2]], pad_id=0, max_length=512)
+    assert (way.layout, way.image_once, test.refused) == (SHARED, True, ())
+    assert 0 < test.difference < 1e-4
+    assert describe(test) is None
 
 
-def test_the_start_up_check_refuses_a_head_whose_logits_are_changed_afterwards(data: EncodedItems) -> None:
+def test_the_start_up_test_refuses_a_head_whose_logits_are_changed_afterwards(data: EncodedItems) -> None:
     network = data.loaded.model.get_base_model()
     taught = network.forward
 
@@ -123,8 +166,8 @@ def test_the_start_up_check_refuses_a_head_whose_logits_are_changed_afterwards(d
 
     network.forward = capped
     try:
-        with pytest.raises(ValueError, match="not those of the model's own logits"):
-            check_log_probabilities(data.loaded.model, batch_of(data, 0))
+        with pytest.raises(ValueError, match="not those of its own logits"):
+            choose_forward(data.loaded.model, [data[0]], pad_id=0, max_length=512)
     finally:
         network.forward = taught
 
@@ -132,10 +175,32 @@ def test_the_start_up_check_refuses_a_head_whose_logits_are_changed_afterwards(d
 def test_a_model_that_takes_no_encoded_pictures_gets_pixels_and_that_is_said(
     data: EncodedItems, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("amp_cli.training.logprobs.takes_features", lambda network: False)
-    once, why = check_log_probabilities(data.loaded.model, batch_of(data, 0))
-    assert not once
-    assert why == "LlavaForConditionalGeneration takes no pictures that are encoded already"
+    monkeypatch.setattr("amp_cli.training.selftest.takes_features", lambda network: False)
+    way, test = choose_forward(data.loaded.model, [data[0]], pad_id=0, max_length=512)
+    assert (way.layout, way.image_once) == (SHARED, False)
+    assert "Pictures go through with every pass" in str(describe(test))
+
+
+def test_branches_that_lose_their_prompt_are_found_out_and_rows_are_taken(
+    data: EncodedItems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgetful(items: list[EncodedItem], **settings: object) -> Batch:
+        batch = lay_out_shared(items)
+        assert batch.sharing is not None
+        alone = tuple(Segment(start, length, start, 0) for start, length, _, _ in batch.sharing.segments)
+        return replace(batch, sharing=replace(batch.sharing, segments=alone))
+
+    monkeypatch.setattr("amp_cli.training.forward.lay_out_shared", forgetful)
+    way, test = choose_forward(data.loaded.model, [data[0], data[3]], pad_id=0, max_length=512)
+    assert way.layout == ROWS
+    assert [how for how, _ in test.refused] == [
+        "shared-prefix",
+        "shared-prefix, pictures with every pass",
+        "shared-prefix-dense-mask",
+        "shared-prefix-dense-mask, pictures with every pass",
+    ]
+    assert "differ by" in test.refused[0][1]
+    assert "Levels are read in rows of their own" in str(describe(test))
 
 
 def test_items_keep_their_type(data: EncodedItems) -> None:

@@ -28,7 +28,6 @@ RAGGED = TrainConfig(
     lora_r=4,
     lora_alpha=8,
     global_batch_size=4,
-    per_device_batch_size=4,
     max_grad_norm=1.0,
     save_steps=2,
     logging_steps=1,
@@ -87,7 +86,7 @@ def test_the_adapter_stands_in_the_language_model_alone(trained: Path) -> None:
 
 
 def test_training_lowers_the_loss_and_puts_pairs_in_order(tmp_path: Path) -> None:
-    config = RAGGED.changed(max_steps=12, save_steps=12, global_batch_size=8, per_device_batch_size=8, penalty=0.1)
+    config = RAGGED.changed(max_steps=12, save_steps=12, global_batch_size=8, penalty=0.1)
     result = train(tmp_path, config)
     lines = metrics(tmp_path)
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -118,10 +117,10 @@ def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_a_batch_may_be_cut_at_will_with_ragged_levels(tmp_path: Path, reduction: str) -> None:
     outcomes = []
-    for per_device in (4, 2, 1):
-        folder = tmp_path / str(per_device)
+    for tokens in (4096, 150, 1):  # 4 items; about 2 in each pass; 1 in each
+        folder = tmp_path / str(tokens)
         with gradients() as seen:
-            train(folder, RAGGED.changed(per_device_batch_size=per_device, reduction=reduction))
+            train(folder, RAGGED.changed(tokens_per_step=tokens, reduction=reduction))
         outcomes.append((seen, metrics(folder)))
     whole, lines = outcomes[0]
     for cut, cut_lines in outcomes[1:]:
@@ -136,10 +135,9 @@ def test_a_batch_may_be_cut_at_will_with_ragged_levels(tmp_path: Path, reduction
 def test_an_epochs_last_update_with_fewer_items_may_be_cut_too(tmp_path: Path) -> None:
     records = [preference(number, levels=2 + number) for number in range(3)]
     outcomes = []
-    for per_device in (4, 2):  # three items: 3, or 2 and then 1
+    for tokens in (4096, 1):  # three items at once, or one by one
         with gradients() as seen:
-            config = RAGGED.changed(per_device_batch_size=per_device, max_steps=1, save_steps=1)
-            train(tmp_path / str(per_device), config, records)
+            train(tmp_path / str(tokens), RAGGED.changed(tokens_per_step=tokens, max_steps=1, save_steps=1), records)
         outcomes.append(seen[0])
     assert relative_difference(outcomes[1], outcomes[0]) < 1e-5
 
@@ -185,7 +183,7 @@ def test_a_checkpoint_with_a_file_cut_short_is_ignored_and_removed(tmp_path: Pat
 
 def test_the_loss_of_one_item_by_pair_set_and_penalty_reaches_the_trainer(tmp_path: Path) -> None:
     records = [preference(0, levels=4)]
-    config = RAGGED.changed(max_steps=1, save_steps=1, global_batch_size=1, per_device_batch_size=1)
+    config = RAGGED.changed(max_steps=1, save_steps=1, global_batch_size=1)
     for pairs, terms in (("adjacent", 3), ("best-vs-rest", 3), ("all", 6)):
         folder = tmp_path / pairs
         train(folder, config.changed(pairs=pairs), records)
@@ -201,7 +199,7 @@ def test_gradient_checkpointing_changes_no_update(tmp_path: Path, trained: Path)
 def test_a_4_bit_base_trains_a_step_on_the_cpu(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     records = [preference(0, levels=2)]
-    config = RAGGED.changed(max_steps=1, save_steps=1, global_batch_size=1, per_device_batch_size=1, quantization="nf4")
+    config = RAGGED.changed(max_steps=1, save_steps=1, global_batch_size=1, quantization="nf4")
     result = train(tmp_path, config, records)
     assert result["model"]["quantization"] == "nf4"
     assert metrics(tmp_path)[0]["loss"] == pytest.approx(math.log(2), rel=1e-3)

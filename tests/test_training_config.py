@@ -13,7 +13,8 @@ def test_the_papers_recipe_of_7b_is_section_4_1() -> None:
     assert (config.learning_rate, config.global_batch_size, config.max_grad_norm) == (5e-5, 16, 0.3)
     assert (config.epochs, config.max_steps, config.lr_scheduler_type) == (4, None, "cosine")
     assert (config.reduction, config.round_weight, config.penalty, config.beta) == ("sum", 0.0, 1.0, 0.1)
-    assert (config.quantization, config.gradient_checkpointing, config.max_length) == ("nf4", True, 4096)
+    assert (config.quantization, config.max_length) == ("nf4", 4096)
+    assert config.gradient_checkpointing is None  # by memory
 
 
 def test_the_released_recipe_differs_where_the_released_scripts_do() -> None:
@@ -100,11 +101,21 @@ def test_both_epochs_and_steps_are_refused_and_so_is_neither() -> None:
 
 
 def test_the_global_batch_is_cut_among_processes_or_refused() -> None:
-    config = TrainConfig(base="tiny", max_steps=1, global_batch_size=16, per_device_batch_size=2)
-    assert config.accumulation_steps(1) == 8
-    assert config.accumulation_steps(8) == 1
+    config = TrainConfig(base="tiny", max_steps=1, global_batch_size=16)
+    assert config.items_per_batch(1) == (16, 1)  # all at once: the trainer cuts it by tokens
+    assert config.items_per_batch(8) == (2, 1)
     with pytest.raises(AmpError, match="no multiple of 3 processes"):
-        config.accumulation_steps(3)
+        config.items_per_batch(3)
+    fine_tuning = TrainConfig(base="tiny", method="sft", max_steps=1, global_batch_size=16, per_device_batch_size=2)
+    assert fine_tuning.items_per_batch(1) == (2, 8)
+    assert fine_tuning.items_per_batch(8) == (2, 1)
+    with pytest.raises(AmpError, match="no multiple of 16 processes x per_device_batch_size 2"):
+        fine_tuning.items_per_batch(16)
+
+
+def test_a_batch_of_items_is_refused_where_tokens_decide() -> None:
+    with pytest.raises(AmpError, match="mdpo cuts a batch into forward passes by tokens_per_step"):
+        TrainConfig(base="tiny", max_steps=1, per_device_batch_size=4)
 
 
 def test_settings_survive_the_way_through_run_json() -> None:

@@ -128,7 +128,7 @@ def _train(loop: Loop, size: Size, levels: int, seed: int) -> None:
     }
     for name, (method, steps) in runs.items():
         settings = [*SETTINGS, f"max_steps={steps}", f"seed={seed}", f"global_batch_size={BATCH}"]
-        settings += [f"per_device_batch_size={BATCH}", OF_METHOD[method]]
+        settings += [OF_METHOD[method], *([f"per_device_batch_size={BATCH}"] if method == "sft" else [])]
         options = [word for setting in settings for word in ("--set", setting)]
         loop.run(
             "train", "--size", "tiny", "--method", method, "--prefs", prefs / "preferences.jsonl",

@@ -1,7 +1,8 @@
 """`amp train`: MDPO (or plain fine-tuning) with LoRA, started through `accelerate launch`."""
 
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,9 @@ from amp_cli.commands.options import (
     OverwriteOption,
     VisionTowerOption,
 )
+
+if TYPE_CHECKING:
+    from amp_cli.training.config import TrainConfig
 
 TRAINING = "Training"
 
@@ -57,6 +61,15 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.", rich_help_panel=TRAINING),
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            metavar="online|cache|auto",
+            help="mdpo: reference log-probabilities in every step, once to disk, or as it pays (default: auto)",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     image_root: ImageRootOption = None,
     accelerate_config: Annotated[
         str | None,
@@ -70,6 +83,27 @@ def train(
         int | None,
         typer.Option("--num-processes", min=1, help="Processes (default: one per GPU)", rich_help_panel=RUNNING),
     ] = None,
+    tokens_per_step: Annotated[
+        int | None,
+        typer.Option(
+            "--tokens-per-step",
+            min=1,
+            help="mdpo: tokens in one forward pass of a device; fewer take less memory (default: 4096)",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    torch_compile: Annotated[
+        bool,
+        typer.Option("--torch-compile", help="Compile the language model's MLPs.", rich_help_panel=RUNNING),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what memory and how many steps it would take; needs no weights, writes nothing.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -79,8 +113,8 @@ def train(
     """
     from amp_cli.commands.preferences.on_the_fly import usable_prefs
     from amp_cli.training.config import load_config
-    from amp_cli.training.launch import train_model
 
+    chosen = {"reference": reference, "tokens_per_step": tokens_per_step, "torch_compile": torch_compile or None}
     config = load_config(
         size,
         recipe=recipe,
@@ -88,8 +122,16 @@ def train(
         adapter=adapter,
         vision_tower=vision_tower,
         method=method,
-        overrides=changes or (),
+        overrides=[*(changes or ()), *(f"{name}={value}" for name, value in chosen.items() if value is not None)],
     )
+    if dry_run:
+        with TemporaryDirectory(prefix="amp-dry-run-") as place:
+            usable = usable_prefs(prefs, Path(place) / "run", image_root=image_root, method=config.method)
+            _show_plan(config, usable.file, usable.image_root, accelerate_config, num_processes, json=json)
+        ui.hint(f"amp train --size {size} --prefs {prefs} --out {out} ... (the same options without --dry-run)")
+        return
+    from amp_cli.training.launch import train_model
+
     usable = usable_prefs(prefs, out, image_root=image_root, method=config.method)
     result = train_model(
         config,
@@ -109,3 +151,31 @@ def train(
     if result.rejected:
         ui.warn(f"{result.rejected} items could not be used; see '{out / 'rejected.jsonl'}'")
         raise typer.Exit(3)
+
+
+def _show_plan(
+    config: "TrainConfig",
+    prefs: Path,
+    image_root: Path | None,
+    accelerate_config: str | None,
+    num_processes: int | None,
+    *,
+    json: bool,
+) -> None:
+    from amp_cli.training.dry_run import plan_training
+
+    plan = plan_training(
+        config,
+        prefs=prefs,
+        image_root=image_root,
+        accelerate_config=accelerate_config,
+        num_processes=num_processes,
+    )
+    if json:
+        ui.data(plan.to_json())
+        return
+    ui.table(f"Training {plan.base} with {plan.method} (an estimate; nothing was trained)", ("", ""), plan.rows())
+    if not plan.fits:
+        ui.warn(
+            "This may not fit: try --tokens-per-step 1, --set gradient_checkpointing=true or --set quantization=nf4"
+        )

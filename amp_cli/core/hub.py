@@ -104,6 +104,17 @@ def local_folder(model: str) -> Path:
     return Path(place).expanduser() if is_folder_name(place) else fetch_folder(place)
 
 
+def folder_of_small_files(model: str) -> Path:
+    """Return a model's folder where configuration, tokenizer and processor are; its weights need not be there."""
+    from huggingface_hub import snapshot_download
+
+    model_config(model)
+    place = model_place(model)
+    if is_folder_name(place):
+        return Path(place).expanduser()
+    return Path(explained(lambda: snapshot_download(place, allow_patterns=[*SMALL]), place))
+
+
 def check_model(model: str, *, adapter: str | None = None, vision_tower: str | None = None) -> dict[str, Any]:
     """Refuse, without loading weights, a model or adapter that cannot be used; return their identity."""
     base, adapter = model_and_adapter(model, adapter)

@@ -122,6 +122,14 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
+def free_memory() -> int:
+    """Return the bytes of main memory that this process may still take, within its container's limit."""
+    import psutil
+
+    own = int(psutil.Process().memory_info().rss)
+    return max(0, min([int(psutil.virtual_memory().available), *(limit - own for limit in _limits())]))
+
+
 def needed_packages() -> tuple[Package, ...]:
     """Compare what is installed with what this program declares to need (extras left aside)."""
     from packaging.requirements import Requirement

@@ -8,15 +8,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    GenerationConfig,
     LlavaForConditionalGeneration,
     PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
 
+from amp_cli.core.appended_rows import silence_appended_rows
 from amp_cli.core.checkpoints.names import HUB
 from amp_cli.core.checkpoints.original import (
     OriginalCheckpoint,
@@ -25,7 +28,7 @@ from amp_cli.core.checkpoints.original import (
     processor_of,
     tensors_by_file,
 )
-from amp_cli.core.checkpoints.source import Source, find_source
+from amp_cli.core.checkpoints.source import Source, find_outline, find_source
 from amp_cli.core.checkpoints.to_hf import keep_small_files, save_processor
 from amp_cli.core.hub import check_model, local_folder, model_and_adapter, model_config
 from amp_cli.core.precision import choose_device, choose_dtype, quantization_config, refuse_overflow
@@ -113,25 +116,64 @@ def load_model(
     network = _load_network(source, config, {**options, "trust_remote_code": trust_remote_code})
     if dtype != "stored":
         refuse_overflow(network, model, torch_dtype)
-    processor = _load_processor(source, config, trust_remote_code)
-    if source.original_config is not None:
-        template = FOR_LLAVA.get(template, template)
-    template_name, template_text = choose_template(template, config, processor, model)
-    vocabulary = _silence_appended_rows(network, processor.tokenizer)
+    identity = {**source.identity, "dtype": precision, "quantization": quantization}
+    loaded = _with_processor(network, source, config, identity, template, trust_remote_code=trust_remote_code)
     if source.adapter is not None:
         from amp_cli.core.adapters import attach_adapter  # PEFT takes seconds to import
 
         name, folder = source.adapter
-        network = attach_adapter(network, folder, name, trainable=trainable)
-    network.eval()
+        loaded.model = attach_adapter(network, folder, name, trainable=trainable)
+    loaded.model.eval()
+    return loaded
+
+
+def load_outline(
+    model: str, *, vision_tower: str | None = None, dtype: str = "auto", device: str = "auto", template: str = "auto"
+) -> LoadedModel:
+    """Build a model without weights from its configuration, on the meta device, with its processor.
+
+    Arguments are those of `load_model`. Weights need not be on this disk.
+
+    Raises:
+        AmpError: no such model, or it cannot be built.
+    """
+    source = find_outline(model, vision_tower=vision_tower)
+    config = source.config()
+    precision, torch_dtype = choose_dtype(dtype, choose_device(device), config)
+    try:
+        original = source.original
+        built = AutoConfig.from_pretrained(source.folder) if original is None else llava_config(original)
+        with torch.device("meta"):
+            network = AutoModelForImageTextToText.from_config(built, dtype=torch_dtype)
+        if (source.folder / "generation_config.json").is_file():
+            network.generation_config = GenerationConfig.from_pretrained(source.folder)
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        kind = config.get("model_type", "unknown")
+        raise AmpError(f"'{model}' (model type '{kind}') could not be built: {_first_line(error)}") from error
+    return _with_processor(network, source, config, {"dtype": precision}, template, trust_remote_code=False)
+
+
+def _with_processor(
+    network: Any,
+    source: Source,
+    config: dict[str, Any],
+    identity: dict[str, Any],
+    template: str,
+    *,
+    trust_remote_code: bool,
+) -> LoadedModel:
+    processor = _load_processor(source, config, trust_remote_code)
+    if source.original_config is not None:
+        template = FOR_LLAVA.get(template, template)
+    template_name, template_text = choose_template(template, config, processor, source.model)
     return LoadedModel(
         model=network,
         processor=processor,
-        name=model,
+        name=source.model,
         chat_template=template_text,
         background=_padding_colour(config, processor),
-        vocabulary=vocabulary,
-        identity={**source.identity, "dtype": precision, "quantization": quantization, "template": template_name},
+        vocabulary=silence_appended_rows(network, processor.tokenizer),
+        identity={**identity, "template": template_name},
         folder=source.folder,
         original_config=source.original_config,
         notes=source.notes,
@@ -223,25 +265,6 @@ def _load_processor(source: Source, config: dict[str, Any], trust_remote_code: b
             f"'{source.model}' brings no processor for pictures and text", hint="Give a vision-language model"
         )
     return processor
-
-
-def _silence_appended_rows(network: Any, tokenizer: Any) -> int:
-    """Make the ids that a conversion of LLaVA appended unsayable, and return how many ids text can have.
-
-    The image token, the padding token and the rows that fill up the vocabulary have no meaning as answers, but take
-    part in every softmax: without this all log-probabilities differ from the original's.
-    """
-    config = network.config
-    first = getattr(config, "image_token_index", None) if config.model_type in ("llava", "llava_next") else None
-    if first is None or first < tokenizer.vocab_size:  # among the ordinary tokens: not appended
-        return int(config.get_text_config().vocab_size)
-
-    def silence(_module: Any, _inputs: Any, logits: torch.Tensor) -> torch.Tensor:
-        logits[..., first:] = torch.finfo(logits.dtype).min
-        return logits
-
-    network.get_output_embeddings().register_forward_hook(silence)
-    return int(first)
 
 
 def _padding_colour(config: dict[str, Any], processor: Any) -> tuple[int, int, int] | None:

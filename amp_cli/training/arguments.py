@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from peft import LoraConfig
 
+from amp_cli.core.adapters import language_lora_targets
 from amp_cli.training.checkpoints import FOLDER
 from amp_cli.training.config import TrainConfig
 
@@ -12,14 +14,27 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_
 """transformers' own "constant" would skip the warm-up."""
 
 
-def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str) -> dict[str, Any]:
+def lora_config(config: TrainConfig, network: Any) -> LoraConfig:
+    """Return the fresh adapter: LoRA on the language model's projections."""
+    return LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        bias="none",
+        task_type="CAUSAL_LM",
+        target_modules=language_lora_targets(network),
+    )
+
+
+def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, checkpointing: bool) -> dict[str, Any]:
     """Return the keyword arguments for TrainingArguments or SFTConfig; `precision` is the loaded model's dtype."""
     state = PartialState()
     on_gpu = state.device.type == "cuda"
+    at_once, often = config.items_per_batch(state.num_processes)
     return {
         "output_dir": str(run_folder / FOLDER),
-        "per_device_train_batch_size": config.per_device_batch_size,
-        "gradient_accumulation_steps": config.accumulation_steps(state.num_processes),
+        "per_device_train_batch_size": at_once,
+        "gradient_accumulation_steps": often,
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": SCHEDULES[config.lr_scheduler_type],
         "warmup_steps": config.warmup_steps if config.warmup_steps < 1 else int(config.warmup_steps),
@@ -28,8 +43,8 @@ def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str) 
         "max_grad_norm": config.max_grad_norm,
         "optim": "adamw_torch",
         "weight_decay": 0.0,
-        "gradient_checkpointing": config.gradient_checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False} if config.gradient_checkpointing else None,
+        "gradient_checkpointing": checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,
         # adapter weights stay float32, matrix products run in the base's precision
         "bf16": on_gpu and precision == "bfloat16",
         "fp16": on_gpu and precision == "float16",

@@ -29,7 +29,7 @@ class RunReport(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            report(total=state.max_steps, done=state.global_step)
+            report(total=state.max_steps, done=state.global_step, label="Training", unit="steps")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:

@@ -19,6 +19,7 @@ REDUCTIONS = ("sum", "mean")
 SCHEDULERS = ("cosine", "constant", "linear")
 QUANTIZATIONS = (None, "nf4", "int8")
 REPORTS = ("none", "tensorboard", "wandb")
+REFERENCES = ("auto", "online", "cache")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,13 @@ class TrainConfig:
     epochs: float | None = None  # this or max_steps
     max_steps: int | None = None
     global_batch_size: int = 16  # items in one update, over all devices
-    per_device_batch_size: int = 1  # items in one forward pass
+    tokens_per_step: int = 4096  # mdpo: tokens in one forward pass of a device; an item that has more goes alone
+    per_device_batch_size: int | None = None  # sft: items in one forward pass (None: 1)
     max_grad_norm: float = 0.3
-    gradient_checkpointing: bool = False
+    # speed and memory
+    reference: str = "auto"  # its log-probabilities: "online" in every step, "cache" once to disk, or as it pays
+    gradient_checkpointing: bool | None = None  # None: where the estimate says that memory would not do without
+    torch_compile: bool = False  # the language model's MLPs
     # model and data
     max_length: int = 4096  # tokens of a row, image tokens included; longer items are rejected
     quantization: str | None = None
@@ -71,9 +76,10 @@ class TrainConfig:
         _refuse_outside("lr_scheduler_type", self.lr_scheduler_type, SCHEDULERS)
         _refuse_outside("quantization", self.quantization, QUANTIZATIONS)
         _refuse_outside("report_to", self.report_to, REPORTS)
+        _refuse_outside("reference", self.reference, REFERENCES)
         for name in ("lora_r", "lora_alpha", "global_batch_size", "per_device_batch_size", "max_length"):
             _refuse_below(name, getattr(self, name), 1)
-        for name in ("save_steps", "logging_steps", "threads", "max_steps"):
+        for name in ("save_steps", "logging_steps", "threads", "max_steps", "tokens_per_step"):
             _refuse_below(name, getattr(self, name), 1)
         _refuse_below("keep_checkpoints", self.keep_checkpoints, 2)
         for name in (
@@ -94,6 +100,11 @@ class TrainConfig:
             raise AmpError(f"epochs must be above 0, not {self.epochs}")
         if self.lora_dropout >= 1:
             raise AmpError(f"lora_dropout must be below 1, not {self.lora_dropout}")
+        if self.method == "mdpo" and self.per_device_batch_size is not None:
+            raise AmpError(
+                "per_device_batch_size is for sft; mdpo cuts a batch into forward passes by tokens_per_step",
+                hint="E.g. --tokens-per-step 4096",
+            )
         if self.method == "mdpo" and self.lora_dropout:
             raise AmpError(
                 f"lora_dropout must be 0 with mdpo, not {self.lora_dropout}: it would blur policy against reference"
@@ -106,20 +117,23 @@ class TrainConfig:
                 "a resumed run logs what an unbroken one does"
             )
 
-    def accumulation_steps(self, processes: int) -> int:
-        """Return how many forward passes of each of `processes` processes make one update.
+    def items_per_batch(self, processes: int) -> tuple[int, int]:
+        """Return how many items a process of `processes` is given at once, and how often in an update.
+
+        With mdpo it is the process's share of the update, which the trainer cuts by tokens.
 
         Raises:
             AmpError: the global batch cannot be cut so.
         """
-        together = self.per_device_batch_size * processes
-        if self.global_batch_size % together:
+        at_once = 1 if self.method == "mdpo" else self.per_device_batch_size or 1
+        if self.global_batch_size % (at_once * processes):
+            sft = f" x per_device_batch_size {at_once}" if at_once > 1 else ""
             raise AmpError(
-                f"global_batch_size {self.global_batch_size} is no multiple of {processes} processes x "
-                f"per_device_batch_size {self.per_device_batch_size}",
+                f"global_batch_size {self.global_batch_size} is no multiple of {processes} processes{sft}",
                 hint="Change one of them with --set, or --num-processes",
             )
-        return self.global_batch_size // together
+        share = self.global_batch_size // processes
+        return (share, 1) if self.method == "mdpo" else (at_once, share // at_once)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -42,11 +42,16 @@ def _display(stack: ExitStack, outcome: dict[str, Any]) -> Callable[[dict[str, A
     def show(event: dict[str, Any]) -> None:
         nonlocal advance
         if "total" in event:
-            advance = stack.enter_context(ui.progress("Training", event["total"], done=event["done"], unit="steps"))
+            stack.close()  # one bar at a time
+            advance = stack.enter_context(
+                ui.progress(event["label"], event["total"], done=event["done"], unit=event["unit"])
+            )
         elif "step" in event and advance is not None:
             advance()
         elif "note" in event:
             ui.warn(event["note"])
+        elif "said" in event:
+            ui.note(event["said"])
         elif "metrics" in event:
             _show_row(_shown(event["metrics"]), columns)
         else:

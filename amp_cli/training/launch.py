@@ -19,8 +19,8 @@ from amp_cli.training.machine import check_packages, plan_launch
 from amp_cli.training.worker import RESULT
 
 FREE = (
-    "prefs", "per_device_batch_size", "gradient_checkpointing", "data_workers", "threads", "report_to",
-    "keep_checkpoints",
+    "prefs", "per_device_batch_size", "tokens_per_step", "reference", "gradient_checkpointing", "torch_compile",
+    "data_workers", "threads", "report_to", "keep_checkpoints",
 )  # fmt: skip
 """Settings that change speed, memory and disk, not results; the preferences are known by their content."""
 

@@ -1,21 +1,22 @@
 """Summed log-probabilities of responses: pictures encoded once, the head only where answer tokens are predicted."""
 
-import inspect
 import types
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from torch.nn.functional import pad
 
+from amp_cli.training.families import takes
+from amp_cli.training.head import token_logps
 from amp_cli.training.layout import Batch
 
-Features = torch.Tensor | list[torch.Tensor]
-"""What a tower and projector make of one item's pictures: one tensor per picture, or all in one."""
+Features = dict[str, Any]
+"""What a tower and projector make of pictures: what the model reads of it, by name, as `FEATURES` says."""
 
-TOLERANCE = 1e-3
-"""Relative difference of a log-probability sum, in float32, up to which two ways to compute it count as equal."""
+FEATURES = {"pooler_output": 0, "deepstack_features": 1}
+"""Names of features, and how deep in lists they lie: all pictures in one tensor or a list; a list of such per layer."""
 
 
 def teach_log_probabilities(network: Any) -> None:
@@ -41,17 +42,16 @@ def teach_log_probabilities(network: Any) -> None:
             return original(*args, **inputs)
         given = {name: value for name, value in inputs.items() if value is not None}  # PEFT adds labels=None and more
         if features is not None:  # a fresh dict for each call: models write into it
-            given["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+            given["mm_encoder_outputs"] = {"image": SimpleNamespace(**features)}
         hidden = self.model(**given, use_cache=False).last_hidden_state  # (rows, length, width)
-        logits = self.get_output_embeddings()(hidden.flatten(0, 1)[predictors])  # (N, vocabulary)
-        return -cross_entropy(logits.float(), targets, reduction="none")
+        return token_logps(self.get_output_embeddings(), hidden.flatten(0, 1)[predictors], targets)
 
     network.forward = types.MethodType(forward, network)
 
 
 def takes_features(network: Any) -> bool:
     """Whether the model accepts pictures that have been through its tower already."""
-    return "mm_encoder_outputs" in inspect.signature(network.model.forward).parameters
+    return takes(network, "mm_encoder_outputs")
 
 
 @torch.no_grad()
@@ -60,80 +60,95 @@ def _encode_pictures(core: Any, pictures: Sequence[dict[str, torch.Tensor]]) -> 
     shown = [one for one in pictures if one]
     stackable = all(set(one) == {"pixel_values"} and one["pixel_values"].dim() == 4 for one in shown)
     if not shown or not stackable or len({one["pixel_values"].shape[1:] for one in shown}) > 1:
-        return [core.get_image_features(**one).pooler_output if one else None for one in pictures]
-    together = core.get_image_features(pixel_values=torch.cat([one["pixel_values"] for one in shown])).pooler_output
+        return [_features(core, one) if one else None for one in pictures]
+    together = _features(core, {"pixel_values": torch.cat([one["pixel_values"] for one in shown])})["pooler_output"]
     counts = [len(one["pixel_values"]) for one in shown]
     starts = iter([sum(counts[:number]) for number in range(len(counts))])
     sizes = iter(counts)
-    return [together[(start := next(starts)) : start + next(sizes)] if one else None for one in pictures]
+    return [
+        {"pooler_output": together[(start := next(starts)) : start + next(sizes)]} if one else None for one in pictures
+    ]
+
+
+def _features(core: Any, shown: dict[str, torch.Tensor]) -> Features:
+    found = vars(core.get_image_features(**shown))
+    return {name: found[name] for name in FEATURES if found.get(name) is not None}
 
 
 def picture_inputs(model: Any, batch: Batch, *, image_once: bool) -> dict[str, Any]:
-    """Return the arguments that show the model each row's pictures: features computed once per item, or pixels."""
-    levels = batch["levels"].tolist()
-    pictures = batch["image_inputs"]
-    names = sorted({name for one in pictures for name in one})
-    inputs = {
-        name: torch.cat([one[name] for one, count in zip(pictures, levels, strict=True) if one for _ in range(count)])
-        for name in names
-        if not (image_once and name == "pixel_values")
+    """Return the arguments that show the model each row's pictures: features computed once per item, or pixels.
+
+    A shared row holds the picture tokens of an item once, plain rows hold them once per level.
+    """
+    levels = batch.levels.tolist() if batch.sharing is None else [1] * len(batch.levels)
+    pictures = batch.image_inputs
+    repeated = [one for one, count in zip(pictures, levels, strict=True) if one for _ in range(count)]
+    names = sorted({name for one in repeated for name in one})
+    inputs = {  # beside features, no more than what gives positions
+        name: _stacked([one[name] for one in repeated]) for name in names if not image_once or name.endswith("grid_thw")
     }
     if not image_once or not names:
         return inputs
     with torch.no_grad():
-        features = model(pictures=pictures)
-    repeated = [one for one, count in zip(features, levels, strict=True) if one is not None for _ in range(count)]
-    if isinstance(repeated[0], torch.Tensor):
-        return {**inputs, "features": torch.cat(repeated)}
-    return {**inputs, "features": [picture for row in repeated for picture in row]}
+        encoded = model(pictures=list(pictures))
+    rows = [one for one, count in zip(encoded, levels, strict=True) if one is not None for _ in range(count)]
+    return {**inputs, "features": {name: _joined([row[name] for row in rows], FEATURES[name]) for name in rows[0]}}
 
 
-def response_logps(model: Any, batch: Batch, shown: dict[str, Any]) -> torch.Tensor:
-    """Return the (rows,) weighted sums of the answer tokens' log-probabilities, nats.
+def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Put (pictures, ...) tensors in one, those of fewer tiles or smaller sides filled up with zeros."""
+    largest = [max(sides) for sides in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    filled = []
+    for tensor in tensors:
+        missing = [most - own for most, own in zip(largest, tensor.shape[1:], strict=True)]
+        filled.append(
+            pad(tensor, [side for lack in reversed(missing) for side in (0, lack)]) if any(missing) else tensor
+        )
+    return torch.cat(filled)
+
+
+def _joined(parts: Sequence[Any], depth: int) -> Any:
+    """Put the features of several rows in one: tensors and lists end to end, below `depth` levels of lists."""
+    if depth:
+        return [_joined(layer, depth - 1) for layer in zip(*parts, strict=True)]
+    return torch.cat(list(parts)) if isinstance(parts[0], torch.Tensor) else [one for part in parts for one in part]
+
+
+def row_inputs(batch: Batch, *, dense_mask: bool = False) -> dict[str, Any]:
+    """Return the arguments that say what the rows hold and who sees whom in them.
+
+    Args:
+        dense_mask: tell a shared row's sharing by a (1, 1, length, length) mask, not to our own attention.
+    """
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids, **batch.token_types}
+    if batch.sharing is None:
+        return {**inputs, "attention_mask": batch.attention_mask}
+    inputs["position_ids"] = batch.position_ids
+    if dense_mask:
+        return {**inputs, "attention_mask": batch.sharing.mask()}
+    return {**inputs, "sharing": batch.sharing}
+
+
+def round_logps(model: Any, batch: Batch, shown: dict[str, Any], *, dense_mask: bool = False) -> torch.Tensor:
+    """Return the (responses, rounds) sums of the answer tokens' log-probabilities, nats, float64.
 
     Summed in float64: the loss takes differences of sums of several hundred nats.
     """
     tokens = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        predictors=batch["predictors"],
-        targets=batch["targets"],
-        **shown,
+        **row_inputs(batch, dense_mask=dense_mask), predictors=batch.predictors, targets=batch.targets, **shown
     )  # (N,)
-    sums = torch.zeros(len(batch["input_ids"]), dtype=torch.float64, device=tokens.device)
-    return sums.index_add(0, batch["rows"], tokens.double() * batch["weights"])
+    return sum_by_round(tokens, batch)
 
 
-@torch.no_grad()
-def check_log_probabilities(model: Any, batch: Batch) -> tuple[bool, str]:
-    """Compare our way with the model's own full logits on a real batch, and choose whether pictures are encoded once.
-
-    Returns:
-        Whether to encode pictures once per item, and why not ("" when so).
-
-    Raises:
-        ValueError: the head's outputs are changed after the head (e.g. capped), so our log-probabilities are wrong.
-    """
-    rows = picture_inputs(model, batch, image_once=False)
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **rows).logits
-    picked = logits.flatten(0, 1)[batch["predictors"]].float()
-    tokens = -cross_entropy(picked, batch["targets"], reduction="none").double()
-    expected = torch.zeros(len(batch["input_ids"]), dtype=torch.float64, device=tokens.device)
-    expected = expected.index_add(0, batch["rows"], tokens * batch["weights"])
-    if not bool(torch.isfinite(expected).all()):
-        precision = str(logits.dtype).removeprefix("torch.")
-        raise ValueError(f"its log-probabilities are no numbers in {precision}: try --set dtype=bfloat16 or float32")
-    allowed = TOLERANCE if logits.dtype == torch.float32 else 20 * TOLERANCE  # 8 bits of mantissa, several layers
-    if _difference(response_logps(model, batch, rows), expected) > allowed:
-        raise ValueError("the log-probabilities at the answer tokens are not those of the model's own logits")
-    network = model.get_base_model()
-    if not takes_features(network):
-        return False, f"{type(network).__name__} takes no pictures that are encoded already"
-    once = response_logps(model, batch, picture_inputs(model, batch, image_once=True))
-    if _difference(once, expected) > allowed:
-        return False, f"{type(network).__name__} gives other log-probabilities when pictures are encoded once"
-    return True, ""
+def sum_by_round(tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Add up (N,) token log-probabilities to (responses, rounds)."""
+    responses = int(batch.levels.sum())
+    rounds = int(batch.rounds.max()) + 1
+    sums = torch.zeros(responses * rounds, dtype=torch.float64, device=tokens.device)
+    return sums.index_add(0, batch.responses * rounds + batch.rounds, tokens.double()).view(responses, rounds)
 
 
-def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float(((ours - theirs).abs() / theirs.abs().clamp(min=1.0)).max())
+def weigh_rounds(sums: torch.Tensor, round_weight: float) -> torch.Tensor:
+    """Return the (responses,) sums in which a token of round n (from 0) weighs 1 + round_weight * n."""
+    rounds = torch.arange(sums.shape[1], dtype=sums.dtype, device=sums.device)
+    return sums @ (1 + round_weight * rounds)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from amp_cli.core.launching import Launch, own_config, refuse_too_many, worker_environment
 from amp_cli.core.templates import template_path
@@ -31,10 +32,13 @@ def plan_launch(
     else:
         file = _accelerate_file(config_file)
         wanted = processes or _processes_of(file)
-    config.accumulation_steps(wanted)  # refuses a batch that cannot be cut so
+    uses_cpu = _settings_of(file).get("use_cpu") is True
+    config.items_per_batch(wanted)  # refuses a batch that cannot be cut so
     environment = worker_environment()
     if config.threads is not None:
         environment["OMP_NUM_THREADS"] = str(config.threads)
+    if uses_cpu:  # accelerate tells only a lone process
+        environment["ACCELERATE_USE_CPU"] = "true"
     if wanted == 1 and len(gpus) > 1:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[0]  # a lone process would spread over all of them by DataParallel
     return Launch(module=WORKER, config_file=file, processes=wanted, environment=environment)
@@ -68,7 +72,7 @@ def _accelerate_file(name: str) -> Path:
     return template_path("accelerate", f"{name}.yaml")
 
 
-def _processes_of(file: Path) -> int:
+def _settings_of(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
@@ -77,7 +81,11 @@ def _processes_of(file: Path) -> int:
         raise AmpError(f"Cannot read the accelerate config '{file}': {error}") from error
     if not isinstance(values, dict) or "distributed_type" not in values:
         raise AmpError(f"'{file}' is no accelerate config", hint="Make one with `accelerate config`")
-    processes = values.get("num_processes", 1)
+    return values
+
+
+def _processes_of(file: Path) -> int:
+    processes = _settings_of(file).get("num_processes", 1)
     if not isinstance(processes, int) or processes < 1:
         raise AmpError(f"num_processes in '{file}' must be a whole number above 0, not {processes!r}")
     return processes

@@ -1,5 +1,7 @@
 """One training session: load, check, go on from the last checkpoint, train, write the adapter."""
 
+import os
+import os
 import shutil
 import time
 from pathlib import Path
@@ -7,25 +9,31 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from peft import LoraConfig, get_peft_model
+from accelerate.utils import gather_object
+from peft import get_peft_model
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
-from amp_cli.core.adapters import language_lora_targets
 from amp_cli.core.events import report
 from amp_cli.core.machine import peak_memory_mb
 from amp_cli.core.models import LoadedModel, load_model
 from amp_cli.errors import AmpError
-from amp_cli.training.arguments import trainer_arguments
+from amp_cli.training.arguments import lora_config, trainer_arguments
 from amp_cli.training.callbacks import RunReport, cut_metrics
 from amp_cli.training.card import ADAPTER, finish_adapter
 from amp_cli.training.checkpoints import last_complete, remove_incomplete
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import load_items
 from amp_cli.training.dataset import EncodedItems, usable_items
-from amp_cli.training.layout import lay_out
-from amp_cli.training.logprobs import check_log_probabilities, teach_log_probabilities
+from amp_cli.training.estimate import choose_checkpointing, estimate_memory, room_on, spread_sample
+from amp_cli.training.forward import ForwardPass
+from amp_cli.training.logprobs import teach_log_probabilities
+from amp_cli.training.reference import ReferenceCache, cache_identity, choose_reference, fill_cache
+from amp_cli.training.selftest import SelfTest, choose_forward, describe
 from amp_cli.training.trainer import MDPOTrainer
+
+SAMPLED = 32
+"""Items from which the longest is taken for the estimate of memory."""
 
 
 def load_policy(config: TrainConfig, device: str) -> LoadedModel:
@@ -50,15 +58,7 @@ def load_policy(config: TrainConfig, device: str) -> LoadedModel:
     set_seed(config.seed)
     if config.adapter is not None:
         return loaded
-    lora = LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        bias="none",
-        task_type="CAUSAL_LM",
-        target_modules=language_lora_targets(loaded.model),
-    )
-    loaded.model = get_peft_model(loaded.model, lora)
+    loaded.model = get_peft_model(loaded.model, lora_config(config, loaded.model))
     return loaded
 
 
@@ -69,16 +69,21 @@ class Session:
         self.config = config
         self.run_folder = run_folder
         self.state = PartialState()
-        self.image_once = False
-        self.image_note = ""
+        self.self_test: SelfTest | None = None
+        self.facts: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return what `result.json` holds."""
         start = time.monotonic()
         loaded = load_policy(self.config, str(self.state.device))
-        if self.state.is_main_process:
-            for note in loaded.notes:
-                report(note=note)
+        # FSDP shards by layer; the classes that models name for it include some that these models do not have
+        layer = type(loaded.model.get_decoder().layers[0]).__name__
+        os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", layer)
+        # FSDP shards by layer; the classes that models name for it include some that these models do not have
+        layer = type(loaded.model.get_decoder().layers[0]).__name__
+        os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", layer)
+        for note in loaded.notes:
+            self._note(note)
         items = EncodedItems(loaded, load_items(self.run_folder, self.config.method), method=self.config.method)
         with self.state.main_process_first():
             data = usable_items(items, self.run_folder, max_length=self.config.max_length)
@@ -101,8 +106,8 @@ class Session:
             "items_per_second": (steps - steps_before) * self.config.global_batch_size / seconds,
             "peak_memory_mb": _peak_memory_mb(self.state.device),
             "model": loaded.identity,
-            "image_once": self.image_once,
-            "image_note": self.image_note,
+            "self_test": self.self_test and self.self_test.to_json(),
+            **self.facts,
         }
 
     def _tidy(self) -> tuple[Path, int, int] | None:
@@ -115,41 +120,109 @@ class Session:
         return resumed_from
 
     def _trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport) -> Trainer:
-        config = self.config
-        arguments = trainer_arguments(config, self.run_folder, precision=loaded.identity["dtype"])
         pad_id = loaded.tokenizer.pad_token_id or 0
-        if config.method == "sft":
-            from amp_cli.training.sft import sft_trainer
-
-            trainer: Trainer = sft_trainer(loaded.model, data, pad_id=pad_id, arguments=arguments, callback=callback)
-        else:
-            self._check(loaded, data, pad_id)
-            trainer = MDPOTrainer(
-                config=config,
-                image_once=self.image_once,
-                model=loaded.model,
-                args=TrainingArguments(**arguments),
-                train_dataset=data,
-                data_collator=lambda items: lay_out(items, round_weight=config.round_weight, pad_id=pad_id),
-                callbacks=[callback],
-            )
+        trainer = (
+            self._sft_trainer(loaded, data, callback, pad_id)
+            if self.config.method == "sft"
+            else self._mdpo_trainer(loaded, data, callback, pad_id)
+        )
         if trainer.args.world_size != self.state.num_processes:  # the batch was cut for the latter
             raise RuntimeError(f"{trainer.args.world_size} processes train, {self.state.num_processes} were counted")
         trainer.remove_callback(PrinterCallback)
         return trainer
 
-    def _check(self, loaded: LoadedModel, data: EncodedItems, pad_id: int) -> None:
-        """Test our log-probabilities on a real item before hours are spent on them."""
-        with_pictures = next((number for number in range(len(data)) if data.items[number].images), 0)
-        batch: Any = lay_out([data[with_pictures]], round_weight=self.config.round_weight, pad_id=pad_id)
-        on_device = _to(batch, self.state.device)
+    def _sft_trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport, pad_id: int) -> Trainer:
+        from amp_cli.training.sft import sft_trainer
+
+        wanted = self.config.gradient_checkpointing
+        arguments = self._arguments(loaded, self.state.device.type == "cuda" if wanted is None else wanted)
+        trainer: Trainer = sft_trainer(loaded.model, data, pad_id=pad_id, arguments=arguments, callback=callback)
+        return trainer
+
+    def _mdpo_trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport, pad_id: int) -> Trainer:
+        forward = self._forward(loaded, data, pad_id)
+        arguments = self._arguments(loaded, self._checkpointing(loaded, data, forward))
+        return MDPOTrainer(
+            config=self.config,
+            forward=forward,
+            reference=self._reference(loaded, data, forward),
+            model=loaded.model,
+            args=TrainingArguments(**arguments),
+            train_dataset=data,
+            callbacks=[callback],
+        )
+
+    def _checkpointing(self, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass) -> bool:
+        """Return whether to checkpoint gradients: where the process with the least memory would not do without."""
+        wanted, processes = self.config.gradient_checkpointing, self.state.num_processes
+        estimate = estimate_memory(
+            forward.network,
+            self.config,
+            [data[number] for number in spread_sample(len(data), SAMPLED)],
+            precision=loaded.identity["dtype"],
+            on_gpu=self.state.device.type == "cuda",
+            processes=processes,
+            layout=forward.layout,
+        )
+        held = estimate.weights + estimate.adapter // 4
+        room = min(gather_object([room_on(self.state.device, held=held, processes=processes)]))
+        is_on, why = choose_checkpointing(wanted, estimate, room)
+        self._say(why)
+        self.facts |= {"gradient_checkpointing": is_on, "estimate": estimate.to_json()}
+        return is_on
+
+    def _arguments(self, loaded: LoadedModel, checkpointing: bool) -> dict[str, Any]:
+        precision = loaded.identity["dtype"]
+        return trainer_arguments(self.config, self.run_folder, precision=precision, checkpointing=checkpointing)
+
+    def _forward(self, loaded: LoadedModel, data: EncodedItems, pad_id: int) -> ForwardPass:
+        """Test our log-probabilities on real items before hours are spent on them, and take the fastest right way."""
+        with_pictures = [number for number in range(len(data)) if data.items[number].images]
+        numbers = [*with_pictures, *range(len(data))][:2]
         loaded.model.train()
         try:
-            self.image_once, self.image_note = check_log_probabilities(loaded.model, on_device)
+            forward, self.self_test = choose_forward(
+                loaded.model,
+                [data[number] for number in numbers],
+                pad_id=pad_id,
+                max_length=self.config.max_length,
+            )
         except ValueError as error:
             raise AmpError(f"'{self.config.base}' cannot be trained with mdpo: {error}") from error
-        if self.image_note and self.state.is_main_process:
-            report(note=f"Pictures are encoded once per level, not once per item: {self.image_note}")
+        if (slower := describe(self.self_test)) is not None:
+            self._note(slower)
+        return forward
+
+    def _reference(self, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass) -> ReferenceCache | None:
+        """Return the reference's log-probabilities of all items, where they are to come from disk."""
+        visits = (self.config.max_steps or 0) * self.config.global_batch_size or len(data) * (self.config.epochs or 0)
+        is_cached, why = choose_reference(self.config.reference, items=len(data), visits=visits)
+        self.facts["reference"] = "cache" if is_cached else "online"
+        self._say(why)
+        if not is_cached:
+            return None
+        cache = ReferenceCache(cache_identity(loaded.identity))
+        own = range(self.state.process_index, len(data), self.state.num_processes)
+        if self.state.is_main_process:
+            report(total=len(own), done=0, label="Reference", unit="items")
+        fill_cache(
+            cache, loaded.model, forward, data, own, tokens_per_step=self.config.tokens_per_step, advance=self._advance
+        )
+        self.state.wait_for_everyone()
+        cache.read()
+        return cache
+
+    def _advance(self) -> None:
+        if self.state.is_main_process:
+            report(step=1)
+
+    def _note(self, text: str) -> None:
+        if self.state.is_main_process:
+            report(note=text)
+
+    def _say(self, text: str) -> None:
+        if self.state.is_main_process:
+            report(said=text)
 
     def _train(self, trainer: Trainer, resumed_from: tuple[Path, int, int] | None) -> None:
         if resumed_from is None:
@@ -179,14 +252,6 @@ class Session:
         if not self.state.is_main_process:
             return self.run_folder / ADAPTER
         return finish_adapter(written, self.run_folder, config=self.config, facts=facts)
-
-
-def _to(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device)
-    if isinstance(batch, dict):
-        return {name: _to(value, device) for name, value in batch.items()}
-    return [_to(value, device) for value in batch]
 
 
 def _peak_memory_mb(device: torch.device) -> float:

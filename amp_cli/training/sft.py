@@ -8,22 +8,22 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from amp_cli.training.dataset import EncodedItems
-from amp_cli.training.layout import lay_out
+from amp_cli.training.layout import lay_out_rows
 
 IGNORED = -100
 """The label that transformers leaves out of the loss."""
 
 
-def sft_batch(data: EncodedItems, numbers: Sequence[int], *, pad_id: int) -> dict[str, torch.Tensor]:
+def sft_batch(data: EncodedItems, numbers: Sequence[int], *, pad_id: int) -> dict[str, Any]:
     """Return items as rows with labels on the answers' tokens and pictures stacked."""
-    batch = lay_out([data[number] for number in numbers], pad_id=pad_id)
-    labels = torch.full_like(batch["input_ids"], IGNORED)
-    labels.view(-1)[batch["predictors"] + 1] = batch["targets"]
-    pictures = batch["image_inputs"]
+    batch = lay_out_rows([data[number] for number in numbers], pad_id=pad_id)
+    labels = torch.full_like(batch.input_ids, IGNORED)
+    labels.view(-1)[batch.predictors + 1] = batch.targets
+    pictures = batch.image_inputs
     names = sorted({name for one in pictures for name in one})
     return {
-        "input_ids": batch["input_ids"],
-        "attention_mask": batch["attention_mask"],
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
         "labels": labels,
         **{name: torch.cat([one[name] for one in pictures if one]) for name in names},
     }

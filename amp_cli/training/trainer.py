@@ -1,55 +1,89 @@
 """MDPO as a transformers Trainer: K levels of an item in one pass, the reference is the policy with its adapter off."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from transformers import Trainer
 
+from amp_cli.core.prompts import EncodedItem
 from amp_cli.training.config import TrainConfig
+from amp_cli.training.forward import ForwardPass
 from amp_cli.training.layout import Batch, by_level, level_mask
-from amp_cli.training.logprobs import picture_inputs, response_logps
+from amp_cli.training.logprobs import weigh_rounds
 from amp_cli.training.loss import count_terms, mdpo_loss
 from amp_cli.training.metrics import PairMetrics
+from amp_cli.training.packing import cut_by_tokens, spread
+from amp_cli.training.reference import ReferenceCache
+
+Passes = list[list[EncodedItem]]
+"""This process's share of one update, cut into forward passes."""
 
 
 class MDPOTrainer(Trainer):
-    """Trains a PeftModel whose base `teach_log_probabilities` has been given; batches come from `lay_out`."""
+    """Trains a PeftModel whose base `teach_log_probabilities` has been given.
 
-    # the loss is divided by the count of the whole update, so a batch may be cut into forward passes at will
-    loss_is_scaled_for_ga = True
+    A batch of the data loader is this process's share of one update, a list of items; it is cut into forward passes
+    here, by tokens. What is in an update does not depend on how it is cut.
+    """
 
-    def __init__(self, *, config: TrainConfig, image_once: bool, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(
+        self, *, config: TrainConfig, forward: ForwardPass, reference: ReferenceCache | None, **arguments: Any
+    ) -> None:
+        super().__init__(**arguments, data_collator=list)
         self.config = config
-        self.image_once = image_once
+        self.forward = forward
+        self.reference = reference
         self.pair_metrics = PairMetrics(self.args.device)
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], int]:
+        self, epoch_iterator: Iterator[list[EncodedItem]], num_batches: int, device: torch.device
+    ) -> tuple[list[Passes], int]:
         """Return the forward passes of one update, and what its summed loss is divided by, over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        levels = [count for batch in batches for count in batch["levels"].tolist()]
+        levels = [len(item.responses) for items in batches for item in items]
         count = torch.tensor(count_terms(levels, self.config.pairs, self.config.reduction), device=device)
-        return batches, int(self.accelerator.reduce(count, reduction="sum"))
+        return [self._passes(items) for items in batches], int(self.accelerator.reduce(count, reduction="sum"))
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: int | None = None,
+    def _passes(self, items: Sequence[EncodedItem]) -> Passes:
+        """Cut items into forward passes within `tokens_per_step`, as many as every other process makes."""
+        passes = cut_by_tokens(
+            [self.forward.tokens([item]) for item in items],
+            self.config.tokens_per_step,
+            together=lambda numbers: self.forward.tokens([items[number] for number in numbers]),
+        )
+        most = int(self.accelerator.gather(torch.tensor([len(passes)], device=self.args.device)).max())
+        return [[items[number] for number in one] for one in spread(passes, most)]
+
+    def training_step(
+        self, model: Any, inputs: Passes, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Return this forward pass's share of the update's loss."""
-        shown = picture_inputs(model, inputs, image_once=self.image_once)
-        mask = level_mask(inputs["levels"])
-        with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
-            reference = response_logps(model, inputs, shown)
-        policy = response_logps(model, inputs, shown)
+        """Go forward and backward through every pass, gradients meeting in the last; return this process's loss."""
+        model.train()
+        losses = []
+        for number, items in enumerate(inputs, start=1):
+            is_last = number == len(inputs)
+            self.accelerator.gradient_state._set_sync_gradients(is_last)
+            with nullcontext() if is_last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    loss = self._loss(model, items, num_items_in_batch)
+                unscaled = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if unscaled else {}))
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+    def _loss(self, model: Any, items: Sequence[EncodedItem], count: torch.Tensor | int | None) -> torch.Tensor:
+        """Return this forward pass's share of the update's loss, which is divided by `count`."""
+        batch = self.forward.lay_out(items).to(self.args.device)
+        shown = self.forward.show_pictures(model, batch)
+        reference = self._reference_logps(model, items, batch, shown)
+        policy = self.forward.round_logps(model, batch, shown)
+        mask = level_mask(batch.levels)
         result = mdpo_loss(
-            by_level(policy, mask),
-            by_level(reference, mask),
+            by_level(weigh_rounds(policy, self.config.round_weight), mask),
+            by_level(weigh_rounds(reference, self.config.round_weight), mask),
             mask=mask,
             beta=self.config.beta,
             penalty=self.config.penalty,
@@ -58,9 +92,17 @@ class MDPOTrainer(Trainer):
         )
         self.pair_metrics.add(result)
         # DDP averages over the processes what should be summed, since each divides by the count of all
-        share = result.total * self.accelerator.num_processes / (num_items_in_batch or result.count)
-        scalar: torch.Tensor = share.float()
-        return scalar
+        share: torch.Tensor = result.total * self.accelerator.num_processes / (count or result.count)
+        return share.float()
+
+    @torch.no_grad()
+    def _reference_logps(
+        self, model: Any, items: Sequence[EncodedItem], batch: Batch, shown: dict[str, Any]
+    ) -> torch.Tensor:
+        if self.reference is not None:
+            return self.reference.round_logps(items).to(self.args.device)
+        with self.accelerator.unwrap_model(model).disable_adapter():
+            return self.forward.round_logps(model, batch, shown)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what the pairs and levels did since the last line."""
@@ -68,6 +110,6 @@ class MDPOTrainer(Trainer):
             logs = {**logs, **self.pair_metrics.drain(lambda sums: self.accelerator.reduce(sums, reduction="sum"))}
         super().log(logs, start_time)
 
-    def floating_point_ops(self, inputs: Batch) -> int:
+    def floating_point_ops(self, inputs: Passes) -> int:
         """Not counted: the estimate knows nothing of a frozen tower and a head at few places."""
         return 0

@@ -76,13 +76,18 @@ def _train(config: TrainConfig, run_folder: Path) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     # told, and not left to guess: without it several processes on CPUs would each train alone
-    PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true")
+    state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true")
+    if state.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
+        raise AmpError(
+            f"{os.environ['WORLD_SIZE']} processes were started, but each would train alone",
+            hint="On CPUs the accelerate config must say `use_cpu: true`",
+        )
     try:
         result = Session(config, run_folder).run()
     except torch.OutOfMemoryError as error:
         raise AmpError(
             f"The GPU's memory is full: {str(error).splitlines()[0]}",
-            hint="Try --set per_device_batch_size=1 --set gradient_checkpointing=true, or --set quantization=nf4",
+            hint="Try --tokens-per-step 1 --set gradient_checkpointing=true, or --set quantization=nf4",
         ) from error
     if PartialState().is_main_process:
         write_json(run_folder / RESULT, result)

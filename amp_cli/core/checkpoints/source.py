@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.core.checkpoints.cache import converted_folder
-from amp_cli.core.checkpoints.layout import LANGUAGE_MODEL, ORIGINAL, layout_of
+from amp_cli.core.checkpoints.layout import LANGUAGE_MODEL, ORIGINAL, layout_of, says_original
 from amp_cli.core.checkpoints.original import OriginalCheckpoint, llava_config, open_original, tower_identity
 from amp_cli.core.checkpoints.projector import projector_files
-from amp_cli.core.hub import adapter_folder, check_model, local_folder, model_and_adapter
+from amp_cli.core.hub import (
+    adapter_folder,
+    check_model,
+    folder_of_small_files,
+    local_folder,
+    model_and_adapter,
+    model_config,
+)
 from amp_cli.core.store import read_json
 from amp_cli.errors import AmpError
 
@@ -66,6 +73,26 @@ def find_source(model: str, *, adapter: str | None, vision_tower: str | None) ->
         adapter=adapter_at,
         identity=identity,
         notes=notes,
+    )
+
+
+def find_outline(model: str, *, vision_tower: str | None) -> Source:
+    """Find what tells a model's shape: no weights, save for an original checkpoint, of which their files' headers tell.
+
+    Raises:
+        AmpError: a part is missing or damaged.
+    """
+    config, _ = model_config(model)
+    if says_original(config) or vision_tower is not None:
+        return find_source(model, adapter=None, vision_tower=vision_tower)
+    return Source(
+        model=model,
+        folder=folder_of_small_files(model),
+        original=None,
+        original_config=None,
+        adapter=None,
+        identity={},
+        notes=(),
     )
 
 

@@ -1,0 +1,275 @@
+"""Says what a training run would take and do, without weights, and without leaving anything on the disk."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from amp_cli import ui
+from amp_cli.core.launching import visible_gpus
+from amp_cli.core.models import LoadedModel, load_outline
+from amp_cli.core.prompts import EncodedItem
+from amp_cli.core.store import Rejections
+from amp_cli.errors import AmpError
+from amp_cli.training.config import TrainConfig
+from amp_cli.training.data import REJECTED, answers_of, load_items, prepare_items
+from amp_cli.training.dataset import EncodedItems
+from amp_cli.training.estimate import (
+    Estimate,
+    choose_checkpointing,
+    estimate_memory,
+    room_on,
+    shown_bytes,
+    spread_sample,
+)
+from amp_cli.training.forward import ROWS, SHARED
+from amp_cli.training.layout import unique_tokens
+from amp_cli.training.machine import check_packages, plan_launch
+from amp_cli.training.packing import cut_by_tokens
+from amp_cli.training.reference import choose_reference
+
+SAMPLED = 256
+"""Items that are encoded for their lengths."""
+UPDATES = 100
+"""Updates that are drawn from the sample to count their forward passes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What the training data are like. Tokens are of the sampled items that can be encoded within `max_length`.
+
+    Attributes:
+        items: usable, as far as the files tell. rejected: not usable. sampled: encoded. unusable: of those, not usable.
+        levels: how many items have so many levels.
+        tokens_mean, tokens_longest: of an item when each level is a row. unique_mean, unique_longest: of an item when
+            the levels share their prefix. saved: share of the tokens that this saves.
+    """
+
+    items: int
+    rejected: int
+    sampled: int
+    unusable: int
+    levels: dict[str, int]
+    tokens_mean: float
+    tokens_longest: int
+    unique_mean: float
+    unique_longest: int
+    saved: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What `amp train --dry-run` tells.
+
+    Attributes:
+        device: "cuda" or "cpu". room: bytes that training may take on the device with the least memory.
+        gradient_checkpointing, fits: what would be chosen, and whether the estimate fits then. why: in a line.
+        passes_per_update: forward passes of a device for its share of an update, mean.
+        reference: "online" or "cache" (None for sft), and why.
+    """
+
+    base: str
+    method: str
+    device: str
+    processes: int
+    precision: str
+    quantization: str | None
+    estimate: Estimate
+    room: int
+    gradient_checkpointing: bool
+    fits: bool
+    why: str
+    data: DataFacts
+    items_per_update: int
+    items_per_device: int
+    passes_per_update: float
+    steps_per_epoch: int
+    steps: int
+    reference: str | None
+    reference_why: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "estimate": self.estimate.to_json()}
+
+    def rows(self) -> list[tuple[str, object]]:
+        """Return the lines of a table for people."""
+        found, data = self.estimate, self.data
+        of = f" (of {data.sampled} sampled items)" if data.sampled < data.items else ""
+        unusable = f"; cannot be trained on: {data.unusable} of {data.sampled} looked at" if data.unusable else ""
+        precision = self.quantization or self.precision
+        without, with_it = (shown_bytes(found.total(checkpointing=on)) for on in (False, True))
+        reference: list[tuple[str, object]] = [("reference", self.reference_why)] if self.reference_why else []
+        return [
+            ("devices", f"{self.processes} x {self.device}, {shown_bytes(self.room)} each to train in"),
+            (f"weights ({precision})", shown_bytes(found.weights)),
+            ("adapter, gradients, AdamW", shown_bytes(found.adapter)),
+            (
+                f"activations of {found.tokens} tokens",
+                f"{shown_bytes(found.activations)}; checkpointed {shown_bytes(found.activations_checkpointed)}",
+            ),
+            ("head", shown_bytes(found.head)),
+            ("pictures, before each pass", None if found.pictures is None else shown_bytes(found.pictures)),
+            ("in all, per device", f"about {without}; checkpointed {with_it}"),
+            ("gradient checkpointing", self.why.removeprefix("Gradient checkpointing: ")),
+            ("items", f"{data.items} usable, {data.rejected} rejected{unusable}"),
+            ("levels", ", ".join(f"{count} x {levels}" for levels, count in data.levels.items())),
+            ("tokens of an item, levels apart", f"mean {data.tokens_mean:.0f}, longest {data.tokens_longest}{of}"),
+            ("tokens of an item, prefix shared", f"mean {data.unique_mean:.0f}, longest {data.unique_longest}{of}"),
+            ("saved by sharing", f"{data.saved:.0%}"),
+            ("items in an update", f"{self.items_per_update}; {self.items_per_device} on each device"),
+            ("forward passes in an update", f"{self.passes_per_update:.1f} on each device"),
+            ("updates", f"{self.steps} in all, {self.steps_per_epoch} in an epoch"),
+            *reference,
+        ]
+
+
+def plan_training(
+    config: TrainConfig,
+    *,
+    prefs: Path,
+    image_root: Path | None = None,
+    accelerate_config: str | None = None,
+    num_processes: int | None = None,
+) -> DryRun:
+    """Find out what `train_model` would do with the same arguments; weights need not be on this disk.
+
+    Raises:
+        AmpError: what the training would refuse too, as far as it can be told without weights.
+    """
+    if not prefs.is_file():
+        raise AmpError(f"There is no preference file '{prefs}'", hint="Make one with `amp generate-prefs`")
+    check_packages(config)
+    launch = plan_launch(config, gpus := visible_gpus(), config_file=accelerate_config, processes=num_processes)
+    outline = _outline(config, on_gpu=bool(gpus))
+    encoded, data = _look_at_data(outline, config, prefs, image_root)
+    estimate = estimate_memory(
+        outline.model,
+        config,
+        encoded,
+        precision=outline.identity["dtype"],
+        on_gpu=bool(gpus),
+        processes=launch.processes,
+        layout=SHARED if config.method == "mdpo" else ROWS,
+    )
+    room = _room(launch.processes, on_gpu=bool(gpus))
+    is_on, why = _choose_checkpointing(config, estimate, room, on_gpu=bool(gpus))
+    reference = _choose_reference(config, data.items)
+    steps_per_epoch = ceil(data.items / config.global_batch_size)
+    return DryRun(
+        base=config.base,
+        method=config.method,
+        device="cuda" if gpus else "cpu",
+        processes=launch.processes,
+        precision=outline.identity["dtype"],
+        quantization=config.quantization,
+        estimate=estimate,
+        room=room,
+        gradient_checkpointing=is_on,
+        fits=estimate.total(checkpointing=is_on) <= room,
+        why=why,
+        data=data,
+        items_per_update=config.global_batch_size,
+        items_per_device=config.global_batch_size // launch.processes,
+        passes_per_update=_passes_per_update(encoded, config, launch.processes),
+        steps_per_epoch=steps_per_epoch,
+        steps=config.max_steps or ceil(steps_per_epoch * (config.epochs or 0)),
+        reference=reference and ("cache" if reference[0] else "online"),
+        reference_why=reference and reference[1].removeprefix("Reference: "),
+    )
+
+
+def _room(processes: int, *, on_gpu: bool) -> int:
+    """Return what training may take on the device that has the least."""
+    devices = [torch.device("cuda", number) for number in range(processes)] if on_gpu else [torch.device("cpu")]
+    return min(room_on(device, held=0, processes=processes) for device in devices)
+
+
+def _choose_checkpointing(config: TrainConfig, estimate: Estimate, room: int, *, on_gpu: bool) -> tuple[bool, str]:
+    if config.method == "sft" and config.gradient_checkpointing is None:
+        return on_gpu, f"{'on' if on_gpu else 'off'}, as always with sft on a {'GPU' if on_gpu else 'CPU'}"
+    return choose_checkpointing(config.gradient_checkpointing, estimate, room)
+
+
+def _choose_reference(config: TrainConfig, items: int) -> tuple[bool, str] | None:
+    """Return whether the reference is computed once to disk, and why; None for sft, which has none."""
+    if config.method == "sft":
+        return None
+    visits = (config.max_steps or 0) * config.global_batch_size or items * (config.epochs or 0)
+    return choose_reference(config.reference, items=items, visits=visits)
+
+
+def _outline(config: TrainConfig, *, on_gpu: bool) -> LoadedModel:
+    outline = load_outline(
+        config.base,
+        vision_tower=config.vision_tower,
+        dtype=config.dtype,
+        device="cuda" if on_gpu else "cpu",
+        template=config.template,
+    )
+    if config.pad_to_square is False:
+        outline.crop_pictures()
+    return outline
+
+
+def _look_at_data(
+    outline: LoadedModel, config: TrainConfig, prefs: Path, image_root: Path | None
+) -> tuple[list[EncodedItem], DataFacts]:
+    """Return a sample of the items, encoded, and what the data are like."""
+    with TemporaryDirectory(prefix="amp-dry-run-") as folder:
+        run_folder = Path(folder)
+        prepare_items(prefs, run_folder, image_root=image_root, method=config.method)
+        items = load_items(run_folder, config.method)
+        rejected = Rejections(run_folder / REJECTED).count
+    data = EncodedItems(outline, items, method=config.method)
+    numbers = spread_sample(len(items), SAMPLED)
+    encoded, last = [], "no item"
+    with ui.progress("Encoding", len(numbers)) as advance:
+        for number in numbers:
+            try:
+                item = data[number]
+                if (length := max(len(response.input_ids) for response in item.responses)) > config.max_length:
+                    raise AmpError(f"the item has {length} tokens; max_length is {config.max_length}")
+                encoded.append(item)
+            except AmpError as error:
+                last = error.message
+            advance()
+    if not encoded:
+        raise AmpError(f"None of {len(numbers)} sampled items can be trained on; the last: {last}")
+    levels = [len(answers_of(item, config.method)) for item in items]
+    return encoded, _facts(encoded, levels, rejected=rejected, sampled=len(numbers))
+
+
+def _facts(encoded: Sequence[EncodedItem], levels: Sequence[int], *, rejected: int, sampled: int) -> DataFacts:
+    apart = [sum(len(response.input_ids) for response in item.responses) for item in encoded]
+    unique = [unique_tokens(item) for item in encoded]
+    counts = Counter(levels)
+    return DataFacts(
+        items=len(levels),
+        rejected=rejected,
+        sampled=sampled,
+        unusable=sampled - len(encoded),
+        levels={str(count): counts[count] for count in sorted(counts)},
+        tokens_mean=fmean(apart),
+        tokens_longest=max(apart),
+        unique_mean=fmean(unique),
+        unique_longest=max(unique),
+        saved=1 - sum(unique) / sum(apart),
+    )
+
+
+def _passes_per_update(encoded: Sequence[EncodedItem], config: TrainConfig, processes: int) -> float:
+    """Return the mean number of forward passes in a device's share of an update, drawn at random from the sample."""
+    at_once, often = config.items_per_batch(processes)
+    if config.method == "sft":
+        return float(often)
+    lengths = [unique_tokens(item) for item in encoded]
+    drawn = random.Random(config.seed)
+    shares = [drawn.choices(lengths, k=at_once) for _ in range(UPDATES)]
+    return fmean(len(cut_by_tokens(share, config.tokens_per_step)) for share in shares)

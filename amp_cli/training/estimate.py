@@ -1,0 +1,188 @@
+"""Estimates what one device holds in training, and from that whether gradients need checkpointing."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from amp_cli.core.machine import free_memory
+from amp_cli.core.precision import DTYPES, NOT_QUANTIZED
+from amp_cli.core.prompts import EncodedItem
+from amp_cli.training.config import TrainConfig
+from amp_cli.training.families import stands_for_pictures
+from amp_cli.training.forward import ForwardPass
+from amp_cli.training.outline import Outline
+
+ADAPTER_BYTES = 16
+"""Of an adapter's weight: itself, its gradient and AdamW's two moments, float32 each."""
+BUCKET_BYTES = 4
+"""Of an adapter's weight where several processes exchange gradients: DDP's buckets."""
+NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
+"""Of a weight in NF4: 4 bits, an 8-bit scale for 64 of them, and a float32 scale for 256 of those."""
+MARGINS = {"cuda": 0.1, "cpu": 0.5}
+"""Share of a device's free memory that is left alone. The estimate is of tensors; on a GPU gaps between are small.
+
+On a CPU, malloc kept once to twice as much again where it was measured (tests/bench/memory_estimate.py).
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Bytes that one device holds, at most, for a forward and backward pass of `tokens` tokens.
+
+    Attributes:
+        weights: of the base, as they are stored. adapter: its weights, gradients and AdamW's moments.
+        head: log-probabilities' buffers and slopes. activations, activations_checkpointed: all else of a pass, without
+            and with gradient checkpointing.
+        pictures: what the tower takes by itself, before the pass; None where it could not be estimated.
+    """
+
+    tokens: int
+    weights: int
+    adapter: int
+    head: int
+    activations: int
+    activations_checkpointed: int
+    pictures: int | None
+
+    def of_pass(self, *, checkpointing: bool) -> int:
+        """Return what comes and goes with each forward and backward pass."""
+        activations = self.activations_checkpointed if checkpointing else self.activations
+        return max(activations + self.head, self.pictures or 0)
+
+    def total(self, *, checkpointing: bool) -> int:
+        """Return all of it."""
+        return self.weights + self.adapter + self.of_pass(checkpointing=checkpointing)
+
+    def to_json(self) -> dict[str, Any]:
+        totals = {"total": self.total(checkpointing=False), "total_checkpointed": self.total(checkpointing=True)}
+        return {**asdict(self), **totals}
+
+
+def estimate_memory(
+    network: Any,
+    config: TrainConfig,
+    items: Sequence[EncodedItem],
+    *,
+    precision: str,
+    on_gpu: bool,
+    processes: int,
+    layout: str,
+) -> Estimate:
+    """Estimate the largest forward and backward pass over items such as these.
+
+    A copy of the model without weights goes through our own forward and backward pass, and the bytes of all storages
+    that live at once are counted. Two depths are tried; memory grows linearly from layer to layer.
+
+    Args:
+        network: the model without adapter; its class and configuration count.
+        items: a sample, from which the longest is taken.
+        precision: what it is loaded in. processes: that share an update. layout: one of `LAYOUTS`.
+    """
+    dtype = DTYPES[precision]
+    at_once, _ = config.items_per_batch(processes)
+    forward = ForwardPass(network=network, pad_id=0, layout=layout)
+    longest = max(items, key=lambda item: forward.tokens([item]))
+    own = forward.tokens([longest])
+    tokens = own * at_once if config.method == "sft" else max(own, min(config.tokens_per_step, own * at_once))
+    outline = Outline(network, config, dtype=dtype, autocast=on_gpu and dtype != torch.float32)
+    batch = forward.lay_out([_without_pictures(longest, network)])
+    forward = replace(forward, network=outline.base)
+    pictures, features = outline.picture_bytes(longest)
+    pictures_once, extra = features * tokens / own, outline.cast_bytes + _unpacked_bytes(outline.base, config, dtype)
+    without_head = [
+        outline.pass_bytes(forward, batch, checkpointing=on) - outline.head_bytes(len(batch.targets))
+        for on in (False, True)
+    ]
+    supervised = round(len(batch.targets) * tokens / own)
+    activations = [round((found - outline.cast_bytes) * tokens / own + pictures_once + extra) for found in without_head]
+    return Estimate(
+        tokens=tokens,
+        weights=weight_bytes(outline.base, config.quantization),
+        adapter=outline.adapter_weights * (ADAPTER_BYTES + (BUCKET_BYTES if processes > 1 else 0)),
+        head=outline.head_bytes(supervised) if config.method == "mdpo" else outline.full_head_bytes(tokens),
+        activations=activations[0],
+        activations_checkpointed=activations[1],
+        pictures=None if pictures is None else round(pictures * tokens / own),
+    )
+
+
+def choose_checkpointing(wanted: bool | None, estimate: Estimate, room: int) -> tuple[bool, str]:
+    """Return whether to compute activations twice to hold fewer of them, and why, in a line.
+
+    Args:
+        wanted: what the user says; None for what the memory says.
+        room: bytes of the device with the least, what training holds there already included.
+    """
+    if wanted is not None:
+        return wanted, f"Gradient checkpointing: {'on' if wanted else 'off'}, as asked for"
+    without, with_it = estimate.total(checkpointing=False), estimate.total(checkpointing=True)
+    if without <= room:
+        return False, f"Gradient checkpointing: off, since about {shown_bytes(without)} fit into {shown_bytes(room)}"
+    why = f"about {shown_bytes(without)} would be needed without it, {shown_bytes(with_it)} with it"
+    return True, f"Gradient checkpointing: on, since {why}, and there are {shown_bytes(room)}"
+
+
+def room_on(device: torch.device, *, held: int, processes: int) -> int:
+    """Return the bytes that training may take on a device: most of what is free, and the `held` that it has already.
+
+    On a CPU the processes share what is free.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return round(free * (1 - MARGINS["cuda"])) + held
+    return round(free_memory() / processes * (1 - MARGINS["cpu"])) + held
+
+
+def spread_sample(count: int, most: int) -> list[int]:
+    """Return up to `most` of the numbers below `count`, spread evenly."""
+    return [number * count // min(count, most) for number in range(min(count, most))]
+
+
+def shown_bytes(count: int) -> str:
+    """Return bytes as people read them."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def weight_bytes(network: Any, quantization: str | None) -> int:
+    """Return what a model's weights take as they are loaded; those of an adapter within are not counted."""
+    total = 0.0
+    packed = {id(linear.weight) for linear in _quantized(network)} if quantization is not None else set()
+    for name, weight in network.named_parameters():
+        if "lora_" in name:
+            continue
+        if id(weight) not in packed:
+            total += weight.numel() * weight.element_size()
+        elif quantization == "nf4":
+            total += weight.numel() * NF4_BYTES
+        else:
+            total += weight.numel() + 4 * weight.shape[0]  # and a float32 scale for each row
+    return round(total)
+
+
+def _quantized(network: Any) -> Iterator[torch.nn.Linear]:
+    """Return the linear layers that `precision.quantization_config` has bitsandbytes pack."""
+    kept = re.compile(rf"(.*\.)?({'|'.join(NOT_QUANTIZED)})(\.|$)")
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Linear) and "lora_" not in name and not kept.match(name):
+            yield module
+
+
+def _unpacked_bytes(network: Any, config: TrainConfig, dtype: torch.dtype) -> int:
+    """Return what the largest quantised layer takes while it computes."""
+    if config.quantization is None:
+        return 0
+    return max(linear.weight.numel() for linear in _quantized(network)) * dtype.itemsize
+
+
+def _without_pictures(item: EncodedItem, network: Any) -> EncodedItem:
+    """Return an item of as many tokens, all of them text: what the language model holds is the same."""
+
+    def text(ids: torch.Tensor) -> torch.Tensor:
+        return ids.masked_fill(stands_for_pictures(network, ids), 0)
+
+    responses = tuple(replace(response, input_ids=text(response.input_ids)) for response in item.responses)
+    return EncodedItem(responses=responses, image_inputs={})

@@ -1,0 +1,165 @@
+"""Keeps the reference's log-probabilities on disk, so that several epochs and runs compute them once."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from amp_cli.core.downloads.places import cache_folder
+from amp_cli.core.prompts import EncodedItem
+from amp_cli.core.store import disk_errors_explained, write_json
+from amp_cli.training.forward import ForwardPass
+from amp_cli.training.packing import cut_by_tokens
+
+INDEX = "index.json"
+SUFFIX = ".safetensors"
+ITEMS_PER_FILE = 128
+"""What a kill can cost; a file of so many items takes some 20 kB."""
+
+
+def item_key(item: EncodedItem) -> str:
+    """Return the SHA-256 (hex) of all that the model reads of an item: tokens, what is supervised, and pictures."""
+    digest = hashlib.sha256()
+    parts = [(name, value) for name, value in sorted(item.image_inputs.items())]
+    for response in item.responses:
+        parts += [("input_ids", response.input_ids), ("round", response.round)]  # round is -1 where not supervised
+    for name, value in parts:
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def cache_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the reference depends on beside the items: the loaded model without the adapter, which is off."""
+    return {name: value for name, value in identity.items() if not name.startswith("adapter")}
+
+
+def choose_reference(wanted: str, *, items: int, visits: float) -> tuple[bool, str]:
+    """Return whether to compute the reference once to disk, and why, in a line.
+
+    Args:
+        wanted: "online", "cache" or "auto". items: how many there are. visits: items seen in all, over all updates.
+    """
+    if wanted != "auto":
+        return wanted == "cache", f"Reference: {wanted}, as asked for"
+    rounds = visits / items
+    if rounds > 1:
+        return True, f"Reference: computed once to disk, since each item is seen {rounds:.1f} times"
+    return False, f"Reference: in every step, since each item is seen {rounds:.1f} times"
+
+
+class ReferenceCache:
+    """Log-probabilities by item, (levels, rounds) float64 each, in safetensors files named by their content.
+
+    The folder is named by the model's identity; items are known by all that the model reads of them, so that other
+    preferences, templates or pictures never meet the wrong numbers. A damaged file is left out and computed again.
+    """
+
+    def __init__(self, identity: Mapping[str, Any]) -> None:
+        text = json.dumps(identity, sort_keys=True)
+        self.folder = cache_folder() / "reference" / hashlib.sha256(text.encode()).hexdigest()[:32]
+        self._known: dict[str, torch.Tensor] = {}
+        self._unwritten: dict[str, torch.Tensor] = {}
+        if not (self.folder / INDEX).exists():
+            write_json(self.folder / INDEX, {"identity": dict(identity), "holds": "(levels, rounds) float64, nats"})
+        self.read()
+
+    def read(self) -> None:
+        """Take in every whole file of the folder."""
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != path.name.removesuffix(SUFFIX):
+                path.unlink(missing_ok=True)
+                continue
+            try:
+                self._known |= load(content)
+            except SafetensorError:  # whole, but written by something else
+                continue
+
+    def __contains__(self, item: EncodedItem) -> bool:
+        return item_key(item) in self._known
+
+    def add(self, item: EncodedItem, sums: torch.Tensor) -> None:
+        """Keep an item's (levels, rounds); on disk with the next full file or `flush`."""
+        key = item_key(item)
+        self._known[key] = self._unwritten[key] = sums.double().cpu().contiguous()
+        if len(self._unwritten) >= ITEMS_PER_FILE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is not on disk yet."""
+        if not self._unwritten:
+            return
+        content = save(self._unwritten)
+        path = self.folder / f"{hashlib.sha256(content).hexdigest()}{SUFFIX}"
+
+        def write() -> None:
+            beside = path.with_suffix(".part")
+            beside.write_bytes(content)
+            beside.replace(path)
+
+        disk_errors_explained(write, path)
+        self._unwritten = {}
+
+    def round_logps(self, items: Sequence[EncodedItem]) -> torch.Tensor:
+        """Return the (responses, rounds) of these items, zero in rounds that an item does not have.
+
+        Raises:
+            KeyError: an item was never added.
+        """
+        kept = [self._known[item_key(item)] for item in items]
+        rounds = max(sums.shape[1] for sums in kept)
+        return torch.cat([torch.nn.functional.pad(sums, (0, rounds - sums.shape[1])) for sums in kept])
+
+
+@torch.no_grad()
+def compute_reference(
+    model: Any,
+    forward: ForwardPass,
+    items: Sequence[EncodedItem],
+    *,
+    tokens_per_step: int,
+) -> list[torch.Tensor]:
+    """Return each item's (levels, rounds) log-probabilities under the model with its adapter off."""
+    found: dict[int, torch.Tensor] = {}
+    device = next(model.parameters()).device
+    with model.disable_adapter():
+        for numbers in cut_by_tokens(
+            [forward.tokens([item]) for item in items],
+            tokens_per_step,
+            together=lambda some: forward.tokens([items[number] for number in some]),
+        ):
+            batch = forward.lay_out([items[number] for number in numbers]).to(device)
+            sums = forward.round_logps(model, batch, forward.show_pictures(model, batch))
+            for number, own in zip(numbers, torch.split(sums, batch.levels.tolist()), strict=True):
+                rounds = max(int(response.round.max()) for response in items[number].responses) + 1
+                found[number] = own[:, :rounds]
+    return [found[number] for number in range(len(items))]
+
+
+def fill_cache(
+    cache: ReferenceCache,
+    model: Any,
+    forward: ForwardPass,
+    data: Any,
+    numbers: Sequence[int],
+    *,
+    tokens_per_step: int,
+    advance: Callable[[], None],
+) -> None:
+    """Compute what the cache lacks of the items `numbers` of `data`, a window of items after the other."""
+    window = 16
+    for start in range(0, len(numbers), window):
+        items = [data[number] for number in numbers[start : start + window]]
+        missing = [item for item in items if item not in cache]
+        for item, sums in zip(
+            missing, compute_reference(model, forward, missing, tokens_per_step=tokens_per_step), strict=True
+        ):
+            cache.add(item, sums)
+        for _ in items:
+            advance()
+    cache.flush()
