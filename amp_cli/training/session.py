@@ -1,7 +1,6 @@
 """One training session: load, check, go on from the last checkpoint, train, write the adapter."""
 
 import os
-import os
 import shutil
 import time
 from pathlib import Path
@@ -76,9 +75,6 @@ class Session:
         """Train to the end and return what `result.json` holds."""
         start = time.monotonic()
         loaded = load_policy(self.config, str(self.state.device))
-        # FSDP shards by layer; the classes that models name for it include some that these models do not have
-        layer = type(loaded.model.get_decoder().layers[0]).__name__
-        os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", layer)
         # FSDP shards by layer; the classes that models name for it include some that these models do not have
         layer = type(loaded.model.get_decoder().layers[0]).__name__
         os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", layer)
