@@ -21,6 +21,7 @@ from amp_cli.training.arguments import lora_config, trainer_arguments
 from amp_cli.training.callbacks import RunReport, cut_metrics
 from amp_cli.training.card import ADAPTER, finish_adapter
 from amp_cli.training.checkpoints import last_complete, remove_incomplete
+from amp_cli.training.compiling import compile_mlps
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import load_items
 from amp_cli.training.dataset import EncodedItems, usable_items
@@ -55,9 +56,10 @@ def load_policy(config: TrainConfig, device: str) -> LoadedModel:
     if config.method == "mdpo":
         teach_log_probabilities(loaded.model if config.adapter is None else loaded.model.get_base_model())
     set_seed(config.seed)
-    if config.adapter is not None:
-        return loaded
-    loaded.model = get_peft_model(loaded.model, lora_config(config, loaded.model))
+    if config.adapter is None:
+        loaded.model = get_peft_model(loaded.model, lora_config(config, loaded.model))
+    if config.torch_compile:
+        compile_mlps(loaded.model, loaded.device)
     return loaded
 
 
