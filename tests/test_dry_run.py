@@ -102,6 +102,8 @@ def test_a_7b_needs_no_weights_and_its_sizes_are_right(shape_7b: Path, prefs: Pa
     # a checkpointed layer keeps its input alone: width x 2 bytes of each token
     kept = LAYERS * plan.estimate.tokens * WIDTH * 2
     assert kept < plan.estimate.activations_checkpointed < 4 * kept
+    # and the layer whose turn it is holds all of its own
+    assert plan.estimate.activations_checkpointed > kept + 0.9 * plan.estimate.activations / LAYERS
     assert plan.estimate.activations > 5 * plan.estimate.activations_checkpointed
 
 
