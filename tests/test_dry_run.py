@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from training_items import preference, write_preferences
 from typer.testing import CliRunner
 
 from amp_cli.core.hub import TINY
+from amp_cli.core.models import load_outline
+from amp_cli.core.prompts import EncodedItem, EncodedResponse
 from amp_cli.errors import AmpError
 from amp_cli.main import app
 from amp_cli.training.config import load_config
 from amp_cli.training.dry_run import plan_training
+from amp_cli.training.estimate import estimate_memory
+from amp_cli.training.forward import SHARED
 
 LAYERS, WIDTH, MIDDLE, VOCABULARY = 32, 4096, 11008, 32064
 TOWER_WIDTH, TOWER_LAYERS = 1024, 24
@@ -102,6 +107,8 @@ def test_a_7b_needs_no_weights_and_its_sizes_are_right(shape_7b: Path, prefs: Pa
     # a checkpointed layer keeps its input alone: width x 2 bytes of each token
     kept = LAYERS * plan.estimate.tokens * WIDTH * 2
     assert kept < plan.estimate.activations_checkpointed < 4 * kept
+    # and the layer whose turn it is holds all of its own
+    assert plan.estimate.activations_checkpointed > kept + 0.9 * plan.estimate.activations / LAYERS
     assert plan.estimate.activations > 5 * plan.estimate.activations_checkpointed
 
 
@@ -174,3 +181,23 @@ def test_the_flags_set_the_settings(prefs: Path, tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     assert told["reference"] == "online"
     assert told["passes_per_update"] > 6
+
+
+def test_under_autocast_a_checkpointed_pass_grows_by_inputs_and_one_layer(shape_7b: Path) -> None:
+    outline = load_outline(str(shape_7b), dtype="bfloat16").model
+    ids = torch.arange(1024) % 100 + 10
+    marks = torch.where(torch.arange(1024) < 900, -1, 0)
+    one = EncodedResponse(input_ids=ids, supervised=marks == 0, round=marks)
+    item = EncodedItem(responses=(one,), image_inputs={})
+    config = load_config("7b", overrides=[f"base={shape_7b}"])
+    short, long = (
+        estimate_memory(
+            outline, config.changed(tokens_per_step=tokens), [item],
+            precision="bfloat16", on_gpu=True, processes=1, layout=SHARED,
+        )
+        for tokens in (1024, 4096)
+    )  # fmt: skip
+    inputs = LAYERS * WIDTH * 2  # bytes a token
+    layer = (long.activations - short.activations) / LAYERS / 3072
+    grown = (long.activations_checkpointed - short.activations_checkpointed) / 3072
+    assert inputs + layer < grown < inputs + 2 * layer

@@ -47,12 +47,12 @@ class KnownModel:
 
     @property
     def train_gb(self) -> float:
-        """Memory of one GPU to train with the size's recipe (nf4 base, LoRA r 64, K = 4, one item a step), GB.
+        """Memory of one GPU to train with the size's recipe (nf4 base, LoRA r 64, 4,096 tokens a pass), GB.
 
-        An estimate: 4-bit weights; 2.3 % of the weights in LoRA with gradients and Adam's moments in 32 bit; 6 GB for
-        activations under gradient checkpointing and for the logits.
+        An estimate: 4-bit weights; 2.3 % of the weights in LoRA with gradients and Adam's moments in 32 bit; 4 GB for
+        CUDA itself, activations under gradient checkpointing, and the head. `amp train --dry-run` counts for your data.
         """
-        return _rounded(self.parameters * (0.6 + 0.023 * 16) + _overhead(self.parameters, 6))
+        return _rounded(self.parameters * (0.6 + 0.023 * 16) + _overhead(self.parameters, 4))
 
     @property
     def run_cpu_gb(self) -> float:

@@ -13,6 +13,7 @@ from amp_cli.core.prompts import EncodedItem
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.families import stands_for_pictures
 from amp_cli.training.forward import ForwardPass
+from amp_cli.training.layout import Batch
 from amp_cli.training.outline import Outline
 
 ADAPTER_BYTES = 16
@@ -74,7 +75,7 @@ def estimate_memory(
     """Estimate the largest forward and backward pass over items such as these.
 
     A copy of the model without weights goes through our own forward and backward pass, and the bytes of all storages
-    that live at once are counted. Two depths are tried; memory grows linearly from layer to layer.
+    that live at once are counted. Two depths and two lengths are tried: memory grows linearly in both.
 
     Args:
         network: the model without adapter; its class and configuration count.
@@ -89,15 +90,16 @@ def estimate_memory(
     tokens = own * at_once if config.method == "sft" else max(own, min(config.tokens_per_step, own * at_once))
     outline = Outline(network, config, dtype=dtype, autocast=on_gpu and dtype != torch.float32)
     batch = forward.lay_out([_without_pictures(longest, network)])
+    twice = forward.lay_out([_without_pictures(longest, network)] * 2)
     forward = replace(forward, network=outline.base)
     pictures, features = outline.picture_bytes(longest)
-    pictures_once, extra = features * tokens / own, outline.cast_bytes + _unpacked_bytes(outline.base, config, dtype)
-    without_head = [
-        outline.pass_bytes(forward, batch, checkpointing=on) - outline.head_bytes(len(batch.targets))
-        for on in (False, True)
-    ]
-    supervised = round(len(batch.targets) * tokens / own)
-    activations = [round((found - outline.cast_bytes) * tokens / own + pictures_once + extra) for found in without_head]
+    times = tokens / own
+    fixed = features * times + _unpacked_bytes(outline.base, config, dtype)
+    activations = []
+    for on in (False, True):
+        one, two = (outline.pass_bytes(forward, _headless(some), checkpointing=on) for some in (batch, twice))
+        activations.append(round(one + (two - one) * (times - 1) + fixed))
+    supervised = round(len(batch.targets) * times)
     return Estimate(
         tokens=tokens,
         weights=weight_bytes(outline.base, config.quantization),
@@ -105,7 +107,7 @@ def estimate_memory(
         head=outline.head_bytes(supervised) if config.method == "mdpo" else outline.full_head_bytes(tokens),
         activations=activations[0],
         activations_checkpointed=activations[1],
-        pictures=None if pictures is None else round(pictures * tokens / own),
+        pictures=None if pictures is None else round(pictures * times),
     )
 
 
@@ -176,6 +178,11 @@ def _unpacked_bytes(network: Any, config: TrainConfig, dtype: torch.dtype) -> in
     if config.quantization is None:
         return 0
     return max(linear.weight.numel() for linear in _quantized(network)) * dtype.itemsize
+
+
+def _headless(batch: Batch) -> Batch:
+    """Return the batch with one answer token: a large vocabulary takes its bytes before or after the layers' peak."""
+    return replace(batch, predictors=batch.predictors[:1], targets=batch.targets[:1])
 
 
 def _without_pictures(item: EncodedItem, network: Any) -> EncodedItem:

@@ -42,7 +42,6 @@ class Outline:
         self.width = int(self.base.get_output_embeddings().weight.shape[1])
         trainable = [weight for weight in self.model.parameters() if weight.requires_grad]
         self.adapter_weights = sum(weight.numel() for weight in trainable)
-        self.cast_bytes = self.adapter_weights * dtype.itemsize if autocast else 0  # of float32 weights, once a pass
         with self.mode:
             for weight in trainable:
                 weight.grad = torch.zeros_like(weight)  # from the pass before

@@ -1,7 +1,6 @@
 """One training session: load, check, go on from the last checkpoint, train, write the adapter."""
 
 import os
-import os
 import shutil
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from amp_cli.training.arguments import lora_config, trainer_arguments
 from amp_cli.training.callbacks import RunReport, cut_metrics
 from amp_cli.training.card import ADAPTER, finish_adapter
 from amp_cli.training.checkpoints import last_complete, remove_incomplete
+from amp_cli.training.compiling import compile_mlps
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import load_items
 from amp_cli.training.dataset import EncodedItems, usable_items
@@ -56,9 +56,10 @@ def load_policy(config: TrainConfig, device: str) -> LoadedModel:
     if config.method == "mdpo":
         teach_log_probabilities(loaded.model if config.adapter is None else loaded.model.get_base_model())
     set_seed(config.seed)
-    if config.adapter is not None:
-        return loaded
-    loaded.model = get_peft_model(loaded.model, lora_config(config, loaded.model))
+    if config.adapter is None:
+        loaded.model = get_peft_model(loaded.model, lora_config(config, loaded.model))
+    if config.torch_compile:
+        compile_mlps(loaded.model, loaded.device)
     return loaded
 
 
@@ -76,9 +77,6 @@ class Session:
         """Train to the end and return what `result.json` holds."""
         start = time.monotonic()
         loaded = load_policy(self.config, str(self.state.device))
-        # FSDP shards by layer; the classes that models name for it include some that these models do not have
-        layer = type(loaded.model.get_decoder().layers[0]).__name__
-        os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", layer)
         # FSDP shards by layer; the classes that models name for it include some that these models do not have
         layer = type(loaded.model.get_decoder().layers[0]).__name__
         os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", layer)
