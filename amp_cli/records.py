@@ -1,5 +1,6 @@
 """The records that travel between the stages: frozen, and refusing bad values."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -22,6 +23,12 @@ def required(record: Mapping[str, Any], key: str) -> Any:
     if key not in record:
         raise AmpError(f"the field '{key}' is missing")
     return record[key]
+
+
+def _object(value: object, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise AmpError(f"{what} must be an object with named fields, not {value!r:.80}")
+    return value
 
 
 def _refuse_empty_id(item_id: object) -> None:
@@ -69,7 +76,7 @@ class SourceItem:
             images=texts(required(record, "images"), "images"),
             questions=texts(required(record, "questions"), "questions"),
             answers=texts(required(record, "answers"), "answers"),
-            meta=dict(record.get("meta", {})),
+            meta=dict(_object(record.get("meta") or {}, "'meta'")),
         )
 
 
@@ -104,6 +111,12 @@ class Level:
     source: str
     accuracy: float | None = None
     score: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("accuracy", self.accuracy), ("score", self.score)):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if value is not None and not is_number:
+                raise AmpError(f"'{name}' of a level must be a number, not {value!r:.80}")
 
     def to_json(self) -> dict[str, Any]:
         record: dict[str, Any] = {"answers": list(self.answers), "source": self.source}
@@ -160,8 +173,8 @@ class PreferenceItem:
             id=required(record, "id"),
             images=texts(record.get("images", []), "images"),
             questions=texts(required(record, "questions"), "questions"),
-            levels=tuple(Level.from_json(level) for level in levels),
-            meta=dict(record.get("meta") or {}),
+            levels=tuple(Level.from_json(_object(level, "a level")) for level in levels),
+            meta=dict(_object(record.get("meta") or {}, "'meta'")),
         )
 
 

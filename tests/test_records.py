@@ -44,6 +44,10 @@ def test_source_candidate_and_answer_come_back_unchanged() -> None:
         ({"id": " "}, "an id must be a text"),
         ({"levels": [{"answers": ["a", " "], "source": "s"}, CONTRACT_ITEM["levels"][1]]}, "empty answer in round 2"),
         ({"levels": [{"source": "s"}, CONTRACT_ITEM["levels"][1]]}, "'answers' is missing"),
+        ({"levels": [1, 2]}, "a level must be an object with named fields, not 1"),
+        ({"levels": [{"answers": ["a", "b"], "accuracy": "high"}] * 2}, "'accuracy' of a level must be a number"),
+        ({"levels": [{"answers": ["a", "b"], "score": float("nan")}] * 2}, "'score' of a level must be a number"),
+        ({"meta": ["x"]}, "'meta' must be an object"),
     ],
 )
 def test_a_bad_item_is_refused_with_the_reason(change: dict[str, Any], reason: str) -> None:

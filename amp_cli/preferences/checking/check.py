@@ -1,13 +1,12 @@
 """Checks a set of preferences in one pass: items, pictures, texts, lengths, styles, context, benchmarks."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amp_cli import ui
 from amp_cli.core.store import write_json
 from amp_cli.errors import AmpError
 from amp_cli.preferences.checking.context import Context, open_context
@@ -22,6 +21,7 @@ from amp_cli.preferences.exporters.pictures import picture_root
 from amp_cli.preferences.exporters.streaming import written_beside
 from amp_cli.preferences.importers.source import open_source
 from amp_cli.preferences.reading import Refused, read_items
+from amp_cli.preferences.reading_progress import reading_progress
 from amp_cli.records import PreferenceItem
 
 REPORT = "check.json"
@@ -103,7 +103,7 @@ def check(settings: CheckSettings) -> Report:
         if settings.out is not None:
             listed = stack.enter_context(written_beside(settings.out / LISTED)).write
         checker = _Checker(Findings(listed), context, Report(format=known_format))
-        advance = stack.enter_context(_progress(Path(settings.source)))
+        advance = stack.enter_context(reading_progress("Checking", Path(settings.source)))
         for entry, pictures in with_pictures(entries, root, benchmark):
             checker.take(entry, pictures)
             advance()
@@ -121,18 +121,6 @@ def check(settings: CheckSettings) -> Report:
     if settings.out is not None:
         write_json(settings.out / REPORT, report.to_json())
     return report
-
-
-@contextmanager
-def _progress(source: Path) -> Iterator[Callable[[], None]]:
-    """Show a bar where the number of entries is known beforehand: the lines of a JSONL file."""
-    if source.suffix != ".jsonl" or not source.is_file():
-        yield lambda: None
-        return
-    with source.open("rb") as stream:
-        lines = sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
-    with ui.progress("Checking", lines) as advance:
-        yield advance
 
 
 class _Checker:
