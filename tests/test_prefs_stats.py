@@ -103,14 +103,6 @@ def test_differences_are_better_minus_worse() -> None:
     assert (ends["pairs"], ends["mean"], ends["better_is_longer"]) == (3, 0, pytest.approx(1 / 3))
 
 
-def test_what_is_no_number_is_no_accuracy() -> None:
-    levels = [{"answers": ["a"], "accuracy": value} for value in (float("nan"), "high", True, 0.5)]
-    numbers = figures_of(
-        [{"id": "a", "questions": ["Q"], "levels": [levels[3], levels[number]]} for number in range(3)]
-    )
-    assert [level["accuracy"] for level in numbers["per_level"]] == [0.5, None]
-
-
 def test_quartiles_of_counted_numbers_are_those_of_the_list() -> None:
     assert spread({1: 1, 2: 1, 3: 1, 100: 1}) == {"mean": 26.5, "min": 1, "q1": 1, "median": 2, "q3": 3, "max": 100}
     assert spread({-5: 1000, 7: 1})["median"] == -5

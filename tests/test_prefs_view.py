@@ -203,8 +203,8 @@ def test_thumbnails_come_in_the_order_of_their_files(tmp_path: Path) -> None:
     assert widths == [20 + number for number in range(20)]
 
 
-@pytest.mark.parametrize(("accuracy", "shown"), [(0.25, 0.25), (None, None), (float("nan"), None), ("high", None)])
-def test_only_numbers_are_shown_as_accuracy(tmp_path: Path, accuracy: Any, shown: float | None) -> None:
+@pytest.mark.parametrize(("accuracy", "shown"), [(0.25, 0.25), (None, None)])
+def test_an_accuracy_is_shown_where_there_is_one(tmp_path: Path, accuracy: float | None, shown: float | None) -> None:
     levels = (Level(answers=("A.",), source="s"), Level(answers=("B.",), source="t", accuracy=accuracy))
     write_page(tmp_path / "page.html", [ShownItem(item=preference(levels=levels), images=())], overview())
     assert data_of(tmp_path / "page.html")[0]["items"][0]["levels"][1]["accuracy"] == shown

@@ -1,6 +1,5 @@
 """Counts a preference set in one pass: how many levels, how long they are, who wrote them, which pictures repeat."""
 
-import math
 from array import array
 from collections import Counter
 from collections.abc import Mapping
@@ -27,8 +26,8 @@ class _LevelFigures:
         self.words[words] += 1
         self.places += place
         for sums, value in ((self.accuracy, level.accuracy), (self.score, level.score)):
-            if (known := number_or_none(value)) is not None:
-                sums[0] += known
+            if value is not None:
+                sums[0] += value
                 sums[1] += 1
 
     def to_json(self) -> dict[str, Any]:
@@ -97,13 +96,6 @@ class Figures:
             "in_several_items": int((items_each > 1).sum()),
             "most_items": int(items_each.max(initial=0)),
         }
-
-
-def number_or_none(value: object) -> float | None:
-    """Return a number as it is, and None for what is none: other people's files may hold NaN or a text there."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
 
 
 def dataset_of(item: PreferenceItem) -> str:

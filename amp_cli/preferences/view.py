@@ -10,7 +10,7 @@ from amp_cli.core.store import write_text
 from amp_cli.core.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.preferences.autocheck import Mark
-from amp_cli.preferences.figures import dataset_of, number_or_none
+from amp_cli.preferences.figures import dataset_of
 from amp_cli.preferences.overview import Overview
 from amp_cli.preferences.reading import Refused
 from amp_cli.preferences.thumbnails import make_thumbnails
@@ -111,8 +111,8 @@ def _for_page(shown: ShownItem, numbers: dict[Path, int], failed: dict[Path, str
             {
                 "source": level.source,
                 "answers": _answers_for_page(level.answers, of_level),
-                "accuracy": number_or_none(level.accuracy),
-                "score": number_or_none(level.score),
+                "accuracy": level.accuracy,
+                "score": level.score,
             }
             for level, of_level in zip(item.levels, marks, strict=True)
         ],
