@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from prefs_formats import rated, turns, write_json, write_lines
+from training_items import draw, write_preferences
 
 ROOT = Path(__file__).resolve().parent.parent
 LLAVA = ROOT / "tests" / "golden" / "llava"
@@ -97,6 +99,70 @@ def test_readme_s_commands_for_original_checkpoints_work_as_they_stand(tmp_path:
         assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
     assert (tmp_path / "back" / "tokenizer.model").is_file()
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_readme_s_commands_for_preference_data_work_as_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "coco" / "a").mkdir(parents=True)
+    (tmp_path / "pope").mkdir()
+    (tmp_path / "vlfeedback").mkdir()
+    for number in range(4):
+        draw(tmp_path / "coco" / "a", number)
+    draw(tmp_path / "pope", 3)  # the benchmark has one of the pictures
+    asked = "<image>\nWhat is it?"
+    theirs = [
+        {
+            "image": f"a/{number}.png",
+            **{f"output_{k + 1}": turns(asked, f"{number} {word}") for k, word in enumerate("ab")},
+        }
+        for number in range(4)
+    ]
+    write_json(tmp_path / "their_train.json", theirs)
+    four = [rated(5 - number, number + 1, 3, f"Answer {number}.", f"m{number}") for number in range(4)]
+    write_lines(tmp_path / "vlfeedback" / "train.jsonl", [{"id": "v", "prompt": "What?", "completions": four}])
+    pair = {
+        "question": "What?",
+        "chosen": "This.",
+        "rejected": "That.",
+        "image": {"bytes": None, "path": "coco/a/0.png"},
+    }
+    rlaif = {
+        **pair,
+        "ds_name": "x",
+        "origin_dataset": "y",
+        "origin_split": "z",
+        "idx": "1",
+        "image_path": "coco/a/0.png",
+    }
+    write_lines(tmp_path / "rlaif.jsonl", [rlaif])
+    for name in ("sharegpt4v", "silkie", "rlhfv", "own"):
+        levels = [{"answers": [f"{name} {word}"], "source": word} for word in ("good", "bad")]
+        item = {"id": name, "images": ["coco/a/1.png"], "questions": ["What?"], "levels": levels}
+        write_lines(tmp_path / f"{name}.jsonl", [item, {**item, "id": f"{name}-2", "images": ["coco/a/2.png"]}])
+    exchanged = {"openbmb/RLAIF-V-Dataset": "rlaif.jsonl", "~/.cache/amp/benchmarks/pope": "pope", **EXCHANGED}
+    lines = commands_of_readme("## Preference data in and out")
+    assert [line.split()[2] for line in lines] == [
+        *("import", "import", "import", "check", "stats", "view", "mix", "export", "export")
+    ]
+    for line in lines:
+        for large, small in exchanged.items():
+            line = line.replace(large, small)
+        done = type_in(line, tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+        if " check " in line:
+            assert "leakage" in done.stdout  # the picture that the benchmark has
+    assert (tmp_path / "trl/train.parquet").is_file()
+    assert (tmp_path / "my-preferences/README.md").is_file()
+
+
+@pytest.mark.slow
+def test_readme_s_commands_for_fast_training_work_as_they_stand(tmp_path: Path) -> None:
+    write_preferences(tmp_path)
+    dry, real = commands_of_readme("## Training, fast and lean")
+    for line in (dry, real):
+        done = type_in(line.replace("--size 7b", EXCHANGED["--size 7b"] + " --set save_steps=5"), tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+        assert (tmp_path / "run").exists() == (line == real)
 
 
 def test_a_command_in_json_prints_one_object_and_nothing_else(folder: Path) -> None:
