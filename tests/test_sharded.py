@@ -81,12 +81,12 @@ def test_two_processes_by_our_own_file_train_as_one(alone: Path, tmp_path: Path)
     ("kind", "name", "checkpointing"),
     [
         ("fsdp", "FSDP", True),
-        pytest.param("deepspeed_zero2", "DEEPSPEED", None, marks=pytest.mark.deepspeed),
+        pytest.param("deepspeed_zero2", "DEEPSPEED", False, marks=pytest.mark.deepspeed),
         pytest.param("deepspeed_zero2-3", "DEEPSPEED", True, marks=pytest.mark.deepspeed),
     ],
 )
 def test_processes_that_share_the_model_train_as_one(
-    alone: Path, tmp_path: Path, kind: str, name: str, checkpointing: bool | None
+    alone: Path, tmp_path: Path, kind: str, name: str, checkpointing: bool
 ) -> None:
     if name == "DEEPSPEED" and find_spec("deepspeed") is None:
         pytest.skip("DeepSpeed is not installed: pip install 'amp-cli[deepspeed]'")

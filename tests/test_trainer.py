@@ -29,6 +29,7 @@ RAGGED = TrainConfig(
     lora_alpha=8,
     global_batch_size=4,
     max_grad_norm=1.0,
+    gradient_checkpointing=False,
     save_steps=2,
     logging_steps=1,
     threads=1,

@@ -153,6 +153,9 @@ class Session:
     def _checkpointing(self, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass) -> bool:
         """Return whether to checkpoint gradients: where the process with the least memory would not do without."""
         wanted, processes = self.config.gradient_checkpointing, self.state.num_processes
+        if wanted is not None:
+            self.facts["gradient_checkpointing"] = wanted
+            return wanted
         estimate = estimate_memory(
             forward.network,
             self.config,
@@ -164,7 +167,7 @@ class Session:
         )
         held = estimate.weights + estimate.adapter // 4
         room = min(gather_object([room_on(self.state.device, held=held, processes=processes)]))
-        is_on, why = choose_checkpointing(wanted, estimate, room)
+        is_on, why = choose_checkpointing(None, estimate, room)
         self._say(why)
         self.facts |= {"gradient_checkpointing": is_on, "estimate": estimate.to_json()}
         return is_on
