@@ -96,7 +96,7 @@ def train(
         bool,
         typer.Option(
             "--torch-compile",
-            help="Compile the language model's MLPs; on a CPU 0 to 7 % faster, on a GPU not measured yet (default: off)",
+            help="Compile the language model's MLPs; on a CPU 0 to 7 % faster, not timed on a GPU (default: off)",
             rich_help_panel=RUNNING,
         ),
     ] = False,
