@@ -27,8 +27,10 @@ from tests.judge_server import Fault, JudgeServer
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-proj-verysecret-0123456789"
 CHILD = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
 from amp_cli.core.judge import JudgeSettings, open_judge
 from amp_cli.core.store import RecordLog
 from tests.judge_runs import requests
