@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 from amp_cli.core.downloads.places import cache_folder
 from amp_cli.core.prompts import EncodedItem
 from amp_cli.core.store import disk_errors_explained, write_json
+from amp_cli.errors import AmpError
 from amp_cli.training.forward import ForwardPass
 from amp_cli.training.packing import cut_by_tokens
 
@@ -139,6 +140,28 @@ def compute_reference(
                 rounds = max(int(response.round.max()) for response in items[number].responses) + 1
                 found[number] = own[:, :rounds]
     return [found[number] for number in range(len(items))]
+
+
+def check_cache(
+    cache: ReferenceCache, model: Any, forward: ForwardPass, item: EncodedItem, *, tolerance: float
+) -> None:
+    """Compute an item that the cache knows once more, so that another machine or library's numbers are not trusted.
+
+    Args:
+        tolerance: mean difference of an answer token's log-probability, nats, as the self-test allows it.
+
+    Raises:
+        AmpError: the kept numbers are others.
+    """
+    kept = cache.round_logps([item])
+    (computed,) = compute_reference(model, forward, [item], tokens_per_step=forward.tokens([item]))
+    tokens = torch.tensor([int(response.supervised.sum()) for response in item.responses])
+    difference = float(((computed.cpu() - kept).sum(dim=1).abs() / tokens).max())
+    if not difference <= tolerance:
+        raise AmpError(
+            f"The reference kept in '{cache.folder}' differs by {difference:.2g} nats a token from what it is now",
+            hint="Delete that folder, or train with --reference online",
+        )
 
 
 def fill_cache(

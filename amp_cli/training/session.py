@@ -16,6 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from amp_cli.core.events import report
 from amp_cli.core.machine import peak_memory_mb
 from amp_cli.core.models import LoadedModel, load_model
+from amp_cli.core.precision import DTYPES
 from amp_cli.errors import AmpError
 from amp_cli.training.arguments import lora_config, trainer_arguments
 from amp_cli.training.callbacks import RunReport, cut_metrics
@@ -28,7 +29,7 @@ from amp_cli.training.dataset import EncodedItems, usable_items
 from amp_cli.training.estimate import choose_checkpointing, estimate_memory, room_on, spread_sample
 from amp_cli.training.forward import ForwardPass
 from amp_cli.training.logprobs import teach_log_probabilities
-from amp_cli.training.reference import ReferenceCache, cache_identity, choose_reference, fill_cache
+from amp_cli.training.reference import ReferenceCache, cache_identity, check_cache, choose_reference, fill_cache
 from amp_cli.training.selftest import SelfTest, choose_forward, describe
 from amp_cli.training.trainer import MDPOTrainer
 
@@ -179,15 +180,14 @@ class Session:
     def _forward(self, loaded: LoadedModel, data: EncodedItems, pad_id: int) -> ForwardPass:
         """Test our log-probabilities on real items before hours are spent on them, and take the fastest right way."""
         with_pictures = [number for number in range(len(data)) if data.items[number].images]
-        numbers = [*with_pictures, *range(len(data))][:2]
+        numbers = list(dict.fromkeys([*with_pictures, *range(len(data))]))[:2]
+        items = [data[number] for number in numbers]
         loaded.model.train()
         try:
-            forward, self.self_test = choose_forward(
-                loaded.model,
-                [data[number] for number in numbers],
-                pad_id=pad_id,
-                max_length=self.config.max_length,
-            )
+            with self._precision(loaded):
+                forward, self.self_test = choose_forward(
+                    loaded.model, items, pad_id=pad_id, max_length=self.config.max_length
+                )
         except ValueError as error:
             raise AmpError(f"'{self.config.base}' cannot be trained with mdpo: {error}") from error
         if (slower := describe(self.self_test)) is not None:
@@ -206,12 +206,19 @@ class Session:
         own = range(self.state.process_index, len(data), self.state.num_processes)
         if self.state.is_main_process:
             report(total=len(own), done=0, label="Reference", unit="items")
-        fill_cache(
-            cache, loaded.model, forward, data, own, tokens_per_step=self.config.tokens_per_step, advance=self._advance
-        )
+        budget = self.config.tokens_per_step
+        with self._precision(loaded):
+            if self.self_test is not None and own and data[own[0]] in cache:
+                check_cache(cache, loaded.model, forward, data[own[0]], tolerance=self.self_test.tolerance)
+            fill_cache(cache, loaded.model, forward, data, own, tokens_per_step=budget, advance=self._advance)
         self.state.wait_for_everyone()
         cache.read()
         return cache
+
+    def _precision(self, loaded: LoadedModel) -> torch.autocast:
+        """Return a context with matrix products in the precision that the trainer will have them in."""
+        kind, dtype = self.state.device.type, DTYPES[loaded.identity["dtype"]]
+        return torch.autocast(kind, dtype, enabled=kind == "cuda" and dtype != torch.float32)
 
     def _advance(self) -> None:
         if self.state.is_main_process:
