@@ -135,6 +135,10 @@ class TrainConfig:
         share = self.global_batch_size // processes
         return (share, 1) if self.method == "mdpo" else (at_once, share // at_once)
 
+    def visits(self, items: int) -> float:
+        """Return how many items are seen in all, each as often as it comes, when there are so many."""
+        return (self.max_steps or 0) * self.global_batch_size or items * (self.epochs or 0)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

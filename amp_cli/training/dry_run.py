@@ -201,8 +201,7 @@ def _choose_reference(config: TrainConfig, items: int) -> tuple[bool, str] | Non
     """Return whether the reference is computed once to disk, and why; None for sft, which has none."""
     if config.method == "sft":
         return None
-    visits = (config.max_steps or 0) * config.global_batch_size or items * (config.epochs or 0)
-    return choose_reference(config.reference, items=items, visits=visits)
+    return choose_reference(config.reference, items=items, visits=config.visits(items))
 
 
 def _outline(config: TrainConfig, *, on_gpu: bool) -> LoadedModel:

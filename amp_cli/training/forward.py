@@ -11,6 +11,7 @@ from amp_cli.training.attention import SHARED_PREFIX, plain_attention, use_atten
 from amp_cli.training.families import first_answers, picture_blocks, positions_of, token_types
 from amp_cli.training.layout import Batch, lay_out_rows, lay_out_shared, unique_tokens
 from amp_cli.training.logprobs import picture_inputs, round_logps
+from amp_cli.training.packing import cut_by_tokens
 
 SHARED, SHARED_DENSE, ROWS = "shared-prefix", "shared-prefix-dense-mask", "rows"
 LAYOUTS = (SHARED, SHARED_DENSE, ROWS)
@@ -42,6 +43,14 @@ class ForwardPass:
             return sum(unique_tokens(item) for item in items)
         lengths = [len(response.input_ids) for item in items for response in item.responses]
         return len(lengths) * max(lengths)
+
+    def cut(self, items: Sequence[EncodedItem], budget: int) -> list[list[int]]:
+        """Return the items' numbers in forward passes of at most `budget` tokens; a longer item goes alone."""
+        alone = [self.tokens([item]) for item in items]
+        if self.layout != ROWS:
+            return cut_by_tokens(alone, budget)
+        # rows are as long as the longest of the pass
+        return cut_by_tokens(alone, budget, together=lambda numbers: self.tokens([items[one] for one in numbers]))
 
     def lay_out(self, items: Sequence[EncodedItem]) -> Batch:
         """Return the items as one forward pass."""

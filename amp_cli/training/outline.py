@@ -99,7 +99,7 @@ class Outline:
             with self._precision():
                 logits = self.base.get_output_embeddings()(hidden)  # (count, vocabulary)
                 loss = cross_entropy(logits.float(), targets)
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
         return counter.peak - before
 
     def _hidden(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,11 +133,11 @@ class Outline:
             yield counter
 
 
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
     """Adds up the storages that are made within the block and still live."""
 
     def __init__(self, known: Sequence[torch.Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # nor its constructor
         self.held = self.peak = 0
         self._seen = {tensor.untyped_storage()._cdata for tensor in known}
 

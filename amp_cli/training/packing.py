@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 
 def cut_by_tokens(
-    lengths: Sequence[int], budget: int, *, together: Callable[[Sequence[int]], int] = sum
+    lengths: Sequence[int], budget: int, *, together: Callable[[Sequence[int]], int] | None = None
 ) -> list[list[int]]:
     """Return the passes, each a list of item numbers: the longest items first, each into the first pass with room.
 
@@ -14,8 +14,7 @@ def cut_by_tokens(
         lengths: tokens of each item alone.
         together: tokens that items of these numbers take in one pass; the sum of their lengths by default.
     """
-    if together is sum:
-        return cut_by_tokens(lengths, budget, together=lambda numbers: sum(lengths[number] for number in numbers))
+    together = together or (lambda numbers: sum(lengths[number] for number in numbers))
     passes: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lambda number: (-lengths[number], number)):
         home = next((one for one in passes if together([*one, number]) <= budget), None)

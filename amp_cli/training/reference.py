@@ -14,7 +14,6 @@ from amp_cli.core.prompts import EncodedItem
 from amp_cli.core.store import disk_errors_explained, write_json
 from amp_cli.errors import AmpError
 from amp_cli.training.forward import ForwardPass
-from amp_cli.training.packing import cut_by_tokens
 
 INDEX = "index.json"
 SUFFIX = ".safetensors"
@@ -129,11 +128,7 @@ def compute_reference(
     found: dict[int, torch.Tensor] = {}
     device = next(model.parameters()).device
     with model.disable_adapter():
-        for numbers in cut_by_tokens(
-            [forward.tokens([item]) for item in items],
-            tokens_per_step,
-            together=lambda some: forward.tokens([items[number] for number in some]),
-        ):
+        for numbers in forward.cut(items, tokens_per_step):
             batch = forward.lay_out([items[number] for number in numbers]).to(device)
             sums = forward.round_logps(model, batch, forward.show_pictures(model, batch))
             for number, own in zip(numbers, torch.split(sums, batch.levels.tolist()), strict=True):

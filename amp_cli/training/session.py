@@ -196,8 +196,8 @@ class Session:
 
     def _reference(self, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass) -> ReferenceCache | None:
         """Return the reference's log-probabilities of all items, where they are to come from disk."""
-        visits = (self.config.max_steps or 0) * self.config.global_batch_size or len(data) * (self.config.epochs or 0)
-        is_cached, why = choose_reference(self.config.reference, items=len(data), visits=visits)
+        items = len(data)
+        is_cached, why = choose_reference(self.config.reference, items=items, visits=self.config.visits(items))
         self.facts["reference"] = "cache" if is_cached else "online"
         self._say(why)
         if not is_cached:

@@ -15,7 +15,7 @@ from amp_cli.training.layout import Batch, by_level, level_mask
 from amp_cli.training.logprobs import weigh_rounds
 from amp_cli.training.loss import count_terms, mdpo_loss
 from amp_cli.training.metrics import PairMetrics
-from amp_cli.training.packing import cut_by_tokens, spread
+from amp_cli.training.packing import spread
 from amp_cli.training.reference import ReferenceCache
 
 Passes = list[list[EncodedItem]]
@@ -49,11 +49,7 @@ class MDPOTrainer(Trainer):
 
     def _passes(self, items: Sequence[EncodedItem]) -> Passes:
         """Cut items into forward passes within `tokens_per_step`, as many as every other process makes."""
-        passes = cut_by_tokens(
-            [self.forward.tokens([item]) for item in items],
-            self.config.tokens_per_step,
-            together=lambda numbers: self.forward.tokens([items[number] for number in numbers]),
-        )
+        passes = self.forward.cut(items, self.config.tokens_per_step)
         most = int(self.accelerator.gather(torch.tensor([len(passes)], device=self.args.device)).max())
         return [[items[number] for number in one] for one in spread(passes, most)]
 
