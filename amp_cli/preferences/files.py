@@ -1,16 +1,9 @@
-"""The JSONL files of a preference run: written whole and renamed over, and the list of items that were left out."""
+"""The list of items that a preference run left out."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from amp_cli.core.store import RecordLog, write_text
-
-
-def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write one line per record, atomically."""
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records))
+from amp_cli.core.store import RecordLog, write_records
 
 
 class RejectedItems:
@@ -25,7 +18,7 @@ class RejectedItems:
         usable = set(known_ids)
         kept = [record for record in RecordLog(path).read() if "source" in record and record["id"] in usable]
         records = [{"id": item_id, "reason": reason} for item_id, reason in found] + kept
-        write_jsonl(path, records)
+        write_records(path, records)
         self._log = RecordLog(path)
         self._by_expert: dict[str, set[str]] = {}
         for record in kept:

@@ -8,12 +8,12 @@ from typing import Any
 from amp_cli import ui
 from amp_cli.core.endpoint import check_endpoint, is_endpoint
 from amp_cli.core.run import Run
-from amp_cli.core.store import RecordLog, content_hash, write_json
+from amp_cli.core.store import RecordLog, content_hash, write_json, write_records
 from amp_cli.errors import AmpError
 from amp_cli.preferences.autocheck import Checker
 from amp_cli.preferences.encoders import Encoder, make_encoder
 from amp_cli.preferences.experts import Answering, Expert, ModelAnswering, collect_candidates
-from amp_cli.preferences.files import RejectedItems, write_jsonl
+from amp_cli.preferences.files import RejectedItems
 from amp_cli.preferences.incremental import Finetune, finetune_series, nested_subsets
 from amp_cli.preferences.nounchunks import ChunkParser
 from amp_cli.preferences.overview import overview_of_run
@@ -230,7 +230,7 @@ def _work(settings: GenerateSettings, prepared: _Prepared) -> GenerateResult:
             "No item has two different levels: the experts' answers equal the standard ones, or failed",
             hint=f"See '{out / 'stats.json'}' and '{result.rejected_file}'",
         )
-    write_jsonl(result.preferences, (item.to_json() for item in made))
+    write_records(result.preferences, (item.to_json() for item in made))
     write_page(result.page, shown, overview_of_run(result.stats, len(shown)))
     return result
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from amp_cli.core.store import read_json, write_json
+from amp_cli.core.store import read_json, write_json, write_records
 from amp_cli.errors import AmpError
 from amp_cli.preferences.experts import Expert
-from amp_cli.preferences.files import write_jsonl
 from amp_cli.records import SourceItem
 
 BASE = "base"
@@ -118,7 +117,7 @@ def finetune_series(
         finished = folder / f"{name}.json"
         if not finished.exists():
             data = folder / f"{name}.jsonl"
-            write_jsonl(data, (item.to_json() for item in subset))
+            write_records(data, (item.to_json() for item in subset))
             adapter = finetune(
                 FinetuneJob(
                     name=name,

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from amp_cli.core.run import Run
-from amp_cli.core.store import content_hash, disk_errors_explained
+from amp_cli.core.store import content_hash, disk_errors_explained, write_records
 from amp_cli.errors import AmpError
-from amp_cli.preferences.exporters.pictures import find_pictures, name_from, picture_root
-from amp_cli.preferences.exporters.streaming import written_beside
-from amp_cli.preferences.files import write_jsonl
 from amp_cli.preferences.importers.source import open_source
+from amp_cli.preferences.pictures import find_pictures, name_from, picture_root
 from amp_cli.preferences.reading import Refused, read_items
 from amp_cli.preferences.splitting import hold_out
+from amp_cli.preferences.streaming import written_beside
 from amp_cli.records import PreferenceItem
 
 COMMAND = "prefs mix"
@@ -148,7 +147,7 @@ def mix(settings: MixSettings) -> Mixed:
                 for number in numbers:
                     stream.seek(kept[number].place)
                     writer.write({**json.loads(stream.readline()), "id": ids[number]})
-        write_jsonl(settings.out / REJECTED, ({"id": one, "reason": reason} for one, reason in sampler.rejected))
+        write_records(settings.out / REJECTED, ({"id": one, "reason": reason} for one, reason in sampler.rejected))
         result = Mixed(
             taken=taken,
             items=len(kept) - len(held),

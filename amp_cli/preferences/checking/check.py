@@ -17,11 +17,11 @@ from amp_cli.preferences.checking.lengths import LengthBias
 from amp_cli.preferences.checking.pictures import Picture, with_pictures
 from amp_cli.preferences.checking.style import StyleShift
 from amp_cli.preferences.checking.texts import check_texts
-from amp_cli.preferences.exporters.pictures import picture_root
-from amp_cli.preferences.exporters.streaming import written_beside
 from amp_cli.preferences.importers.source import open_source
+from amp_cli.preferences.pictures import picture_root
 from amp_cli.preferences.reading import Refused, read_items
 from amp_cli.preferences.reading_progress import reading_progress
+from amp_cli.preferences.streaming import written_beside
 from amp_cli.records import PreferenceItem
 
 REPORT = "check.json"

@@ -18,9 +18,9 @@ from amp_cli.preferences.exporters.layouts import (
 )
 from amp_cli.preferences.exporters.pairs import PAIRINGS, Pair, cut_pairs
 from amp_cli.preferences.exporters.parquet import written_parquet
-from amp_cli.preferences.exporters.pictures import find_pictures, name_from, picture_root
-from amp_cli.preferences.exporters.streaming import written_beside
+from amp_cli.preferences.pictures import find_pictures, name_from, picture_root
 from amp_cli.preferences.reading import Refused, read_items
+from amp_cli.preferences.streaming import written_beside
 from amp_cli.records import PreferenceItem
 
 ENDINGS = {

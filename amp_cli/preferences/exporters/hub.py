@@ -20,8 +20,9 @@ from amp_cli.preferences.exporters.export import (
     refuse_nothing,
     sound_items,
 )
-from amp_cli.preferences.exporters.pictures import PictureCopies, find_pictures
-from amp_cli.preferences.exporters.streaming import written_beside
+from amp_cli.preferences.exporters.pictures import PictureCopies
+from amp_cli.preferences.pictures import find_pictures
+from amp_cli.preferences.streaming import written_beside
 from amp_cli.records import PreferenceItem
 
 DATA = "data"

@@ -1,36 +1,11 @@
-"""Where the pictures of a preference source lie, and how an export names them."""
+"""Copies the pictures of an export, each content once."""
 
 import shutil
 from pathlib import Path
 
-from amp_cli.core.images import find_image
 from amp_cli.core.store import content_hash, disk_errors_explained
-from amp_cli.records import PreferenceItem
 
 SHORT_HASH = 8
-
-
-def picture_root(source: str, image_root: Path | None) -> Path:
-    """Return the folder that an item's relative image paths start from."""
-    if image_root is not None:
-        return image_root
-    path = Path(source)
-    return path if path.is_dir() else path.parent
-
-
-def find_pictures(item: PreferenceItem, root: Path) -> tuple[Path, ...]:
-    """Return the absolute places of an item's pictures.
-
-    Raises:
-        AmpError: a picture is not there.
-    """
-    return tuple(find_image(name, root).resolve() for name in item.images)
-
-
-def name_from(folder: Path, picture: Path) -> str:
-    """Return the path from `folder` of a picture below it, so that both can be moved; else the whole path."""
-    below = folder.resolve()
-    return picture.relative_to(below).as_posix() if picture.is_relative_to(below) else str(picture)
 
 
 class PictureCopies:

@@ -13,11 +13,11 @@ from amp_cli.core.run import NAME, Run
 from amp_cli.core.store import content_hash, read_json
 from amp_cli.core.whole_folder import made_before, part_of, put_in_place
 from amp_cli.errors import AmpError
-from amp_cli.preferences.exporters.streaming import written_beside
 from amp_cli.preferences.importers.draft import Choices, Refused
 from amp_cli.preferences.importers.items import items_of
 from amp_cli.preferences.importers.naming import ImportedPictures
 from amp_cli.preferences.importers.source import Source, open_source
+from amp_cli.preferences.streaming import written_beside
 from amp_cli.records import PreferenceItem
 
 COMMAND = "prefs import"
