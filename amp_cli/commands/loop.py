@@ -35,9 +35,9 @@ class Size:
 
 
 def equal_compute_steps(steps: int, levels: int) -> int:
-    """Return the fine-tuning steps that cost what MDPO's do.
+    """Return the fine-tuning steps that cost what MDPO's do with a row per response, which is more than ours take.
 
-    An MDPO step takes each of K responses forward and backward (3 units) and once more forward as the reference
+    Such an MDPO step takes each of K responses forward and backward (3 units) and once more forward as the reference
     (1 unit); a fine-tuning step takes the one standard response forward and backward.
     """
     return round(steps * levels * 4 / 3)

@@ -11,7 +11,7 @@ READING = (
     "CHAIR-i is the share of named things that are not there, CHAIR-s the share of descriptions with at least "
     "one. Lower CHAIR is better only while recall holds: who says less invents less.",
     "SFT is the control: plain fine-tuning on the standard answers alone, for as many steps as MDPO, and for as much "
-    "computing.",
+    "computing as MDPO takes with a row per answer; here answers share their prefix, so that MDPO took less.",
     "The base was taught nothing false: its captions are true, of a world in which things come in pairs and one "
     "of a pair is often out of sight. So it says what is usual. Only descriptions were trained on here; what "
     "changes on POPE is carried over.",
