@@ -41,6 +41,10 @@ bench: $(STAMP)  ## speed and memory, side by side in one run
 	$(BIN)/python tests/bench/convert_memory.py
 	$(BIN)/python tests/bench/mdpo_step.py --shape tiny --out runs/bench/mdpo_step_tiny.json
 	$(BIN)/python tests/bench/mdpo_step.py --shape b --out runs/bench/mdpo_step_b.json
+	$(BIN)/python tests/bench/memory_estimate.py
+	$(BIN)/python tests/bench/families.py
+	$(BIN)/python tests/bench/prefs_import.py 100000
+	$(BIN)/python tests/bench/prefs_check.py 2000 200
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from amp_cli.errors import AmpError
+from amp_cli.main import app
 from amp_cli.preferences.importers.draft import Choices
 from amp_cli.preferences.importers.formats import FORMATS, detect_format, find_format
 from amp_cli.preferences.importers.importing import import_preferences
@@ -365,3 +367,8 @@ def test_an_item_without_an_id_gets_one_from_its_content(folder: Path) -> None:
     ids = [one.id for one in read(folder, first, second)]
     assert ids == [one.id for one in read(folder, second, first)][::-1]
     assert len(set(ids)) == 2
+
+
+def test_the_help_names_every_format() -> None:
+    shown = " ".join(CliRunner().invoke(app, ["prefs", "import", "--help"]).output.split())
+    assert all(name in shown for name in FORMATS)
