@@ -14,6 +14,7 @@ from amp_cli.training.dataset import EncodedItems
 from amp_cli.training.forward import LAYOUTS, ROWS, SHARED, ForwardPass
 from amp_cli.training.layout import Batch, Segment, lay_out_shared
 from amp_cli.training.logprobs import weigh_rounds
+from amp_cli.training.reference import compute_reference
 from amp_cli.training.selftest import choose_forward, describe
 from amp_cli.training.session import load_policy
 
@@ -201,6 +202,18 @@ def test_branches_that_lose_their_prompt_are_found_out_and_rows_are_taken(
     ]
     assert "differ by" in test.refused[0][1]
     assert "Levels are read in rows of their own" in str(describe(test))
+
+
+@pytest.mark.parametrize("tokens_per_step", [4096, 1])
+def test_the_reference_is_the_base_whatever_the_adapter_says(data: EncodedItems, tokens_per_step: int) -> None:
+    way = way_of(data)
+    items = [data[number] for number in range(4)]
+    found = compute_reference(data.loaded.model, way, items, tokens_per_step=tokens_per_step)
+    way_of(data, ROWS)
+    with data.loaded.model.disable_adapter():
+        expected = [naive(data, number) for number in range(4)]
+    assert [sums.sum(dim=1).tolist() for sums in found] == [pytest.approx(sums, rel=2e-5) for sums in expected]
+    assert [tuple(sums.shape) for sums in found] == [(3, 1), (2, 2), (2, 1), (4, 1)]  # (levels, rounds)
 
 
 def test_items_keep_their_type(data: EncodedItems) -> None:

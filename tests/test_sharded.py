@@ -1,6 +1,7 @@
 """Two processes on the CPU train as one: DDP by our own file, FSDP, and DeepSpeed where it is installed."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -61,6 +62,7 @@ def train_sharded(folder: Path, prefs: Path, kind: str, config: TrainConfig) -> 
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,  # processes that wait for one another would do so for ever
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
@@ -90,8 +92,9 @@ def test_processes_that_share_the_model_train_as_one(
 ) -> None:
     if name == "DEEPSPEED" and find_spec("deepspeed") is None:
         pytest.skip("DeepSpeed is not installed: make test-deepspeed")
-    # few tokens in a pass: the processes have other numbers of passes until they agree on one
-    config = CONFIG.changed(tokens_per_step=100, reference="online", gradient_checkpointing=checkpointing)
+    config = CONFIG.changed(tokens_per_step=120, reference="online", gradient_checkpointing=checkpointing)
     said = train_sharded(tmp_path, alone / "data" / "prefs.jsonl", kind, config)
     assert said.count(f"trains by {name}") == 2
+    first, second = (re.findall(rf"process {number} alone: (\d+)", said) for number in (0, 1))
+    assert any(one != other for one, other in zip(first, second, strict=True))  # until they agree on one number
     assert_same_training(alone, tmp_path)
