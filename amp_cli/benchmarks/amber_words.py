@@ -95,7 +95,7 @@ class MiniLMLikeness(_VectorLikeness):
         import torch
 
         if self._loaded is None:
-            from amp_cli.core.models import load_text_encoder
+            from amp_cli.models.load import load_text_encoder
 
             found = importlib.util.find_spec(MINILM)
             if found is None or not found.submodule_search_locations:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from amp_cli import ui
+from amp_cli.asking.answerer import Decoding, Request
+from amp_cli.asking.endpoint import EndpointModel, check_endpoint, is_endpoint
 from amp_cli.benchmarks.processes import Shares, plan_processes
 from amp_cli.benchmarks.settings import EvalSettings
-from amp_cli.core.endpoint import EndpointModel, check_endpoint, is_endpoint
-from amp_cli.core.requests import Decoding, Request
-from amp_cli.core.run import Run
+from amp_cli.disk.run import Run
 from amp_cli.records import Answer
 
 AT_HOME = (
@@ -35,7 +35,7 @@ def model_identity(settings: EvalSettings, model: str) -> dict[str, Any]:
     """Return the identity of the model that `--model` names, or refuse it before anything is written."""
     if is_endpoint(model):
         return check_endpoint(model, {name: getattr(settings, name) for name in AT_HOME})
-    from amp_cli.core.hub import check_model
+    from amp_cli.models.resolve import check_model
 
     plan_processes(settings)  # refuses what cannot be started
     return check_model(model, adapter=settings.adapter, vision_tower=settings.vision_tower)
@@ -88,8 +88,8 @@ def _endpoint_answerer(model: str, settings: EvalSettings, run: Run) -> Answerer
 
 
 def _model_answerer(model: str, settings: EvalSettings, run: Run) -> Answerer:
-    from amp_cli.core.generation import answer_requests
-    from amp_cli.core.models import load_model
+    from amp_cli.asking.local import answer_requests
+    from amp_cli.models.load import load_model
 
     loaded = load_model(
         model,

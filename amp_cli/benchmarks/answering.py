@@ -4,14 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from amp_cli import ui
+from amp_cli.asking.answerer import Request
 from amp_cli.benchmarks.answerers import Answerer, choose_answerer
-from amp_cli.benchmarks.archives import unpack_pictures
-from amp_cli.benchmarks.pictures import check_pictures, holds_pictures, picture_folder
+from amp_cli.benchmarks.files import check_pictures, holds_pictures, picture_folder, unpack_pictures
 from amp_cli.benchmarks.processes import take_over
 from amp_cli.benchmarks.settings import EvalSettings
-from amp_cli.core.requests import Request
-from amp_cli.core.run import Run
-from amp_cli.core.store import RecordLog, Rejections, write_records
+from amp_cli.disk.jsonl import RecordLog, Rejections, write_records
+from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 

@@ -1,26 +1,25 @@
 """CHAIR: which objects does a description name, and which of them are not in the picture?"""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from amp_cli.benchmarks.answers import add_answer, check_complete, own_answers, records_of
-from amp_cli.benchmarks.chair_files import (
-    captions_by_image,
-    choose_images,
-    find_annotations,
-    read_instances,
-    read_vocabulary,
-)
+from amp_cli.benchmarks.files import add_answer, check_complete, own_answers, records_of
 from amp_cli.benchmarks.intervals import METHOD, ratio, score_intervals
 from amp_cli.benchmarks.mentions import Mention, Vocabulary, count_words, find_mentions, names_in
+from amp_cli.benchmarks.pope import label_file
 from amp_cli.benchmarks.settings import EvalSettings, LoadedBenchmark
+from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.templates import template_path
+from amp_cli.downloads.places import benchmark_folder
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
 if TYPE_CHECKING:
     from amp_cli.benchmarks.intervals import Array
+
 
 COUNTS = ("descriptions", "with_invented", "mentions", "invented", "present", "recalled", "words")
 SCORES = ("chair_s", "chair_i", "recall", "words")
@@ -192,3 +191,172 @@ def rates(sums: "Array") -> dict[str, "Array"]:
         "recall": ratio(recalled, present),
         "words": ratio(words, descriptions),
     }
+
+
+NO_OBJECT = "(no object)"
+"""The key of a word file under which stand names that hold an object's word and are no such object ("bus stop")."""
+
+
+PINNED = 500
+"""How many of COCO's pictures papers describe; which ones differs from paper to paper, so it is pinned here."""
+SALT = "amp chair "
+_POPE_SPLITS = ("random", "popular", "adversarial")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The pictures to describe, and the rule that chose them."""
+
+    rule: str
+    ids: tuple[Any, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what identifies the list: equal hashes are equal lists."""
+        listed = "\n".join(sorted(str(image_id) for image_id in self.ids))
+        return {"rule": self.rule, "n": len(self.ids), "sha256": hashlib.sha256(listed.encode()).hexdigest()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationFiles:
+    """Where the truth about the pictures stands; the last two may be absent."""
+
+    instances: Path
+    captions: Path | None
+    synonyms: Path | None
+
+    @property
+    def truth(self) -> tuple[Path, ...]:
+        """The files that say what is in the pictures."""
+        return (self.instances, self.captions) if self.captions else (self.instances,)
+
+
+def find_annotations(data: Path, synonyms: Path | None) -> AnnotationFiles:
+    """Find `instances*.json` below `data`, and the captions and words that belong to it."""
+    if not data.is_dir():
+        raise AmpError(
+            f"There is no folder '{data}'", hint="Give --data a folder with COCO annotations (instances*.json)"
+        )
+    found = sorted(data.rglob("instances*.json"))
+    if len(found) > 1:  # COCO's own folder holds the training pictures' file too
+        found = [file for file in found if "val" in file.name] or found
+    if len(found) != 1:
+        listed = ", ".join(f"'{file.relative_to(data)}'" for file in found) or "none"
+        raise AmpError(
+            f"One COCO instances file (instances*.json) is needed below '{data}', found: {listed}",
+            hint="Point --data at a folder with one of them",
+        )
+    captions = found[0].with_name(found[0].name.replace("instances", "captions", 1))
+    if synonyms is not None and not synonyms.is_file():
+        raise AmpError(f"No word file at '{synonyms}'", hint='--synonyms takes a JSON file {"car": ["car", "cars"]}')
+    beside = next(iter(sorted(data.rglob("synonyms.json"))), None)
+    return AnnotationFiles(
+        instances=found[0], captions=captions if captions.is_file() else None, synonyms=synonyms or beside
+    )
+
+
+def read_instances(file: Path) -> tuple[list[str], dict[Any, str], dict[Any, set[str]]]:
+    """Return the names of the object classes, image id -> file name, and image id -> names of the objects in it."""
+    instances = read_json(file)
+    if not isinstance(instances, dict) or not all(key in instances for key in ("images", "annotations", "categories")):
+        raise AmpError(f"'{file}' is no COCO instances file: images, annotations and categories are needed")
+    try:
+        categories = {entry["id"]: str(entry["name"]) for entry in instances["categories"]}
+        images = {entry["id"]: str(entry["file_name"]) for entry in instances["images"]}
+        objects: dict[Any, set[str]] = {image_id: set() for image_id in images}
+        for entry in instances["annotations"]:
+            if entry["image_id"] in objects and entry["category_id"] in categories:
+                objects[entry["image_id"]].add(categories[entry["category_id"]])
+    except (KeyError, TypeError) as error:
+        raise AmpError(f"'{file}' is no COCO instances file: an entry lacks {error}") from error
+    if not images:
+        raise AmpError(f"'{file}' names no images")
+    return list(categories.values()), images, objects
+
+
+def read_vocabulary(file: Path | None, categories: Sequence[str]) -> Vocabulary:
+    """Return the words for the objects: from `file`, else the built-in table as far as it knows the categories."""
+    path = file or template_path("chair", "coco_words.json")
+    words = read_json(path)
+    if not isinstance(words, dict) or not all(map(_are_texts, words.values())):
+        raise AmpError(
+            f"'{path}' is no word file", hint='Its form is {"car": ["car", "cars"], "person": ["man", "woman"]}'
+        )
+    not_objects = words.pop(NO_OBJECT, [])
+    known = {name: words.get(name, ()) for name in categories}
+    if file is not None:
+        known = words | known
+    return Vocabulary(known, not_objects)
+
+
+def _are_texts(phrases: object) -> bool:
+    return isinstance(phrases, list) and all(isinstance(phrase, str) for phrase in phrases)
+
+
+def choose_images(images: Mapping[Any, str], sample: str, limit: int | None, data: Path) -> Sample:
+    """Return the pictures to describe: the same ones for everybody who has the same annotations.
+
+    A file of at most PINNED pictures is taken whole. Of a larger one (COCO has 40,504) `pope` takes POPE's pictures,
+    `hash` the PINNED whose ids' salted SHA-256 come first, `all` every one. `limit` takes the first so many in the
+    order of the hashes.
+    """
+    rule = "all" if len(images) <= PINNED else sample
+    if rule == "pope":
+        wanted = pope_pictures(data)
+        chosen = [image_id for image_id, name in images.items() if _number(name) in wanted]
+        if not chosen:
+            raise AmpError(
+                f"None of {len(images):,} annotated pictures is one of POPE's",
+                hint="Give --sample hash, or --data with COCO val2014's annotations",
+            )
+    else:
+        chosen = list(images)
+    if limit is None and rule == "all":
+        return Sample(rule=rule, ids=tuple(chosen))
+    number = PINNED if limit is None and rule == "hash" else limit
+    return Sample(rule=rule, ids=tuple(sorted(chosen, key=_place)[:number]))
+
+
+def resolve_sample(sample: str, data: Path | None) -> str:
+    """Return what `auto` means here: POPE's pictures if its files are at hand, else those that come first by hash."""
+    if sample != "auto":
+        return sample
+    return "pope" if _pope_files(data) else "hash"
+
+
+def pope_pictures(data: Path) -> set[str]:
+    """Return the numbers of the pictures that POPE asks about, read from its files."""
+    files = _pope_files(data)
+    if not files:
+        raise AmpError(
+            f"No coco_pope_random.json below '{data}', and POPE was not downloaded",
+            hint="Run `amp download pope`, or give --sample hash",
+        )
+    return {_number(str(record.get("image", ""))) for file in files for record in records_of(file)}
+
+
+def _pope_files(data: Path | None) -> list[Path]:
+    """Return POPE's label files below `data`, or where `amp download` puts them."""
+    folders = [folder for folder in (data, benchmark_folder("pope")) if folder is not None and folder.is_dir()]
+    found = ([file for split in _POPE_SPLITS if (file := label_file(folder, split))] for folder in folders)
+    return next((files for files in found if files), [])
+
+
+def _number(name: str) -> str:
+    """Return `000000000042` of `val2014/COCO_val2014_000000000042.jpg`."""
+    return PurePosixPath(name).stem.rpartition("_")[2]
+
+
+def _place(image_id: Any) -> bytes:
+    return hashlib.sha256(f"{SALT}{image_id}".encode()).digest()
+
+
+def captions_by_image(file: Path | None, wanted: Collection[Any]) -> dict[Any, list[str]]:
+    """Return the reference captions of each wanted picture; empty without a file."""
+    captions: dict[Any, list[str]] = {}
+    if file is None:
+        return captions
+    among = set(wanted)
+    for entry in read_json(file).get("annotations", ()):
+        if entry["image_id"] in among:
+            captions.setdefault(entry["image_id"], []).append(str(entry["caption"]))
+    return captions

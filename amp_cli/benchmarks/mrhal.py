@@ -4,10 +4,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_cli.benchmarks.answers import check_complete, own_answers, records_of
+from amp_cli.asking.templates import JudgeTemplate, Messages, choose_judge_template, mrhal_prompt
+from amp_cli.benchmarks.files import (
+    add_answer,
+    check_complete,
+    check_verdicts,
+    find_list,
+    numbered,
+    own_answers,
+    own_verdicts,
+    records_of,
+    refuse_missing,
+    spoken,
+    text_field,
+    text_list,
+)
 from amp_cli.benchmarks.intervals import METHOD, ratio
 from amp_cli.benchmarks.judged_scores import JudgedScore, contributions, measure, unscored
-from amp_cli.benchmarks.mrhal_files import data_file, items_of, upstream_answers, upstream_verdicts
 from amp_cli.benchmarks.ratings import (
     HALLUCINATED,
     OfficialCrashError,
@@ -16,14 +29,12 @@ from amp_cli.benchmarks.ratings import (
     read_mrhal_strict,
 )
 from amp_cli.benchmarks.settings import EvalSettings, LoadedBenchmark
-from amp_cli.benchmarks.verdict_files import refuse_missing
-from amp_cli.core.judging.prompts import Messages, mrhal_prompt
-from amp_cli.core.judging.templates import JudgeTemplate, choose_judge_template
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem, Verdict
 
 if TYPE_CHECKING:
     from amp_cli.benchmarks.intervals import Array
+
 
 COUNT = 105
 TEMPERATURE = 0.0
@@ -156,3 +167,84 @@ def summarise(scores: Sequence[JudgedScore], rule: str) -> dict[str, Any]:
             for name in SCORES
         ]
     return summary | {"spread": measured.spread, "interval": METHOD}
+
+
+_HINT = "Give --data the folder with MRHal-Bench's JSON list, or run `amp download mrhal` first"
+
+
+def data_file(data: Path) -> Path:
+    """Return the JSON list with `revised` dialogues; where there is none, one with `question` and `gt_answer` lists."""
+    what = "dialogues of MRHal-Bench"
+    file = find_list(data, lambda record: "revised" in record, what, _HINT)
+    file = file or find_list(data, lambda record: isinstance(record.get("gt_answer"), list), what, _HINT)
+    if file is None:
+        raise AmpError(f"No JSON list with `revised` dialogues below '{data}'", hint=_HINT)
+    return file
+
+
+def items_of(records: Sequence[Mapping[str, Any]], file: Path) -> tuple[BenchmarkItem, ...]:
+    """Return the items: of `revised` turns the even ones ask, the odd ones are the standard answers."""
+    items = []
+    for item_id, record in zip(_ids(records), records, strict=True):
+        where = f"'{file}', the dialogue '{item_id}',"
+        questions, references = _turns(record, where)
+        if not questions or len(questions) != len(references):
+            raise AmpError(f"{where} has {len(questions)} questions and {len(references)} answers")
+        items.append(
+            BenchmarkItem(
+                id=item_id,
+                images=(text_field(record, "image", where),),
+                questions=tuple(map(spoken, questions)),
+                reference={
+                    "contents": list(text_list(record, "image_content", where)),
+                    "answers": [reference.strip() for reference in references],
+                },
+            )
+        )
+    return tuple(items)
+
+
+def _ids(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    return numbered(str(record.get("id", place)) for place, record in enumerate(records))
+
+
+def _turns(record: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if "revised" not in record:
+        return text_list(record, "question", where), text_list(record, "gt_answer", where)
+    turns = record["revised"]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise AmpError(f"{where} has no list of turns 'revised'")
+    said = [text_field(turn, "value", f"{where} a turn") for turn in turns]
+    return tuple(said[0::2]), tuple(said[1::2])
+
+
+def upstream_answers(
+    records: Sequence[Mapping[str, Any]], items: Sequence[BenchmarkItem], path: Path
+) -> dict[str, Answer]:
+    """Join answers to items by id; the questions must be the same."""
+    asked = {item.id: item for item in items}
+    answers: dict[str, Answer] = {}
+    for item_id, record in zip(_ids(records), records, strict=True):
+        where = f"'{path}', the dialogue '{item_id}',"
+        questions = tuple(map(spoken, text_list(record, "question", where)))
+        item = asked.get(item_id)
+        if item is not None and item.questions != questions:
+            raise AmpError(
+                f"{where} asks {questions[:1]!r:.80}, --data asks {item.questions[:1]!r:.80}",
+                hint="Answers and --data must be of the same version of the benchmark",
+            )
+        add_answer(answers, Answer(id=item_id, answers=text_list(record, "model_answer", where)), path)
+    return answers
+
+
+def upstream_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
+    """Read `id` and `response` of an evaluation file; the ratings in it are read from the responses again."""
+    records = records_of(path)
+    if not all("response" in record for record in records):
+        return own_verdicts(path, items)
+    verdicts = [
+        Verdict(id=item_id, text=text_field(record, "response", f"'{path}', the dialogue '{item_id}',"))
+        for item_id, record in zip(_ids(records), records, strict=True)
+    ]
+    check_verdicts(verdicts, items, path)
+    return verdicts

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
+from amp_cli.asking.answerer import Decoding, Request
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.benchmarks.worker import JOB, LOCK, LOG
-from amp_cli.core.launching import (
+from amp_cli.disk.jsonl import RecordLog, write_json
+from amp_cli.disk.run import Run
+from amp_cli.errors import AmpError
+from amp_cli.launching import (
     Launch,
     own_config,
     refuse_too_many,
@@ -20,10 +24,6 @@ from amp_cli.core.launching import (
     visible_gpus,
     worker_environment,
 )
-from amp_cli.core.requests import Decoding, Request
-from amp_cli.core.run import Run
-from amp_cli.core.store import RecordLog, write_json
-from amp_cli.errors import AmpError
 from amp_cli.records import Answer
 
 WORKER = "amp_cli.benchmarks.worker"

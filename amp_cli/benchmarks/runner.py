@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
+from amp_cli.asking.judge import Judge
 from amp_cli.benchmarks import amber, chair, llava_bench, mmhal, mrhal, pope
 from amp_cli.benchmarks.answerers import Answerer, model_identity
 from amp_cli.benchmarks.answering import ANSWERS, REJECTED, answer_items
@@ -16,13 +17,12 @@ from amp_cli.benchmarks.judged import (
     collect_verdicts,
     prepare_judging,
     refuse_other_judge,
+    score_verdicts,
 )
-from amp_cli.benchmarks.judged_results import score_verdicts
 from amp_cli.benchmarks.settings import Benchmark, EvalSettings, ItemScore, LoadedBenchmark
-from amp_cli.core.downloads.places import benchmark_folder
-from amp_cli.core.judge import Judge
-from amp_cli.core.run import Run
-from amp_cli.core.store import RecordLog, Rejections, content_hash, write_json, write_records
+from amp_cli.disk.jsonl import RecordLog, Rejections, content_hash, write_json, write_records
+from amp_cli.disk.run import Run
+from amp_cli.downloads.places import benchmark_folder
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 

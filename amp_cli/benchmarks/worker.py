@@ -9,10 +9,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from amp_cli.core.events import report
-from amp_cli.core.requests import Decoding, Request
-from amp_cli.core.store import RecordLog, read_json
+from amp_cli.asking.answerer import Decoding, Request
+from amp_cli.disk.jsonl import RecordLog, read_json
 from amp_cli.errors import AmpError
+from amp_cli.launching import report
 from amp_cli.records import Answer
 
 JOB, LOCK, LOG = "answering.json", "answering.lock", "answering.log"
@@ -37,8 +37,8 @@ def share_file(folder: Path, number: int) -> Path:
 
 
 def _answer_share(folder: Path, job: dict[str, Any]) -> None:
-    from amp_cli.core.generation import answer_requests
-    from amp_cli.core.models import load_model
+    from amp_cli.asking.local import answer_requests
+    from amp_cli.models.load import load_model
 
     warnings.simplefilter("ignore", FutureWarning)  # libraries to one another; they would hide what matters in the log
     number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

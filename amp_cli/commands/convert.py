@@ -33,8 +33,8 @@ def convert(
 
     Example: amp convert liuhaotian/llava-v1.5-7b --to hf --out llava-1.5-7b
     """
-    from amp_cli.core.checkpoints.convert import ConvertSettings
-    from amp_cli.core.checkpoints.convert import convert as run
+    from amp_cli.models.llava.convert import ConvertSettings
+    from amp_cli.models.llava.convert import convert as run
 
     result = run(
         ConvertSettings(model=model, out=out, to=to, vision_tower=vision_tower, verify=verify, overwrite=overwrite),

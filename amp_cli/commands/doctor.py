@@ -7,7 +7,7 @@ import typer
 from amp_cli.commands.options import JsonOption
 
 if TYPE_CHECKING:
-    from amp_cli.core.machine import Machine
+    from amp_cli.models.machine import Machine
 
 MEANING = {
     "yes": "yes",
@@ -27,8 +27,8 @@ def doctor(
     Example: amp doctor
     """
     from amp_cli import ui
-    from amp_cli.core.machine import measure_machine
     from amp_cli.errors import AmpError
+    from amp_cli.models.machine import measure_machine
 
     machine = measure_machine(ask_network=network)
     if json:

@@ -7,7 +7,7 @@ import typer
 from amp_cli.commands.options import OUTPUT, JsonOption
 
 if TYPE_CHECKING:
-    from amp_cli.core.downloads.reports import Download, FileReport
+    from amp_cli.downloads.reports import Download, FileReport
 
 SOURCE = "Source"
 FEW = 12
@@ -55,7 +55,7 @@ def download(
     Example: amp download 7b pope
     """
     from amp_cli import ui
-    from amp_cli.core.downloads.fetch import fetch_target, list_target, resolve_targets
+    from amp_cli.downloads.fetch import fetch_target, list_target, resolve_targets
     from amp_cli.errors import AmpError
 
     if not names:
@@ -81,9 +81,9 @@ def download(
 
 def _show_names(json: bool) -> None:
     from amp_cli import ui
-    from amp_cli.core.downloads.places import benchmark_folder
-    from amp_cli.core.downloads.sources import BENCHMARKS
-    from amp_cli.core.zoo import KNOWN
+    from amp_cli.downloads.places import benchmark_folder
+    from amp_cli.downloads.sources import BENCHMARKS
+    from amp_cli.downloads.zoo import KNOWN
 
     models = [model for model in KNOWN if model.hub_id and not model.obstacle]
     if json:
@@ -104,7 +104,7 @@ def _show_names(json: bool) -> None:
 
 def _show(one: "Download", *, listed: bool) -> None:
     from amp_cli import ui
-    from amp_cli.core.downloads.places import size_text
+    from amp_cli.downloads.places import size_text
 
     if one.files and listed:
         _show_list(one)

@@ -1,5 +1,6 @@
 """`amp generate-prefs`: K-level preferences from pictures, questions and standard answers."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -7,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from amp_cli import ui
-from amp_cli.commands.generated import show
 from amp_cli.commands.options import (
     BatchSizeOption,
     ConcurrencyOption,
@@ -26,8 +26,9 @@ from amp_cli.commands.options import (
 
 if TYPE_CHECKING:
     from amp_cli.preferences.encoders import Encoder
+    from amp_cli.preferences.generate import GenerateResult, GenerateSettings
     from amp_cli.preferences.incremental import Finetune, FinetuneJob
-    from amp_cli.preferences.settings import GenerateSettings
+
 
 EXPERTS = "Experts (--method meg)"
 INCREMENTAL = "Incremental generation (--method ig)"
@@ -198,9 +199,8 @@ def generate_prefs(
     Example: amp generate-prefs data.json --method meg --expert big=13b --expert small=7b --out runs/prefs
     """
     from amp_cli.preferences.experts import parse_expert
-    from amp_cli.preferences.generate import generate_preferences
+    from amp_cli.preferences.generate import PAPER_DECODING, GenerateSettings, generate_preferences
     from amp_cli.preferences.incremental import FineTuning
-    from amp_cli.preferences.settings import PAPER_DECODING, GenerateSettings
 
     settings = GenerateSettings(
         data=data,
@@ -301,3 +301,28 @@ def training_of(settings: "GenerateSettings") -> "Finetune":
 
     config_of(str(settings.base), settings.tuning.settings_of(1))
     return finetune
+
+
+def show(result: "GenerateResult") -> None:
+    """Print the levels as a table, and where everything lies."""
+    stats = result.stats
+    counts = ", ".join(f"{number} with {levels} levels" for levels, number in stats["levels"].items())
+    rows = [
+        (source, row["n"], row["mean_level"], row["accuracy"], row["score"], row["words"])
+        for source, row in stats["per_source"].items()
+    ]
+    columns = ("source", "answers", "mean level", "accuracy", "score", "words")
+    ui.table(f"{stats['items']} items: {counts}", columns, rows)
+    dropped, check = stats["dropped"], stats["auto_check"]
+    if check is not None:
+        ui.note(
+            f"Auto-check ({check['encoder']}, tau {check['tau']}) changed the order of {check['reordered']} items; "
+            f"{check['items_without_chunk']} name nothing to compare and kept theirs."
+        )
+    if dropped["identical"] or dropped["empty"]:
+        ui.note(
+            f"Left out: {dropped['identical']} answers like a better level, {dropped['empty']} empty ones, "
+            f"{dropped['items']} items with fewer than two levels."
+        )
+    ui.note(f"Look at them in '{result.page}'.")
+    ui.hint(f"amp train --size 7b --prefs {shlex.quote(str(result.preferences))} --out runs/mdpo")

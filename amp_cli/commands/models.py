@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from amp_cli.commands.options import JsonOption
 
 if TYPE_CHECKING:
-    from amp_cli.core.zoo import KnownModel
+    from amp_cli.downloads.zoo import KnownModel
 
 
 def models(json: JsonOption = False) -> None:
@@ -16,7 +16,7 @@ def models(json: JsonOption = False) -> None:
     Example: amp models
     """
     from amp_cli import ui
-    from amp_cli.core.zoo import KNOWN, cached_bytes
+    from amp_cli.downloads.zoo import KNOWN, cached_bytes
 
     cached = cached_bytes()
     records = [_record(model, cached) for model in KNOWN]
@@ -59,8 +59,8 @@ def _description(record: dict[str, Any]) -> tuple[str, str, str, str | None]:
 
 
 def _record(model: "KnownModel", cached: dict[str, int]) -> dict[str, Any]:
-    from amp_cli.core.hub import TINY
-    from amp_cli.core.zoo import needed_with
+    from amp_cli.downloads.zoo import needed_with
+    from amp_cli.models.resolve import TINY
 
     talks = not model.is_encoder  # an adapter needs what its base needs
     on_disk = (TINY / "config.json").is_file() if model.hub_id is None else model.hub_id in cached

@@ -8,7 +8,7 @@ import typer
 from amp_cli.commands.options import OUTPUT, JsonOption
 
 if TYPE_CHECKING:
-    from amp_cli.benchmarks.report_runs import GatheredRun
+    from amp_cli.report.runs import GatheredRun
 
 
 def report(
@@ -32,8 +32,8 @@ def report(
     Example: amp report runs/base-pope runs/mdpo-pope --html report.html
     """
     from amp_cli import ui
-    from amp_cli.benchmarks.report import write_report
-    from amp_cli.benchmarks.report_runs import gather, name_runs
+    from amp_cli.report.report import write_report
+    from amp_cli.report.runs import gather, name_runs
 
     gathered = gather(name_runs(runs))
     result = write_report(gathered, title=title, html=html, max_items=max_items)
@@ -48,9 +48,9 @@ def report(
 def _show(runs: "list[GatheredRun]") -> None:
     """Print a table for each benchmark, the differences, and the paper's rows."""
     from amp_cli import ui
-    from amp_cli.benchmarks.paper import JUDGE_NOTE, PAPER, POPE_ROWS, SOURCE
-    from amp_cli.benchmarks.report_page import difference_text, p_value_text
-    from amp_cli.benchmarks.tables import COLUMNS, TITLES, method_sentence, quoted_rows, shown
+    from amp_cli.report.page import difference_text, p_value_text
+    from amp_cli.report.paper import JUDGE_NOTE, PAPER, POPE_ROWS, SOURCE
+    from amp_cli.report.tables import COLUMNS, TITLES, method_sentence, quoted_rows, shown
 
     for name, title in TITLES.items():
         having = [run for run in runs if name in run.evaluations]

@@ -24,7 +24,7 @@ from amp_cli.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from amp_cli.benchmarks.sweep import Sweep
+    from amp_cli.report.sweep import Sweep
 
 DATA = "Data"
 DECODING = "Decoding"
@@ -84,11 +84,11 @@ def sweep(
     Example: amp eval sweep runs/train --data pope=POPE/output/coco --image-root val2014 --limit 100 --out runs/sweep
     """
     from amp_cli import ui
-    from amp_cli.benchmarks.chair_files import resolve_sample
-    from amp_cli.benchmarks.data_at_hand import folder_of, named_folders, pictures_of
+    from amp_cli.benchmarks.chair import resolve_sample
     from amp_cli.benchmarks.settings import EvalSettings
-    from amp_cli.benchmarks.sweep import find_points, run_sweep, trained_model
     from amp_cli.errors import AmpError
+    from amp_cli.report.everything import folder_of, named_folders, pictures_of
+    from amp_cli.report.sweep import find_points, run_sweep, trained_model
 
     points, left_out = find_points(run)
     for sentence in left_out:
@@ -140,8 +140,8 @@ def sweep(
 def _show(result: "Sweep", *, as_json: bool) -> None:
     """Print the scores by step, name the best, and warn of a last step that is clearly worse."""
     from amp_cli import ui
-    from amp_cli.benchmarks.sweep import CURVES
-    from amp_cli.benchmarks.tables import shown
+    from amp_cli.report.sweep import CURVES
+    from amp_cli.report.tables import shown
 
     if as_json:
         ui.data(result.to_json())

@@ -115,7 +115,7 @@ def train(
 
     Example: amp train --size 7b --prefs prefs/preferences.jsonl --out runs/train
     """
-    from amp_cli.commands.preferences.on_the_fly import usable_prefs
+    from amp_cli.commands.preferences.importing import usable_prefs
     from amp_cli.training.config import load_config
 
     chosen = {"reference": reference, "tokens_per_step": tokens_per_step, "torch_compile": torch_compile or None}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     Matrix = NDArray[np.float32]
 
+
 COVERAGES = ("standard", "both")
 ITEMS_AT_ONCE = 64
 DIGITS = 6

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.core.images import find_image
 from amp_cli.errors import AmpError
+from amp_cli.models.images import find_image
 from amp_cli.preferences.autocheck import Checker, Mark, RankedCandidate, check_items
 from amp_cli.preferences.figures import Figures
-from amp_cli.preferences.leftovers import Leftovers
 from amp_cli.preferences.measuring import refuse_empty
-from amp_cli.preferences.overview import overview_of_figures
-from amp_cli.preferences.reading import Refused, read_items
-from amp_cli.preferences.view import ShownItem, write_page
+from amp_cli.preferences.page import ShownItem, overview_of_figures, write_page
+from amp_cli.preferences.reading import Leftovers, Refused, read_items
 from amp_cli.records import PreferenceItem
 
 

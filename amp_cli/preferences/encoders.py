@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from amp_cli.core.hub import model_config
 from amp_cli.errors import AmpError
+from amp_cli.models.resolve import model_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,8 +98,8 @@ def make_encoder(name: str, *, device: str = "auto") -> Encoder:
 
 
 def _load(name: str, kind: str, device: str) -> tuple[Any, Any]:
-    from amp_cli.core.models import load_text_encoder
-    from amp_cli.core.precision import choose_device
+    from amp_cli.models.load import load_text_encoder
+    from amp_cli.models.precision import choose_device
 
     model, tokenizer = load_text_encoder(name, kind=kind)
     return model.to(choose_device(device)), tokenizer

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from amp_cli import ui
-from amp_cli.core.endpoint import EndpointModel, is_endpoint
-from amp_cli.core.store import RecordLog
+from amp_cli.asking.endpoint import EndpointModel, is_endpoint
+from amp_cli.disk.jsonl import RecordLog
 from amp_cli.errors import AmpError
-from amp_cli.preferences.files import RejectedItems
+from amp_cli.preferences.left_out import RejectedItems
 from amp_cli.preferences.levels import STANDARD
 from amp_cli.records import Answer, Candidate, SourceItem
 
 if TYPE_CHECKING:
-    from amp_cli.core.requests import Decoding, Request
+    from amp_cli.asking.answerer import Decoding, Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class ModelAnswering:
         on_answer: Callable[[Answer], None],
         on_reject: Callable[[str, str], None],
     ) -> None:
-        from amp_cli.core.requests import Request
+        from amp_cli.asking.answerer import Request
 
         requests = [
             Request(id=item.id, images=tuple(Path(image) for image in item.images), questions=item.questions)
@@ -107,8 +107,8 @@ class ModelAnswering:
         on_answer: Callable[[Answer], None],
         on_reject: Callable[[str, str], None],
     ) -> None:
-        from amp_cli.core.generation import answer_requests
-        from amp_cli.core.models import load_model
+        from amp_cli.asking.local import answer_requests
+        from amp_cli.models.load import load_model
 
         loaded = load_model(
             expert.model,

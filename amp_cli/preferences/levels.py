@@ -1,11 +1,15 @@
-"""Turns a standard response and its ranked candidates into levels: empty and near-identical ones leave."""
+"""Ranks the candidates of every item and gives them levels, ready for the file and for the page."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from amp_cli.preferences.autocheck import Mark
-from amp_cli.records import Level
+from amp_cli.disk.jsonl import RecordLog
+from amp_cli.preferences.autocheck import ITEMS_AT_ONCE, Checker, Mark, RankedCandidate, check_items
+from amp_cli.preferences.figures import Tally
+from amp_cli.preferences.page import ShownItem
+from amp_cli.records import Candidate, Level, PreferenceItem, SourceItem
 
 STANDARD = "standard"
 """The source of level 0: the data set's own answer."""
@@ -53,3 +57,79 @@ def _words_only(answer: str) -> str:
     folded = unicodedata.normalize("NFKC", answer).casefold()
     spaced = "".join(" " if unicodedata.category(letter).startswith("P") else letter for letter in folded)
     return " ".join(spaced.split()) or folded.strip()
+
+
+def build_preferences(
+    items: Sequence[SourceItem],
+    candidates: dict[str, tuple[Candidate, ...]],
+    checker: Checker | None,
+    tally: Tally,
+    out: Path,
+) -> Iterator[ShownItem | None]:
+    """Yield each item with its levels, or None where fewer than two different ones are left."""
+    orders = _initial_orders(items, candidates) if checker is None else checked_orders(items, candidates, checker, out)
+    for item, ranked in zip(items, orders, strict=True):
+        if checker is not None:
+            tally.reordered += [candidate.index for candidate in ranked] != list(range(len(ranked)))
+            tally.without_chunk += all(candidate.accuracy is None for candidate in ranked)
+        yield _with_levels(item, [candidate.source for candidate in candidates[item.id]], ranked, tally, out.resolve())
+
+
+def _initial_orders(
+    items: Sequence[SourceItem], candidates: dict[str, tuple[Candidate, ...]]
+) -> Iterator[list[RankedCandidate]]:
+    for item in items:
+        yield [
+            RankedCandidate(index=index, answers=candidate.answers, accuracy=None, score=None, marks=())
+            for index, candidate in enumerate(candidates[item.id])
+        ]
+
+
+def checked_orders(
+    items: Sequence[SourceItem], candidates: dict[str, tuple[Candidate, ...]], checker: Checker, out: Path
+) -> Iterator[list[RankedCandidate]]:
+    """Yield the candidates of each item as auto-check ranks them; what `autocheck.jsonl` holds is not checked again.
+
+    Items are checked in the same batches whether or not the run was stopped in between: what else is in a batch moves
+    the last bits of an embedding.
+    """
+    log = RecordLog(out / "autocheck.jsonl")
+    known = {record["id"]: record["ranked"] for record in log.read()}
+    for start in range(0, len(items), ITEMS_AT_ONCE):
+        batch = items[start : start + ITEMS_AT_ONCE]
+        answers = [[candidate.answers for candidate in candidates[item.id]] for item in batch]
+        if all(item.id in known for item in batch):
+            for item, given in zip(batch, answers, strict=True):
+                yield [RankedCandidate.from_json(record, given) for record in known.pop(item.id)]
+            continue
+        fresh = check_items([(item.answers, given) for item, given in zip(batch, answers, strict=True)], checker)
+        for item, ranked in zip(batch, fresh, strict=True):
+            if item.id not in known:
+                log.append({"id": item.id, "ranked": [candidate.to_json() for candidate in ranked]})
+            yield ranked
+
+
+def _with_levels(
+    item: SourceItem, sources: Sequence[str], ranked: Sequence[RankedCandidate], tally: Tally, out: Path
+) -> ShownItem | None:
+    drafts = [LevelDraft(level=Level(answers=item.answers, source=STANDARD))]
+    for one in ranked:
+        level = Level(answers=one.answers, source=sources[one.index], accuracy=one.accuracy, score=one.score)
+        drafts.append(LevelDraft(level=level, marks=one.marks))
+    levels = choose_levels(drafts)
+    for source in levels.identical:
+        tally.drop_level("identical", source)
+    for source in levels.empty:
+        tally.drop_level("empty", source)
+    if len(levels.kept) < 2:
+        tally.drop_item(item.id, "no candidate differs from the standard response")
+        return None
+    paths = tuple(Path(image) for image in item.images)
+    preference = PreferenceItem(
+        id=item.id,
+        images=tuple(str(path.relative_to(out) if path.is_relative_to(out) else path) for path in paths),
+        questions=item.questions,
+        levels=tuple(draft.level for draft in levels.kept),
+        meta=item.meta,
+    )
+    return ShownItem(item=preference, images=paths, marks=tuple(draft.marks for draft in levels.kept))

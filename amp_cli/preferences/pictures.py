@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from amp_cli.core.images import find_image
+from amp_cli.models.images import find_image
 from amp_cli.records import PreferenceItem
 
 

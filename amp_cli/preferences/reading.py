@@ -1,14 +1,19 @@
 """Reads preference items one by one, in our format or another, so that a file may be larger than memory."""
 
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
+from amp_cli import ui
+from amp_cli.disk.jsonl import RecordLog, disk_errors_explained
 from amp_cli.errors import AmpError
-from amp_cli.preferences.importers.draft import Picture, Refused
-from amp_cli.preferences.importers.items import items_of
-from amp_cli.preferences.importers.naming import name_in_data
-from amp_cli.preferences.importers.source import open_source
+from amp_cli.preferences.formats.draft import Picture, Refused
+from amp_cli.preferences.formats.items import items_of
+from amp_cli.preferences.formats.naming import name_in_data
+from amp_cli.preferences.formats.source import open_source
 from amp_cli.records import PreferenceItem
 
 __all__ = ["Refused", "read_items"]
@@ -54,3 +59,80 @@ def read_items(
         raise AmpError(
             f"'{source}' holds its pictures inside", hint=f"Import it first: amp prefs import {source} --out DIR"
         ) from error
+
+
+@contextmanager
+def reading_progress(label: str, source: Path) -> Iterator[Callable[[], None]]:
+    """Show a bar where the number of entries is known: the lines of a JSONL file; yields what advances it."""
+    if source.suffix != ".jsonl" or not source.is_file():
+        yield lambda: None
+        return
+    with source.open("rb") as stream:
+        lines = sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+    with ui.progress(label, lines) as advance:
+        yield advance
+
+
+class RecordWriter:
+    """Writes one record after the other; a JSON list where `as_list`, else JSONL."""
+
+    def __init__(self, stream: IO[str], path: Path, *, as_list: bool) -> None:
+        self._stream = stream
+        self._path = path
+        self._as_list = as_list
+        self.count = 0
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        if self._as_list:
+            line = ("[\n" if self.count == 0 else ",\n") + line
+        else:
+            line += "\n"
+        disk_errors_explained(lambda: self._stream.write(line), self._path)
+        self.count += 1
+
+    def close_list(self) -> None:
+        """Write the end of a list; JSONL has none."""
+        if self._as_list:
+            disk_errors_explained(lambda: self._stream.write("\n]\n" if self.count else "[]\n"), self._path)
+
+
+@contextmanager
+def written_beside(path: Path, *, as_list: bool = False) -> Iterator[RecordWriter]:
+    """Yield a writer for `path`, which stands there only when the block has ended without an error."""
+    beside = path.with_name(path.name + ".part")
+    disk_errors_explained(lambda: path.parent.mkdir(parents=True, exist_ok=True), path)
+    stream = disk_errors_explained(lambda: beside.open("w", encoding="utf-8"), path)
+    try:
+        with stream:
+            writer = RecordWriter(stream, path, as_list=as_list)
+            yield writer
+            writer.close_list()
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    disk_errors_explained(lambda: beside.replace(path), path)
+
+
+FIRST = 3
+
+
+class Leftovers:
+    """Entries with the reason why they were left out; an older list in `path` is replaced, no list without entries."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.count = 0
+        self.first: list[Refused] = []
+        self._log: RecordLog | None = None
+        if path is not None:
+            disk_errors_explained(lambda: path.unlink(missing_ok=True), path)
+
+    def add(self, one: Refused) -> None:
+        """Count an entry, and write it to the list where there is one."""
+        self.count += 1
+        if len(self.first) < FIRST:
+            self.first.append(one)
+        if self.path is not None:
+            self._log = self._log or RecordLog(self.path)
+            self._log.append({"id": one.id, "reason": one.reason})

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.core.images import check_image, find_image
-from amp_cli.core.store import read_json_records
+from amp_cli.disk.jsonl import read_json_records
 from amp_cli.errors import AmpError
+from amp_cli.models.images import check_image, find_image
 from amp_cli.records import SourceItem, texts
 
 IMAGE_TOKEN = "<image>"

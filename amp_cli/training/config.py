@@ -8,10 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
-from amp_cli.core.hub import adapter_folder, model_and_adapter
-from amp_cli.core.store import read_json
-from amp_cli.core.templates import template_path
+from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
+from amp_cli.models.resolve import adapter_folder, model_and_adapter
 
 METHODS = ("mdpo", "sft")
 PAIR_SETS = ("all", "adjacent", "best-vs-rest")

@@ -13,27 +13,18 @@ from typing import Any
 import torch
 
 from amp_cli import ui
-from amp_cli.core.launching import visible_gpus
-from amp_cli.core.models import LoadedModel, load_outline
-from amp_cli.core.prompts import EncodedItem
-from amp_cli.core.store import Rejections
+from amp_cli.disk.jsonl import Rejections
 from amp_cli.errors import AmpError
+from amp_cli.launching import visible_gpus
+from amp_cli.models.load import LoadedModel, load_outline
+from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.data import REJECTED, answers_of, load_items, prepare_items
-from amp_cli.training.dataset import EncodedItems
-from amp_cli.training.estimate import (
-    Estimate,
-    choose_checkpointing,
-    estimate_memory,
-    room_on,
-    shown_bytes,
-    spread_sample,
-)
-from amp_cli.training.forward import ROWS, SHARED
-from amp_cli.training.layout import unique_tokens
-from amp_cli.training.machine import check_packages, plan_launch
-from amp_cli.training.packing import cut_by_tokens
+from amp_cli.training.data import REJECTED, EncodedItems, answers_of, load_items, prepare_items
+from amp_cli.training.launch import check_packages, plan_launch
+from amp_cli.training.memory import Estimate, choose_checkpointing, estimate_memory, room_on, shown_bytes, spread_sample
 from amp_cli.training.reference import choose_reference
+from amp_cli.training.rows.forward import ROWS, SHARED
+from amp_cli.training.rows.layout import cut_by_tokens, unique_tokens
 
 SAMPLED = 256
 """Items that are encoded for their lengths."""

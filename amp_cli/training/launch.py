@@ -1,21 +1,30 @@
 """Starts a training run: checks all that can be checked, launches the worker, reads the results back."""
 
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.core.hub import check_model
-from amp_cli.core.launching import visible_gpus
-from amp_cli.core.run import Run
-from amp_cli.core.store import Rejections, content_hash, read_json
+from amp_cli.disk.jsonl import Rejections, content_hash, read_json
+from amp_cli.disk.run import Run
+from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
-from amp_cli.training.card import ADAPTER
+from amp_cli.launching import (
+    Launch,
+    own_config,
+    refuse_too_many,
+    run_workers,
+    tail_of,
+    visible_gpus,
+    worker_environment,
+)
+from amp_cli.models.resolve import check_model
+from amp_cli.training.card import ADAPTER, draw_curves
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.curves import draw_curves
 from amp_cli.training.data import REJECTED, prepare_items
-from amp_cli.training.follow import run_worker
-from amp_cli.training.machine import check_packages, plan_launch
 from amp_cli.training.worker import RESULT
 
 FREE = (
@@ -113,3 +122,159 @@ def _hash(prefs: Path) -> str:
 
 def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(path.resolve())
+
+
+LOG = "train.log"
+LEGEND = "ok@d: share of pairs d levels apart in order; rL: reward of level L, nats"
+
+
+def run_worker(launch: Launch, run_folder: Path) -> dict[str, Any]:
+    """Start the worker, follow it to the end, return its result.
+
+    Raises:
+        AmpError: it failed; the message holds its own words or the last lines of its log.
+    """
+    log_path = run_folder / LOG
+    outcome: dict[str, Any] = {}
+    with ExitStack() as stack:
+        status = run_workers(launch, run_folder, log_path, _display(stack, outcome))
+    if "error" in outcome:
+        raise AmpError(outcome["error"], hint=outcome["hint"] or f"The whole log is in '{log_path}'")
+    if status or "result" not in outcome:
+        raise AmpError(
+            f"Training stopped (exit status {status}). The last lines of its log:\n{tail_of(log_path)}",
+            hint=f"The whole log is in '{log_path}'; the same command goes on from the last checkpoint",
+        )
+    result: dict[str, Any] = outcome["result"]
+    return result
+
+
+def _display(stack: ExitStack, outcome: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """Return what shows an event; the worker's result or error is put into `outcome`."""
+    advance: Callable[[], None] | None = None
+    columns: list[str] = []
+
+    def show(event: dict[str, Any]) -> None:
+        nonlocal advance
+        if "total" in event:
+            stack.close()  # one bar at a time
+            advance = stack.enter_context(
+                ui.progress(event["label"], event["total"], done=event["done"], unit=event["unit"])
+            )
+        elif "step" in event and advance is not None:
+            advance()
+        elif "note" in event:
+            ui.warn(event["note"])
+        elif "said" in event:
+            ui.note(event["said"])
+        elif "metrics" in event:
+            _show_row(_shown(event["metrics"]), columns)
+        else:
+            outcome.update(event)
+
+    return show
+
+
+def _show_row(row: dict[str, str], columns: list[str]) -> None:
+    """Show a row of the live table, under its head where that is another than the last row's."""
+    if list(row) != columns:
+        columns[:] = row
+        if "margin" in row:
+            ui.note(LEGEND)
+        ui.note(" ".join(f"{name:>7}" for name in columns))
+    ui.note(" ".join(f"{value:>7}" for value in row.values()))
+
+
+def _shown(metrics: dict[str, Any]) -> dict[str, str]:
+    """Return a row of the live table: what to watch of one line of metrics.jsonl."""
+    row = {"step": str(metrics["step"]), "loss": f"{metrics['loss']:.4f}"}
+    if "margin" in metrics:
+        row["margin"] = f"{metrics['margin']:.2f}"
+        for name, short, digits in (("accuracy_distance_", "ok@", 3), ("reward_level_", "r", 2)):
+            row |= {
+                short + key.removeprefix(name): f"{metrics[key]:.{digits}f}" for key in metrics if key.startswith(name)
+            }
+    elif "mean_token_accuracy" in metrics:
+        row["tok ok"] = f"{metrics['mean_token_accuracy']:.3f}"
+    return row
+
+
+WORKER = "amp_cli.training.worker"
+
+
+def plan_launch(
+    config: TrainConfig, gpus: Sequence[str], *, config_file: str | None = None, processes: int | None = None
+) -> Launch:
+    """Return how to start the training: by the user's accelerate file, or one of ours by what the machine has.
+
+    Args:
+        config_file: a path, or the name of a file in `templates/accelerate`.
+        processes: how many processes; else one per GPU, one without.
+
+    Raises:
+        AmpError: no such file, more processes than GPUs, or a batch that cannot be cut so.
+    """
+    if config_file is None:
+        wanted = processes or max(1, len(gpus))
+        refuse_too_many(gpus, wanted, "Give fewer --num-processes, or an --accelerate-config of your own")
+        file = own_config(gpus, wanted)
+    else:
+        file = _accelerate_file(config_file)
+        wanted = processes or _processes_of(file)
+    uses_cpu = _settings_of(file).get("use_cpu") is True
+    config.items_per_batch(wanted)  # refuses a batch that cannot be cut so
+    environment = worker_environment()
+    if config.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(config.threads)
+    if uses_cpu:  # accelerate tells only a lone process
+        environment["ACCELERATE_USE_CPU"] = "true"
+    if wanted == 1 and len(gpus) > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[0]  # a lone process would spread over all of them by DataParallel
+    return Launch(module=WORKER, config_file=file, processes=wanted, environment=environment)
+
+
+def check_packages(config: TrainConfig) -> None:
+    """Refuse settings whose package is not installed.
+
+    Raises:
+        AmpError: naming the package.
+    """
+    if config.quantization is not None and find_spec("bitsandbytes") is None:
+        raise AmpError(
+            f"Quantization {config.quantization} needs bitsandbytes, which is not installed",
+            hint="pip install bitsandbytes, or --set quantization=none",
+        )
+    if config.report_to != "none" and find_spec(config.report_to) is None:
+        raise AmpError(
+            f"report_to={config.report_to} needs a package that is not installed",
+            hint=f"pip install 'amp-cli[{config.report_to}]', or --set report_to=none",
+        )
+
+
+def _accelerate_file(name: str) -> Path:
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = sorted(file.stem for file in template_path("accelerate").glob("*.yaml"))
+    if name not in known:
+        raise AmpError(f"There is no accelerate config '{name}'", hint=f"Give a file, or one of: {', '.join(known)}")
+    return template_path("accelerate", f"{name}.yaml")
+
+
+def _settings_of(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise AmpError(f"Cannot read the accelerate config '{file}': {error}") from error
+    if not isinstance(values, dict) or "distributed_type" not in values:
+        raise AmpError(f"'{file}' is no accelerate config", hint="Make one with `accelerate config`")
+    return values
+
+
+def _processes_of(file: Path) -> int:
+    processes = _settings_of(file).get("num_processes", 1)
+    if not isinstance(processes, int) or processes < 1:
+        raise AmpError(f"num_processes in '{file}' must be a whole number above 0, not {processes!r}")
+    return processes

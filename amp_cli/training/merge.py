@@ -8,20 +8,13 @@ import torch
 from PIL import Image
 
 from amp_cli import ui
-from amp_cli.core.hub import (
-    adapter_base,
-    adapter_folder,
-    check_model,
-    is_folder_name,
-    model_place,
-)
-from amp_cli.core.models import LoadedModel, load_model, save_model_folder
-from amp_cli.core.precision import refuse_not_finite
-from amp_cli.core.prompts import encode_prompts
-from amp_cli.core.run import NAME, Run
-from amp_cli.core.store import disk_errors_explained
-from amp_cli.core.whole_folder import made_before, part_of, put_in_place
+from amp_cli.disk.jsonl import disk_errors_explained
+from amp_cli.disk.run import NAME, Run, made_before, part_of, put_in_place
 from amp_cli.errors import AmpError
+from amp_cli.models.load import LoadedModel, load_model, save_model_folder
+from amp_cli.models.precision import refuse_not_finite
+from amp_cli.models.prompts import encode_prompts
+from amp_cli.models.resolve import adapter_base, adapter_folder, check_model, is_folder_name, model_place
 
 QUESTION = "Describe this image in detail."
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}

@@ -9,11 +9,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from amp_cli.core.downloads.places import cache_folder
-from amp_cli.core.prompts import EncodedItem
-from amp_cli.core.store import disk_errors_explained, write_json
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
+from amp_cli.downloads.places import cache_folder
 from amp_cli.errors import AmpError
-from amp_cli.training.forward import ForwardPass
+from amp_cli.models.prompts import EncodedItem
+from amp_cli.training.rows.forward import ForwardPass
 
 INDEX = "index.json"
 SUFFIX = ".safetensors"

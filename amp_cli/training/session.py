@@ -1,5 +1,6 @@
 """One training session: load, check, go on from the last checkpoint, train, write the adapter."""
 
+import math
 import os
 import shutil
 import time
@@ -11,27 +12,136 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from peft import get_peft_model
 from peft.utils import load_peft_weights, set_peft_model_state_dict
-from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
-from amp_cli.core.events import report
-from amp_cli.core.machine import peak_memory_mb
-from amp_cli.core.models import LoadedModel, load_model
-from amp_cli.core.precision import DTYPES
+from amp_cli.disk.jsonl import RecordLog, read_json_records, write_text
 from amp_cli.errors import AmpError
-from amp_cli.training.arguments import lora_config, trainer_arguments
-from amp_cli.training.callbacks import RunReport, cut_metrics
+from amp_cli.launching import report
+from amp_cli.models.load import LoadedModel, load_model
+from amp_cli.models.machine import peak_memory_mb
+from amp_cli.models.precision import DTYPES
+from amp_cli.training.arguments import (
+    FOLDER,
+    last_complete,
+    lora_config,
+    mark_complete,
+    remove_incomplete,
+    trainer_arguments,
+)
 from amp_cli.training.card import ADAPTER, finish_adapter
-from amp_cli.training.checkpoints import last_complete, remove_incomplete
-from amp_cli.training.compiling import compile_mlps
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.data import load_items
-from amp_cli.training.dataset import EncodedItems, usable_items
-from amp_cli.training.estimate import choose_checkpointing, estimate_memory, room_on, spread_sample
-from amp_cli.training.forward import ForwardPass
-from amp_cli.training.logprobs import teach_log_probabilities
+from amp_cli.training.data import EncodedItems, load_items, usable_items
+from amp_cli.training.memory import choose_checkpointing, estimate_memory, room_on, spread_sample
 from amp_cli.training.reference import ReferenceCache, cache_identity, check_cache, choose_reference, fill_cache
-from amp_cli.training.selftest import SelfTest, choose_forward, describe
+from amp_cli.training.rows.forward import ForwardPass
+from amp_cli.training.rows.logprobs import teach_log_probabilities
+from amp_cli.training.rows.selftest import SelfTest, choose_forward, describe
 from amp_cli.training.trainer import MDPOTrainer
+
+
+def compile_mlps(network: Any, device: torch.device) -> None:
+    """Have torch compile each layer's MLP, adapter included, on first use; attention is ours and stays as it is.
+
+    Raises:
+        AmpError: there is no compiler, or the layers have no part of that name.
+    """
+    if device.type == "cpu":
+        _refuse_without_compiler()
+    layers = network.get_decoder().layers
+    lacking = next((type(layer).__name__ for layer in layers if not hasattr(layer, "mlp")), None)
+    if lacking is not None:
+        raise AmpError(
+            f"torch_compile needs layers with an 'mlp'; '{lacking}' has none", hint="Leave --torch-compile out"
+        )
+    for layer in layers:
+        layer.mlp.compile(dynamic=True)  # rows have other lengths in every step
+
+
+def _refuse_without_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise AmpError(
+            "torch_compile needs a C++ compiler, and none was found",
+            hint="Install one (Debian: apt install g++), or leave --torch-compile out",
+        ) from error
+
+
+METRICS = "metrics.jsonl"
+NOT_KEPT = ("num_tokens", "epoch")
+"""`num_tokens` starts again with a resumed process; `epoch` we write ourselves."""
+
+
+class RunReport(TrainerCallback):
+    """One for each process; only the main one writes."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self._folder = run_folder
+        self._metrics = RecordLog(run_folder / METRICS)
+        self.last: dict[str, Any] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            report(total=state.max_steps, done=state.global_step, label="Training", unit="steps")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            report(step=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        if "loss" not in logs:  # the summary at the end
+            return
+        if not math.isfinite(logs["loss"]):
+            raise AmpError(
+                f"The loss is {logs['loss']} at step {state.global_step}",
+                hint="Lower learning_rate or max_grad_norm with --set; the last checkpoint is from before",
+            )
+        kept = {name: value for name, value in logs.items() if name not in NOT_KEPT}
+        self.last = {"step": state.global_step, "epoch": state.epoch, **kept}
+        if state.is_world_process_zero:
+            self._metrics.append(self.last)
+            report(metrics=self.last)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        PartialState().wait_for_everyone()  # the other processes write their random states
+        if state.is_world_process_zero:
+            checkpoint = self._folder / FOLDER / f"checkpoint-{state.global_step}"
+            mark_complete(checkpoint, step=state.global_step, of=state.max_steps)
+
+
+def cut_metrics(run_folder: Path, *, after_step: int) -> None:
+    """Drop what was logged after the checkpoint that the run goes on from; it will be logged again."""
+    path = run_folder / METRICS
+    if not path.exists():
+        return
+    log = RecordLog(path)  # mends a torn last line
+    lines = [line for line in log.path.read_text(encoding="utf-8").splitlines(keepends=True) if line.strip()]
+    records = [record for _, record, _ in read_json_records(path)] if lines else []
+    kept = [
+        line for line, record in zip(lines, records, strict=True) if record is not None and record["step"] <= after_step
+    ]
+    write_text(path, "".join(kept))
+
 
 SAMPLED = 32
 """Items from which the longest is taken for the estimate of memory."""
@@ -244,7 +354,7 @@ class Session:
         set_peft_model_state_dict(trainer.model, load_peft_weights(str(checkpoint), device=str(self.state.device)))
 
     def _last_metrics(self, callback: RunReport) -> dict[str, Any]:
-        from amp_cli.core.store import RecordLog
+        from amp_cli.disk.jsonl import RecordLog
 
         records = RecordLog(self.run_folder / "metrics.jsonl").read()
         last = callback.last or (records[-1] if records else {})

@@ -7,8 +7,8 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from amp_cli.training.dataset import EncodedItems
-from amp_cli.training.layout import lay_out_rows
+from amp_cli.training.data import EncodedItems
+from amp_cli.training.rows.layout import lay_out_rows
 
 IGNORED = -100
 """The label that transformers leaves out of the loss."""

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from amp_cli.core.events import report
-from amp_cli.core.run import Run
-from amp_cli.core.store import write_json
+from amp_cli.disk.jsonl import write_json
+from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
+from amp_cli.launching import report
 from amp_cli.training.config import TrainConfig
 
 RESULT = "result.json"

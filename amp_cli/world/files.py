@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from amp_cli.core.store import write_json, write_text
+from amp_cli.disk.jsonl import write_json, write_text
 from amp_cli.world.language import DESCRIBE, PLURALS, existence_question
 from amp_cli.world.pope_questions import choose_questions
 from amp_cli.world.scenes import CATEGORIES, PICTURE_SIZE, THEMES, Scene, random_stream, sample_neutral

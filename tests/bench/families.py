@@ -17,11 +17,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-from family_measures import by, compare, plainly
-from tiny_families import FAMILIES, build, make_items
 
-from amp_cli.training.forward import ROWS, SHARED, SHARED_DENSE
-from amp_cli.training.selftest import choose_forward
+from amp_cli.training.rows.forward import ROWS, SHARED, SHARED_DENSE
+from amp_cli.training.rows.selftest import choose_forward
+from tests.support.family_measures import by, compare, plainly
+from tests.support.tiny_families import FAMILIES, build, make_items
 
 LONGEST = 200
 LAYOUT_WORDS = {

@@ -9,9 +9,9 @@ from mdpo_setting import add_adapter
 from peft import LoraConfig
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from amp_cli.core.adapters import language_lora_targets
-from amp_cli.core.prompts import EncodedItem, EncodedResponse
-from amp_cli.training.logprobs import teach_log_probabilities
+from amp_cli.models.adapters import language_lora_targets
+from amp_cli.models.prompts import EncodedItem, EncodedResponse
+from amp_cli.training.rows.logprobs import teach_log_probabilities
 
 PROMPT_TOKENS, ANSWER_TOKENS = 50, 100
 RANK, ALPHA = 64, 16  # as templates/recipes/7b.yaml has it

@@ -16,10 +16,10 @@ from mdpo_setting import adapter_parameters
 from mdpo_variants import Ours, Variant
 from measuring import Counted, counted, relative_difference
 
-from amp_cli.core.prompts import EncodedItem, EncodedResponse
-from amp_cli.training.attention import shared_prefix_attention
-from amp_cli.training.forward import SHARED, ForwardPass
-from amp_cli.training.layout import lay_out_shared, unique_tokens
+from amp_cli.models.prompts import EncodedItem, EncodedResponse
+from amp_cli.training.rows.attention import shared_prefix_attention
+from amp_cli.training.rows.forward import SHARED, ForwardPass
+from amp_cli.training.rows.layout import lay_out_shared, unique_tokens
 
 MATRIX = 8192  # rows and columns of the product that the card's rate is taken from
 ALIGNED = 0.02  # bfloat16 rounds to 0.4 %; an upper-left causal mask is wrong by far more

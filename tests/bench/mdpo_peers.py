@@ -14,9 +14,9 @@ from mdpo_setting import Example, Setting, adapter_parameters, pair_texts
 from mdpo_variants import BETA, PENALTY, mixed_precision
 from torch.nn.utils.rnn import pad_sequence
 
-from amp_cli.core.prompts import EncodedItem
-from amp_cli.training.attention import use_attention
+from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.loss import mdpo_loss
+from amp_cli.training.rows.attention import use_attention
 
 
 @dataclass(kw_only=True)

@@ -26,9 +26,9 @@ from measuring import (
 )
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from amp_cli.core.prompts import EncodedItem
-from amp_cli.training.forward import ROWS, SHARED, ForwardPass
-from amp_cli.training.layout import unique_tokens
+from amp_cli.models.prompts import EncodedItem
+from amp_cli.training.rows.forward import ROWS, SHARED, ForwardPass
+from amp_cli.training.rows.layout import unique_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

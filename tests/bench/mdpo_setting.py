@@ -21,10 +21,10 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from amp_cli.core.adapters import language_lora_targets
-from amp_cli.core.models import LoadedModel, load_model
-from amp_cli.core.prompts import EncodedItem, encode_item, render
-from amp_cli.training.logprobs import teach_log_probabilities
+from amp_cli.models.adapters import language_lora_targets
+from amp_cli.models.load import LoadedModel, load_model
+from amp_cli.models.prompts import EncodedItem, encode_item, render
+from amp_cli.training.rows.logprobs import teach_log_probabilities
 from amp_cli.world.architecture import CHAT_TEMPLATE
 from amp_cli.world.drawing import draw
 from amp_cli.world.language import DESCRIBE, full_caption

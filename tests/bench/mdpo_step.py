@@ -24,8 +24,8 @@ import torch
 from mdpo_setting import SHAPES, make_example, make_setting
 from mdpo_table import Results, for_people, to_json
 
-from amp_cli.core.store import write_json
-from amp_cli.training.layout import unique_tokens
+from amp_cli.disk.jsonl import write_json
+from amp_cli.training.rows.layout import unique_tokens
 
 LEVELS = 4
 

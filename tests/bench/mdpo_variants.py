@@ -5,12 +5,12 @@ from typing import Any, Protocol
 
 import torch
 
-from amp_cli.core.prompts import EncodedItem
-from amp_cli.training.forward import ForwardPass
-from amp_cli.training.layout import Batch, by_level, level_mask
-from amp_cli.training.logprobs import weigh_rounds
+from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.loss import mdpo_loss
 from amp_cli.training.reference import compute_reference
+from amp_cli.training.rows.forward import ForwardPass
+from amp_cli.training.rows.layout import Batch, by_level, level_mask
+from amp_cli.training.rows.logprobs import weigh_rounds
 
 BETA, PENALTY = 0.1, 1.0
 

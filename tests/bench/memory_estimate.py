@@ -18,10 +18,10 @@ import torch
 from mdpo_setting import SHAPES, adapter_parameters, make_example, make_setting
 from measuring import memory_source, peak_mb
 
-from amp_cli.core.prompts import EncodedItem
+from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.estimate import estimate_memory
-from amp_cli.training.forward import SHARED, ForwardPass
+from amp_cli.training.memory import estimate_memory
+from amp_cli.training.rows.forward import SHARED, ForwardPass
 
 LEVELS = 4
 CLAIM = 0.25

@@ -17,7 +17,7 @@ import numpy as np
 from autocheck_speed import made_up_caption
 from PIL import Image
 
-from amp_cli.preferences.checking.check import CheckSettings, check
+from amp_cli.preferences.check.check import CheckSettings, check
 
 BENCHMARK = 500
 MEGABYTE = 1024  # ru_maxrss is in KiB

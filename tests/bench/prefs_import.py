@@ -18,7 +18,7 @@ WAYS = ("lines", "list", "grouped")
 IMPORT = """
 import resource, sys
 from pathlib import Path
-from amp_cli.preferences.importers.importing import import_preferences
+from amp_cli.preferences.formats.importing import import_preferences
 result = import_preferences(sys.argv[1], Path(sys.argv[2]))
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(result.items, result.rejected, used.ru_maxrss // 1024, round(used.ru_utime + used.ru_stime))

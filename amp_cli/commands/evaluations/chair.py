@@ -99,9 +99,9 @@ def chair(
     Example: amp eval chair --model 7b --data coco --image-root coco/val2014 --limit 500 --out runs/base-chair
     """
     given = dict(locals())
-    from amp_cli.benchmarks.chair_files import resolve_sample
-    from amp_cli.benchmarks.data_at_hand import pictures_of
-    from amp_cli.core.downloads.places import benchmark_folder
+    from amp_cli.benchmarks.chair import resolve_sample
+    from amp_cli.downloads.places import benchmark_folder
+    from amp_cli.report.everything import pictures_of
 
     pictures = image_root or pictures_of("chair", data or benchmark_folder("chair"))
     evaluate("chair", given | {"sample": resolve_sample(sample, data), "image_root": pictures})

@@ -37,8 +37,8 @@ from amp_cli.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from amp_cli.benchmarks.everything import AllResults
     from amp_cli.benchmarks.settings import EvalSettings
+    from amp_cli.report.everything import AllResults
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "pope": pope.pope,
@@ -105,8 +105,7 @@ def everything(
     given = dict(locals())
     from amp_cli import ui
     from amp_cli.benchmarks.answerers import model_identity
-    from amp_cli.benchmarks.data_at_hand import named_folders
-    from amp_cli.benchmarks.everything import plan, run_all
+    from amp_cli.report.everything import named_folders, plan, run_all
 
     chosen = plan(named_folders(data or (), tuple(COMMANDS)), judge=judge)
     roots = named_folders(image_root or (), tuple(COMMANDS))
@@ -122,9 +121,9 @@ def everything(
 
 def _settings(name: str, folder: Path, roots: Mapping[str, Path], given: Mapping[str, Any]) -> "EvalSettings":
     """Return a benchmark's settings: its command's own defaults, and what was given here."""
-    from amp_cli.benchmarks.chair_files import resolve_sample
-    from amp_cli.benchmarks.data_at_hand import EVERY, pictures_of
+    from amp_cli.benchmarks.chair import resolve_sample
     from amp_cli.benchmarks.settings import EvalSettings
+    from amp_cli.report.everything import EVERY, pictures_of
 
     parameters = inspect.signature(COMMANDS[name]).parameters
     options = {key: one.default for key, one in parameters.items() if key != "json"}
@@ -141,7 +140,7 @@ def _settings(name: str, folder: Path, roots: Mapping[str, Path], given: Mapping
 def _show(results: "AllResults", out: Path, *, as_json: bool) -> None:
     """Print one table of all benchmarks, and what is missing from it."""
     from amp_cli import ui
-    from amp_cli.benchmarks.tables import COLUMNS, shown
+    from amp_cli.report.tables import COLUMNS, shown
 
     if as_json:
         ui.data(results.to_json())

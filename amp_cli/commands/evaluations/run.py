@@ -16,7 +16,7 @@ def evaluate(benchmark: str, options: Mapping[str, Any]) -> None:
     from amp_cli.benchmarks.answering import REJECTED
     from amp_cli.benchmarks.runner import run_benchmark
     from amp_cli.benchmarks.settings import EvalSettings
-    from amp_cli.benchmarks.tables import method_sentence, score_tables
+    from amp_cli.report.tables import method_sentence, score_tables
 
     fields = {name: value for name, value in options.items() if name != "json"}
     if "prompt_suffix" in fields:

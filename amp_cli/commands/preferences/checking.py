@@ -8,8 +8,9 @@ import typer
 from amp_cli.commands.options import OUTPUT, ImageRootOption, JsonOption
 
 if TYPE_CHECKING:
-    from amp_cli.preferences.checking.check import Report
-    from amp_cli.preferences.checking.findings import Finding
+    from amp_cli.preferences.check.check import Report
+    from amp_cli.preferences.check.findings import Finding
+
 
 AGAINST = "Against"
 
@@ -60,8 +61,8 @@ def check(
     Example: amp prefs check preferences.jsonl --model 7b --benchmark data/pope/images
     """
     from amp_cli import ui
-    from amp_cli.preferences.checking.check import LISTED, CheckSettings
-    from amp_cli.preferences.checking.check import check as run
+    from amp_cli.preferences.check.check import LISTED, CheckSettings
+    from amp_cli.preferences.check.check import check as run
 
     report = run(
         CheckSettings(

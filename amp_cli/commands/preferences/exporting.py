@@ -8,7 +8,8 @@ import typer
 from amp_cli.commands.options import OUTPUT, ImageRootOption, JsonOption, OverwriteOption
 
 if TYPE_CHECKING:
-    from amp_cli.preferences.exporters.export import Exported
+    from amp_cli.preferences.formats.export import Exported
+
 
 Layout = Literal["trl", "ms-swift", "llama-factory", "amp-authors", "hub"]
 NEXT = {
@@ -56,8 +57,8 @@ def export(
     Example: amp prefs export preferences.jsonl --to trl --out trl/train.parquet
     """
     from amp_cli import ui
-    from amp_cli.preferences.exporters.export import ExportSettings, export_file
-    from amp_cli.preferences.exporters.hub import export_folder
+    from amp_cli.preferences.formats.export import ExportSettings, export_file
+    from amp_cli.preferences.formats.hub import export_folder
 
     settings = ExportSettings(source=prefs, to=to, out=out, pairs=pairs, image_root=image_root, overwrite=overwrite)
     result = export_folder(settings) if to == "hub" else export_file(settings)

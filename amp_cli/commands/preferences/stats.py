@@ -10,6 +10,9 @@ from amp_cli.commands.options import OUTPUT, JsonOption
 if TYPE_CHECKING:
     from collections import Counter
 
+    from amp_cli.preferences.reading import Leftovers
+
+
 SHOWN_DATASETS = 12
 BINS = 11
 
@@ -35,7 +38,6 @@ def stats(
     Example: amp prefs stats preferences.jsonl --out stats
     """
     from amp_cli import ui
-    from amp_cli.commands.preferences.leftovers import tell_leftovers
     from amp_cli.preferences.measuring import measure
 
     measured = measure(prefs, out)
@@ -95,7 +97,7 @@ def _show(numbers: dict[str, Any], differences: "Counter[int]") -> None:
 
 def _show_differences(numbers: dict[str, Any], adjacent: "Counter[int]") -> None:
     from amp_cli import ui
-    from amp_cli.preferences.figures_plot import binned
+    from amp_cli.preferences.measuring import binned
 
     names = {"adjacent": "adjacent levels", "best_and_worst": "best and worst"}
     ui.table(
@@ -136,3 +138,16 @@ def _counted(counts: dict[str, int]) -> str:
         numbers = [int(number) for number in counts]
         return f"{min(numbers)} to {max(numbers)}"
     return ", ".join(f"{number} in {count:,} items" for number, count in counts.items())
+
+
+def tell_leftovers(leftovers: "Leftovers", what: str, prefs: str) -> None:
+    """Warn of what was left out, naming the first few, and exit with status 3; do nothing where all was done."""
+    from amp_cli import ui
+
+    if not leftovers.count:
+        return
+    first = "; ".join(f"{one.id}: {one.reason}" for one in leftovers.first)
+    more = leftovers.count - len(leftovers.first)
+    ui.warn(f"{leftovers.count:,} {what}: {first}" + (f"; and {more:,} more" if more else ""))
+    ui.note(f"All of them: '{leftovers.path}'" if leftovers.path else f"`amp prefs check {prefs}` lists them")
+    raise typer.Exit(3)

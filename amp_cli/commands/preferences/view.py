@@ -40,8 +40,8 @@ def view(
     Example: amp prefs view preferences.jsonl --out preferences.html
     """
     from amp_cli import ui
-    from amp_cli.commands.preferences.leftovers import tell_leftovers
-    from amp_cli.core.downloads.places import size_text
+    from amp_cli.commands.preferences.stats import tell_leftovers
+    from amp_cli.downloads.places import size_text
     from amp_cli.preferences.autocheck import Checker
     from amp_cli.preferences.browsing import ViewSettings, view_preferences
     from amp_cli.preferences.encoders import MiniLMEncoder

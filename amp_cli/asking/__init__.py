@@ -1,0 +1,1 @@
+"""Asking: a local model or an endpoint answers, a judge judges."""

@@ -1,0 +1,297 @@
+"""Asks an OpenAI-compatible endpoint for one reply: patient within bounds, its key in no message."""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from amp_cli.asking.faults import (
+    ItemRejectedError,
+    Patience,
+    TransientFault,
+    Wording,
+    explain_connection,
+    explain_status,
+    words_of,
+)
+from amp_cli.errors import AmpError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+
+OPENAI = "https://api.openai.com/v1"
+NO_KEY = "none"
+"""The library sends something; servers that want no key ignore it."""
+OPTIONAL = ("temperature", "top_p", "max_tokens", "seed", "response_format")
+"""Parameters that are left out where an endpoint says that its model does not take them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What came back: the text (None where there was none), why it ended, and what the endpoint says of it."""
+
+    text: str | None
+    finish_reason: str | None
+    model: str | None
+    request_id: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What is told of tokens: `count` (prompt, completion, text) of each reply, `lose` of each that was unusable."""
+
+    count: Callable[[int | None, int | None, str], None] = lambda prompt, completion, text: None
+    lose: Callable[[], None] = lambda: None
+
+
+class ChatClient:
+    """One model of one endpoint. Use it inside `async with client.open()`.
+
+    The key may be empty; with `key_at_once` it is sent from the first request on, else once the endpoint asks for one.
+
+    Attributes:
+        unsupported: the parameters that the endpoint turned out not to take.
+        stop: once set, nothing is tried again.
+    """
+
+    def __init__(
+        self, *, model: str, url: str, key: str, timeout: float, patience: Patience, wording: Wording, key_at_once: bool
+    ) -> None:
+        self.model = model
+        self.url = url
+        self.unsupported: set[str] = set()
+        self.stop = asyncio.Event()
+        self._key = key
+        self._shows_key = key_at_once
+        self._timeout = timeout
+        self._patience = patience
+        self._wording = wording
+        self._library: AsyncOpenAI | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Connect; everything inside runs in one event loop."""
+        import openai
+
+        self.stop = asyncio.Event()
+        library = openai.AsyncOpenAI(api_key=NO_KEY, base_url=self.url, max_retries=0, timeout=self._timeout)
+        async with library as self._library:
+            yield
+
+    async def reply(
+        self, messages: Sequence[Mapping[str, Any]], sampling: Mapping[str, Any], account: Account | None = None
+    ) -> Reply:
+        """Ask until there is a reply, no more than the bounded number of times.
+
+        Args:
+            sampling: parameters of the request, among them `max_tokens`.
+
+        Raises:
+            ItemRejectedError: this request gets no reply. AmpError: none will, the run has to end.
+        """
+        account = account or Account()
+        for attempt in range(1, self._patience.attempts + 1):
+            outcome = await self._ask(messages, sampling, account)
+            if isinstance(outcome, Reply):
+                return outcome
+            if not isinstance(outcome, TransientFault):
+                raise outcome
+            if outcome.may_be_charged:
+                account.lose()
+            if attempt < self._patience.attempts:
+                await self._pause(self._patience.delay(attempt, outcome.retry_after))
+            if self.stop.is_set():
+                break
+        raise ItemRejectedError(f"given up after {attempt} attempt{'s' if attempt > 1 else ''}: {outcome}")
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stop.wait(), seconds)
+
+    async def _ask(
+        self, messages: Sequence[Mapping[str, Any]], sampling: Mapping[str, Any], account: Account
+    ) -> Reply | Exception:
+        """Ask once. A fault is returned, not raised: what the library raised may quote the key and is left behind."""
+        import openai
+
+        assert self._library is not None  # open() was entered
+        sent = {"model": self.model, "messages": list(messages), **self._accepted(sampling)}
+        shows_key = self._shows_key and bool(self._key)
+        headers = {"Authorization": f"Bearer {self._key}"} if shows_key else {}
+        try:
+            async with asyncio.timeout(self._timeout):
+                raw = await self._library.chat.completions.with_raw_response.create(**sent, extra_headers=headers)
+        except openai.APIStatusError as error:
+            message, code = words_of(error.body)
+            if error.status_code == 400 and error.param in OPTIONAL and error.param in sent:
+                self.unsupported.add(error.param)
+            elif error.status_code in (400, 422) and "response_format" in sent:  # not every server says what it minds
+                self.unsupported.add("response_format")
+            elif error.status_code in (401, 403) and self._key and not shows_key:
+                self._shows_key = True
+            else:
+                return explain_status(
+                    error.status_code,
+                    self._without_key(message),
+                    code,
+                    error.response.headers,
+                    model=self.model,
+                    url=self.url,
+                    patience=self._patience,
+                    wording=self._wording,
+                )
+        except (openai.APIConnectionError, TimeoutError) as error:
+            return self._scrubbed(explain_connection(error, self.url, self._timeout, self._wording))
+        else:
+            return self._scrubbed(_read(raw.text, raw.headers, account))
+        return await self._ask(messages, sampling, account)  # without that parameter, or with the key
+
+    def _accepted(self, sampling: Mapping[str, Any]) -> dict[str, Any]:
+        accepted = dict(sampling)
+        if "max_tokens" in self.unsupported:
+            accepted["max_completion_tokens"] = sampling["max_tokens"]
+        return {name: value for name, value in accepted.items() if name not in self.unsupported}
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "(key)") if self._key else text
+
+    def _scrubbed(self, outcome: "Reply | Exception") -> "Reply | Exception":
+        if isinstance(outcome, AmpError):
+            return AmpError(self._without_key(outcome.message), hint=outcome.hint)
+        if isinstance(outcome, Exception):
+            outcome.args = tuple(self._without_key(str(part)) for part in outcome.args)
+        return outcome
+
+
+def _read(body: str, headers: Mapping[str, str], account: Account) -> Reply | Exception:
+    """Read a reply. What it used is counted even when it says nothing."""
+    try:
+        reply = json.loads(body)
+    except ValueError:
+        return TransientFault("the reply is no whole JSON", may_be_charged=True)
+    usage = reply.get("usage") if isinstance(reply, dict) else None
+    prompt, completion = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
+    try:
+        choice = reply["choices"][0]
+        said = choice["message"].get("content")
+        text = said or choice["message"].get("refusal") or said
+    except (KeyError, IndexError, TypeError, AttributeError):
+        words, _ = words_of(reply)
+        return TransientFault(f"the reply holds no answer: {words}", may_be_charged=True)
+    text = text if isinstance(text, str) else None
+    account.count(prompt, completion, text or "")
+    reason = choice.get("finish_reason")
+    return Reply(
+        text=text,
+        finish_reason=None if reason is None else str(reason),
+        model=str(reply["model"]) if reply.get("model") else None,
+        request_id=headers.get("x-request-id") or (str(reply["id"]) if reply.get("id") else None),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+    )
+
+
+def _count(usage: Any, name: str) -> int | None:
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if type(value) is int and value >= 0 else None
+
+
+def key_from_environment() -> str:
+    """Return OPENAI_API_KEY, or nothing.
+
+    Raises:
+        AmpError: it holds what no key can hold.
+    """
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise AmpError("OPENAI_API_KEY holds characters that no key has", hint="Copy the key again, without quotes")
+    return key
+
+
+def endpoint_url(url: str, *, who: str, option: str) -> str:
+    """Return an endpoint's address without a slash at its end.
+
+    Raises:
+        AmpError: no http(s) address, or one that holds a password or a query (where keys hide); it is not repeated.
+    """
+    try:
+        parts = urlsplit(url)
+        port_is_number = parts.port is None or parts.port > 0
+    except ValueError:
+        port_is_number = False
+    if not port_is_number or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AmpError(f"{option} is no http or https address", hint="As in http://127.0.0.1:8000/v1")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise AmpError(
+            f"The address of the {who} at '{parts.hostname}' holds a user name, a password or a query",
+            hint="Give the plain address; the key comes from OPENAI_API_KEY",
+        )
+    return url.rstrip("/")
+
+
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+
+
+async def run_together(
+    requests: Sequence[Request],
+    *,
+    start: Callable[[Request], Coroutine[Any, Any, Result]],
+    settle: Callable[[Request, asyncio.Task[Result]], AmpError | None],
+    limit: int,
+    stop: asyncio.Event,
+    blocked: Callable[[Request, int], AmpError | None] = lambda request, left: None,
+) -> None:
+    """Work on all requests, no more than `limit` at once. On Ctrl-C what has arrived is kept and the rest cancelled.
+
+    Args:
+        start: called when a request's turn comes; returns the work.
+        settle: takes what came of it; returns what ends the whole run, or None.
+        stop: set when the run ends early: what is on its way may arrive, but is not to be tried again.
+        blocked: says why a request may not be sent while others are on their way (of `left` that are not sent yet);
+            it ends the run when nothing is on its way any more.
+    """
+    waiting = deque(requests)
+    running: dict[asyncio.Task[Result], Request] = {}
+    end: AmpError | None = None
+
+    def hand_over(done: Iterable[asyncio.Task[Result]]) -> None:
+        nonlocal end
+        for task in done:
+            end = settle(running.pop(task), task) or end
+
+    def send() -> AmpError | None:
+        while waiting and len(running) < limit:
+            reason = blocked(waiting[0], len(waiting))
+            if reason is not None:
+                return None if running else reason
+            request = waiting.popleft()
+            running[asyncio.create_task(start(request))] = request
+        return None
+
+    try:
+        while running or (waiting and end is None):
+            end = end or send()
+            if end is not None:
+                stop.set()
+            if running:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                hand_over(done)
+    except asyncio.CancelledError:  # Ctrl-C
+        hand_over([task for task in running if task.done()])
+        raise
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    if end is not None:
+        raise end

@@ -1,0 +1,194 @@
+"""An OpenAI-compatible endpoint as the model that answers, named `URL#NAME`: vLLM, SGLang, llama.cpp, a cloud."""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from amp_cli.asking.answerer import Decoding, Request
+from amp_cli.asking.chat import OPENAI, ChatClient, endpoint_url, key_from_environment, run_together
+from amp_cli.asking.faults import ItemRejectedError, Patience, Wording
+from amp_cli.errors import AmpError
+from amp_cli.models.images import image_data_url
+from amp_cli.records import Answer
+
+TEMPLATE = "endpoint"
+"""What `run.json` calls the chat template: an endpoint applies its own."""
+TIMEOUT = 300.0
+"""Seconds until a reply is given up."""
+HOPELESS = 20
+"""So many items refused, and not one answered: the set-up is at fault, not the items."""
+WORDING = Wording(
+    who="model",
+    kept="answers",
+    option="the address",
+    check="the name after the #, and that what stands before the #",
+)
+SENT_NOT = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+"""Fields of Decoding that these endpoints have no parameter for, with the values that ask for nothing."""
+
+
+def is_endpoint(model: str) -> bool:
+    """Tell an endpoint from a folder, a hub id or an alias."""
+    return model.startswith(("http://", "https://"))
+
+
+def split_endpoint(model: str) -> tuple[str, str]:
+    """Return address and model name of `URL#NAME`.
+
+    Raises:
+        AmpError: no name, or an address that is none or holds a password.
+    """
+    address, _, name = model.partition("#")
+    url = endpoint_url(address, who="model", option="--model")
+    if not name:
+        raise AmpError(f"'{url}' names no model", hint=f"Give its name after a #, as in {url}#llava")
+    return url, name
+
+
+def check_endpoint(model: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return an endpoint's identity for `run.json`; nothing is sent yet.
+
+    Args:
+        options: what a user asked for of the model beside its name; none of it is ours to decide at an endpoint.
+
+    Raises:
+        AmpError: it is no endpoint, it needs a key that is not set, or an option does not go with it.
+    """
+    url, name = split_endpoint(model)
+    for option, value in (options or {}).items():
+        if value not in (None, False, "auto", "authors"):
+            flag = "--" + option.replace("_", "-")
+            raise AmpError(
+                f"{flag} does not go with the endpoint '{url}': its server decides that",
+                hint=f"Leave out {flag}, or give --model a model that is loaded here",
+            )
+    if _is_openai(url) and not key_from_environment():
+        raise AmpError(f"'{url}' needs a key", hint="Set OPENAI_API_KEY")
+    return {"model": {"kind": "endpoint", "name": name, "url": url}}
+
+
+def _is_openai(url: str) -> bool:
+    return urlsplit(url).hostname == urlsplit(OPENAI).hostname
+
+
+class EndpointModel:
+    """Answers through an endpoint. OPENAI_API_KEY goes to endpoints that ask for a key, and nowhere else."""
+
+    def __init__(self, model: str, decoding: Decoding, *, seed: int, patience: Patience | None = None) -> None:
+        self._identity: dict[str, Any] = check_endpoint(model)["model"]
+        self._sampling = {
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "max_tokens": decoding.max_new_tokens,
+            "seed": seed,
+        }
+        self._unsent = {
+            name: getattr(decoding, name) for name, off in SENT_NOT.items() if getattr(decoding, name) != off
+        }
+        self._reported: set[str] = set()
+        url = self._identity["url"]
+        self._client = ChatClient(
+            model=self._identity["name"],
+            url=url,
+            key=key_from_environment(),
+            timeout=TIMEOUT,
+            patience=patience or Patience(),
+            wording=WORDING,
+            key_at_once=_is_openai(url),
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What `run.json` says of the model; what the endpoint itself calls it is known after answering."""
+        return {
+            **self._identity,
+            "template": TEMPLATE,
+            "sampling": {name: value for name, value in self._sampling.items() if name not in self._client.unsupported},
+            "not_sent": self._unsent,
+            "reported_models": sorted(self._reported),
+        }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know before it answers."""
+        if not self._unsent:
+            return ()
+        asked = ", ".join(f"{name}={value}" for name, value in self._unsent.items())
+        return (f"The endpoint of '{self._identity['name']}' cannot be asked for {asked}: it answers without",)
+
+    @property
+    def late_notes(self) -> tuple[str, ...]:
+        """What turned out while it answered."""
+        ignored = sorted(self._client.unsupported - {"max_tokens"})
+        if not ignored:
+            return ()
+        return (f"'{self._identity['name']}' takes no {', no '.join(ignored)}; it used its own",)
+
+    def answer_requests(
+        self,
+        requests: Sequence[Request],
+        *,
+        concurrency: int,
+        done: Collection[str],
+        on_answer: Callable[[Answer], None],
+        on_reject: Callable[[str, str], None],
+    ) -> None:
+        """Answer every request that is not in `done`; see `core.generation.answer_requests`.
+
+        Raises:
+            AmpError: it has to stop (no such server or model, wrong key); what has arrived was handed over.
+        """
+        pending = [request for request in requests if request.id not in done]
+        asyncio.run(self._answer_all(pending, concurrency, on_answer, on_reject))
+
+    async def _answer_all(
+        self,
+        requests: Sequence[Request],
+        concurrency: int,
+        on_answer: Callable[[Answer], None],
+        on_reject: Callable[[str, str], None],
+    ) -> None:
+        answered = rejected = 0
+
+        def settle(request: Request, task: asyncio.Task[Answer]) -> AmpError | None:
+            nonlocal answered, rejected
+            try:
+                answer = task.result()
+            except ItemRejectedError as error:
+                rejected += 1
+                on_reject(request.id, str(error))
+                if not answered and rejected == HOPELESS:
+                    return AmpError(
+                        f"The first {rejected} items were all refused. The last: {error}",
+                        hint="Does the model take pictures, and does its server work?",
+                    )
+            except AmpError as error:
+                return error
+            else:
+                answered += 1
+                on_answer(answer)
+            return None
+
+        async with self._client.open():
+            await run_together(requests, start=self._answer, settle=settle, limit=concurrency, stop=self._client.stop)
+
+    async def _answer(self, request: Request) -> Answer:
+        """Ask one round after the other; the pictures stand before the first question."""
+        try:
+            pictures = [{"type": "image_url", "image_url": {"url": image_data_url(path)}} for path in request.images]
+        except AmpError as error:
+            raise ItemRejectedError(error.message) from error
+        messages: list[dict[str, Any]] = []
+        for question in request.questions:
+            first = not messages and bool(pictures)
+            content = [*pictures, {"type": "text", "text": question}] if first else question
+            messages.append({"role": "user", "content": content})
+            reply = await self._client.reply(messages, self._sampling)
+            text = (reply.text or "").strip()
+            if not text and (reply.text is None or reply.finish_reason != "stop"):
+                raise ItemRejectedError(f"the model sent no text (finish_reason: {reply.finish_reason})")
+            self._reported |= {reply.model} if reply.model else set()
+            messages.append({"role": "assistant", "content": text})
+        answers = tuple(message["content"] for message in messages if message["role"] == "assistant")
+        return Answer(id=request.id, answers=answers)

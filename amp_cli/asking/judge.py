@@ -1,0 +1,228 @@
+"""A judge replies to prompts with verdicts: an OpenAI-compatible endpoint, a local model, or a file of replies."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from amp_cli.errors import AmpError
+from amp_cli.records import Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """What a million tokens cost, prompt and completion; the currency is the user's."""
+
+    prompt: float
+    completion: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.prompt < float("inf") and 0 <= self.completion < float("inf")):
+            raise AmpError(f"A price must be 0 or more, not {self.prompt} and {self.completion}")
+
+    def of(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Return what so many tokens cost."""
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeRequest:
+    """One prompt to judge, as (role, content) messages; (id, repeat) is the key of its verdict.
+
+    `verdict_line` is the regular expression that the last line must match: asked for as structured output where the
+    endpoint can, None where the prompt has a form of its own.
+    """
+
+    id: str
+    repeat: int = 0
+    messages: tuple[tuple[str, str], ...]
+    temperature: float = 0.0
+    max_tokens: int = 1024
+    verdict_line: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings:
+    """Which judge, and its limits.
+
+    Attributes:
+        judge: a model of the endpoint, `local:MODEL` or `replay:FILE`.
+        url: the endpoint's base, as in `http://127.0.0.1:8000/v1`; None is OPENAI_BASE_URL or OpenAI's own.
+        concurrency: how many requests may be on their way at once.
+        max_cost: stop before the next request could exceed it; in the currency of `price`, for one call of `judge`.
+        timeout: seconds until a reply is given up.
+        seed: sent along where given; endpoints may ignore it.
+        device, dtype: of a local judge.
+        items: ids of all items in order, for a replay file that is a list without ids.
+    """
+
+    judge: str
+    url: str | None = None
+    concurrency: int = 8
+    max_cost: float | None = None
+    price: Price | None = None
+    timeout: float = 120.0
+    seed: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    items: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.judge.strip():
+            raise AmpError("--judge is empty", hint="Give --judge MODEL, local:MODEL or replay:FILE")
+        if self.concurrency < 1 or self.timeout <= 0:
+            raise AmpError(f"concurrency ({self.concurrency}) and timeout ({self.timeout} s) must be above 0")
+        if self.max_cost is not None and self.price is None:
+            raise AmpError(
+                "--max-cost needs to know what tokens cost",
+                hint="Give --price PROMPT,COMPLETION for a million tokens each, as on your provider's price list",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What requests may take: prompt tokens by rule of thumb, completions at their full length.
+
+    `cost` is None without a price. `method` says how tokens were guessed.
+    """
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+    method: str = "4 ASCII characters a token, other characters one token each"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What verdicts took. `uncounted` replies came without a count of tokens and are left out of it."""
+
+    replies: int
+    prompt_tokens: int
+    completion_tokens: int
+    uncounted: int
+    cost: float | None
+
+
+def parse_price(text: str) -> Price:
+    """Read `--price PROMPT,COMPLETION`, each for a million tokens.
+
+    Raises:
+        AmpError: not two numbers.
+    """
+    try:
+        prompt, completion = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise AmpError(
+            f"'{text}' is no price", hint="Give two numbers, for a million prompt and completion tokens: --price 2.5,10"
+        ) from error
+    return Price(prompt=prompt, completion=completion)
+
+
+def guess_tokens(text: str) -> int:
+    """Guess how many tokens a text has: 4 ASCII characters make one, other characters are one each."""
+    ascii_characters = sum(character.isascii() for character in text)
+    return -(-ascii_characters // 4) + len(text) - ascii_characters
+
+
+def prompt_guess(request: JudgeRequest) -> int:
+    """Guess a request's prompt tokens; each message takes about 4 more for its role."""
+    return sum(guess_tokens(content) + 4 for _, content in request.messages)
+
+
+def estimate(requests: Sequence[JudgeRequest], settings: JudgeSettings) -> Estimate:
+    """Say before anything is sent what requests may take; local and replayed verdicts cost nothing."""
+    prompt = sum(map(prompt_guess, requests))
+    completion = sum(request.max_tokens for request in requests)
+    price = settings.price
+    if settings.judge.startswith(("local:", "replay:")):
+        price = Price(prompt=0, completion=0)
+    return Estimate(
+        requests=len(requests),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cost=None if price is None else price.of(prompt, completion),
+    )
+
+
+def count_usage(verdicts: Iterable[Verdict], price: Price | None) -> Usage:
+    """Add up what the judge itself counted."""
+    replies = list(verdicts)
+    counted = [one for one in replies if one.prompt_tokens is not None and one.completion_tokens is not None]
+    prompt = sum(one.prompt_tokens or 0 for one in counted)
+    completion = sum(one.completion_tokens or 0 for one in counted)
+    return Usage(
+        replies=len(replies),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        uncounted=len(replies) - len(counted),
+        cost=None if price is None else price.of(prompt, completion),
+    )
+
+
+__all__ = [
+    "Estimate",
+    "Judge",
+    "JudgeRequest",
+    "JudgeSettings",
+    "Price",
+    "Usage",
+    "count_usage",
+    "estimate",
+    "open_judge",
+    "parse_price",
+]
+
+
+class Judge(Protocol):
+    """Judges requests; each reply is handed over, in the calling thread, before the next one is looked at."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Kind, model, address and sampling: what another judge would differ in. Holds no key."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about how it judged; complete after `judge`."""
+        ...
+
+    def judge(
+        self,
+        requests: Sequence[JudgeRequest],
+        *,
+        on_verdict: Callable[[Verdict], None],
+        on_reject: Callable[[JudgeRequest, str], None],
+    ) -> None:
+        """Judge all requests.
+
+        Args:
+            on_reject: called with the reason for a request that got no reply; the rest goes on.
+
+        Raises:
+            AmpError: it has to stop (no such judge, wrong key, the cost limit); what has arrived was handed over.
+        """
+        ...
+
+
+def open_judge(settings: JudgeSettings) -> Judge:
+    """Return the judge that `--judge` names: `local:MODEL`, `replay:FILE`, else a model of an endpoint.
+
+    Raises:
+        AmpError: no name, no such file, no key, an address that is none.
+    """
+    kind, _, rest = settings.judge.partition(":")
+    if kind in ("local", "replay") and not rest:
+        raise AmpError(f"--judge {settings.judge} names nothing", hint="Give --judge local:MODEL or replay:FILE")
+    if kind in ("local", "replay") and settings.url is not None:
+        raise AmpError(f"--judge-url does not go with --judge {kind}:{rest}, which asks no endpoint")
+    if kind == "local":
+        from amp_cli.asking.judge_local import LocalJudge
+
+        return LocalJudge(rest, settings)
+    if kind == "replay":
+        from amp_cli.asking.judge_replay import ReplayJudge
+
+        return ReplayJudge(rest, settings)
+    from amp_cli.asking.judge_endpoint import EndpointJudge
+
+    return EndpointJudge(settings)

@@ -1,0 +1,152 @@
+"""The judge behind any OpenAI-compatible endpoint: concurrent, patient within bounds, and within a cost limit."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from amp_cli.asking.chat import OPENAI, Account, ChatClient, endpoint_url, key_from_environment, run_together
+from amp_cli.asking.faults import ItemRejectedError, Patience, Wording
+from amp_cli.asking.judge import JudgeRequest, JudgeSettings
+from amp_cli.asking.ledger import Ledger
+from amp_cli.errors import AmpError
+from amp_cli.records import Verdict
+
+JUDGE = Wording(who="judge", kept="verdicts", option="--judge-url", check="--judge, and that --judge-url")
+
+
+class EndpointJudge:
+    """Asks an endpoint's chat completions. The key is OPENAI_API_KEY; it is in no message, identity or note."""
+
+    def __init__(self, settings: JudgeSettings, *, patience: Patience | None = None) -> None:
+        self._settings = settings
+        given = settings.url or os.environ.get("OPENAI_BASE_URL") or None
+        url = endpoint_url(given or OPENAI, who="judge", option="--judge-url")
+        key = key_from_environment()
+        if not key and given is None:
+            raise AmpError(
+                f"The judge '{settings.judge}' needs a key",
+                hint="Set OPENAI_API_KEY, or give --judge-url for another endpoint, or --judge local:MODEL",
+            )
+        self._ledger = Ledger(settings)
+        self._client = ChatClient(
+            model=settings.judge,
+            url=url,
+            key=key,
+            timeout=settings.timeout,
+            patience=patience or Patience(),
+            wording=JUDGE,
+            key_at_once=True,
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "kind": "endpoint",
+            "model": self._settings.judge,
+            "url": self._client.url,
+            "sampling": {"seed": self._settings.seed},
+        }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        notes = []
+        if "temperature" in self._client.unsupported:
+            notes.append(f"'{self._settings.judge}' takes no temperature; it used its own")
+        if lost := self._ledger.lost_attempts:
+            notes.append(
+                f"{lost} request{'s' if lost > 1 else ''} ended without a usable reply and may have been charged"
+            )
+        return tuple(notes)
+
+    def judge(
+        self,
+        requests: Sequence[JudgeRequest],
+        *,
+        on_verdict: Callable[[Verdict], None],
+        on_reject: Callable[[JudgeRequest, str], None],
+    ) -> None:
+        """Judge all requests; see `Judge.judge`. Ctrl-C keeps what has arrived and cancels the rest."""
+        asyncio.run(self._judge_all(requests, on_verdict, on_reject))
+
+    async def _judge_all(
+        self,
+        requests: Sequence[JudgeRequest],
+        on_verdict: Callable[[Verdict], None],
+        on_reject: Callable[[JudgeRequest, str], None],
+    ) -> None:
+        ledger = self._ledger
+
+        def start(request: JudgeRequest) -> Coroutine[Any, Any, Verdict]:
+            ledger.reserve(request)
+            return self._verdict(request)
+
+        def settle(request: JudgeRequest, task: asyncio.Task[Verdict]) -> AmpError | None:
+            ledger.release(request)
+            return _hand_over(task, request, on_verdict, on_reject)
+
+        async with self._client.open():
+            await run_together(
+                requests,
+                start=start,
+                settle=settle,
+                limit=self._settings.concurrency,
+                stop=self._client.stop,
+                blocked=lambda request, left: None if ledger.allows(request) else ledger.over(left),
+            )
+
+    async def _verdict(self, request: JudgeRequest) -> Verdict:
+        messages = [{"role": role, "content": content} for role, content in request.messages]
+        sampling: dict[str, Any] = {"temperature": request.temperature, "max_tokens": request.max_tokens}
+        if self._settings.seed is not None:
+            sampling["seed"] = self._settings.seed
+        if request.verdict_line is not None:
+            sampling["response_format"] = structured(request.verdict_line)
+        reply = await self._client.reply(
+            messages,
+            sampling,
+            Account(
+                count=lambda prompt, completion, text: self._ledger.count(request, prompt, completion, text),
+                lose=lambda: self._ledger.lose(request),
+            ),
+        )
+        if reply.text is None or not reply.text.strip():
+            raise ItemRejectedError(f"the judge sent no text (finish_reason: {reply.finish_reason})")
+        return Verdict(
+            id=request.id,
+            repeat=request.repeat,
+            text=reply.text,
+            model=reply.model,
+            request_id=reply.request_id,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+        )
+
+
+def structured(verdict_line: str) -> dict[str, Any]:
+    """Return the response format of a reply whose verdict is a line of this form, after what was found."""
+    schema = {
+        "type": "object",
+        "properties": {"findings": {"type": "string"}, "verdict": {"type": "string", "pattern": verdict_line}},
+        "required": ["findings", "verdict"],
+        "additionalProperties": False,
+    }
+    return {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
+
+
+def _hand_over(
+    task: asyncio.Task[Verdict],
+    request: JudgeRequest,
+    on_verdict: Callable[[Verdict], None],
+    on_reject: Callable[[JudgeRequest, str], None],
+) -> AmpError | None:
+    """Tell the caller what came of a request; return what ends the whole run."""
+    try:
+        verdict = task.result()
+    except ItemRejectedError as error:
+        on_reject(request, str(error))
+    except AmpError as error:
+        return error
+    else:
+        on_verdict(verdict)
+    return None

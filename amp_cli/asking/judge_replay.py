@@ -1,0 +1,91 @@
+"""The judge `replay:FILE`: raw replies at hand, from JSONL {"id", "text"} or a JSON list of texts in item order."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from amp_cli.asking.judge import JudgeRequest, JudgeSettings
+from amp_cli.disk.jsonl import content_hash, read_json, read_json_records
+from amp_cli.errors import AmpError
+from amp_cli.records import Verdict
+
+
+class ReplayJudge:
+    """Hands out replies by (id, repeat); our own `verdicts.jsonl` is such a file too."""
+
+    def __init__(self, file: str, settings: JudgeSettings) -> None:
+        self._path = Path(file).expanduser()
+        if not self._path.is_file():
+            raise AmpError(f"There is no file '{file}' to replay", hint="Give --judge replay:FILE")
+        self._items = settings.items
+        self._texts = _list_of_texts(self._path)
+        self._verdicts = {} if self._texts is not None else _verdicts_by_key(self._path)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "kind": "replay",
+            "model": None,
+            "file": self._path.name,
+            "sha256": content_hash(self._path),
+            "sampling": {},
+        }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    def judge(
+        self,
+        requests: Sequence[JudgeRequest],
+        *,
+        on_verdict: Callable[[Verdict], None],
+        on_reject: Callable[[JudgeRequest, str], None],
+    ) -> None:
+        """Hand out the replies; a request without one is rejected by its id."""
+        verdicts = self._by_position(requests) if self._texts is not None else self._verdicts
+        for request in requests:
+            verdict = verdicts.get((request.id, request.repeat))
+            if verdict is None:
+                which = f" (repeat {request.repeat})" if request.repeat else ""
+                on_reject(request, f"'{self._path.name}' holds no reply to '{request.id}'{which}")
+            else:
+                on_verdict(verdict)
+
+    def _by_position(self, requests: Sequence[JudgeRequest]) -> dict[tuple[str, int], Verdict]:
+        items = self._items or tuple(dict.fromkeys(request.id for request in requests))
+        texts = self._texts or []
+        if len(items) != len(texts):
+            raise AmpError(
+                f"'{self._path}' holds {len(texts):,} texts for {len(items):,} items, and a list goes by its order",
+                hint='Give JSONL with {"id", "text"} instead',
+            )
+        return {(item, 0): Verdict(id=item, text=text) for item, text in zip(items, texts, strict=True)}
+
+
+def _list_of_texts(path: Path) -> list[str] | None:
+    """Return a JSON list's texts; None where the file is of records."""
+    with path.open("rb") as stream:
+        if not stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+            return None
+    values = read_json(path)
+    if any(isinstance(value, dict) for value in values):
+        return None
+    wrong = next((number for number, value in enumerate(values, start=1) if not isinstance(value, str)), None)
+    if wrong is not None:
+        raise AmpError(f"Entry {wrong} of '{path}' is no text: {values[wrong - 1]!r:.80}")
+    return [str(value) for value in values]
+
+
+def _verdicts_by_key(path: Path) -> dict[tuple[str, int], Verdict]:
+    verdicts: dict[tuple[str, int], Verdict] = {}
+    for number, record, reason in read_json_records(path):
+        if record is None:
+            raise AmpError(f"'{path}' cannot be replayed: {reason}")
+        try:
+            verdict = Verdict.from_json({**record, "id": str(record["id"])} if "id" in record else record)
+        except AmpError as error:
+            raise AmpError(f"'{path}' cannot be replayed: in record {number}, {error.message}") from error
+        if verdicts.setdefault((verdict.id, verdict.repeat), verdict) is not verdict:
+            raise AmpError(f"'{path}' holds two replies to '{verdict.id}' (repeat {verdict.repeat})")
+    return verdicts

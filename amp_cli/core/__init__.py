@@ -1,1 +1,0 @@
-"""What every stage shares: models, prompts, pictures, generation, files."""

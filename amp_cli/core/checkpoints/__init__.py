@@ -1,1 +1,0 @@
-"""Checkpoints in the original LLaVA layout: recognised, read, loaded as they are, and converted both ways."""

@@ -1,1 +1,0 @@
-"""Fetches models and benchmark data, resumable and verified, online or from what is already on this disk."""

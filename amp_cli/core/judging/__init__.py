@@ -1,1 +1,0 @@
-"""The kinds of judges behind `amp_cli.core.judge`, and their prompts and costs."""

@@ -1,0 +1,1 @@
+"""Files and run folders: what survives a kill."""

@@ -1,0 +1,201 @@
+"""A run folder and its `run.json`: what was asked, with what, and how it ended."""
+
+import platform
+import shutil
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from amp_cli import __version__
+from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.errors import AmpError
+
+PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "spacy")
+NAME = "run.json"
+
+
+class Run:
+    """One run folder. `start` opens or resumes it, `record` adds facts, `finish` closes it."""
+
+    def __init__(self, out: Path, facts: dict[str, Any], *, resumed: bool) -> None:
+        self.out = out
+        self.facts = facts
+        self.resumed = resumed
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings the run was started with."""
+        settings: dict[str, Any] = self.facts["settings"]
+        return settings
+
+    @classmethod
+    def start(
+        cls,
+        out: Path,
+        *,
+        command: str,
+        settings: Mapping[str, Any],
+        identity: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        overwrite: bool = False,
+        free: Collection[str] = (),
+    ) -> Self:
+        """Open `out` for `command`; an unfinished or finished run with the same settings is resumed.
+
+        Args:
+            identity: model and data identity (revision or content hash), compared like the settings.
+            free: names of settings that may differ on resumption (they change speed, not results).
+
+        Raises:
+            AmpError: the folder holds a run with other settings, or other files, and `overwrite` is off.
+        """
+        facts = _new_facts(command, _plain(settings), _plain(identity or {}), seed)
+        if overwrite and (out / NAME).exists():
+            disk_errors_explained(lambda: shutil.rmtree(out), out)
+        if (out / NAME).exists():
+            old = read_json(out / NAME)
+            _refuse_other_run(out, old, facts, free)
+            facts = {**old, "settings": facts["settings"], "state": "running", "ended": None}
+            run = cls(out, facts, resumed=True)
+        else:
+            if out.exists() and (not out.is_dir() or any(file.suffix != ".part" for file in out.iterdir())):
+                raise AmpError(f"'{out}' is not empty and holds no run of ours", hint="Choose a new folder with --out")
+            run = cls(out, facts, resumed=False)
+        write_json(out / NAME, run.facts)
+        return run
+
+    @classmethod
+    def read(cls, out: Path) -> Self:
+        """Read an existing run folder.
+
+        Raises:
+            AmpError: there is no run there.
+        """
+        if not (out / NAME).is_file():
+            raise AmpError(f"'{out}' is no run folder: it holds no {NAME}")
+        return cls(out, read_json(out / NAME), resumed=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Note in `run.json` how a block that did not get to `finish` ended; what is on disk stays."""
+        if kind is not None:
+            self.finish("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+
+    def record(self, **facts: Any) -> None:
+        """Add facts to `run.json`."""
+        self.facts.update(_plain(facts))
+        write_json(self.out / NAME, self.facts)
+
+    def finish(self, state: str = "done", **facts: Any) -> None:
+        """Close the run: `done`, `failed` or `interrupted`."""
+        self.record(state=state, ended=_now(), **facts)
+
+
+def _new_facts(command: str, settings: dict[str, Any], identity: dict[str, Any], seed: int | None) -> dict[str, Any]:
+    return {
+        "amp_version": __version__,
+        "command": command,
+        "settings": settings,
+        "seed": seed,
+        "identity": identity,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "device": f"{platform.system()} {platform.machine()}",
+        "started": _now(),
+        "ended": None,
+        "state": "running",
+    }
+
+
+def _refuse_other_run(out: Path, old: dict[str, Any], new: dict[str, Any], free: Collection[str]) -> None:
+    if old.get("command") != new["command"]:
+        raise AmpError(
+            f"'{out}' holds a run of `{old.get('command')}`, not of `{new['command']}`",
+            hint="Choose a new folder with --out, or start afresh with --overwrite",
+        )
+    for part in ("settings", "identity"):
+        before, now = old.get(part, {}), new[part]
+        for name in sorted({*before, *now} - set(free)):
+            if before.get(name) != now.get(name):
+                raise AmpError(
+                    f"'{out}' was made with {name} = {before.get(name)!r:.200}, not {now.get(name)!r:.200}",
+                    hint="Choose a new folder with --out, or start afresh with --overwrite",
+                )
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON has it: paths become texts, tuples lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(element) for key, element in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(element) for element in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def made_before(out: Path, *, command: str, identity: dict[str, Any], overwrite: bool) -> Run | None:
+    """Return the finished run in `out` where it is this very one; None where `out` is free (or may be replaced).
+
+    Raises:
+        AmpError: `out` holds anything else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if out.is_dir() and (out / NAME).is_file():
+        run = Run.read(out)
+        is_ours = run.facts.get("command") == command
+        if is_ours and not overwrite and run.facts.get("identity") == identity:
+            return run
+        if is_ours and overwrite:
+            return None
+    raise AmpError(
+        f"'{out}' is not empty and holds no result of this `amp {command}`",
+        hint="Choose a new folder with --out, or replace an older result of the command with --overwrite",
+    )
+
+
+def part_of(out: Path) -> Path:
+    """Return the empty place beside `out` where it is made; what a kill left there is removed.
+
+    Raises:
+        AmpError: somebody else's files are there.
+    """
+    part = out.with_name(out.name + ".part")
+    if part.exists():
+        begun = [(part / name).is_file() for name in (NAME, f"{NAME}.part")]
+        if not any(begun) and (not part.is_dir() or any(part.iterdir())):
+            raise AmpError(
+                f"'{part}' is in the way: it holds files that are not ours", hint="Move it, or choose another --out"
+            )
+        disk_errors_explained(lambda: shutil.rmtree(part), part)
+    return part
+
+
+def put_in_place(part: Path, out: Path) -> None:
+    """Give the finished folder its name, over an older one."""
+
+    def move() -> None:
+        if out.exists():
+            shutil.rmtree(out)
+        part.rename(out)
+
+    disk_errors_explained(move, out)

@@ -1,0 +1,264 @@
+"""Fetches repositories of the Hugging Face hub at one commit, with the library's own download; verifies all files."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from amp_cli.disk.jsonl import read_json
+from amp_cli.downloads.checks import verify
+from amp_cli.downloads.hub_errors import explained
+from amp_cli.downloads.places import check_space, is_offline
+from amp_cli.downloads.reports import FETCHED, LISTED, PRESENT, FileReport, Progress
+from amp_cli.errors import AmpError
+
+SMALL = ("*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken")
+SAFE = ("*.safetensors",)
+LARGE = 100_000_000
+"""Larger files are fetched one at a time: a run that is stopped loses its unfinished files, so at most one."""
+
+CARRIED = "carried by hand"
+"""The commit of files whose origin nothing on this disk tells."""
+
+PICKLES = ("pytorch_model*.bin", "adapter_model.bin", "non_lora_trainables.bin", "mm_projector.bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repository:
+    """A repository of the hub. `patterns` None: a model's files; `folder` None: the library's cache.
+
+    Attributes:
+        revision: branch, tag or commit; None is the main branch. mirror: another endpoint.
+    """
+
+    id: str
+    kind: str = "model"
+    revision: str | None = None
+    patterns: tuple[str, ...] | None = None
+    folder: Path | None = None
+    mirror: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubFile:
+    """One file at one commit; `checksum` as the hub states it ("sha256:..." or "git:...", None if not known here)."""
+
+    path: str
+    bytes: int
+    checksum: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A repository's chosen files at one commit, and the folder they lie in (or will)."""
+
+    repository: Repository
+    commit: str
+    folder: Path
+    files: tuple[HubFile, ...]
+
+
+def choose_files(paths: Sequence[str], patterns: tuple[str, ...] | None) -> list[str]:
+    """Return which files of a repository are taken: pickled weights only where there are no safe ones.
+
+    Code is taken only where a pattern is its very name; it is read, never run (MMHal's holds the judge's prompt).
+    """
+    paths = [path for path in paths if not path.endswith(".py") or path in (patterns or ())]
+    if patterns is not None:
+        return [path for path in paths if _matches(path, patterns)]
+    top = [path for path in paths if "/" not in path]
+    safe = [path for path in top if _matches(path, SAFE)]
+    weights = safe or [path for path in top if _matches(path, PICKLES)]
+    unused = () if not safe else ("*.bin.index.json",)
+    return [path for path in top if path in weights or (_matches(path, SMALL) and not _matches(path, unused))]
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(path, pattern) for pattern in patterns)
+
+
+def list_snapshot(repository: Repository) -> Snapshot:
+    """Ask the hub (offline: the cache) which commit is meant and what it holds.
+
+    Raises:
+        AmpError: no such repository or revision, access refused, or offline and never fetched.
+    """
+    if is_offline():
+        return _cached_snapshot(repository)
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    def ask() -> Snapshot:
+        api = HfApi(endpoint=repository.mirror)
+        revision = api.resolve_revision(repository.id, repo_type=repository.kind, revision=repository.revision)
+        commit = revision.resolved
+        tree = api.list_repo_tree(repository.id, recursive=True, revision=commit, repo_type=repository.kind)
+        files = {
+            entry.path: HubFile(
+                path=entry.path,
+                bytes=entry.size,
+                checksum=f"sha256:{entry.lfs.sha256}" if entry.lfs else f"git:{entry.blob_id}",
+            )
+            for entry in tree
+            if isinstance(entry, RepoFile)
+        }
+        return _snapshot(repository, commit, files)
+
+    return explained(ask, repository.id)
+
+
+def fetch_snapshot(snapshot: Snapshot, progress: Progress) -> list[FileReport]:
+    """Download what is missing (resumed where it stopped), then compare every file with what the hub states.
+
+    Raises:
+        AmpError: no room, no connection, or a file is not what the hub says; that file is removed.
+    """
+    repository = snapshot.repository
+    missing = [file for file in snapshot.files if not (snapshot.folder / file.path).is_file()]
+    if missing and is_offline():
+        raise AmpError(
+            f"'{repository.id}' is not complete on this disk: '{missing[0].path}' is missing"
+            + (f" ({len(missing)} files are)" if len(missing) > 1 else ""),
+            hint=_carry_hint(repository),
+        )
+    if missing:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        if not sys.stderr.isatty():
+            disable_progress_bars()
+        check_space(snapshot.folder, sum(file.bytes for file in missing))
+        explained(
+            lambda: snapshot_download(
+                repository.id,
+                repo_type=repository.kind,
+                revision=snapshot.commit,
+                local_dir=repository.folder,
+                allow_patterns=[_literal(file.path) for file in snapshot.files],
+                endpoint=repository.mirror,
+                max_workers=1 if any(file.bytes > LARGE for file in missing) else 8,
+            ),
+            repository.id,
+        )
+    fetched = {file.path for file in missing}
+    with progress(f"Verifying {repository.id}", sum(file.bytes for file in snapshot.files), 0) as advance:
+        reports = []
+        for file in snapshot.files:
+            reports.append(_verified(snapshot, file, FETCHED if file.path in fetched else PRESENT))
+            advance(file.bytes)
+    return reports
+
+
+def list_files(snapshot: Snapshot) -> list[FileReport]:
+    """Return what `fetch_snapshot` would bring, without fetching."""
+    return [_report(snapshot, file, LISTED) for file in snapshot.files]
+
+
+def _report(snapshot: Snapshot, file: HubFile, state: str) -> FileReport:
+    from huggingface_hub import hf_hub_url
+
+    repository = snapshot.repository
+    url = hf_hub_url(
+        repository.id,
+        file.path,
+        repo_type=repository.kind,
+        revision=snapshot.commit,
+        endpoint=repository.mirror,
+    )
+    place = snapshot.folder / file.path
+    return FileReport(file=file.path, url=url, place=place, bytes=file.bytes, expected=file.checksum, state=state)
+
+
+def _verified(snapshot: Snapshot, file: HubFile, state: str) -> FileReport:
+    place = snapshot.folder / file.path
+    try:
+        found = verify(place, file.bytes, file.checksum)
+    except AmpError as error:
+        place.resolve().unlink()  # in the cache, `place` is a link to the content
+        place.unlink(missing_ok=True)
+        raise AmpError(
+            f"A file of '{snapshot.repository.id}' is not what the hub says: {error.message}",
+            hint="It was removed: run the same command again",
+        ) from error
+    how = found.how if file.checksum else "size"
+    return replace(_report(snapshot, file, state), sha256=found.sha256, verified=how)
+
+
+def _literal(path: str) -> str:
+    """Return a pattern that matches just this file."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path)
+
+
+def _snapshot(repository: Repository, commit: str, files: dict[str, HubFile]) -> Snapshot:
+    chosen = choose_files(list(files), repository.patterns)
+    if not chosen:
+        raise AmpError(f"'{repository.id}' holds none of the files that are needed")
+    folder = repository.folder or _cache_folder(repository) / "snapshots" / commit
+    return Snapshot(
+        repository=repository, commit=commit, folder=folder, files=tuple(files[path] for path in sorted(chosen))
+    )
+
+
+def _cache_folder(repository: Repository) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"{repository.kind}s--{repository.id.replace('/', '--')}"
+
+
+def _cached_snapshot(repository: Repository) -> Snapshot:
+    """Return what the cache knows of a repository: its file list, kept by an earlier download, or the files there."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    commit = _cached_commit(repository)
+    root = repository.folder or _cache_folder(repository) / "snapshots" / commit
+    try:
+        tree = get_cached_repo_tree(
+            repository.id, repo_type=repository.kind, revision=commit, local_dir=repository.folder
+        )
+        sizes = {entry.path: entry.size for entry in tree}
+    except CachedRepoTreeNotFoundError:
+        sizes = {file.relative_to(root).as_posix(): file.stat().st_size for file in root.rglob("*") if file.is_file()}
+        _refuse_missing_parts(repository, root)
+    files = {path: HubFile(path=path, bytes=size, checksum=_link_name(root / path)) for path, size in sizes.items()}
+    return _snapshot(repository, commit, files)
+
+
+def _cached_commit(repository: Repository) -> str:
+    cache = _cache_folder(repository)
+    revision = repository.revision or "main"
+    reference = cache / "refs" / revision
+    if reference.is_file():
+        return reference.read_text(encoding="utf-8").strip()
+    if (cache / "snapshots" / revision).is_dir():
+        return revision
+    if repository.folder is not None and repository.folder.is_dir():
+        return CARRIED
+    raise AmpError(
+        f"'{repository.id}' is not on this disk, and the network is switched off (offline)",
+        hint=_carry_hint(repository),
+    )
+
+
+def _refuse_missing_parts(repository: Repository, folder: Path) -> None:
+    for index in folder.glob("*.index.json"):
+        for part in sorted(set(read_json(index)["weight_map"].values())):
+            if not (folder / part).is_file():
+                raise AmpError(
+                    f"'{repository.id}' is not complete on this disk: '{part}' is missing", hint=_carry_hint(repository)
+                )
+
+
+def _link_name(place: Path) -> str | None:
+    """Return the checksum that the cache's own link states: it calls each content by its SHA-256 or git blob id."""
+    if not place.is_symlink():
+        return None
+    name = place.readlink().name
+    return {64: f"sha256:{name}", 40: f"git:{name}"}.get(len(name))
+
+
+def _carry_hint(repository: Repository) -> str:
+    if repository.folder is not None:
+        return f"Put the repository's files into '{repository.folder}', or run without --offline"
+    return "Run without --offline, or put the repository's files into a folder and give that folder as --model"

@@ -1,0 +1,1 @@
+"""Models: named, found, loaded, talked to."""

@@ -1,0 +1,1 @@
+"""The original LLaVA layout: read, converted, written."""

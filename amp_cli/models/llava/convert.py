@@ -1,0 +1,259 @@
+"""Converts a model or a LoRA adapter between the original LLaVA layout and transformers': `amp convert`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from amp_cli import __version__
+from amp_cli.disk.jsonl import write_text
+from amp_cli.disk.run import Run, made_before, part_of, put_in_place
+from amp_cli.disk.templates import template_path
+from amp_cli.downloads.reports import Advance, Progress
+from amp_cli.errors import AmpError
+from amp_cli.models.llava.adapter_folder import adapter_layout, write_adapter
+from amp_cli.models.llava.files import ADAPTER_STEMS, weight_files
+from amp_cli.models.llava.layout import LANGUAGE_MODEL, ORIGINAL, layout_of
+from amp_cli.models.llava.original import OriginalCheckpoint, open_original
+from amp_cli.models.llava.to_hf import write_hf
+from amp_cli.models.llava.to_llava import write_llava
+from amp_cli.models.load import LoadedModel, load_model
+from amp_cli.models.machine import peak_memory_mb
+from amp_cli.models.precision import refuse_not_finite
+from amp_cli.models.prompts import encode_prompts
+from amp_cli.models.resolve import (
+    adapter_base,
+    adapter_folder,
+    check_model,
+    identity_of,
+    is_folder_name,
+    local_folder,
+    model_place,
+)
+from amp_cli.models.templates import CHAT_TEMPLATES, chat_template_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings:
+    """What to convert, to which layout (`hf` or `llava`), and where to."""
+
+    model: str
+    out: Path
+    to: str
+    vision_tower: str | None = None
+    verify: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertResult:
+    """What was written. The difference is None where it was not asked for; `source` is the layout it came in."""
+
+    out: Path
+    source: str
+    to: str
+    tensors: int
+    peak_memory_mb: float
+    differences: dict[str, float]
+    max_logit_difference: float | None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        record = asdict(self)
+        del record["notes"], record["source"]
+        return {**record, "out": str(self.out), "from": self.source}
+
+
+Written = tuple[int, str, dict[str, Any], tuple[str, ...]]
+"""Tensors, layout of the source, facts for the card, notes."""
+
+
+@contextmanager
+def silent(_label: str, _total: int | None, _done: int) -> Iterator[Advance]:
+    """A progress bar that nobody sees."""
+    yield lambda _: None
+
+
+def convert(settings: ConvertSettings, *, progress: Progress = silent) -> ConvertResult:
+    """Convert on the CPU, shard by shard; a conversion that is already there is left as it is.
+
+    Args:
+        progress: opens a bar over the bytes of the weights.
+
+    Raises:
+        AmpError: nothing to convert, a part that is missing or does not fit, or other files in `out`.
+    """
+    is_adapter = _is_adapter(settings.model)
+    identity = _identity(settings, is_adapter=is_adapter)
+    asked = {"model": settings.model, "to": settings.to, "vision_tower": settings.vision_tower}
+    done = made_before(
+        settings.out, command="convert", identity={**identity, "to": settings.to}, overwrite=settings.overwrite
+    )
+    if done is None:
+        part = part_of(settings.out)
+        run = Run.start(part, command="convert", settings=asked, identity={**identity, "to": settings.to})
+        write = _write_adapter if is_adapter else _write_model
+        with progress(f"Converting {settings.model}", _bytes_of(settings.model, is_adapter=is_adapter), 0) as advance:
+            tensors, source, facts, notes = write(settings, part, advance)
+        write_text(part / "README.md", _card(settings, identity, facts))
+        run.finish("done", tensors=tensors, source=source, notes=list(notes), peak_memory_mb=peak_memory_mb())
+        put_in_place(part, settings.out)
+        done = run
+    facts = done.facts
+    differences = _verify(settings, is_adapter=is_adapter) if settings.verify else {}
+    return ConvertResult(
+        out=settings.out,
+        source=facts["source"],
+        to=settings.to,
+        tensors=facts["tensors"],
+        peak_memory_mb=facts["peak_memory_mb"],
+        differences=differences,
+        max_logit_difference=max(differences.values(), default=None),
+        notes=tuple(facts["notes"]),
+    )
+
+
+def _is_adapter(model: str) -> bool:
+    folder = Path(model_place(model)).expanduser()
+    if folder.is_dir():
+        return any((place / "adapter_config.json").is_file() for place in (folder, folder / "adapter"))
+    from amp_cli.downloads.zoo import find_model
+
+    known = find_model(model)
+    return known is not None and known.base is not None
+
+
+def _identity(settings: ConvertSettings, *, is_adapter: bool) -> dict[str, Any]:
+    if is_adapter:
+        if settings.vision_tower is not None:
+            raise AmpError("--vision-tower goes with a model, not with an adapter")
+        return {"adapter": identity_of(settings.model, adapter_folder(settings.model))}
+    return check_model(settings.model, vision_tower=settings.vision_tower)
+
+
+def _bytes_of(model: str, *, is_adapter: bool) -> int:
+    files = weight_files(adapter_folder(model), ADAPTER_STEMS) if is_adapter else weight_files(local_folder(model))
+    return sum(file.stat().st_size for file in files)
+
+
+def _write_model(settings: ConvertSettings, out: Path, advance: Advance) -> Written:
+    folder = local_folder(settings.model)
+    source = layout_of(folder)
+    if source == LANGUAGE_MODEL:
+        raise AmpError(f"'{settings.model}' is a language model without a projector or a vision tower")
+    if source == settings.to:
+        raise AmpError(
+            f"'{settings.model}' is in the {settings.to} layout already", hint="Give the other one with --to"
+        )
+    if source == ORIGINAL:
+        checkpoint = open_original(folder, vision_tower=settings.vision_tower)
+        return write_hf(checkpoint, out, advance), source, _facts(checkpoint), checkpoint.notes
+    if settings.vision_tower is not None:
+        raise AmpError("--vision-tower is for a model in the original layout; this one holds its tower")
+    return write_llava(folder, out, advance), source, {}, ()
+
+
+def _facts(checkpoint: OriginalCheckpoint) -> dict[str, Any]:
+    return {
+        "vocabulary": checkpoint.vocabulary,
+        "pads": checkpoint.pads_to_square,
+        "tower": checkpoint.tower.name or "inside the checkpoint",
+    }
+
+
+def _write_adapter(settings: ConvertSettings, out: Path, _advance: Advance) -> Written:
+    folder = adapter_folder(settings.model)
+    source = adapter_layout(folder, settings.model)
+    return write_adapter(folder, settings.model, out, to=settings.to), source, {"is_adapter": True}, ()
+
+
+def _card(settings: ConvertSettings, identity: dict[str, Any], facts: dict[str, Any]) -> str:
+    from jinja2 import Environment
+
+    text = template_path("report", "converted_card.md.jinja").read_text(encoding="utf-8")
+    place = model_place(settings.model)
+    known = next(iter(identity.values()))
+    return (
+        Environment(trim_blocks=True, lstrip_blocks=True)
+        .from_string(text)
+        .render(
+            source=place,
+            to=settings.to,
+            revision=f"revision {known['revision']}" if "revision" in known else f"fingerprint {known['hash']}",
+            base_on_hub=not is_folder_name(place),
+            version=__version__,
+            **facts,
+        )
+    )
+
+
+def _verify(settings: ConvertSettings, *, is_adapter: bool) -> dict[str, float]:
+    """Return the largest logit difference of each test prompt between source and result."""
+
+    if not is_adapter:
+        source = {"model": settings.model, "vision_tower": settings.vision_tower}
+        return largest_differences(source, {"model": str(settings.out)})
+    base = adapter_base(adapter_folder(settings.model))
+    if not base:
+        raise AmpError(f"The adapter '{settings.model}' names no base, which --verify needs")
+    return largest_differences(
+        {"model": base, "adapter": settings.model}, {"model": base, "adapter": str(settings.out)}
+    )
+
+
+_DIALOGUES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], tuple[int, int] | None]] = {
+    "text only": ((("What can you do?",), ()), None),
+    "wide picture": ((("Describe this image in detail.",), ()), (96, 40)),
+    "tall picture, two rounds": ((("Is there a cat?", "And a dog?"), ("No, there is not.",)), (40, 96)),
+}
+"""Questions and earlier answers, and the size of the picture."""
+
+
+def largest_differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, float]:
+    """Load two models one after the other (arguments of `load_model`) and compare them on a few prompts.
+
+    Returns:
+        Template and prompt -> largest difference of a logit, over all positions.
+
+    Raises:
+        AmpError: token ids or pixels differ.
+    """
+    before, after = _outputs(first), _outputs(second)
+    differences = {}
+    for name, (inputs, logits) in before.items():
+        others, other_logits = after[name]
+        for key, value in inputs.items():
+            if key not in others or not torch.equal(value, others[key]):
+                raise AmpError(f"The two layouts differ in {key} on the prompt '{name}'")
+        differences[name] = float((logits - other_logits).abs().max())
+    return differences
+
+
+@torch.no_grad()
+def _outputs(arguments: dict[str, Any]) -> dict[str, tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    loaded = load_model(**arguments, device="cpu")
+    found = {}
+    for template in CHAT_TEMPLATES:
+        loaded.chat_template = chat_template_text(template)
+        for name, (dialogue, size) in _DIALOGUES.items():
+            pictures = [] if size is None else [_picture(size)]
+            inputs = dict(encode_prompts(loaded, [dialogue], [pictures]))
+            found[f"{template}, {name}"] = inputs, _logits(loaded, inputs)
+    return found
+
+
+def _logits(loaded: LoadedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return (length, ids that text can have) float32."""
+    logits: torch.Tensor = loaded.model(**inputs).logits[0, :, : loaded.vocabulary].float()
+    refuse_not_finite(logits, loaded.name, loaded.identity["dtype"])
+    return logits
+
+
+def _picture(size: tuple[int, int]) -> Image.Image:
+    """A gradient in three colours."""
+    ramp = Image.linear_gradient("L").resize(size)
+    return Image.merge("RGB", (ramp, ramp.transpose(Image.Transpose.FLIP_TOP_BOTTOM), ramp))

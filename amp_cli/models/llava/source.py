@@ -1,0 +1,122 @@
+"""What the arguments MODEL, adapter and vision tower mean on this disk, whichever layout they are in."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amp_cli.disk.jsonl import read_json
+from amp_cli.errors import AmpError
+from amp_cli.models.llava.cache import converted_folder
+from amp_cli.models.llava.layout import LANGUAGE_MODEL, ORIGINAL, layout_of, says_original
+from amp_cli.models.llava.original import OriginalCheckpoint, llava_config, open_original, tower_identity
+from amp_cli.models.llava.projector import projector_files
+from amp_cli.models.resolve import (
+    adapter_folder,
+    check_model,
+    folder_of_small_files,
+    local_folder,
+    model_and_adapter,
+    model_config,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a model's parts lie.
+
+    Attributes:
+        model: as the user calls it. folder: of weights and processor.
+        original: the checkpoint to convert in memory; None where transformers reads `folder` by itself.
+        original_config: its `config.json`, also where its conversion was cached.
+        adapter: name and folder. identity: of all parts, for `run.json`. notes: what the user should know.
+    """
+
+    model: str
+    folder: Path
+    original: OriginalCheckpoint | None
+    original_config: dict[str, Any] | None
+    adapter: tuple[str, Path] | None
+    identity: dict[str, Any]
+    notes: tuple[str, ...]
+
+    def config(self) -> dict[str, Any]:
+        """Return the model's configuration in transformers' layout."""
+        if self.original is not None:
+            return dict(llava_config(self.original).to_dict())
+        return dict(read_json(self.folder / "config.json"))
+
+
+def find_source(model: str, *, adapter: str | None, vision_tower: str | None) -> Source:
+    """Find every part, fetching from the hub what is missing there.
+
+    Raises:
+        AmpError: a part is missing or damaged, or they do not fit together.
+    """
+    identity = check_model(model, adapter=adapter, vision_tower=vision_tower)
+    base, adapter = model_and_adapter(model, adapter)
+    adapter_at = None if adapter is None else (adapter, adapter_folder(adapter))
+    folder = local_folder(base)
+    original = _original_in(folder, adapter_at[1] if adapter_at else None, base, vision_tower)
+    config: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    if original is not None:
+        identity["vision_tower"] = tower_identity(original)
+        config, notes = original.config, original.notes
+        if os.environ.get("AMP_CACHE_CONVERTED"):
+            folder, original = converted_folder(original), None
+    return Source(
+        model=model,
+        folder=folder,
+        original=original,
+        original_config=config,
+        adapter=adapter_at,
+        identity=identity,
+        notes=notes,
+    )
+
+
+def find_outline(model: str, *, vision_tower: str | None) -> Source:
+    """Find what tells a model's shape: no weights, save for an original checkpoint, of which their files' headers tell.
+
+    Raises:
+        AmpError: a part is missing or damaged.
+    """
+    config, _ = model_config(model)
+    if says_original(config) or vision_tower is not None:
+        return find_source(model, adapter=None, vision_tower=vision_tower)
+    return Source(
+        model=model,
+        folder=folder_of_small_files(model),
+        original=None,
+        original_config=None,
+        adapter=None,
+        identity={},
+        notes=(),
+    )
+
+
+def _original_in(folder: Path, adapter: Path | None, model: str, vision_tower: str | None) -> OriginalCheckpoint | None:
+    """Return the original checkpoint in `folder`, or None where transformers reads the folder by itself.
+
+    A plain language model becomes one together with an adapter that brings LLaVA's configuration and the projector, as
+    LLaVA's own LoRA training leaves them.
+    """
+    layout = layout_of(folder)
+    if layout == ORIGINAL:
+        return open_original(folder, vision_tower=vision_tower)
+    if layout == LANGUAGE_MODEL:
+        files = projector_files(adapter) if adapter is not None else ()
+        if adapter is None or not files or not (adapter / "config.json").is_file():
+            raise AmpError(
+                f"'{model}' is a language model without eyes: it has no projector and no vision tower",
+                hint="Give a vision-language model, or with --adapter LLaVA's adapter folder for this base "
+                "(config.json and non_lora_trainables.bin in it)",
+            )
+        config = read_json(adapter / "config.json")
+        return open_original(folder, config=config, projector=files, vision_tower=vision_tower)
+    if vision_tower is not None:
+        raise AmpError(
+            f"'{model}' holds its vision tower already", hint="--vision-tower is for the original LLaVA layout"
+        )
+    return None

@@ -1,0 +1,368 @@
+"""The one place that loads models: any transformers vision-language model, or an original LLaVA checkpoint."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from amp_cli.errors import AmpError
+from amp_cli.models.llava.layout import says_original
+from amp_cli.models.llava.names import HUB
+from amp_cli.models.llava.original import (
+    OriginalCheckpoint,
+    generation_config_of,
+    llava_config,
+    processor_of,
+    tensors_by_file,
+)
+from amp_cli.models.llava.source import Source, find_outline, find_source
+from amp_cli.models.llava.to_hf import keep_small_files, save_processor
+from amp_cli.models.precision import choose_device, choose_dtype, quantization_config, refuse_overflow
+from amp_cli.models.resolve import check_model, local_folder, model_and_adapter, model_config
+from amp_cli.models.templates import FOR_LLAVA, choose_template
+
+if TYPE_CHECKING:
+    import torch
+
+
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that its own code still uses
+
+
+@dataclass(kw_only=True)
+class LoadedModel:
+    """A model ready to answer or to be trained, with all that is needed to talk to it.
+
+    Attributes:
+        model: the transformers model, or the PeftModel around it when an adapter is attached; in eval mode.
+        chat_template: the Jinja text in use.
+        background: RGB colour that pictures are padded to a square with, or None where the model was not trained so.
+        vocabulary: how many ids text can have; a LLaVA's image and padding tokens come after them and are never said.
+        identity: name and revision or hash of model and adapter, dtype, quantisation, template name: for `run.json`.
+        folder: where its files lie. original_config: its `config.json` where that is in the original LLaVA layout.
+        notes: what the user should know about how it was loaded.
+    """
+
+    model: Any
+    processor: Any
+    name: str
+    chat_template: str
+    background: tuple[int, int, int] | None
+    vocabulary: int
+    identity: dict[str, Any]
+    folder: Path
+    original_config: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.model.device)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    def crop_pictures(self) -> None:
+        """Prepare pictures by cropping them at the centre, not by padding them to a square."""
+        self.background = None
+        if getattr(self.processor.image_processor, "do_pad", False):  # CLIP's processor has no such setting
+            self.processor.image_processor.do_pad = False
+
+
+def load_model(
+    model: str,
+    *,
+    adapter: str | None = None,
+    trainable: bool = False,
+    vision_tower: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    quantization: str | None = None,
+    template: str = "auto",
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a model by folder, hub id or alias (`7b`, `amp-meg-7b`, `tiny`); a LoRA adapter is attached, not merged.
+
+    An original LLaVA checkpoint is converted in memory, or once to disk where `AMP_CACHE_CONVERTED` asks for it.
+
+    Args:
+        trainable: leave the adapter's weights trainable.
+        vision_tower: folder or hub id of an original checkpoint's tower, in place of what its configuration names.
+        dtype: `auto` is float32 on a CPU and bfloat16 on a GPU; `stored` is what the weights are stored in.
+        quantization: `nf4` (4-bit NormalFloat, double quantisation) or `int8`; language model only.
+        template: `auto`, `authors`, `own`, `vicuna_v1`, `llava_v1` or a path.
+
+    Raises:
+        AmpError: no such model, weights missing or damaged, parts or an adapter that do not fit.
+    """
+    source = find_source(model, adapter=adapter, vision_tower=vision_tower)
+    config, place = source.config(), choose_device(device)
+    precision, torch_dtype = choose_dtype(dtype, place, config)
+    options = {
+        "dtype": torch_dtype,
+        "device_map": {"": place},
+        "quantization_config": quantization_config(quantization, torch_dtype),
+    }
+    network = _load_network(source, config, {**options, "trust_remote_code": trust_remote_code})
+    if dtype != "stored":
+        refuse_overflow(network, model, torch_dtype)
+    identity = {**source.identity, "dtype": precision, "quantization": quantization}
+    loaded = _with_processor(network, source, config, identity, template, trust_remote_code=trust_remote_code)
+    if source.adapter is not None:
+        from amp_cli.models.adapters import attach_adapter
+
+        name, folder = source.adapter
+        loaded.model = attach_adapter(network, folder, name, trainable=trainable)
+    loaded.model.eval()
+    return loaded
+
+
+def load_outline(
+    model: str, *, vision_tower: str | None = None, dtype: str = "auto", device: str = "auto", template: str = "auto"
+) -> LoadedModel:
+    """Build a model without weights from its configuration, on the meta device, with its processor.
+
+    Arguments are those of `load_model`. Weights need not be on this disk.
+
+    Raises:
+        AmpError: no such model, or it cannot be built.
+    """
+    source = find_outline(model, vision_tower=vision_tower)
+    config = source.config()
+    precision, torch_dtype = choose_dtype(dtype, choose_device(device), config)
+    try:
+        original = source.original
+        built = AutoConfig.from_pretrained(source.folder) if original is None else llava_config(original)
+        with torch.device("meta"):
+            network = AutoModelForImageTextToText.from_config(built, dtype=torch_dtype)
+        if (source.folder / "generation_config.json").is_file():
+            network.generation_config = GenerationConfig.from_pretrained(source.folder)
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        kind = config.get("model_type", "unknown")
+        raise AmpError(f"'{model}' (model type '{kind}') could not be built: {_first_line(error)}") from error
+    return _with_processor(network, source, config, {"dtype": precision}, template, trust_remote_code=False)
+
+
+def _with_processor(
+    network: Any,
+    source: Source,
+    config: dict[str, Any],
+    identity: dict[str, Any],
+    template: str,
+    *,
+    trust_remote_code: bool,
+) -> LoadedModel:
+    processor = _load_processor(source, config, trust_remote_code)
+    if source.original_config is not None:
+        template = FOR_LLAVA.get(template, template)
+    template_name, template_text = choose_template(template, config, processor, source.model)
+    return LoadedModel(
+        model=network,
+        processor=processor,
+        name=source.model,
+        chat_template=template_text,
+        background=_padding_colour(config, processor),
+        vocabulary=silence_appended_rows(network, processor.tokenizer),
+        identity={**identity, "template": template_name},
+        folder=source.folder,
+        original_config=source.original_config,
+        notes=source.notes,
+    )
+
+
+def load_text_model(model: str, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
+    """Load a model to be asked without pictures: a plain language model, or any that `load_model` takes.
+
+    Raises:
+        AmpError: no such model, it cannot be loaded, or it brings no chat template.
+    """
+    config, _ = model_config(model_and_adapter(model, None)[0])
+    if not is_language_model(config):
+        return load_model(model, dtype=dtype, device=device)
+    identity, folder, place = check_model(model), local_folder(model), choose_device(device)
+    precision, torch_dtype = choose_dtype(dtype, place, config)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, device_map={"": place})
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (ValueError, OSError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        raise AmpError(f"'{model}' could not be loaded: {_first_line(error)}") from error
+    processor = TextProcessor(tokenizer)
+    template_name, template_text = choose_template("own", config, processor, model)
+    return LoadedModel(
+        model=network.eval(),
+        processor=processor,
+        name=model,
+        chat_template=template_text,
+        background=None,
+        vocabulary=int(network.config.vocab_size),
+        identity={**identity, "dtype": precision, "quantization": None, "template": template_name},
+        folder=folder,
+    )
+
+
+def _load_network(source: Source, config: dict[str, Any], options: dict[str, Any]) -> PreTrainedModel:
+    """Load the weights and refuse a checkpoint that leaves any of the model's own weights untold."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        if source.original is None:
+            network, info = AutoModelForImageTextToText.from_pretrained(
+                source.folder, output_loading_info=True, **options
+            )
+        else:
+            network, info = _from_original(source.original, options)
+    except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
+        kind = config.get("model_type", "unknown")
+        raise AmpError(f"'{source.model}' (model type '{kind}') could not be loaded: {_first_line(error)}") from error
+    for what, keys in (("lacks", info["missing_keys"]), ("has other shapes for", info["mismatched_keys"])):
+        if keys:
+            names = sorted(str(key) for key in keys)
+            raise AmpError(
+                f"'{source.model}' {what} {len(names)} of the weights its configuration asks for, first '{names[0]}'",
+                hint="The folder is incomplete or its files do not belong together; fetch it again",
+            )
+    return network
+
+
+def _from_original(checkpoint: OriginalCheckpoint, options: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    weights: dict[str, torch.Tensor] = {}
+    for part in tensors_by_file(checkpoint, HUB):
+        weights |= part
+    network, info = LlavaForConditionalGeneration.from_pretrained(
+        None, config=llava_config(checkpoint), state_dict=weights, output_loading_info=True, **options
+    )
+    unexpected = sorted(info["unexpected_keys"])
+    if unexpected:
+        raise ValueError(f"its configuration has no place for {len(unexpected)} weights, first {unexpected[:3]}")
+    network.generation_config = generation_config_of(checkpoint)
+    network.name_or_path = str(checkpoint.folder)
+    return network, info
+
+
+def _load_processor(source: Source, config: dict[str, Any], trust_remote_code: bool) -> Any:
+    """Load the processor; LLaVA's pictures go through the PIL backend, which is the one its training used."""
+    if source.original is not None:
+        return processor_of(source.original)
+    backend = {"backend": "pil"} if config.get("model_type") == "llava" else {}
+    try:
+        processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=trust_remote_code, **backend)
+    except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
+        raise AmpError(f"The processor of '{source.model}' could not be loaded: {_first_line(error)}") from error
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise AmpError(
+            f"'{source.model}' brings no processor for pictures and text", hint="Give a vision-language model"
+        )
+    return processor
+
+
+def _padding_colour(config: dict[str, Any], processor: Any) -> tuple[int, int, int] | None:
+    """LLaVA-1.5-class models were trained on pictures padded to a square, unless their processor says otherwise."""
+    pictures = processor.image_processor
+    is_llava = config.get("model_type") == "llava" and config["vision_config"].get("model_type") == "clip_vision_model"
+    says_no = type(pictures).__name__.startswith("LlavaImageProcessor") and not pictures.do_pad
+    if not is_llava or says_no:
+        return None
+    red, green, blue = (int(mean * 255) for mean in pictures.image_mean)
+    return red, green, blue
+
+
+def save_model_folder(loaded: LoadedModel, out: Path) -> None:
+    """Write a plain model folder: safetensors, configurations, and the processor with the chat template in use."""
+    loaded.model.save_pretrained(out)
+    loaded.processor.chat_template = loaded.chat_template
+    save_processor(loaded.processor, out)
+    keep_small_files(loaded.folder, loaded.original_config, out)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def load_text_encoder(name: str, kind: str) -> tuple[Any, Any]:
+    """Load a text encoder and its tokenizer for auto-check: `clip` (text tower) or `bert` (a sentence encoder).
+
+    Raises:
+        AmpError: no such folder or hub id, or it holds no such encoder.
+    """
+    from transformers import AutoModel, CLIPTextModelWithProjection
+
+    classes = {"clip": CLIPTextModelWithProjection, "bert": AutoModel}
+    model_config(name)
+    folder = local_folder(name)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        encoder = classes[kind].from_pretrained(folder, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        raise AmpError(f"'{name}' could not be loaded as a text encoder: {_first_line(error)}") from error
+    return encoder.eval(), tokenizer
+
+
+def silence_appended_rows(network: Any, tokenizer: Any) -> int:
+    """Make the ids that a conversion of LLaVA appended unsayable, and return how many ids text can have.
+
+    The image token, the padding token and the rows that fill up the vocabulary have no meaning as answers, but take
+    part in every softmax: without this all log-probabilities differ from the original's.
+    """
+    import torch
+
+    config = network.config
+    first = getattr(config, "image_token_index", None) if config.model_type in ("llava", "llava_next") else None
+    if first is None or first < tokenizer.vocab_size:  # among the ordinary tokens: not appended
+        return int(config.get_text_config().vocab_size)
+
+    def silence(_module: Any, _inputs: Any, logits: "torch.Tensor") -> "torch.Tensor":
+        logits[..., first:] = torch.finfo(logits.dtype).min
+        return logits
+
+    network.get_output_embeddings().register_forward_hook(silence)
+    return int(first)
+
+
+def is_language_model(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is that of a plain language model, which takes no pictures."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    kind = config.get("model_type")
+    speaks = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return speaks and not says_original(config)
+
+
+class TextProcessor:
+    """A tokenizer with the interface of a processor; there are no pictures."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.chat_template = tokenizer.chat_template
+
+    def __call__(self, *, images: None, text: Sequence[str], **options: Any) -> Any:
+        """Encode texts as a processor would."""
+        from transformers import BatchFeature
+
+        assert images is None, "a language model takes no pictures"
+        return BatchFeature(dict(self.tokenizer(text, return_token_type_ids=False, **options)))
+
+    def apply_chat_template(self, messages: Sequence[dict[str, Any]], **options: Any) -> Any:
+        """Render a dialogue; templates of language models expect each content as one text."""
+        plain = [{**message, "content": "".join(part["text"] for part in message["content"])} for message in messages]
+        return self.tokenizer.apply_chat_template(plain, **options)

@@ -1,0 +1,236 @@
+"""Measures this machine: Python, packages, cores, memory, disk, GPUs, and what is reachable. Changes nothing."""
+
+import logging
+import os
+import shutil
+import sys
+import tomllib
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from amp_cli.disk.templates import PACKAGE
+from amp_cli.downloads.zoo import SIZES, cached_bytes
+from amp_cli.models.resolve import TINY
+
+GB = 1e9
+NEEDED_PYTHON = (3, 11)
+KEYS = ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY")
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """A package that is needed. `installed` is None when it is missing; `wanted` are the versions that will do."""
+
+    name: str
+    wanted: str
+    installed: str | None
+    is_fine: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A CUDA device; memory in GB."""
+
+    name: str
+    memory_gb: float
+    free_gb: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What this machine can do with a size, as estimated: "yes", "4 bit", "cpu", "cpu 16 bit" or "no"."""
+
+    size: str
+    run: str
+    train: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What `amp doctor` found. `problems` are broken requirements, `warnings` what some commands will miss."""
+
+    python: str
+    packages: tuple[Package, ...]
+    cores: int
+    memory_gb: float
+    memory_free_gb: float
+    disk_free_gb: float
+    cache: str
+    gpus: tuple[Gpu, ...]
+    torch: str | None
+    bitsandbytes: bool
+    is_offline: bool
+    hub_reachable: bool | None
+    cached_models: tuple[str, ...]
+    keys: dict[str, bool]
+    fits: tuple[Fit, ...]
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure_machine(*, ask_network: bool = False) -> Machine:
+    """Measure everything. Only `ask_network` makes a request: one to the hub's address."""
+    import psutil
+    from huggingface_hub import constants, get_token
+
+    packages = needed_packages()
+    problems = [
+        f"{one.name} {one.installed or 'is missing'}, needed is {one.wanted}" for one in packages if not one.is_fine
+    ]
+    if sys.version_info < NEEDED_PYTHON:
+        problems.append(f"Python {sys.version.split()[0]} is too old, 3.11 is needed")
+    torch_version, gpus = _torch_and_gpus(problems)
+    if not (TINY / "config.json").is_file():
+        problems.append("the embedded model is missing: the installation is damaged")
+    usable_bitsandbytes, fault = _try_bitsandbytes(on_gpu=bool(gpus))
+    memory = psutil.virtual_memory()
+    memory_gb = min([memory.total, *_limits()]) / GB
+    memory_free = min(memory.available / GB, memory_gb)
+    cache = Path(constants.HF_HUB_CACHE)
+    return Machine(
+        python=sys.version.split()[0],
+        packages=packages,
+        cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        memory_gb=round(memory_gb, 1),
+        memory_free_gb=round(memory_free, 1),
+        disk_free_gb=round(shutil.disk_usage(_existing(cache)).free / GB, 1),
+        cache=str(cache),
+        gpus=gpus,
+        torch=torch_version,
+        bitsandbytes=usable_bitsandbytes,
+        is_offline=bool(constants.HF_HUB_OFFLINE),
+        hub_reachable=_reaches(constants.ENDPOINT) if ask_network else None,
+        cached_models=tuple(sorted(cached_bytes())),
+        keys={name: bool(os.environ.get(name)) for name in KEYS} | {"HF_TOKEN": get_token() is not None},
+        fits=what_fits(max((gpu.memory_gb for gpu in gpus), default=0.0), memory_gb),
+        problems=tuple(problems),
+        warnings=() if usable_bitsandbytes else (f"4-bit and 8-bit models do not work: {fault}",),
+    )
+
+
+def peak_memory_mb() -> float:
+    """Return the most main memory that this process has held so far, MiB."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def free_memory() -> int:
+    """Return the bytes of main memory that this process may still take, within its container's limit."""
+    import psutil
+
+    own = int(psutil.Process().memory_info().rss)
+    return max(0, min([int(psutil.virtual_memory().available), *(limit - own for limit in _limits())]))
+
+
+def needed_packages() -> tuple[Package, ...]:
+    """Compare what is installed with what this program declares to need (extras left aside)."""
+    from packaging.requirements import Requirement
+
+    packages = []
+    for line in _declared_requirements():
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            installed = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            installed = None
+        packages.append(
+            Package(
+                name=requirement.name,
+                wanted=str(requirement.specifier) or "any version",
+                installed=installed,
+                is_fine=installed is not None and requirement.specifier.contains(installed, prereleases=True),
+            )
+        )
+    return tuple(packages)
+
+
+def what_fits(gpu_gb: float, memory_gb: float) -> tuple[Fit, ...]:
+    """Return what each size's estimates allow on the largest GPU, or else in main memory."""
+    fits = []
+    for model in SIZES:
+        if model.run_gb <= gpu_gb:
+            run = "yes"
+        elif model.run_4bit_gb <= gpu_gb:
+            run = "4 bit"
+        elif model.run_cpu_gb <= memory_gb:
+            run = "cpu"
+        else:
+            run = "cpu 16 bit" if model.run_gb <= memory_gb else "no"
+        if model.train_gb <= gpu_gb:
+            train = "yes"
+        else:  # on a CPU only the embedded model is trained in a sensible time
+            train = "cpu" if model.hub_id is None and model.train_gb <= memory_gb else "no"
+        fits.append(Fit(size=model.name, run=run, train=train))
+    return tuple(fits)
+
+
+def _declared_requirements() -> list[str]:
+    """Return the installed package's requirements, in a checkout those of `pyproject.toml`."""
+    try:
+        return metadata.requires("amp-cli") or []
+    except metadata.PackageNotFoundError:
+        project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+        return list(project["project"]["dependencies"])
+
+
+def _torch_and_gpus(problems: list[str]) -> tuple[str | None, tuple[Gpu, ...]]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # a broken build shows here as either
+        problems.append(f"PyTorch cannot be imported: {error}")
+        return None, ()
+    gpus = []
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        free, total = torch.cuda.mem_get_info(number)
+        gpus.append(
+            Gpu(name=torch.cuda.get_device_name(number), memory_gb=round(total / GB, 1), free_gb=round(free / GB, 1))
+        )
+    return str(torch.__version__), tuple(gpus)
+
+
+def _try_bitsandbytes(*, on_gpu: bool) -> tuple[bool, str]:
+    """Quantise a few numbers to 4 bit and back."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels
+    try:
+        import torch
+        from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+        values = torch.linspace(-1, 1, 4096, device="cuda" if on_gpu else "cpu").reshape(64, 64)
+        packed, state = quantize_4bit(values, quant_type="nf4")
+        error = float((dequantize_4bit(packed, state) - values).abs().mean())
+    except (ImportError, OSError, RuntimeError, NotImplementedError) as fault:
+        return False, f"bitsandbytes fails ({fault})"
+    return error < 0.1, "bitsandbytes gives wrong numbers"
+
+
+def _limits() -> list[int]:
+    """Return the memory limits of this container, in bytes."""
+    texts = [Path(name).read_text().strip() for name in _CGROUP_LIMITS if Path(name).is_file()]
+    return [int(text) for text in texts if text.isdigit()]
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def _reaches(address: str) -> bool:
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except OSError:
+        return False

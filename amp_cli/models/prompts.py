@@ -1,0 +1,224 @@
+"""Turns questions, answers and pictures into token ids through the model's chat template."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from amp_cli.errors import AmpError
+from amp_cli.models.load import LoadedModel
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedResponse:
+    """One level of an item as the model reads it.
+
+    Attributes:
+        input_ids: (length,) long, picture tokens expanded.
+        supervised: (length,) bool, True on answer tokens and the end token that closes each answer.
+        round: (length,) long, 0-based round of an answer token, -1 elsewhere.
+    """
+
+    input_ids: torch.Tensor
+    supervised: torch.Tensor
+    round: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedItem:
+    """All levels of one item; `image_inputs` holds the processor's picture tensors once (empty for text only)."""
+
+    responses: tuple[EncodedResponse, ...]
+    image_inputs: dict[str, torch.Tensor]
+
+
+def render(loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str], images: int) -> str:
+    """Return the dialogue as text; with fewer answers than questions the last turn is left open for the model.
+
+    Texts stand as they are; only the question beside a picture loses the white space around it, as in LLaVA's own code.
+
+    Raises:
+        AmpError: a text holds one of the model's special tokens (a picture token would shift every position after it).
+    """
+    special = [token for token in loaded.tokenizer.all_special_tokens if token]
+    for text in (*questions, *answers):
+        held = next((token for token in special if token in text), None)
+        if held is not None:
+            raise AmpError(f"the text holds the special token '{held}': {text!r:.120}")
+    messages: list[dict[str, Any]] = []
+    for number, question in enumerate(questions[: len(answers) + 1]):
+        content: list[dict[str, str]] = [{"type": "image"}] * (images if number == 0 else 0)
+        said = question.strip() if content else question
+        messages.append({"role": "user", "content": [*content, {"type": "text", "text": said}]})
+        if number < len(answers):
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": answers[number]}]})
+    return _rendered(loaded, messages, is_open=messages[-1]["role"] == "user")
+
+
+def _rendered(loaded: LoadedModel, messages: list[dict[str, Any]], *, is_open: bool) -> str:
+    return str(
+        loaded.processor.apply_chat_template(
+            messages, chat_template=loaded.chat_template, add_generation_prompt=is_open, tokenize=False
+        )
+    )
+
+
+def _refuse_role_tags(loaded: LoadedModel, levels: Sequence[Sequence[str]]) -> None:
+    """Refuse an answer that holds what the template writes before answers: it would read as a turn of its own."""
+    messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    tag = _rendered(loaded, messages, is_open=True).removeprefix(_rendered(loaded, messages, is_open=False))
+    held = next((answer for answers in levels for answer in answers if tag.strip() and tag in answer), None)
+    if held is not None:
+        raise AmpError(f"an answer holds the role tag '{tag.strip()}': {held!r:.120}")
+
+
+def square(loaded: LoadedModel, image: "Image") -> "Image":
+    """Pad a picture to a centred square with the mean colour, where the model was trained so (LLaVA-1.5)."""
+    from PIL import Image
+
+    if loaded.background is None or image.width == image.height:
+        return image
+    side = max(image.size)
+    canvas = Image.new("RGB", (side, side), loaded.background)
+    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return canvas
+
+
+def encode_prompts(
+    loaded: LoadedModel,
+    dialogues: Sequence[tuple[Sequence[str], Sequence[str]]],
+    images: Sequence[Sequence["Image"]],
+) -> Any:
+    """Encode dialogues whose last round is open, left-padded: input_ids (batch, length), mask and picture tensors.
+
+    Args:
+        dialogues: (questions, the answers so far: one fewer than the questions) of each item.
+        images: each item's pictures; all items of one batch have pictures, or none has.
+    """
+    texts = [
+        render(loaded, questions, answers, len(pictures))
+        for (questions, answers), pictures in zip(dialogues, images, strict=True)
+    ]
+    return _process(loaded, texts, images)
+
+
+def encode_dialogue(
+    loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str], images: Sequence["Image"]
+) -> Any:
+    """Encode one dialogue as it stands: input_ids (1, length), mask and picture tensors.
+
+    With fewer answers than questions the last turn is open for the model, else all rounds are closed.
+    """
+    return _process(loaded, [render(loaded, questions, answers, len(images))], [images])
+
+
+def _process(loaded: LoadedModel, texts: Sequence[str], images: Sequence[Sequence["Image"]]) -> Any:
+    pictures = [[square(loaded, image) for image in group] for group in images]
+    tokenizer = loaded.tokenizer
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return loaded.processor(
+        images=pictures if any(pictures) else None,
+        text=list(texts),
+        return_tensors="pt",
+        padding=True,
+        padding_side="left",
+        add_special_tokens=_adds_special_tokens(tokenizer, texts[0]),
+    )
+
+
+def _adds_special_tokens(tokenizer: Any, text: str) -> bool:
+    """A template that writes the BOS token itself must not get a second one."""
+    return not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
+
+
+def encode_item(
+    loaded: LoadedModel,
+    questions: Sequence[str],
+    levels: Sequence[Sequence[str]],
+    images: Sequence["Image"],
+) -> EncodedItem:
+    """Encode every level of an item for training; the pictures are processed once.
+
+    Supervised are the answer tokens and the end token that closes each answer; a template that writes none
+    gets one after the last answer.
+
+    Raises:
+        AmpError: the template or the tokenizer gives no clean border between prompt and answer, or a text holds a
+            special token or the template's role tag.
+    """
+    _refuse_role_tags(loaded, levels)
+    opening = render(loaded, questions, [], len(images))
+    batch = dict(_process(loaded, [opening], [images]))
+    expanded = batch.pop("input_ids")[0]  # (prompt length,), picture tokens expanded
+    opening_ids = _text_ids(loaded, opening)
+    responses = []
+    for answers in levels:
+        ids, spans = _ids_and_answer_spans(loaded, questions, answers, len(images))
+        if ids[: len(opening_ids)] != opening_ids:
+            raise AmpError("the chat template changes the question when an answer follows; it cannot be trained on")
+        shift = len(expanded) - len(opening_ids)
+        whole = torch.cat((expanded, torch.tensor(ids[len(opening_ids) :], dtype=torch.long)))
+        rounds = torch.full((len(whole),), -1)
+        for number, (start, end) in enumerate(spans):
+            rounds[start + shift : end + shift] = number
+        responses.append(EncodedResponse(input_ids=whole, supervised=rounds >= 0, round=rounds))
+    kept = {
+        name: value
+        for name, value in batch.items()
+        if isinstance(value, torch.Tensor) and name not in ("attention_mask", "token_type_ids", "mm_token_type_ids")
+    }
+    return EncodedItem(responses=tuple(responses), image_inputs=kept)
+
+
+def _text_ids(loaded: LoadedModel, text: str) -> list[int]:
+    tokenizer = loaded.tokenizer
+    ids: list[int] = tokenizer(text, add_special_tokens=_adds_special_tokens(tokenizer, text))["input_ids"]
+    return ids[:-1] if _ends_with_added_eos(loaded, ids, text) else ids
+
+
+def _ends_with_added_eos(loaded: LoadedModel, ids: list[int], text: str) -> bool:
+    eos = loaded.tokenizer.eos_token
+    return bool(ids) and ids[-1] == loaded.tokenizer.eos_token_id and not text.rstrip().endswith(eos)
+
+
+def _ids_and_answer_spans(
+    loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str], images: int
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return a whole dialogue's ids (pictures as one token each) and the [start, end) of each answer in them."""
+    ids = _text_ids(loaded, render(loaded, questions, answers, images))
+    ends = end_token_ids(loaded)
+    spans = []
+    for number in range(len(answers)):
+        start = len(_common_prefix(loaded, ids, questions, answers[:number], images))
+        closed = _common_prefix(loaded, ids, questions[: number + 1], answers[: number + 1], images)
+        end = next((place + 1 for place in range(start, len(closed)) if ids[place] in ends), None)
+        if end is None and number == len(answers) - 1:
+            ids = [*ids[: len(closed)], loaded.tokenizer.eos_token_id]
+            end = len(ids)
+        spans.append((start, len(closed) if end is None else end))
+    return ids, spans
+
+
+def _common_prefix(
+    loaded: LoadedModel, ids: list[int], questions: Sequence[str], answers: Sequence[str], images: int
+) -> list[int]:
+    """Return the ids of the dialogue up to here, which must be how the whole dialogue starts."""
+    part = _text_ids(loaded, render(loaded, questions, answers, images))
+    if ids[: len(part)] != part:
+        raise AmpError(
+            f"round {len(answers)} has no clean border in tokens between prompt and answer",
+            hint="Try another --template",
+        )
+    return part
+
+
+def end_token_ids(loaded: LoadedModel) -> set[int]:
+    """Return the ids that end an answer: the tokenizer's EOS and those of the generation config."""
+    configured = loaded.model.generation_config.eos_token_id
+    several = configured if isinstance(configured, list) else [configured]
+    return {number for number in (*several, loaded.tokenizer.eos_token_id) if number is not None}

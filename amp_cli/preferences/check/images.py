@@ -1,0 +1,155 @@
+"""Finds pictures of the training data in the folders of benchmarks."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amp_cli import ui
+from amp_cli.errors import AmpError
+from amp_cli.models.images import check_image, find_image
+from amp_cli.preferences.check.looks import Look, look_at
+from amp_cli.preferences.reading import Refused
+from amp_cli.records import PreferenceItem
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+MOST_BITS = 8
+"""Perceptual hashes (64 bits) that differ in more are of different pictures."""
+MOST_DIFFERENCE = 8.0
+"""Thumbnails whose pixels differ by more on average (of 255) are of different pictures, whatever their hashes say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """A benchmark's picture that is the same file (`how` "content") or looks the same ("perceptual")."""
+
+    picture: str
+    how: str
+    bits: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"benchmark": self.picture, "how": self.how, "bits": self.bits}
+
+
+class BenchmarkPictures:
+    """The pictures below some folders, by content and by look."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        """Read every picture; what cannot be read is counted in `unreadable`.
+
+        Raises:
+            AmpError: a folder is not there or holds no picture.
+        """
+        import numpy as np
+
+        files = [file for folder in folders for file in _pictures_below(folder)]
+        self.unreadable = 0
+        self._by_content: dict[str, str] = {}
+        self._names: list[str] = []
+        looks: list[Look] = []
+        with (
+            ui.progress("Benchmark pictures", len(files), unit="pictures") as advance,
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
+            for file, look in zip(files, pool.map(_look_or_none, files), strict=True):
+                advance()
+                if look is None:
+                    self.unreadable += 1
+                elif look.content not in self._by_content:
+                    self._by_content[look.content] = str(file)
+                    self._names.append(str(file))
+                    looks.append(look)
+        self._hashes = np.array([look.hash for look in looks], dtype=np.uint64)  # (pictures,)
+        self._thumbnails = np.array([look.thumbnail for look in looks], dtype=np.int16)  # (pictures, 16, 16, 3)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def match(self, look: Look) -> Match | None:
+        """Return the benchmark's picture that this one is a copy of: the same bytes, else the most alike."""
+        import numpy as np
+
+        if look.content in self._by_content:
+            return Match(picture=self._by_content[look.content], how="content")
+        bits = np.bitwise_count(self._hashes ^ np.uint64(look.hash))  # (pictures,)
+        near = np.flatnonzero(bits <= MOST_BITS)
+        if not near.size:
+            return None
+        differences = np.abs(self._thumbnails[near] - look.thumbnail).mean(axis=(1, 2, 3))  # (near,)
+        closest = int(differences.argmin())
+        if differences[closest] > MOST_DIFFERENCE:
+            return None
+        return Match(picture=self._names[near[closest]], how="perceptual", bits=int(bits[near[closest]]))
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise AmpError(f"No benchmark folder at '{folder}'", hint="Give --benchmark a folder with pictures")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+    if not files:
+        raise AmpError(f"No picture below '{folder}'", hint="Give --benchmark a folder with pictures, unpacked")
+    return files
+
+
+def _look_or_none(file: Path) -> Look | None:
+    try:
+        return look_at(file)
+    except AmpError:
+        return None
+
+
+AHEAD = 256
+"""Items that are under way at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One picture of an item: why it cannot be used, or the benchmark's picture that it copies."""
+
+    name: str
+    problem: str | None = None
+    match: Match | None = None
+
+
+Seen = tuple[PreferenceItem | Refused, tuple[Picture, ...]]
+
+
+def with_pictures(
+    items: Iterable[PreferenceItem | Refused], root: Path, benchmark: BenchmarkPictures | None
+) -> Iterator[Seen]:
+    """Yield each entry with what its pictures are like."""
+    known: dict[str, Picture | Future[Picture]] = {}
+    waiting: deque[PreferenceItem | Refused] = deque()
+
+    def finished(item: PreferenceItem | Refused) -> Seen:
+        names = () if isinstance(item, Refused) else item.images
+        for name in names:
+            picture = known[name]
+            if isinstance(picture, Future):
+                known[name] = picture.result()
+        return item, tuple(picture for name in names if isinstance(picture := known[name], Picture))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for item in items:
+            for name in () if isinstance(item, Refused) else item.images:
+                if name not in known:
+                    known[name] = pool.submit(_examine, name, root, benchmark)
+            waiting.append(item)
+            if len(waiting) >= AHEAD:
+                yield finished(waiting.popleft())
+        while waiting:
+            yield finished(waiting.popleft())
+
+
+def _examine(name: str, root: Path, benchmark: BenchmarkPictures | None) -> Picture:
+    try:
+        path = find_image(name, root)
+        if benchmark is None:
+            check_image(path)
+            return Picture(name=name)
+        return Picture(name=name, match=benchmark.match(look_at(path)))
+    except AmpError as error:
+        return Picture(name=name, problem=error.message)

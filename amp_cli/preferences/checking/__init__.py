@@ -1,1 +1,0 @@
-"""Looks preference data over before it is trained on."""

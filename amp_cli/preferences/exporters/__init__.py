@@ -1,1 +1,0 @@
-"""Preference items in the layouts that other programs read."""

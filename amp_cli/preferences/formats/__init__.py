@@ -1,0 +1,1 @@
+"""Other projects' preference files, in and out."""

@@ -1,0 +1,39 @@
+"""LLaMA-Factory's sharegpt ranking layout: conversations up to the question, chosen and rejected as one turn each."""
+
+from amp_cli.errors import AmpError
+from amp_cli.preferences.formats.dialogue import answer_of, first_of, is_turns, read_turns
+from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, own_id
+from amp_cli.preferences.formats.pictures import pictures_of
+
+
+def describes(record: Record) -> bool:
+    dialogue = record.get(first_of(record, "conversations", "messages"))
+    return is_turns(dialogue) and all(isinstance(record.get(name), dict) for name in ("chosen", "rejected"))
+
+
+def convert(record: Record, choices: Choices) -> list[Draft]:
+    for name in ("videos", "audios"):
+        if record.get(name):
+            raise AmpError(f"'{name}' cannot be used, only pictures")
+    name = first_of(record, "messages", "conversations")
+    dialogue = read_turns(record.get(name), name)
+    if not dialogue.awaits_answer:
+        raise AmpError(f"'{name}' must end with a question")
+    system = record.get("system")
+    return [
+        Draft(
+            id=own_id(record, "id"),
+            pictures=pictures_of(record, "images", "image") or dialogue.pictures,
+            questions=dialogue.questions,
+            levels=tuple(dialogue.level(answer_of(record.get(name), name), name) for name in ("chosen", "rejected")),
+            meta={"system": system, **dialogue.meta} if isinstance(system, str) and system else dialogue.meta,
+        )
+    ]
+
+
+FORMAT = Format(
+    name="llama-factory",
+    title="LLaMA-Factory sharegpt: conversations, chosen, rejected (one turn each), images",
+    describes=describes,
+    convert=convert,
+)

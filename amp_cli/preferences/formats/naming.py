@@ -1,0 +1,95 @@
+"""Names an item's pictures: paths as the data mean them, embedded ones by their content, written once."""
+
+import os
+from pathlib import Path
+
+from amp_cli.disk.jsonl import disk_errors_explained
+from amp_cli.errors import AmpError
+from amp_cli.models.images import check_image
+from amp_cli.preferences.formats.draft import Picture
+
+FOLDER = "images"
+HASH_DIGITS = 32
+SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
+
+
+def name_in_data(picture: Picture, root: Path) -> str:
+    """Return the path as the data have it; of several possible ones the first that exists, else the first."""
+    if len(picture.names) == 1:
+        return picture.names[0]
+    return next((name for name in picture.names if (root / name).is_file()), picture.names[0])
+
+
+class ImportedPictures:
+    """Gives the paths under which the items of `out` know their pictures, and writes embedded pictures there."""
+
+    def __init__(self, part: Path, out: Path) -> None:
+        """`part`: where the folder is made; `out`: what it will be called."""
+        self._folder = part / FOLDER
+        self._out = str(out.resolve())
+        self._resolved: dict[Path, str] = {}
+        self.missing = 0
+        self.written = 0
+
+    def name(self, picture: Picture, root: Path) -> str:
+        """Return a path below the result folder where the picture is there, else an absolute one.
+
+        Raises:
+            AmpError: an embedded picture that is none, or a relative path that leaves `root`.
+        """
+        if picture.content is not None:
+            return self._written(picture.content)
+        given = name_in_data(picture, root)
+        if root not in self._resolved:
+            self._resolved[root] = str(root.resolve())
+        base = self._resolved[root]
+        is_absolute = given.startswith(os.sep)
+        # Texts, not Path: this runs for every record of millions. And resolve() would ask the disk for each.
+        path = os.path.normpath(given if is_absolute else f"{base}{os.sep}{given}")
+        if not is_absolute and not _is_inside(path, base):
+            raise AmpError(f"the image path '{given}' leaves the folder '{root}'")
+        self.missing += not Path(path).is_file()
+        return path[len(self._out) :].lstrip(os.sep) if _is_inside(path, self._out) else path
+
+    def _written(self, content: bytes) -> str:
+        import hashlib
+
+        digest = hashlib.sha256(content).hexdigest()[:HASH_DIGITS]
+        for suffix in SUFFIXES.values():
+            if (self._folder / f"{digest}{suffix}").exists():
+                return f"{FOLDER}/{digest}{suffix}"
+        beside = self._folder / f"{digest}.part"
+
+        def write() -> None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            beside.write_bytes(content)
+
+        disk_errors_explained(write, beside)
+        try:
+            suffix = _checked_suffix(beside)
+        except AmpError as error:
+            beside.unlink()
+            raise AmpError(error.message.replace(f"The image '{beside}'", "the picture in the data")) from error
+        beside.rename(self._folder / f"{digest}{suffix}")
+        self.written += 1
+        return f"{FOLDER}/{digest}{suffix}"
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _checked_suffix(path: Path) -> str:
+    """Return the file suffix of a picture's format.
+
+    Raises:
+        AmpError: it cannot be used, or is in a format that no path of ours says.
+    """
+    from PIL import Image
+
+    check_image(path)
+    with Image.open(path) as image:
+        kind = image.format or ""
+    if kind not in SUFFIXES:
+        raise AmpError(f"the picture in the data is {kind}; known: {', '.join(SUFFIXES)}")
+    return SUFFIXES[kind]

@@ -1,0 +1,102 @@
+"""Reads what a record says of its pictures: paths, bytes, base64, and objects of bytes and path."""
+
+import base64
+import binascii
+import re
+from typing import Any
+
+from amp_cli.errors import AmpError
+from amp_cli.preferences.formats.draft import Picture, Record
+
+LONGEST_PATH = 4096
+LONGEST_NAME = 255
+BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk")
+"""How JPEG, PNG, GIF, WebP and BMP begin in base64."""
+SHORTEST_BASE64 = 64
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+_DATA_ADDRESS = re.compile(r"data:image/[\w.+-]+;base64,")
+
+
+def pictures_of(record: Record, *names: str) -> tuple[Picture, ...]:
+    """Return the pictures of the first of the fields that has any.
+
+    Raises:
+        AmpError: a picture is neither a path nor the content of a file.
+    """
+    for name in names:
+        found = _pictures(record.get(name), name)
+        if found:
+            return found
+    return ()
+
+
+def picture_of_part(part: Record) -> tuple[Picture, ...]:
+    """Return the picture that an entry of a message's content brings along, if it does."""
+    value = part.get("image", part.get("image_url", part.get("path")))
+    if isinstance(value, dict) and "url" in value:
+        value = value["url"]
+    return _pictures(value, "image")
+
+
+def _pictures(value: Any, name: str) -> tuple[Picture, ...]:
+    if value is None or value == "":
+        return ()
+    if isinstance(value, list | tuple):
+        return tuple(picture for entry in value for picture in _pictures(entry, name))
+    if isinstance(value, dict):
+        return _of_bytes_and_path(value, name)
+    if isinstance(value, bytes):
+        return (_embedded(value),)
+    if isinstance(value, str):
+        return (_of_text(value),)
+    raise AmpError(f"'{name}' must be a path or the picture itself, not {value!r:.80}")
+
+
+def _of_bytes_and_path(value: Record, name: str) -> tuple[Picture, ...]:
+    content, path = value.get("bytes"), value.get("path")
+    if isinstance(content, bytes) and content:
+        return (_embedded(content),)
+    if isinstance(content, str) and content:
+        return (_decoded(content),)
+    if content or not isinstance(path, str) or not path:
+        raise AmpError(f"'{name}' must have 'bytes' or 'path', not {value!r:.80}")
+    return (_of_text(path),)
+
+
+def _of_text(text: str) -> Picture:
+    if found := _DATA_ADDRESS.match(text):
+        return _decoded(text[found.end() :])
+    if len(text) >= SHORTEST_BASE64 and text.startswith(BASE64_STARTS) and _BASE64.fullmatch(text):
+        return _decoded(text)
+    return Picture(names=(checked_name(text),))
+
+
+def checked_name(name: str) -> str:
+    """Refuse what no disk can hold as a path.
+
+    Raises:
+        AmpError: an address, too long, or with characters that no path has.
+    """
+    if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE):
+        raise AmpError(f"the picture is an address, '{name[:80]}'; download it first")
+    try:
+        is_impossible = "\0" in name or len(name) > LONGEST_PATH or not name.strip()
+        is_impossible = is_impossible or any(len(part.encode()) > LONGEST_NAME for part in name.split("/"))
+    except UnicodeEncodeError:
+        is_impossible = True
+    if is_impossible:
+        raise AmpError(f"{name!r:.80} is no path of a picture")
+    return name
+
+
+def _embedded(content: bytes) -> Picture:
+    if not content:
+        raise AmpError("the picture in the data is empty (0 bytes)")
+    return Picture(content=content)
+
+
+def _decoded(text: str) -> Picture:
+    try:
+        return _embedded(base64.b64decode("".join(text.split()), validate=True))
+    except (binascii.Error, ValueError) as error:  # ValueError: a character beyond ASCII
+        raise AmpError(f"the picture's base64 is damaged: {error}") from error

@@ -1,0 +1,42 @@
+"""VL-RLHF's plain_dpo: a picture, a prompt and a pair."""
+
+from amp_cli.preferences.formats.draft import (
+    Choices,
+    Draft,
+    Format,
+    Record,
+    has_texts,
+    kept,
+    one_round,
+    own_id,
+    text_of,
+)
+from amp_cli.preferences.formats.pictures import pictures_of
+
+
+def describes(record: Record) -> bool:
+    return (
+        has_texts(record, "prompt", "chosen", "rejected")
+        and isinstance(record.get("image"), str | dict | bytes)
+        and not isinstance(record.get("img_path"), str)
+    )
+
+
+def convert(record: Record, choices: Choices) -> list[Draft]:
+    return [
+        Draft(
+            id=own_id(record, "id", "idx"),
+            pictures=pictures_of(record, "image"),
+            questions=(text_of(record, "prompt"),),
+            levels=(one_round(text_of(record, "chosen"), "chosen"), one_round(text_of(record, "rejected"), "rejected")),
+            meta=kept(record, "dataset", "source"),
+        )
+    ]
+
+
+FORMAT = Format(
+    name="plain-dpo",
+    title="VL-RLHF's plain_dpo: image, prompt, chosen, rejected",
+    describes=describes,
+    convert=convert,
+)

@@ -1,0 +1,40 @@
+"""POVID: a dialogue, and the same dialogue with rejected answers."""
+
+from amp_cli.errors import AmpError
+from amp_cli.preferences.formats.dialogue import is_turns, read_turns, same_questions
+from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, own_id
+from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.records import Level
+
+
+def describes(record: Record) -> bool:
+    return is_turns(record.get("conversations")) and is_turns(record.get("rejected_conversations"))
+
+
+def convert(record: Record, choices: Choices) -> list[Draft]:
+    chosen = read_turns(record.get("conversations"), "conversations")
+    rejected = read_turns(record.get("rejected_conversations"), "rejected_conversations")
+    if chosen.awaits_answer or rejected.awaits_answer:
+        raise AmpError("the last question has no answer")
+    if not same_questions(chosen.questions, rejected.questions):
+        raise AmpError("'rejected_conversations' asks other questions than 'conversations'")
+    return [
+        Draft(
+            id=own_id(record, "id"),
+            pictures=pictures_of(record, "image", "images"),
+            questions=chosen.questions,
+            levels=(
+                Level(answers=chosen.answers, source="chosen"),
+                Level(answers=rejected.answers, source="rejected"),
+            ),
+            meta=chosen.meta,
+        )
+    ]
+
+
+FORMAT = Format(
+    name="povid",
+    title="POVID: image, conversations, rejected_conversations",
+    describes=describes,
+    convert=convert,
+)

@@ -1,0 +1,64 @@
+"""TRL's preference layout: prompt, chosen and rejected as messages or plain texts, pictures in `images`."""
+
+from typing import Any
+
+from amp_cli.errors import AmpError
+from amp_cli.preferences.formats.dialogue import Dialogue, is_turns, read_turns, same_questions
+from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, has_texts, kept, own_id
+from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.records import Level
+
+
+def describes(record: Record) -> bool:
+    if is_turns(record.get("chosen")) and is_turns(record.get("rejected")):
+        return record.get("prompt") is None or is_turns(record["prompt"])
+    is_plain = has_texts(record, "prompt", "chosen", "rejected")
+    return is_plain and record.get("image") is None and record.get("img_path") is None
+
+
+def convert(record: Record, choices: Choices) -> list[Draft]:
+    prompt = _prompt(record.get("prompt"))
+    chosen, rejected = (_dialogue(prompt, record.get(name), name) for name in ("chosen", "rejected"))
+    if not same_questions(chosen.questions, rejected.questions):
+        raise AmpError("'chosen' and 'rejected' ask other questions")
+    return [
+        Draft(
+            id=own_id(record, "id"),
+            pictures=pictures_of(record, "images", "image") or chosen.pictures,
+            questions=chosen.questions,
+            levels=(
+                Level(answers=chosen.answers, source="chosen"),
+                Level(answers=rejected.answers, source="rejected"),
+            ),
+            meta={**chosen.meta, **kept(record, "score_chosen", "score_rejected", "margin")},
+        )
+    ]
+
+
+def _prompt(prompt: object) -> list[Any]:
+    """Return the prompt's turns; without a prompt the completions are whole dialogues, as TRL allows."""
+    if prompt is None:
+        return []
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, list):
+        raise AmpError(f"'prompt' must be a text or a list of turns, not {prompt!r:.80}")
+    return prompt
+
+
+def _dialogue(prompt: list[Any], completion: object, name: str) -> Dialogue:
+    turns = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+    if not isinstance(turns, list):
+        raise AmpError(f"'{name}' must be a text or a list of turns, not {completion!r:.80}")
+    dialogue = read_turns([*prompt, *turns], name)
+    if dialogue.awaits_answer:
+        raise AmpError(f"'{name}' has no answer to the last question")
+    return dialogue
+
+
+FORMAT = Format(
+    name="trl",
+    title="TRL: images, prompt, chosen, rejected as messages or texts",
+    describes=describes,
+    convert=convert,
+)

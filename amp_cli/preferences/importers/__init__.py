@@ -1,1 +1,0 @@
-"""Other people's preference formats, read item by item."""

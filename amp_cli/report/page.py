@@ -1,0 +1,332 @@
+"""The report as one self-contained HTML page: charts, tables, training curves, and the items to look at."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from amp_cli.benchmarks.files import picture_file, picture_folder
+from amp_cli.disk.run import Run
+from amp_cli.disk.templates import template_path
+from amp_cli.errors import AmpError
+from amp_cli.models.images import open_image
+from amp_cli.records import BenchmarkItem
+from amp_cli.report.compare import Difference
+from amp_cli.report.paper import JUDGE_NOTE, PAPER, POPE_ROWS, SOURCE
+from amp_cli.report.rows import READERS, Row, rows_of
+from amp_cli.report.runs import GatheredRun
+from amp_cli.report.tables import COLUMNS, ITEMS, TITLES, Column, digits_of, method_sentence, quoted_rows, shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A score as text, its interval, and how it differs from the first run."""
+
+    value: str
+    interval: str = ""
+    difference: str = ""
+    p_value: str = ""
+    judgement: str = ""  # "better", "worse", "other" or "" (may be chance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """A bar of a chart: lengths are shares (0..1) of the chart's width."""
+
+    name: str
+    series: int
+    length: float
+    low: float | None
+    high: float | None
+    value: str
+    interval: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One score over all runs."""
+
+    title: str
+    direction: str
+    ticks: tuple[tuple[float, str], ...]
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A benchmark: its charts, its table, and the paper's rows (headings and cells) where it is judged."""
+
+    name: str
+    title: str
+    rule: str
+    asked: str
+    charts: tuple[Chart, ...]
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    quoted: tuple[list[str], list[list[str]]] | None
+    judges: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A training run's plot, as a data address."""
+
+    name: str
+    source: str
+
+
+def render_page(
+    runs: Sequence[GatheredRun], *, title: str, notes: Sequence[str], commands: Sequence[str], max_items: int
+) -> str:
+    """Return the page. All text of models and data is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    template = template_path("report", "report.html.jinja")
+    environment = Environment(
+        loader=FileSystemLoader(template.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    pictures, total = choose_pictures(runs, max_items)
+    return environment.get_template(template.name).render(
+        title=title,
+        notes=list(notes),
+        commands=list(commands),
+        names=[run.name for run in runs],
+        sections=[_section(name, runs) for name in TITLES if any(name in run.evaluations for run in runs)],
+        quoted=POPE_ROWS,
+        own_f1=_own_f1(runs),
+        source=SOURCE,
+        paper=PAPER,
+        judge_note=JUDGE_NOTE,
+        curves=_curves(runs),
+        pictures=pictures,
+        shown_items=sum(picture.count for picture in pictures),
+        differing=sum(picture.differing for picture in pictures),
+        total_items=total.items,
+        total_pictures=total.pictures,
+        made=date.today().isoformat(),
+        folders=[(run.name, str(run.path)) for run in runs],
+    )
+
+
+def _section(name: str, runs: Sequence[GatheredRun]) -> Section:
+    having = [(number, run) for number, run in enumerate(runs) if name in run.evaluations]
+    columns = [
+        column
+        for column in COLUMNS[name]
+        if any(column.value(run.evaluations[name].scores) is not None for _, run in having)
+    ]
+    scores = having[0][1].evaluations[name].scores
+    return Section(
+        name=name,
+        title=TITLES[name],
+        rule=scores["rule"],
+        asked=f"{scores['overall']['n'] if name == 'pope' else scores['n']:,} {ITEMS.get(name, 'questions')}",
+        charts=tuple(_chart(column, name, having) for column in columns if column.is_charted),
+        headings=tuple(column.title for column in columns),
+        rows=tuple((run.name, tuple(_cell(column, name, run) for column in columns)) for _, run in having),
+        quoted=table[1:] if (table := quoted_rows(name)) else None,
+        judges=tuple(
+            f"{run.name}: {sentence}"
+            for _, run in having
+            if (sentence := method_sentence(run.evaluations[name].scores))
+        ),
+    )
+
+
+def _chart(column: Column, name: str, having: Sequence[tuple[int, GatheredRun]]) -> Chart:
+    bars = []
+    for number, run in having:
+        scores = run.evaluations[name].scores
+        value, bounds = column.value(scores), column.interval(scores)
+        bars.append(
+            Bar(
+                name=run.name,
+                series=number % 6,
+                length=_share(value or 0.0, column.full),
+                low=_share(bounds[0], column.full) if bounds else None,
+                high=_share(bounds[1], column.full) if bounds else None,
+                value=shown(value, name=column.name),
+                interval=" to ".join(shown(bound, name=column.name) for bound in bounds) if bounds else "no interval",
+            )
+        )
+    directions = {True: "lower is better", False: "higher is better", None: "about half should be"}
+    ticks = tuple((share, f"{share * column.full:g}") for share in (0, 0.25, 0.5, 0.75, 1))
+    return Chart(title=column.title, direction=directions[column.lower_is_better], ticks=ticks, bars=tuple(bars))
+
+
+def _share(value: float, full: float) -> float:
+    """Return the part of a chart's width that a value takes; what is beyond the scale ends at its end."""
+    return min(value / full, 1.0)
+
+
+def _cell(column: Column, name: str, run: GatheredRun) -> Cell:
+    evaluation = run.evaluations[name]
+    value, bounds = column.value(evaluation.scores), column.interval(evaluation.scores)
+    whole = shown(value, bounds, name=column.name)
+    text, _, interval = whole.partition("\n")
+    difference = next((one for one in evaluation.differences if one.name == column.difference), None)
+    if difference is None or difference.difference is None or difference.ci95 is None:
+        return Cell(value=text, interval=interval)
+    return Cell(
+        value=text,
+        interval=interval,
+        difference=difference_text(difference),
+        p_value=p_value_text(difference),
+        judgement=_judgement(difference, column.lower_is_better),
+    )
+
+
+def difference_text(difference: Difference) -> str:
+    """Return `+0.029 [+0.011, +0.047]`."""
+    if difference.difference is None or difference.ci95 is None:
+        return ""
+    digits = digits_of(difference.name)
+    low, high = difference.ci95
+    return f"{difference.difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def p_value_text(difference: Difference) -> str:
+    """Return McNemar's p where there is one."""
+    if difference.p_value is None:
+        return ""
+    return "p < 0.001" if difference.p_value < 0.001 else f"p = {difference.p_value:.3f}"
+
+
+def _judgement(difference: Difference, lower_is_better: bool | None) -> str:
+    if not difference.is_clear or difference.difference is None:
+        return ""
+    if lower_is_better is None:
+        return "other"
+    return "better" if (difference.difference < 0) == lower_is_better else "worse"
+
+
+def _own_f1(runs: Sequence[GatheredRun]) -> list[dict[str, Any]]:
+    """Return the runs' F1 in the columns of the paper's table."""
+    rows = []
+    for run in runs:
+        if "pope" not in run.evaluations:
+            continue
+        scores = run.evaluations["pope"].scores
+        f1 = {split: block["f1"] for split, block in scores["splits"].items()}
+        rows.append(
+            {
+                "model": run.name,
+                **{split: shown(f1.get(split)) for split in ("adversarial", "popular", "random")},
+                "overall": shown(scores["overall"]["mean_f1"]),
+                "yes_ratio": shown(scores["overall"]["yes_ratio"]),
+            }
+        )
+    return rows
+
+
+def _curves(runs: Sequence[GatheredRun]) -> list[Curve]:
+    """Return the plots of the training runs among `runs`, each once."""
+    plots = {folder / "curves.png": run for run in runs for folder in run.training}
+    return [
+        Curve(
+            name=f"{run.name}: {Run.read(plot.parent).settings.get('method', 'training')}",
+            source="data:image/png;base64," + base64.b64encode(plot.read_bytes()).decode("ascii"),
+        )
+        for plot, run in plots.items()
+        if plot.is_file()
+    ]
+
+
+THUMBNAIL = 240  # pixels of the longer side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture with its questions. `source` is a data address, "" where the file is not there any more."""
+
+    name: str
+    source: str
+    descriptions: tuple[Row, ...]
+    questions: tuple[Row, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of questions and descriptions."""
+        return len(self.descriptions) + len(self.questions)
+
+    @property
+    def runs(self) -> list[str]:
+        """The runs that answered any of the yes/no questions: the columns of their table."""
+        return list(dict.fromkeys(reply.run for row in self.questions for reply in row.replies))
+
+    @property
+    def differing(self) -> int:
+        """In how many of them the runs differ."""
+        return sum(row.differs for row in (*self.descriptions, *self.questions))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total:
+    """How much there is, shown or not."""
+
+    items: int
+    pictures: int
+
+
+def choose_pictures(runs: Sequence[GatheredRun], max_items: int) -> tuple[list[Picture], Total]:
+    """Return the pictures to list, those first in which most answers differ, until `max_items` questions are listed."""
+    rows: dict[str | Path, list[Row]] = {}
+    for name in READERS:
+        having = [run for run in runs if name in run.evaluations]
+        if not having:
+            continue
+        of_benchmark = rows_of(name, having)
+        folder = _folder(having[0].evaluations[name].folder, of_benchmark)
+        for row in of_benchmark:  # two benchmarks may ask about one file, or give one name to two files
+            rows.setdefault(_find(row.images, folder) or ", ".join(row.images), []).append(row)
+    total = Total(items=sum(map(len, rows.values())), pictures=len(rows))
+    chosen: list[Picture] = []
+    listed = 0
+    for place, of_picture in sorted(rows.items(), key=lambda entry: -sum(row.differs for row in entry[1])):
+        if chosen and listed + len(of_picture) > max_items:
+            break
+        listed += len(of_picture)
+        chosen.append(
+            Picture(
+                name=", ".join(of_picture[0].images),
+                source=_thumbnail(place) if isinstance(place, Path) else "",
+                descriptions=tuple(row for row in of_picture if not row.is_short),
+                questions=tuple(row for row in of_picture if row.is_short),
+            )
+        )
+    return chosen, total
+
+
+def _folder(evaluation: Path, rows: Sequence[Row]) -> Path | None:
+    """Return the folder of an evaluation's pictures: where they were when it ran, or where they would be found now."""
+    run = Run.read(evaluation)
+    if "image_folder" in run.facts:
+        return Path(run.facts["image_folder"])
+    root, data = run.settings.get("image_root"), run.settings.get("data")
+    if data is None or not Path(root or data).is_dir():
+        return None
+    items = [BenchmarkItem(id=str(number), images=row.images, questions=()) for number, row in enumerate(rows[:20])]
+    return picture_folder(items, Path(data), Path(root) if root else None)
+
+
+def _find(images: Sequence[str], folder: Path | None) -> Path | None:
+    """Return the file of an item's first picture; None where it is gone, which the page says."""
+    if folder is None or not images:
+        return None
+    try:
+        return picture_file(images[0], folder)
+    except AmpError:
+        return None
+
+
+def _thumbnail(path: Path) -> str:
+    """Return a small copy as a data address: PNG for drawings as small as the limit, else JPEG."""
+    image = open_image(path)
+    kind = "PNG" if max(image.size) <= THUMBNAIL else "JPEG"
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    stream = io.BytesIO()
+    image.save(stream, kind, **({"optimize": True} if kind == "PNG" else {"quality": 80}))
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,54 @@
+"""Runs side by side, as numbers and as one self-contained page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from amp_cli.disk.jsonl import write_text
+from amp_cli.report.paper import JUDGED_ROWS, POPE_ROWS
+from amp_cli.report.runs import GatheredRun, ReportRun, gather
+
+MAX_ITEMS = 600
+
+
+def build_report(
+    runs: Sequence[ReportRun],
+    *,
+    title: str = "Evaluation report",
+    notes: Sequence[str] = (),
+    commands: Sequence[str] = (),
+    html: Path | None = None,
+    max_items: int = MAX_ITEMS,
+) -> dict[str, Any]:
+    """Compare `runs` with the first of them; write `html` (one self-contained file) if given.
+
+    Args:
+        notes: paragraphs under the title. commands: what was typed, shown at the end.
+        max_items: how many answered questions the page lists at most; those in which the runs differ come first.
+
+    Returns:
+        what `amp report --json` prints.
+    """
+    return write_report(gather(runs), title=title, notes=notes, commands=commands, html=html, max_items=max_items)
+
+
+def write_report(
+    gathered: Sequence[GatheredRun],
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+    commands: Sequence[str] = (),
+    html: Path | None,
+    max_items: int,
+) -> dict[str, Any]:
+    """Write the page of runs that are read already; see `build_report`."""
+    if html is not None:
+        from amp_cli.report.page import render_page
+
+        write_text(html, render_page(gathered, title=title, notes=notes, commands=commands, max_items=max_items))
+    return {
+        "runs": [run.to_json() for run in gathered],
+        "quoted": {"pope": [row.to_json() for row in POPE_ROWS]}
+        | {name: [row.to_json() for row in rows] for name, rows in JUDGED_ROWS.items()},
+        "html": None if html is None else str(html),
+    }

@@ -1,0 +1,124 @@
+"""The runs of a report: finds their folders, reads their scores, compares each with the first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amp_cli import ui
+from amp_cli.benchmarks.runner import BENCHMARKS, SCORES
+from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.run import NAME, Run
+from amp_cli.errors import AmpError
+from amp_cli.report.compare import Difference, compare_runs, other_judge
+
+_DEPTH = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRun:
+    """A run to show under a name: an evaluation folder, a training run, or a folder that holds such."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One benchmark's folder, its scores, and the differences to the first run's."""
+
+    folder: Path
+    scores: dict[str, Any]
+    differences: tuple[Difference, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatheredRun:
+    """Everything found under a run's path."""
+
+    name: str
+    path: Path
+    evaluations: dict[str, Evaluation]
+    training: tuple[Path, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "path": str(self.path),
+            "scores": {name: one.scores for name, one in self.evaluations.items()},
+            "differences": [
+                difference.to_json() for one in self.evaluations.values() for difference in one.differences
+            ],
+            "training": [str(folder) for folder in self.training],
+        }
+
+
+def gather(runs: Sequence[ReportRun]) -> list[GatheredRun]:
+    """Read each run's scores and compare them with those of the first run that has the benchmark."""
+    first: dict[str, Evaluation] = {}
+    gathered = []
+    for run in runs:
+        evaluations: dict[str, Evaluation] = {}
+        for folder in _run_folders(run.path, "eval "):
+            scores = read_json(folder / SCORES)
+            name = scores["benchmark"]
+            if name in evaluations:
+                raise AmpError(
+                    f"'{run.path}' holds two evaluations of {name}: '{evaluations[name].folder}' and '{folder}'",
+                    hint="Give their folders one by one",
+                )
+            base = first.get(name)
+            differences = () if base is None else _differences(base, folder, scores)
+            evaluations[name] = Evaluation(folder=folder, scores=scores, differences=differences)
+            first.setdefault(name, evaluations[name])
+        evaluations = {name: evaluations[name] for name in BENCHMARKS if name in evaluations}
+        training = tuple(_run_folders(run.path, "train"))
+        if not evaluations and not training:
+            raise AmpError(
+                f"'{run.path}' holds neither an evaluation with scores nor a training run",
+                hint="Give folders that `amp eval` or `amp train` wrote",
+            )
+        gathered.append(GatheredRun(name=run.name, path=run.path, evaluations=evaluations, training=training))
+    return gathered
+
+
+def _differences(base: Evaluation, folder: Path, scores: dict[str, Any]) -> tuple[Difference, ...]:
+    """Compare with the first run; scores by different judges stand side by side without a difference."""
+    if reason := other_judge(base.scores, scores):
+        ui.warn(f"'{base.folder}' and '{folder}' are not compared: {reason}")
+        return ()
+    return tuple(compare_runs(base.folder, folder))
+
+
+def name_runs(paths: Sequence[Path]) -> list[ReportRun]:
+    """Return the runs that the paths mean, named by their folders.
+
+    A folder with several evaluations of one benchmark is taken apart: one run for each folder above an evaluation.
+    """
+    runs: list[ReportRun] = []
+    for path in paths:
+        if not path.is_dir():
+            raise AmpError(f"There is no folder '{path}'", hint="Give folders that `amp eval` or `amp train` wrote")
+        folders = [folder for folder in _run_folders(path, "eval ") if folder != path]
+        benchmarks = [read_json(folder / SCORES)["benchmark"] for folder in folders]
+        if len(set(benchmarks)) == len(benchmarks):
+            runs.append(ReportRun(name=path.resolve().name, path=path))
+            continue
+        groups = [folder.parent if folder.name in BENCHMARKS else folder for folder in folders]
+        trained = [folder for folder in _run_folders(path, "train") if folder not in groups]
+        runs += [
+            ReportRun(name=str(group.relative_to(path)), path=group) for group in dict.fromkeys([*groups, *trained])
+        ]
+    names = [run.name for run in runs]
+    return [run if names.count(run.name) == 1 else ReportRun(name=str(run.path), path=run.path) for run in runs]
+
+
+def _run_folders(path: Path, command: str) -> list[Path]:
+    """Return the folders at or below `path` that hold a run of `command` with something to show."""
+    found = []
+    for depth in range(_DEPTH + 1):
+        for file in sorted(path.glob("/".join(["*"] * depth + [NAME]))):
+            is_shown = not command.startswith("eval") or (file.parent / SCORES).is_file()
+            if is_shown and str(Run.read(file.parent).facts.get("command", "")).startswith(command):
+                found.append(file.parent)
+    return found

@@ -1,0 +1,1 @@
+"""Rows of tokens: laid out, attended, scored."""

@@ -1,0 +1,199 @@
+"""README's six commands, typed as they stand there; only the large models are exchanged for the embedded one."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.prefs_formats import rated, turns, write_json, write_lines
+from tests.support.training_items import draw, write_preferences
+
+ROOT = Path(__file__).resolve().parents[2]
+LLAVA = ROOT / "tests" / "golden" / "llava"
+EXCHANGED = {
+    "llava-hf/llava-1.5-13b-hf": "tiny",
+    "llava-hf/llava-1.5-7b-hf": "tiny",
+    "--size 7b": "--size tiny --set max_steps=2",
+    "--model 7b": "--model tiny",
+}
+
+
+def commands_of_readme(heading: str) -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split(heading)[1]
+    match = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert match
+    block = match[1].replace("\\\n", " ")
+    return [line.split("#")[0].strip() for line in block.splitlines() if line.startswith("amp ")]
+
+
+def type_in(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    words = shlex.split(line)
+    assert words[0] == "amp"
+    return subprocess.run(
+        [sys.executable, "-c", "from amp_cli.main import main; main()", *words[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user has: pictures with questions and answers, and POPE with its pictures."""
+    from amp_cli.world import files
+    from amp_cli.world.language import full_caption
+
+    folder = tmp_path_factory.mktemp("readme")
+    scenes = files.write_training_scenes(folder, scenes=6, seed=3)
+    described = [
+        {
+            "id": name,
+            "images": [f"images/{files.image_name(int(name))}"],
+            "questions": ["describe this image in detail."],
+            "answers": [full_caption(scene)],
+        }
+        for name, scene in zip(files.training_ids(6), scenes, strict=True)
+    ]
+    (folder / "data.json").write_text(json.dumps(described))
+    files.write_evaluation(folder / "POPE/output/coco", scenes=3, seed=3)
+    (folder / "POPE/output/coco/images").rename(folder / "val2014")
+    return folder
+
+
+@pytest.mark.slow
+def test_readme_s_six_commands_work_as_they_stand(folder: Path) -> None:
+    lines = commands_of_readme("## The loop on your own data, in six commands")
+    assert [line.split()[1] for line in lines] == ["doctor", "generate-prefs", "train", "merge-lora", "eval", "report"]
+    before = lines[4].replace("my-7b", "7b").replace("pope-after", "pope-before")
+    for line in [*lines[:5], before, lines[5]]:
+        for large, small in EXCHANGED.items():
+            line = line.replace(large, small)
+        done = type_in(line, folder)
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+        assert "Traceback" not in done.stderr
+    assert (folder / "report.html").stat().st_size > 5000
+    assert json.loads((folder / "prefs/stats.json").read_text())["items"] > 0
+    assert (folder / "my-7b/model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_readme_s_commands_for_original_checkpoints_work_as_they_stand(tmp_path: Path) -> None:
+    for name, folder in {"liuhaotian/llava-v1.5-7b": "base", "my-llava-lora": "adapter", "openai": "openai"}.items():
+        shutil.copytree(LLAVA / "model" / folder, tmp_path / name)
+    shutil.copytree(LLAVA / "model" / "openai", tmp_path / "liuhaotian" / "openai")
+    shutil.copytree(LLAVA / "images", tmp_path / "images")
+    levels = [{"answers": [answer], "source": answer} for answer in ("A red dog.", "A dog.", "A blue cat.")]
+    item = {"id": "1", "images": ["images/wide.png"], "questions": ["What is it?"], "levels": levels}
+    (tmp_path / "prefs.jsonl").write_text(json.dumps(item))
+    lines = commands_of_readme("### Original LLaVA checkpoints and adapters")
+    assert [line.split()[1] for line in lines] == ["convert", "convert", "merge-lora", "train"]
+    smaller = " --set quantization=none --set max_steps=1 --set global_batch_size=1"
+    for line in [*lines[:3], lines[3] + smaller]:
+        done = type_in(line, tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+    assert (tmp_path / "back" / "tokenizer.model").is_file()
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_readme_s_commands_for_preference_data_work_as_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "coco" / "a").mkdir(parents=True)
+    (tmp_path / "pope").mkdir()
+    (tmp_path / "vlfeedback").mkdir()
+    for number in range(4):
+        draw(tmp_path / "coco" / "a", number)
+    draw(tmp_path / "pope", 3)  # the benchmark has one of the pictures
+    asked = "<image>\nWhat is it?"
+    theirs = [
+        {
+            "image": f"a/{number}.png",
+            **{f"output_{k + 1}": turns(asked, f"{number} {word}") for k, word in enumerate("ab")},
+        }
+        for number in range(4)
+    ]
+    write_json(tmp_path / "their_train.json", theirs)
+    four = [rated(5 - number, number + 1, 3, f"Answer {number}.", f"m{number}") for number in range(4)]
+    write_lines(tmp_path / "vlfeedback" / "train.jsonl", [{"id": "v", "prompt": "What?", "completions": four}])
+    pair = {
+        "question": "What?",
+        "chosen": "This.",
+        "rejected": "That.",
+        "image": {"bytes": None, "path": "coco/a/0.png"},
+    }
+    rlaif = {
+        **pair,
+        "ds_name": "x",
+        "origin_dataset": "y",
+        "origin_split": "z",
+        "idx": "1",
+        "image_path": "coco/a/0.png",
+    }
+    write_lines(tmp_path / "rlaif.jsonl", [rlaif])
+    for name in ("sharegpt4v", "silkie", "rlhfv", "own"):
+        levels = [{"answers": [f"{name} {word}"], "source": word} for word in ("good", "bad")]
+        item = {"id": name, "images": ["coco/a/1.png"], "questions": ["What?"], "levels": levels}
+        write_lines(tmp_path / f"{name}.jsonl", [item, {**item, "id": f"{name}-2", "images": ["coco/a/2.png"]}])
+    exchanged = {"openbmb/RLAIF-V-Dataset": "rlaif.jsonl", "~/.cache/amp/benchmarks/pope": "pope", **EXCHANGED}
+    lines = commands_of_readme("## Preference data in and out")
+    assert [line.split()[2] for line in lines] == [
+        *("import", "import", "import", "check", "stats", "view", "mix", "export", "export")
+    ]
+    for line in lines:
+        for large, small in exchanged.items():
+            line = line.replace(large, small)
+        done = type_in(line, tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+        if " check " in line:
+            assert "leakage" in done.stdout  # the picture that the benchmark has
+    assert (tmp_path / "trl/train.parquet").is_file()
+    assert (tmp_path / "my-preferences/README.md").is_file()
+
+
+@pytest.mark.slow
+def test_readme_s_commands_for_fast_training_work_as_they_stand(tmp_path: Path) -> None:
+    write_preferences(tmp_path)
+    dry, real = commands_of_readme("## Training, fast and lean")
+    for line in (dry, real):
+        done = type_in(line.replace("--size 7b", EXCHANGED["--size 7b"] + " --set save_steps=5"), tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+        assert (tmp_path / "run").exists() == (line == real)
+
+
+def test_a_command_in_json_prints_one_object_and_nothing_else(folder: Path) -> None:
+    done = type_in(
+        "amp eval pope --model tiny --data POPE/output/coco --image-root val2014 --out json-run --json", folder
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["benchmark"] == "pope"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("amp train --size tiny --prefs absent.jsonl --out x1", "no preference file 'absent.jsonl'"),
+        ("amp generate-prefs absent.json --method meg --expert a=tiny --out x2", "absent.json"),
+        ("amp merge-lora absent --out x3", "absent"),
+        ("amp eval pope --model ./absent --data POPE/output/coco --out x4", "absent"),
+        ("amp eval chair --model tiny --data absent --out x5", "absent"),
+        ("amp report absent", "absent"),
+        ("amp train --size 70b --prefs data.json --out x6", "70b"),
+    ],
+)
+def test_what_is_not_there_is_one_error_and_one_hint(folder: Path, line: str, message: str) -> None:
+    done = type_in(line, folder)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("Error:") == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_usage_has_exit_status_two(folder: Path) -> None:
+    assert type_in("amp train --no-such-option", folder).returncode == 2

@@ -1,0 +1,90 @@
+"""The quickstart at a tenth of its size: the result's shape, the files, the commands, and going on after a stop."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amp_cli.commands.quickstart import Size, equal_compute_steps, findings, run_loop
+from amp_cli.errors import AmpError
+from amp_cli.main import app
+
+
+def type_in(words: list[str]) -> object:
+    return app(words, standalone_mode=False)
+
+
+SMALL = Size(scenes=12, test_scenes=8, steps=5)
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("quickstart") / "demo"
+    return out, run_loop(out, type_in=type_in, levels=3, seed=1, size=SMALL)
+
+
+def test_the_result_holds_what_the_contract_names(loop: tuple[Path, dict[str, Any]]) -> None:
+    out, result = loop
+    assert {"seconds", "peak_memory_mb", "seed", "levels", "base", "sft", "mdpo", "out"} <= set(result)
+    assert (result["seed"], result["levels"], result["out"]) == (1, 3, str(out))
+    for run in ("base", "sft", "sft_compute", "mdpo"):
+        assert result[run]["pope"]["benchmark"] == "pope"
+        assert result[run]["pope"]["overall"]["ci95"]["accuracy"][0] <= result[run]["pope"]["overall"]["accuracy"]
+        assert 0 <= result[run]["chair"]["chair_i"] <= 1
+    assert json.loads((out / "quickstart.json").read_text()) == result
+
+
+def test_every_page_and_folder_is_there(loop: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = loop
+    for name in ("report.html", "prefs/preferences.html", "merged/model.safetensors", "train/mdpo/curves.png"):
+        assert (out / name).stat().st_size > 1000, name
+    assert json.loads((out / "run.json").read_text())["state"] == "done"
+
+
+def test_the_report_shows_pictures_commands_and_both_answers(loop: tuple[Path, dict[str, Any]]) -> None:
+    page = (loop[0] / "report.html").read_text(encoding="utf-8")
+    assert "data:image" in page
+    assert "amp generate-prefs" in page
+    assert "SFT same compute" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "<script src" not in page
+
+
+def test_the_controls_are_trained_as_long_and_as_hard_as_mdpo(loop: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = loop
+    steps = {name: json.loads((out / "train" / name / "result.json").read_text())["steps"] for name in ("mdpo", "sft")}
+    assert steps == {"mdpo": 5, "sft": 5}
+    assert equal_compute_steps(120, 4) == 640  # 4 rows of 4 units against 1 row of 3
+
+
+def test_the_same_call_again_does_nothing_twice(loop: tuple[Path, dict[str, Any]]) -> None:
+    out, result = loop
+    adapter = out / "train" / "mdpo" / "adapter" / "adapter_model.safetensors"
+    written = adapter.stat().st_mtime_ns
+    again = run_loop(out, type_in=type_in, levels=3, seed=1, size=SMALL)
+    assert adapter.stat().st_mtime_ns == written
+    assert again["mdpo"] == result["mdpo"]
+    assert again["differences"] == result["differences"]
+
+
+def test_another_seed_in_the_same_folder_is_refused(loop: tuple[Path, dict[str, Any]]) -> None:
+    with pytest.raises(AmpError, match="seed"):
+        run_loop(loop[0], type_in=type_in, levels=3, seed=2, size=SMALL)
+
+
+def test_findings_say_what_did_not_hold(loop: tuple[Path, dict[str, Any]]) -> None:
+    result = json.loads(json.dumps(loop[1]))
+    for row in result["differences"]["mdpo - base"]:
+        row.update(difference=-0.01, ci95=[-0.03, 0.01], clear=False)
+    sentences = findings(result)
+    assert any("POPE accuracy: -0.010" in sentence and "not clear of zero" in sentence for sentence in sentences)
+
+
+def test_the_commands_shown_are_commands(loop: tuple[Path, dict[str, Any]]) -> None:
+    from html import unescape
+
+    page = unescape((loop[0] / "report.html").read_text(encoding="utf-8"))
+    lines = [line for line in page.splitlines() if "amp train" in line or "amp eval" in line]
+    assert any(shlex.split(line[line.index("amp ") :].split("<")[0])[:2] == ["amp", "train"] for line in lines)

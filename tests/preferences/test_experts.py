@@ -1,0 +1,111 @@
+"""Experts: how they are named, what is asked again after a stop, and who is left out."""
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import pytest
+
+from amp_cli.disk.jsonl import RecordLog
+from amp_cli.errors import AmpError
+from amp_cli.preferences.experts import Expert, collect_candidates, parse_expert, refuse_repeated_names
+from amp_cli.preferences.left_out import RejectedItems
+from amp_cli.records import Answer, Candidate, SourceItem
+
+ITEMS = [SourceItem(id=name, images=(), questions=("Q",), answers=("A",)) for name in ("x", "y", "z")]
+EXPERTS = (Expert(name="big", model="13b"), Expert(name="small", model="7b"))
+
+
+class FakeAnswering:
+    """Answers "<expert> on <id>"; refuses some, and is killed before some `(expert, id)`."""
+
+    def __init__(self, refuse: Collection[tuple[str, str]] = (), killed_at: tuple[str, str] | None = None) -> None:
+        self.refuse = refuse
+        self.killed_at = killed_at
+        self.asked: list[tuple[str, str]] = []
+        self.loaded: list[str] = []
+
+    def __call__(
+        self,
+        expert: Expert,
+        items: Sequence[SourceItem],
+        done: Collection[str],
+        on_answer: Callable[[Answer], None],
+        on_reject: Callable[[str, str], None],
+    ) -> None:
+        self.loaded.append(expert.name)
+        for item in items:
+            if item.id in done:
+                continue
+            if (expert.name, item.id) == self.killed_at:
+                raise KeyboardInterrupt
+            self.asked.append((expert.name, item.id))
+            if (expert.name, item.id) in self.refuse:
+                on_reject(item.id, "cannot be asked")
+            else:
+                on_answer(Answer(id=item.id, answers=(f"{expert.name} on {item.id}",)))
+
+
+def collect(folder: Path, answering: FakeAnswering) -> dict[str, tuple[Candidate, ...]]:
+    rejected = RejectedItems(folder / "rejected.jsonl", found=[], known_ids=[item.id for item in ITEMS])
+    log = RecordLog(folder / "candidates.jsonl")
+    return collect_candidates(EXPERTS, ITEMS, log=log, answering=answering, rejected=rejected)
+
+
+def test_an_expert_is_a_name_a_model_and_perhaps_an_adapter(tmp_path: Path) -> None:
+    assert parse_expert("big=13b") == Expert(name="big", model="13b")
+    assert parse_expert("big=org/model+runs/a") == Expert(name="big", model="org/model", adapter="runs/a")
+    folder = tmp_path / "with+plus"
+    folder.mkdir()
+    assert parse_expert(f"big={folder}") == Expert(name="big", model=str(folder))
+    assert parse_expert(f"big={folder}+runs/a+b") == Expert(name="big", model=str(folder), adapter="runs/a+b")
+
+
+@pytest.mark.parametrize("text", ["13b", "=13b", "big=", "big=7b+", "standard=7b"])
+def test_a_malformed_expert_is_refused(text: str) -> None:
+    with pytest.raises(AmpError):
+        parse_expert(text)
+
+
+def test_two_experts_of_one_name_are_refused() -> None:
+    with pytest.raises(AmpError, match="Two experts are called 'big'"):
+        refuse_repeated_names([EXPERTS[0], EXPERTS[0]])
+
+
+def test_candidates_come_in_the_experts_order(tmp_path: Path) -> None:
+    candidates = collect(tmp_path, FakeAnswering())
+    assert [candidate.source for candidate in candidates["y"]] == ["big", "small"]
+    assert candidates["y"][1].answers == ("small on y",)
+
+
+@pytest.mark.parametrize("place", [("big", "x"), ("big", "z"), ("small", "y")])
+def test_after_a_kill_nothing_is_asked_twice_and_the_files_are_the_same(tmp_path: Path, place: tuple[str, str]) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    collect(whole, FakeAnswering())
+    first, second = FakeAnswering(killed_at=place), FakeAnswering()
+    with pytest.raises(KeyboardInterrupt):
+        collect(stopped, first)
+    with (stopped / "candidates.jsonl").open("a") as stream:
+        stream.write('{"id": "torn')
+    candidates = collect(stopped, second)
+    assert len(first.asked + second.asked) == len(set(first.asked + second.asked)) == 6
+    assert (stopped / "candidates.jsonl").read_bytes() == (whole / "candidates.jsonl").read_bytes()
+    assert candidates == collect(whole, FakeAnswering())
+
+
+def test_an_expert_with_nothing_left_to_do_is_not_loaded(tmp_path: Path) -> None:
+    collect(tmp_path, FakeAnswering())
+    again = FakeAnswering()
+    collect(tmp_path, again)
+    assert again.loaded == []
+
+
+def test_an_item_that_one_expert_cannot_answer_is_left_out_and_stays_out(tmp_path: Path) -> None:
+    refuse = {("big", "y")}
+    first = FakeAnswering(refuse)
+    assert set(collect(tmp_path, first)) == {"x", "z"}
+    assert ("small", "y") not in first.asked
+    again = FakeAnswering(refuse)
+    assert set(collect(tmp_path, again)) == {"x", "z"}
+    assert again.loaded == []
+    (record,) = RecordLog(tmp_path / "rejected.jsonl").read()
+    assert record == {"id": "y", "reason": "big: cannot be asked", "source": "big"}

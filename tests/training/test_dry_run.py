@@ -1,0 +1,203 @@
+"""`amp train --dry-run`: what it tells, that it needs no weights, and that it leaves nothing behind."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from amp_cli.errors import AmpError
+from amp_cli.main import app
+from amp_cli.models.load import load_outline
+from amp_cli.models.prompts import EncodedItem, EncodedResponse
+from amp_cli.models.resolve import TINY
+from amp_cli.training.config import load_config
+from amp_cli.training.dry_run import plan_training
+from amp_cli.training.memory import estimate_memory
+from amp_cli.training.rows.forward import SHARED
+from tests.support.training_items import preference, write_preferences
+
+LAYERS, WIDTH, MIDDLE, VOCABULARY = 32, 4096, 11008, 32064
+TOWER_WIDTH, TOWER_LAYERS = 1024, 24
+
+
+@pytest.fixture(scope="module")
+def prefs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_preferences(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def shape_7b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration, tokenizer and processor of a LLaVA-1.5-7B, as far as shapes go; no weights."""
+    folder = tmp_path_factory.mktemp("7b")
+    for file in TINY.iterdir():
+        if file.suffix in (".json", ".jinja"):
+            shutil.copy(file, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"image_seq_length": 576, "vision_feature_layer": -2, "vision_feature_select_strategy": "default"}
+    config["text_config"] |= {
+        "hidden_size": WIDTH, "intermediate_size": MIDDLE, "num_hidden_layers": LAYERS, "num_attention_heads": 32,
+        "num_key_value_heads": 32, "head_dim": 128, "vocab_size": VOCABULARY, "max_position_embeddings": 4096,
+    }  # fmt: skip
+    config["vision_config"] |= {
+        "hidden_size": TOWER_WIDTH, "intermediate_size": 4096, "num_hidden_layers": TOWER_LAYERS, "image_size": 336,
+        "num_attention_heads": 16, "patch_size": 14, "projection_dim": 768,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    processor = json.loads((folder / "processor_config.json").read_text())
+    processor |= {"patch_size": 14, "vision_feature_select_strategy": "default"}
+    processor["image_processor"] |= {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    return folder
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["train", *map(str, arguments), "--dry-run"])
+
+
+def test_it_tells_of_the_data_and_leaves_nothing(prefs: Path, tmp_path: Path) -> None:
+    done = run("--size", "tiny", "--prefs", prefs, "--out", tmp_path / "run", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert not (tmp_path / "run").exists()
+    assert sorted(path.name for path in prefs.parent.iterdir()) == [
+        *(f"{number}.png" for number in range(8)),
+        "prefs.jsonl",
+    ]
+    data = told["data"]
+    assert (data["items"], data["rejected"], data["sampled"], data["unusable"]) == (8, 0, 8, 0)
+    assert data["levels"] == {"2": 3, "3": 3, "4": 2}
+    assert data["saved"] == pytest.approx(1 - data["unique_mean"] / data["tokens_mean"])
+    assert (told["steps_per_epoch"], told["steps"]) == (1, 150)
+    assert (told["items_per_update"], told["items_per_device"], told["processes"]) == (8, 8, 1)
+    assert (told["reference"], told["reference_why"]) == (
+        "cache",
+        "computed once to disk, since each item is seen 150.0 times",
+    )
+    assert (told["gradient_checkpointing"], told["fits"]) == (False, True)
+    assert told["estimate"]["total"] == sum(
+        told["estimate"][part] for part in ("weights", "adapter", "activations", "head")
+    )
+
+
+def test_a_person_gets_a_table_and_the_real_command(prefs: Path, tmp_path: Path) -> None:
+    done = run("--size", "tiny", "--prefs", prefs, "--out", tmp_path / "run", "--reference", "online")
+    assert "an estimate; nothing was trained" in done.stdout
+    assert "online, as asked for" in done.stdout
+    assert "150 in all, 1 in an epoch" in done.stdout
+    assert f"amp train --size tiny --prefs {prefs}" in done.stderr
+
+
+def test_a_7b_needs_no_weights_and_its_sizes_are_right(shape_7b: Path, prefs: Path) -> None:
+    started = time.monotonic()
+    changes = [f"base={shape_7b}", "dtype=bfloat16"]
+    plan = plan_training(load_config("7b", overrides=changes), prefs=prefs)
+    assert time.monotonic() - started < 40  # about 10 on a free core
+    projections = LAYERS * (4 * WIDTH * WIDTH + 3 * WIDTH * MIDDLE)
+    tower = TOWER_LAYERS * (4 * TOWER_WIDTH**2 + 2 * TOWER_WIDTH * 4096)
+    unpacked = 2 * VOCABULARY * WIDTH + tower + TOWER_WIDTH * WIDTH + WIDTH * WIDTH
+    assert plan.estimate.weights == pytest.approx(projections * 0.516 + unpacked * 2, rel=0.01)
+    ranks = LAYERS * 64 * (4 * 2 * WIDTH + 3 * (WIDTH + MIDDLE))
+    assert plan.estimate.adapter == 16 * ranks
+    assert plan.data.unique_longest > 576
+    # a checkpointed layer keeps its input alone: width x 2 bytes of each token
+    kept = LAYERS * plan.estimate.tokens * WIDTH * 2
+    assert kept < plan.estimate.activations_checkpointed < 4 * kept
+    # and the layer whose turn it is holds all of its own
+    assert plan.estimate.activations_checkpointed > kept + 0.9 * plan.estimate.activations / LAYERS
+    assert plan.estimate.activations > 5 * plan.estimate.activations_checkpointed
+
+
+def test_what_is_asked_for_is_planned(prefs: Path) -> None:
+    overrides = [
+        "max_steps=none",
+        "epochs=2.5",
+        "global_batch_size=4",
+        "tokens_per_step=1",
+        "gradient_checkpointing=true",
+    ]
+    plan = plan_training(load_config("tiny", overrides=overrides), prefs=prefs)
+    assert (plan.steps_per_epoch, plan.steps) == (2, 5)
+    assert plan.passes_per_update == 4.0  # each item alone
+    assert plan.estimate.tokens == plan.data.unique_longest
+    assert (plan.gradient_checkpointing, plan.why) == (True, "Gradient checkpointing: on, as asked for")
+
+
+def test_plain_fine_tuning_is_planned_too(prefs: Path) -> None:
+    plan = plan_training(load_config("tiny", method="sft"), prefs=prefs)
+    assert plan.reference is None
+    assert plan.data.levels == {"1": 8}
+    assert plan.passes_per_update == 8.0
+    assert plan.gradient_checkpointing is False
+
+
+def test_too_little_memory_is_said(prefs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amp_cli.training.dry_run.room_on", lambda *_, **__: 1000)
+    done = run("--size", "tiny", "--prefs", prefs, "--out", tmp_path / "run")
+    assert "This may not fit" in done.stderr
+    assert done.exit_code == 0
+
+
+def test_bad_and_long_items_are_told(tmp_path: Path) -> None:
+    records = [preference(0, levels=2), preference(2, levels=1), preference(1, levels=2, rounds=2)]
+    path = write_preferences(tmp_path, records)
+    plan = plan_training(load_config("tiny", overrides=["max_length=45"]), prefs=path)
+    assert (plan.data.items, plan.data.rejected, plan.data.unusable) == (2, 1, 1)
+    with pytest.raises(AmpError, match="None of 2 sampled items can be trained on; the last: the item has"):
+        plan_training(load_config("tiny", overrides=["max_length=5"]), prefs=path)
+
+
+def test_a_large_file_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amp_cli.training.dry_run.SAMPLED", 4)
+    plan = plan_training(load_config("tiny"), prefs=write_preferences(tmp_path))
+    assert (plan.data.items, plan.data.sampled, sum(plan.data.levels.values())) == (8, 4, 8)
+    assert any("of 4 sampled items" in str(value) for _, value in plan.rows())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "7b", "--prefs", "{prefs}"], "llava-hf/llava-1.5-7b-hf"),
+        (["--size", "tiny", "--prefs", "nowhere.jsonl"], "There is no preference file 'nowhere.jsonl'"),
+        (["--size", "tiny", "--prefs", "{prefs}", "--reference", "twice"], "reference must be one of"),
+        (["--size", "tiny", "--prefs", "{prefs}", "--num-processes", "3"], "processes"),
+    ],
+)
+def test_what_training_would_refuse_is_refused(prefs: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    filled = [argument.format(prefs=prefs) for argument in arguments]
+    done = run(*filled, "--out", tmp_path / "run")
+    assert isinstance(done.exception, AmpError)
+    assert message in done.exception.message
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_flags_set_the_settings(prefs: Path, tmp_path: Path) -> None:
+    flags = ("--tokens-per-step", 60, "--reference", "online")
+    done = run("--size", "tiny", "--prefs", prefs, "--out", tmp_path, *flags, "--json")
+    told = json.loads(done.stdout)
+    assert told["reference"] == "online"
+    assert told["passes_per_update"] > 6
+
+
+def test_under_autocast_a_checkpointed_pass_grows_by_inputs_and_one_layer(shape_7b: Path) -> None:
+    outline = load_outline(str(shape_7b), dtype="bfloat16").model
+    ids = torch.arange(1024) % 100 + 10
+    marks = torch.where(torch.arange(1024) < 900, -1, 0)
+    one = EncodedResponse(input_ids=ids, supervised=marks == 0, round=marks)
+    item = EncodedItem(responses=(one,), image_inputs={})
+    config = load_config("7b", overrides=[f"base={shape_7b}"])
+    short, long = (
+        estimate_memory(
+            outline, config.changed(tokens_per_step=tokens), [item],
+            precision="bfloat16", on_gpu=True, processes=1, layout=SHARED,
+        )
+        for tokens in (1024, 4096)
+    )  # fmt: skip
+    inputs = LAYERS * WIDTH * 2  # bytes a token
+    layer = (long.activations - short.activations) / LAYERS / 3072
+    grown = (long.activations_checkpointed - short.activations_checkpointed) / 3072
+    assert inputs + layer < grown < inputs + 2 * layer

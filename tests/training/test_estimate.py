@@ -1,0 +1,177 @@
+"""The estimate of a training step's memory: against real tensors, against the kernel, and what follows from it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from amp_cli.models.load import LoadedModel
+from amp_cli.models.prompts import EncodedItem
+from amp_cli.training import session
+from amp_cli.training.config import TrainConfig
+from amp_cli.training.data import EncodedItems, load_items, prepare_items
+from amp_cli.training.memory import (
+    Estimate,
+    LiveBytes,
+    choose_checkpointing,
+    estimate_memory,
+    shown_bytes,
+    spread_sample,
+    weight_bytes,
+)
+from amp_cli.training.rows.forward import ROWS, SHARED, SHARED_DENSE, ForwardPass
+from amp_cli.training.session import load_policy
+from tests.support.training_items import preference, write_preferences
+from tests.training.test_trainer import RAGGED, train
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = TrainConfig(base="tiny", max_steps=1, lora_r=4, global_batch_size=1)
+ESTIMATE = Estimate(
+    tokens=100, weights=1000, adapter=160, head=40, activations=500, activations_checkpointed=90, pictures=30
+)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    loaded = load_policy(CONFIG, "cpu")
+    loaded.model.train()
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def items(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> list[EncodedItem]:
+    folder = tmp_path_factory.mktemp("items")
+    records = [preference(0, levels=4), preference(1, levels=2, image=False)]
+    prepare_items(write_preferences(folder / "data", records), folder, image_root=None, method="mdpo")
+    data = EncodedItems(loaded, load_items(folder, "mdpo"), method="mdpo")
+    return [data[number] for number in range(2)]
+
+
+def estimate_of(loaded: LoadedModel, items: list[EncodedItem], config: TrainConfig, **changes: Any) -> Estimate:
+    given = {"precision": "float32", "on_gpu": False, "processes": 1, "layout": SHARED} | changes
+    return estimate_memory(loaded.model.get_base_model(), config, items, **given)
+
+
+def real_peak(loaded: LoadedModel, items: list[EncodedItem], *, layout: str, checkpointing: bool) -> int:
+    """Return the most bytes that the tensors of a real forward and backward pass took at once."""
+    network = loaded.model.get_base_model()
+    forward = ForwardPass(network=network, pad_id=0, layout=layout)
+    forward.use()
+
+    def step() -> None:
+        batch = forward.lay_out(items)
+        forward.round_logps(loaded.model, batch, forward.show_pictures(loaded.model, batch)).sum().backward()
+
+    if checkpointing:
+        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    step()  # gradients are there from now on
+    gradients = [weight.grad for weight in loaded.model.parameters() if weight.grad is not None]
+    with LiveBytes([*loaded.model.parameters(), *loaded.model.buffers(), *gradients]) as counter:
+        step()
+    network.gradient_checkpointing_disable()
+    return counter.peak
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("layout", [SHARED, SHARED_DENSE, ROWS])
+def test_a_step_without_numbers_takes_what_a_real_one_takes(
+    loaded: LoadedModel, items: list[EncodedItem], layout: str, checkpointing: bool
+) -> None:
+    found = estimate_of(loaded, items, CONFIG, layout=layout)
+    expected = real_peak(loaded, items[:1], layout=layout, checkpointing=checkpointing)
+    assert found.of_pass(checkpointing=checkpointing) == pytest.approx(expected, rel=0.1)
+
+
+def test_memory_grows_with_the_tokens_of_a_pass(loaded: LoadedModel, items: list[EncodedItem]) -> None:
+    one = estimate_of(loaded, items, CONFIG)
+    three = estimate_of(loaded, items, CONFIG.changed(global_batch_size=3))
+    assert three.tokens == 3 * one.tokens
+    for is_on in (False, True):
+        expected = real_peak(loaded, [items[0]] * 3, layout=SHARED, checkpointing=is_on)
+        assert three.of_pass(checkpointing=is_on) == pytest.approx(expected, rel=0.1)
+    limited = estimate_of(loaded, items, CONFIG.changed(global_batch_size=3, tokens_per_step=1))
+    assert limited == one  # an item longer than the budget goes alone
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4", "int8"])
+def test_weights_are_counted_as_they_are_stored(loaded: LoadedModel, quantization: str | None) -> None:
+    if quantization is not None:
+        pytest.importorskip("bitsandbytes")
+    real = load_policy(CONFIG.changed(quantization=quantization), "cpu").model
+    stored = 0
+    for name, weight in real.named_parameters():
+        if "lora_" in name:
+            continue
+        stored += weight.numel() * weight.element_size()
+        if quantization == "nf4" and (state := vars(weight).get("quant_state")) is not None:
+            stored += state.absmax.nbytes + state.state2.absmax.nbytes
+        if quantization == "int8" and (scales := vars(weight).get("SCB")) is not None:
+            stored += scales.nbytes
+    assert weight_bytes(loaded.model.get_base_model(), quantization) == pytest.approx(stored, rel=1e-3)
+
+
+def test_an_adapter_takes_sixteen_bytes_a_weight_and_four_more_among_several(
+    loaded: LoadedModel, items: list[EncodedItem]
+) -> None:
+    trainable = sum(weight.numel() for weight in loaded.model.parameters() if weight.requires_grad)
+    config = CONFIG.changed(global_batch_size=2)
+    assert estimate_of(loaded, items, config).adapter == 16 * trainable
+    assert estimate_of(loaded, items, config, processes=2).adapter == 20 * trainable
+
+
+def test_half_precision_takes_less_of_all_but_the_adapter(loaded: LoadedModel, items: list[EncodedItem]) -> None:
+    whole = estimate_of(loaded, items, CONFIG)
+    half = estimate_of(loaded, items, CONFIG, precision="bfloat16", on_gpu=True)
+    assert half.weights * 2 == whole.weights
+    assert half.adapter == whole.adapter
+    assert 0.4 * whole.activations < half.activations < 0.9 * whole.activations
+
+
+def test_checkpointing_is_off_where_memory_does_and_on_where_it_does_not() -> None:
+    assert (ESTIMATE.total(checkpointing=False), ESTIMATE.total(checkpointing=True)) == (1700, 1290)
+    assert choose_checkpointing(None, ESTIMATE, 1700)[0] is False
+    assert choose_checkpointing(None, ESTIMATE, 1699)[0] is True
+    assert choose_checkpointing(True, ESTIMATE, 10**9) == (True, "Gradient checkpointing: on, as asked for")
+    assert choose_checkpointing(False, ESTIMATE, 0) == (False, "Gradient checkpointing: off, as asked for")
+
+
+def test_the_tower_counts_where_it_takes_more_than_the_pass() -> None:
+    assert ESTIMATE.of_pass(checkpointing=True) == 130
+    large = Estimate(**{**vars(ESTIMATE), "pictures": 200})
+    assert large.of_pass(checkpointing=True) == 200
+    assert large.of_pass(checkpointing=False) == 540
+
+
+@pytest.mark.parametrize(("room", "expected"), [(10**12, False), (0, True)])
+def test_a_session_follows_the_estimate_and_records_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, expected: bool
+) -> None:
+    monkeypatch.setattr(session, "room_on", lambda *_, **__: room)
+    seen = []
+    arguments = session.Session._arguments
+
+    def spy(self: session.Session, loaded: LoadedModel, checkpointing: bool) -> dict[str, Any]:
+        seen.append(checkpointing)
+        return arguments(self, loaded, checkpointing)
+
+    monkeypatch.setattr(session.Session, "_arguments", spy)
+    config = RAGGED.changed(max_steps=1, save_steps=1, gradient_checkpointing=None)
+    result = train(tmp_path, config, [preference(0, levels=2)])
+    assert (seen, result["gradient_checkpointing"]) == ([expected], expected)
+    assert result["estimate"]["total"] > result["estimate"]["total_checkpointed"] > result["estimate"]["weights"] > 5e6
+
+
+def test_a_sample_is_spread_over_all() -> None:
+    assert spread_sample(3, 5) == [0, 1, 2]
+    assert spread_sample(10, 4) == [0, 2, 5, 7]
+
+
+def test_bytes_are_shown_for_people() -> None:
+    assert (shown_bytes(14_430_000_000), shown_bytes(1_250_000)) == ("14.4 GB", "1.2 MB")
+
+
+def test_the_real_model_is_left_as_it_is(loaded: LoadedModel, items: list[EncodedItem]) -> None:
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    estimate_of(loaded, items, CONFIG)
+    assert all(torch.equal(value, before[name]) for name, value in loaded.model.state_dict().items())

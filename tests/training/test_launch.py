@@ -1,0 +1,359 @@
+"""Starting a training run: what is refused beforehand, what a worker's end means, a kill and the same call again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amp_cli.disk.run import Run
+from amp_cli.errors import AmpError
+from amp_cli.launching import Launch, parse, visible_gpus
+from amp_cli.training import launch
+from amp_cli.training import launch as follow
+from amp_cli.training.config import load_config
+from amp_cli.training.data import load_items, prepare_items
+from amp_cli.training.launch import check_packages, plan_launch, train_model
+from tests.support.training_items import ANSWERS, QUESTION, draw, preference, write_preferences
+from tests.training.test_trainer import RAGGED, metrics, train
+
+
+class Script(Launch):
+    """Starts a script in place of accelerate."""
+
+    def command(self, run_folder: Path) -> list[str]:
+        return [sys.executable, str(run_folder / "script.py")]
+
+
+def run_script(folder: Path, script: str) -> dict[str, Any]:
+    (folder / "script.py").write_text(script)
+    return follow.run_worker(Script(module="", config_file=folder, processes=1, environment={}), folder)
+
+
+def rejected(folder: Path) -> dict[str, str]:
+    lines = (folder / "rejected.jsonl").read_text().splitlines()
+    return {record["id"]: record["reason"] for record in map(json.loads, lines)}
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def test_bad_items_are_rejected_with_a_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    path = write_preferences(data, [preference(number, levels=2) for number in range(3)])
+    (data / "empty.png").touch()
+    (data / "torn.png").write_bytes((data / "0.png").read_bytes()[:60])
+    good = preference(9, levels=2)
+    bad: list[dict[str, Any]] = [
+        {**good, "id": "one level", "levels": good["levels"][:1]},
+        {**good, "id": "no image", "images": ["nowhere.png"]},
+        {**good, "id": "empty image", "images": ["empty.png"]},
+        {**good, "id": "torn image", "images": ["torn.png"]},
+        {**good, "id": "outside", "images": ["../prefs.jsonl"]},
+        {**good, "id": "empty answer", "levels": [{"answers": [" "], "source": "a"}, good["levels"][1]]},
+        {**good, "id": "uneven rounds", "questions": [QUESTION, QUESTION]},
+        preference(0, levels=2),
+    ]
+    with path.open("a") as file:
+        file.write("".join(json.dumps(record) + "\n" for record in bad) + '{"id": "torn li')
+    assert prepare_items(path, tmp_path / "run", image_root=None, method="mdpo") == 3
+    reasons = rejected(tmp_path / "run")
+    assert [record["id"] for record in bad[:-1]] == list(reasons)[:7]
+    assert "level" in reasons["one level"]
+    assert "empty answer" in reasons["empty answer"]
+    assert "leaves the folder" in reasons["outside"]
+    assert "twice" in reasons["item-0 (entry 11)"]
+    assert "no valid JSON" in reasons["prefs-12"]
+    assert [item.id for item in load_items(tmp_path / "run", "mdpo")] == ["item-0", "item-1", "item-2"]
+
+
+def test_an_item_without_id_gets_one_from_its_place(tmp_path: Path) -> None:
+    record = preference(0, levels=2)
+    del record["id"]
+    path = write_preferences(tmp_path / "data", [record])
+    prepare_items(path, tmp_path / "run", image_root=None, method="mdpo")
+    assert load_items(tmp_path / "run", "mdpo")[0].id == "prefs-1"
+
+
+def test_a_systematic_fault_stops_at_once_with_the_last_reason(tmp_path: Path) -> None:
+    path = write_preferences(tmp_path / "data", [preference(number, levels=2) for number in range(30)])
+    with pytest.raises(AmpError, match=r"The first 20 items of .* are all unusable") as caught:
+        prepare_items(path, tmp_path / "run", image_root=tmp_path, method="mdpo")
+    assert "--image-root" in str(caught.value.hint)
+
+
+def test_a_file_without_a_usable_item_is_refused(tmp_path: Path) -> None:
+    path = write_preferences(tmp_path / "data", [preference(0, levels=1)])
+    with pytest.raises(AmpError, match="no usable item"):
+        prepare_items(path, tmp_path / "run", image_root=None, method="mdpo")
+
+
+# --- before the start ------------------------------------------------------------------------------------------------
+
+
+def test_the_accelerate_config_follows_the_machines_gpus() -> None:
+    config = RAGGED.changed(global_batch_size=16)
+    for gpus, name, processes in (([], "cpu", 1), (["0"], "one_gpu", 1), (["0", "1", "2", "3"], "multi_gpu", 4)):
+        planned = plan_launch(config, gpus)
+        assert (planned.config_file.stem, planned.processes) == (name, processes)
+
+
+def test_one_process_on_a_machine_with_several_gpus_sees_one() -> None:
+    planned = plan_launch(RAGGED, ["4", "5"], processes=1)
+    assert planned.config_file.stem == "one_gpu"
+    assert planned.environment["CUDA_VISIBLE_DEVICES"] == "4"
+
+
+def test_threads_reach_the_worker_before_torch_does() -> None:
+    assert plan_launch(RAGGED, []).environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_users_accelerate_file_and_the_names_of_ours_are_taken(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("distributed_type: MULTI_GPU\nnum_processes: 4\n")
+    planned = plan_launch(RAGGED, [], config_file=str(mine))
+    assert (planned.config_file, planned.processes) == (mine, 4)
+    assert plan_launch(RAGGED, [], config_file="fsdp").processes == 2
+    with pytest.raises(AmpError, match="no accelerate config 'fdsp'"):
+        plan_launch(RAGGED, [], config_file="fdsp")
+    mine.write_text("hello")
+    with pytest.raises(AmpError, match="is no accelerate config"):
+        plan_launch(RAGGED, [], config_file=str(mine))
+
+
+def test_more_processes_than_gpus_are_refused() -> None:
+    with pytest.raises(AmpError, match="3 processes need 3 GPUs; this machine shows 1"):
+        plan_launch(RAGGED, ["0"], processes=3)
+
+
+def test_no_nvidia_tool_means_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert visible_gpus() == []
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: A'\necho 'GPU 1: B'\n")
+    tool.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert visible_gpus() == ["1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == []
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amp_cli.training.launch.find_spec", lambda name: None)
+    with pytest.raises(AmpError, match="needs bitsandbytes"):
+        check_packages(RAGGED.changed(quantization="nf4"))
+    with pytest.raises(AmpError, match="report_to=wandb"):
+        check_packages(RAGGED.changed(report_to="wandb"))
+
+
+def test_a_missing_file_or_model_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(AmpError, match="no preference file"):
+        train_model(RAGGED, prefs=tmp_path / "none.jsonl", out=tmp_path / "out")
+    prefs = write_preferences(tmp_path / "data")
+    with pytest.raises(AmpError, match="No model folder"):
+        train_model(RAGGED.changed(base=str(tmp_path / "none")), prefs=prefs, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# --- the worker ------------------------------------------------------------------------------------------------------
+
+
+def test_the_workers_own_words_become_the_error(tmp_path: Path) -> None:
+    script = """
+from amp_cli.launching import report
+report(error="No item can be trained on", hint="Look at them")
+raise SystemExit(1)
+"""
+    with pytest.raises(AmpError, match="No item can be trained on") as caught:
+        run_script(tmp_path, script)
+    assert caught.value.hint == "Look at them"
+
+
+def test_a_crash_shows_the_last_lines_of_the_log_and_keeps_it_whole(tmp_path: Path) -> None:
+    script = "print('first line')\nfor n in range(30): print('line', n)\nraise RuntimeError('boom')"
+    with pytest.raises(AmpError, match="RuntimeError: boom") as caught:
+        run_script(tmp_path, script)
+    assert "first line" not in caught.value.message
+    assert "first line" in (tmp_path / "train.log").read_text()
+    assert "goes on from the last checkpoint" in str(caught.value.hint)
+
+
+def test_a_worker_that_ends_well_but_says_no_result_has_failed(tmp_path: Path) -> None:
+    with pytest.raises(AmpError, match="Training stopped"):
+        run_script(tmp_path, "print('done')")
+
+
+def test_nothing_of_the_worker_reaches_stdout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    script = """
+from amp_cli.launching import report
+print("chatter")
+report(total=2, done=0, label="Training", unit="steps")
+report(step=1)
+report(metrics={"step": 1, "loss": 4.15, "margin": 0.5, "accuracy_distance_2": 0.75, "reward_level_0": 0.1})
+report(result={"steps": 1})
+"""
+    assert run_script(tmp_path, script) == {"steps": 1}
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines()[0].startswith("ok@d:")
+    assert " ".join(" ".join(err.splitlines()[1:]).split()) == "step loss margin ok@2 r0 1 4.1500 0.50 0.750 0.10"
+    assert (tmp_path / "train.log").read_text() == "chatter\n"
+
+
+def test_a_line_that_two_processes_wrote_into_is_no_event() -> None:
+    assert parse('amp-event {"step": 1}\n') == {"step": 1}
+    assert parse('amp-event {"stamp-event {"step": 2}\n') is None
+    assert parse("step 1\n") is None
+
+
+def test_an_interruption_reaches_the_worker_and_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a process started in the background ignores SIGINT, and so does what it starts: both are told not to
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    script = """
+import signal, time, pathlib
+signal.signal(signal.SIGINT, signal.default_int_handler)
+pathlib.Path(__file__).with_name("alive").touch()
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    pathlib.Path(__file__).with_name("interrupted").touch()
+"""
+
+    def interrupt() -> None:
+        while not (tmp_path / "alive").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_script(tmp_path, script)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    thread.join()
+    assert (tmp_path / "interrupted").exists()
+
+
+def test_the_run_is_marked_failed_and_the_same_call_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefs = write_preferences(tmp_path / "data")
+
+    def fail(planned: Launch, folder: Path) -> dict[str, Any]:
+        raise AmpError("no luck")
+
+    monkeypatch.setattr(launch, "run_worker", fail)
+    for _ in range(2):
+        with pytest.raises(AmpError, match="no luck"):
+            train_model(RAGGED, prefs=prefs, out=tmp_path / "out")
+        assert Run.read(tmp_path / "out").facts["state"] == "failed"
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefs = write_preferences(tmp_path / "data")
+    monkeypatch.setattr(launch, "run_worker", lambda planned, folder: train(folder, RAGGED))
+    monkeypatch.setattr(launch, "read_json", lambda path: {})
+    with pytest.raises(KeyError):  # no result: not the point here
+        train_model(RAGGED, prefs=prefs, out=tmp_path / "out")
+    with pytest.raises(AmpError, match=r"beta = 0\.1, not 0\.2"):
+        train_model(RAGGED.changed(beta=0.2), prefs=prefs, out=tmp_path / "out")
+    with prefs.open("a") as file:
+        file.write(json.dumps(preference(7, levels=2)) + "\n")
+    with pytest.raises(AmpError, match="prefs_hash"):
+        train_model(RAGGED, prefs=prefs, out=tmp_path / "out")
+
+
+# --- end to end ------------------------------------------------------------------------------------------------------
+
+CALL = """
+import json, sys
+from pathlib import Path
+from amp_cli.training.config import TrainConfig
+from amp_cli.training.launch import train_model
+config, prefs, out = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+print(json.dumps(train_model(TrainConfig.from_json(config), prefs=prefs, out=out).to_json()))
+"""
+
+
+@pytest.mark.slow
+def test_the_same_call_after_kill_9_ends_bit_equal_to_an_unbroken_run(tmp_path: Path) -> None:
+    config = RAGGED.changed(max_steps=16)
+    prefs = write_preferences(tmp_path / "data")
+    call = [sys.executable, "-c", CALL, json.dumps(config.to_json()), str(prefs), str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(launch.__file__).parents[2])}
+    first = subprocess.Popen(call, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "run" / "checkpoints" / "checkpoint-4").exists():
+        assert first.poll() is None
+        time.sleep(0.02)
+    first.kill()  # the worker is left over; it ends at its next step, and the second call waits for that
+    first.wait()
+    second = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
+    result = json.loads(second.stdout)
+    assert result["resumed_from"] is not None
+    assert result["steps"] == 16
+    unbroken = tmp_path / "unbroken"
+    prepare_items(prefs, unbroken, image_root=None, method="mdpo")
+    train_in_process(unbroken, config)
+    for file in ("adapter/adapter_model.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "run" / file).read_bytes() == (unbroken / file).read_bytes()
+    facts = Run.read(tmp_path / "run").facts
+    assert facts["state"] == "done"
+    assert facts["result"]["self_test"]["layout"] == "shared-prefix"
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
+    start = time.monotonic()
+    again = train_model(config, prefs=prefs, out=tmp_path / "run")
+    assert again.steps == 16
+    assert time.monotonic() - start < 2  # a finished run starts no worker
+
+
+def train_in_process(folder: Path, config: Any) -> None:
+    from amp_cli.training.session import Session
+
+    Session(config, folder).run()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_ragged_levels(tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    train(alone, RAGGED)
+    config = RAGGED.changed(tokens_per_step=1)
+    Run.start(together, command="train", settings=config.to_json())
+    prepare_items(alone / "data" / "prefs.jsonl", together, image_root=None, method="mdpo")
+    spread = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    subprocess.run(
+        [sys.executable, *spread, "-m", "amp_cli.training.worker", str(together)],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(launch.__file__).parents[2])},
+        capture_output=True,
+        check=True,
+    )
+    for one, two in zip(metrics(alone), metrics(together), strict=True):
+        for name in ("loss", "grad_norm", "accuracy", "reward_level_0"):
+            assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-6), name
+
+
+@pytest.mark.slow
+def test_fine_tuning_on_standard_answers_alone_gives_an_adapter(tmp_path: Path) -> None:
+    draw(tmp_path, 0)
+    records = [
+        {"id": str(number), "images": [str(tmp_path / "0.png")], "questions": [QUESTION], "answers": [answer]}
+        for number, answer in enumerate(ANSWERS)
+    ]
+    data = tmp_path / "ig-1.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    settings = ["max_steps=2", "lora_r=4", "lora_alpha=8", "global_batch_size=2", "per_device_batch_size=2"]
+    config = load_config("tiny", method="sft", overrides=settings)
+    adapter = train_model(config, prefs=data, out=tmp_path / "ig-1").adapter
+    assert adapter == tmp_path / "ig-1" / "adapter"
+    written = json.loads((adapter / "adapter_config.json").read_text())
+    assert (written["r"], written["lora_alpha"], written["base_model_name_or_path"]) == (4, 8, "tiny")
+    facts = Run.read(tmp_path / "ig-1").facts
+    assert (facts["settings"]["method"], facts["result"]["steps"]) == ("sft", 2)

@@ -1,0 +1,157 @@
+"""Merging: equal to base plus adapter, the right base, once and not twice."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from amp_cli.disk.run import Run
+from amp_cli.errors import AmpError
+from amp_cli.models.load import load_model
+from amp_cli.models.resolve import TINY, identity_of
+from amp_cli.training import merge
+from amp_cli.training.merge import MergeSettings, merge_lora
+from tests.support.training_items import write_preferences
+from tests.training.test_trainer import RAGGED, train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training run with its run.json."""
+    folder = tmp_path_factory.mktemp("merge") / "run"
+    Run.start(
+        folder,
+        command="train",
+        settings=RAGGED.to_json(),
+        identity={"model": identity_of("tiny", TINY)},
+    )
+    write_preferences(folder / "data")
+    train(folder, RAGGED.changed(max_steps=4))
+    return folder
+
+
+def settings(run: Path, out: Path, base: str | None = None, *, overwrite: bool = False) -> MergeSettings:
+    return MergeSettings(adapter=str(run), out=out, base=base, overwrite=overwrite)
+
+
+def test_the_merged_folder_answers_as_base_plus_adapter(run: Path, tmp_path: Path) -> None:
+    result = merge_lora(settings(run, tmp_path / "merged"))
+    both = load_model("tiny", adapter=str(run))
+    merged = load_model(str(tmp_path / "merged"))
+    base = load_model("tiny")
+    expected = merge._logits(both)
+    torch.testing.assert_close(merge._logits(merged), expected, rtol=0, atol=0.02)
+    assert (merge._logits(base) - expected).abs().max() > 0.5  # the adapter does something
+    assert result.base == "tiny"
+    assert 0 < result.max_logit_difference < 0.05
+
+
+def test_the_merged_folder_is_plain_and_in_the_bases_precision(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "merged"
+    merge_lora(settings(run, out))
+    weights = load_file(out / "model.safetensors")
+    original = load_file(TINY / "model.safetensors")
+    assert set(weights) == set(original)
+    assert all(value.dtype == original[name].dtype for name, value in weights.items())
+    changed = {name for name, value in weights.items() if not torch.equal(value, original[name])}
+    assert changed
+    assert all("language_model" in name and "_proj" in name for name in changed)
+    assert {"config.json", "generation_config.json", "processor_config.json", "tokenizer.json"} <= {
+        file.name for file in out.iterdir()
+    }
+    assert not (tmp_path / "merged.part").exists()
+
+
+def test_merging_twice_is_merging_once(run: Path, tmp_path: Path) -> None:
+    first = merge_lora(settings(run, tmp_path / "merged"))
+    written = (tmp_path / "merged" / "model.safetensors").stat().st_mtime_ns
+    assert merge_lora(settings(run, tmp_path / "merged")) == first
+    assert (tmp_path / "merged" / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_an_interrupted_merge_starts_again(run: Path, tmp_path: Path) -> None:
+    part = tmp_path / "merged.part"
+    part.mkdir()
+    (part / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(AmpError, match="is in the way"):
+        merge_lora(settings(run, tmp_path / "merged"))  # without run.json it is somebody else's
+    (part / "run.json").write_text("{}")
+    merge_lora(settings(run, tmp_path / "merged"))
+    assert (tmp_path / "merged" / "config.json").exists()
+    assert not part.exists()
+
+
+def test_another_folders_files_are_not_overwritten(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter1.tex").touch()
+    for overwrite in (False, True):
+        with pytest.raises(AmpError, match="is not empty"):
+            merge_lora(settings(run, out, overwrite=overwrite))
+    assert (out / "chapter1.tex").exists()
+
+
+def test_the_base_comes_from_the_run_or_else_from_the_adapter(run: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "adapter"
+    shutil.copytree(run / "adapter", alone)
+    assert merge_lora(settings(alone, tmp_path / "one")).base == "tiny"
+    config = json.loads((alone / "adapter_config.json").read_text())
+    (alone / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
+    with pytest.raises(AmpError, match="does not say which base"):
+        merge_lora(settings(alone, tmp_path / "two"))
+    assert merge_lora(settings(alone, tmp_path / "two", base="tiny")).base == "tiny"
+
+
+def test_a_base_of_another_name_is_refused_unless_its_files_are_the_same(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(TINY, copy)
+    merge_lora(settings(run, tmp_path / "merged", base=str(copy)))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "other": 1}))
+    with pytest.raises(AmpError, match="was trained on 'tiny', not on"):
+        merge_lora(settings(run, tmp_path / "other", base=str(copy)))
+
+
+def test_a_base_that_is_somebody_elses_folder_is_taken_at_the_user_s_word_and_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = Path(shutil.copytree(run / "adapter", tmp_path / "adapter"))
+    config = json.loads((alone / "adapter_config.json").read_text())
+    (alone / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "/home/ann/llava"}))
+    assert merge_lora(settings(alone, tmp_path / "merged", base="tiny")).base == "tiny"
+    assert "'/home/ann/llava', which is not on this disk" in capsys.readouterr().err
+
+
+def test_a_folder_named_like_the_hubs_repository_is_that_model(tmp_path: Path) -> None:
+    local = tmp_path / "llava-1.5-7b-hf"
+    local.mkdir()
+    assert merge._same_name("7b", str(local))
+    assert merge._same_name("llava-hf/llava-1.5-7b-hf", "7b")
+    assert not merge._same_name("7b", "13b")
+    for place in ("a", "b"):
+        (tmp_path / place / "base").mkdir(parents=True)
+    assert not merge._same_name(str(tmp_path / "a" / "base"), str(tmp_path / "b" / "base"))
+    assert merge._same_name("somebody's/disk/base", str(tmp_path / "b" / "base"))  # not on this disk
+
+
+def test_an_adapter_whose_names_do_not_fit_is_refused(run: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(run / "adapter", adapter)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    renamed = {name.replace("language_model.", "other_model."): value for name, value in weights.items()}
+    save_file(renamed, adapter / "adapter_model.safetensors")
+    with pytest.raises(AmpError, match="does not fit this base"):
+        merge_lora(settings(adapter, tmp_path / "merged"))
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_merge_that_answers_differently_is_refused(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peft.PeftModel.merge_and_unload", lambda self: self.unload(), raising=False)
+    with pytest.raises(AmpError, match="differs from base plus adapter"):
+        merge_lora(settings(run, tmp_path / "merged"))
+    assert not (tmp_path / "merged").exists()

@@ -1,0 +1,157 @@
+"""The reference's log-probabilities on disk: the same training, once computed, known by content."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from amp_cli.errors import AmpError
+from amp_cli.models.prompts import EncodedItem, EncodedResponse
+from amp_cli.training import reference
+from amp_cli.training.reference import ReferenceCache, cache_identity, choose_reference, item_key
+from tests.training.test_trainer import RAGGED, adapter, metrics, train
+
+CACHED = RAGGED.changed(reference="cache")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AMP_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many items each call of the reference's computation was asked for."""
+    seen: list[int] = []
+    compute = reference.compute_reference
+
+    def counted(model: object, forward: object, items: list[EncodedItem], **settings: int) -> list[torch.Tensor]:
+        seen.append(len(items))
+        found: list[torch.Tensor] = compute(model, forward, items, **settings)  # type: ignore[arg-type]
+        return found
+
+    monkeypatch.setattr(reference, "compute_reference", counted)
+    return seen
+
+
+def files(home: Path) -> list[Path]:
+    return sorted(home.rglob("*.safetensors"))
+
+
+def test_a_cached_reference_trains_as_one_that_is_computed_in_every_step(tmp_path: Path) -> None:
+    online, cached = tmp_path / "online", tmp_path / "cached"
+    config = RAGGED.changed(max_steps=4, round_weight=0.05)
+    assert train(online, config.changed(reference="online"))["reference"] == "online"
+    assert train(cached, config.changed(reference="cache"))["reference"] == "cache"
+    for one, other in zip(metrics(online), metrics(cached), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert other["margin"] == pytest.approx(one["margin"], rel=1e-3, abs=1e-5)
+
+
+def test_another_run_on_the_same_items_computes_nothing_again(tmp_path: Path, home: Path, passes: list[int]) -> None:
+    train(tmp_path / "first", CACHED)
+    assert sum(passes) == 8
+    passes.clear()
+    train(tmp_path / "second", CACHED.changed(beta=0.2, penalty=0.0, lora_r=2, seed=1, round_weight=0.05))
+    assert passes == [1, 0]  # one to see that the numbers still hold
+    assert len(files(home)) == 1
+
+
+def test_a_killed_computation_goes_on_with_what_is_missing(
+    tmp_path: Path, home: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "ITEMS_PER_FILE", 3)
+    train(tmp_path / "first", CACHED)
+    written = files(home)
+    assert len(written) == 3  # 3 + 3 + 2 items
+    lost = len(load_file(written[0]))
+    written[0].unlink()  # as a kill before it was written leaves it
+    passes.clear()
+    train(tmp_path / "second", CACHED)
+    assert sum(passes) in (lost, lost + 1)  # and one to see that the others still hold
+
+
+def test_a_damaged_file_is_computed_again(tmp_path: Path, home: Path, passes: list[int]) -> None:
+    train(tmp_path / "first", CACHED)
+    (path,) = files(home)
+    content = path.read_bytes()
+    path.write_bytes(content[:-8] + b"\0" * 8)
+    passes.clear()
+    train(tmp_path / "second", CACHED)
+    assert sum(passes) == 8
+    assert [file.read_bytes() for file in files(home)] == [content]
+    assert all(
+        torch.equal(value, adapter(tmp_path / "first")[name]) for name, value in adapter(tmp_path / "second").items()
+    )
+
+
+def test_kept_numbers_that_are_no_longer_computed_are_refused(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "first", CACHED)
+    lookup = ReferenceCache.round_logps
+    # as if they came from a library that computed otherwise: half a nat more for each answer
+    monkeypatch.setattr(ReferenceCache, "round_logps", lambda self, items: lookup(self, items) + 0.5)
+    with pytest.raises(AmpError, match="differs by") as caught:
+        train(tmp_path / "second", CACHED)
+    assert "--reference online" in str(caught.value.hint)
+
+
+def response(ids: list[int], rounds: list[int]) -> EncodedResponse:
+    marks = torch.tensor(rounds)
+    return EncodedResponse(input_ids=torch.tensor(ids), supervised=marks >= 0, round=marks)
+
+
+def test_an_item_is_known_by_everything_that_the_model_reads_of_it() -> None:
+    item = EncodedItem(responses=(response([1, 2, 3], [-1, 0, 0]),), image_inputs={"pixel_values": torch.zeros(1, 3)})
+    others = [
+        replace(item, image_inputs={"pixel_values": torch.ones(1, 3)}),
+        replace(item, image_inputs={}),
+        replace(item, responses=(response([1, 2, 4], [-1, 0, 0]),)),
+        replace(item, responses=(response([1, 2, 3], [-1, -1, 0]),)),
+        replace(item, responses=(response([1, 2, 3], [-1, 0, 1]),)),
+        replace(item, responses=item.responses * 2),
+    ]
+    assert item_key(item) == item_key(replace(item))
+    assert len({item_key(item), *map(item_key, others)}) == 7
+
+
+def test_another_model_precision_or_quantization_has_another_cache() -> None:
+    identity = {"model": {"hash": "a"}, "dtype": "float32", "quantization": None, "template": "vicuna_v1"}
+    folders = {
+        ReferenceCache(cache_identity({**identity, **change})).folder
+        for change in ({}, {"model": {"hash": "b"}}, {"dtype": "bfloat16"}, {"quantization": "nf4"})
+    }
+    assert len(folders) == 4
+    # the reference is the base alone, whatever adapter is being trained on
+    with_adapter = cache_identity({**identity, "adapter": {"hash": "c"}})
+    assert ReferenceCache(with_adapter).folder in folders
+
+
+def test_the_index_says_what_the_folder_belongs_to(home: Path) -> None:
+    cache = ReferenceCache({"model": {"hash": "a"}})
+    assert json.loads((cache.folder / "index.json").read_text())["identity"] == {"model": {"hash": "a"}}
+
+
+def test_items_with_other_numbers_of_rounds_are_put_side_by_side() -> None:
+    cache = ReferenceCache({})
+    one = EncodedItem(responses=(response([1, 2], [-1, 0]),), image_inputs={})
+    two = EncodedItem(responses=(response([1, 3, 4], [-1, 0, 1]),), image_inputs={})
+    cache.add(one, torch.tensor([[-1.5]]))
+    cache.add(two, torch.tensor([[-2.0, -3.0]]))
+    assert cache.round_logps([one, two]).tolist() == [[-1.5, 0.0], [-2.0, -3.0]]
+
+
+def test_the_choice_is_by_how_often_an_item_is_seen() -> None:
+    assert choose_reference("auto", items=100, visits=400) == (
+        True,
+        "Reference: computed once to disk, since each item is seen 4.0 times",
+    )
+    assert choose_reference("auto", items=100, visits=100)[0] is False
+    assert choose_reference("cache", items=100, visits=50)[0] is True
+    assert choose_reference("online", items=100, visits=400)[0] is False

@@ -1,0 +1,100 @@
+"""Two processes on the CPU train as one: DDP by our own file, FSDP, and DeepSpeed where it is installed."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from amp_cli.disk.run import Run
+from amp_cli.disk.templates import template_path
+from amp_cli.training.config import TrainConfig
+from amp_cli.training.data import prepare_items
+from amp_cli.training.launch import train_model
+from tests.training.test_trainer import RAGGED, adapter, metrics, train
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = RAGGED.changed(max_steps=3, save_steps=3)
+ZERO_3 = {"zero_stage": 3, "zero3_init_flag": False}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    train(folder, CONFIG.changed(reference="online"))
+    return folder
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    for line, other_line in zip(metrics(one), metrics(other), strict=True):
+        for name in ("loss", "grad_norm", "accuracy", "reward_level_0"):
+            assert other_line[name] == pytest.approx(line[name], rel=1e-3, abs=1e-5), name
+    theirs = adapter(other)
+    assert theirs.keys() == adapter(one).keys()
+    for name, value in adapter(one).items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-2, atol=1e-4, msg=name)
+
+
+def train_sharded(folder: Path, prefs: Path, kind: str, config: TrainConfig) -> str:
+    """Train in two processes by our accelerate file of this name, on the CPU; return what they wrote to stderr."""
+    settings = yaml.safe_load(template_path("accelerate", f"{kind.removesuffix('-3')}.yaml").read_text())
+    settings["mixed_precision"] = "no"
+    if kind.endswith("-3"):
+        settings["deepspeed_config"] |= ZERO_3
+    file = folder / "accelerate.yaml"
+    Run.start(folder, command="train", settings=config.to_json())
+    file.write_text(yaml.safe_dump(settings))
+    prepare_items(prefs, folder, image_root=None, method="mdpo")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
+        "DS_ACCELERATOR": "cpu",
+    }
+    launch = ["accelerate.commands.launch", "--config_file", str(file), "--main_process_port", "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, "-m", "sharded_worker", str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,  # processes that wait for one another would do so for ever
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_by_our_own_file_train_as_one(alone: Path, tmp_path: Path) -> None:
+    config = CONFIG.changed(tokens_per_step=100, reference="cache")
+    result = train_model(
+        config, prefs=alone / "data" / "prefs.jsonl", out=tmp_path / "run", accelerate_config="multi_cpu"
+    )
+    assert result.steps == 3
+    assert_same_training(alone, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "name", "checkpointing"),
+    [
+        ("fsdp", "FSDP", True),
+        pytest.param("deepspeed_zero2", "DEEPSPEED", False, marks=pytest.mark.deepspeed),
+        pytest.param("deepspeed_zero2-3", "DEEPSPEED", True, marks=pytest.mark.deepspeed),
+    ],
+)
+def test_processes_that_share_the_model_train_as_one(
+    alone: Path, tmp_path: Path, kind: str, name: str, checkpointing: bool
+) -> None:
+    if name == "DEEPSPEED" and find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed: make test-deepspeed")
+    config = CONFIG.changed(tokens_per_step=120, reference="online", gradient_checkpointing=checkpointing)
+    said = train_sharded(tmp_path, alone / "data" / "prefs.jsonl", kind, config)
+    assert said.count(f"trains by {name}") == 2
+    first, second = (re.findall(rf"process {number} alone: (\d+)", said) for number in (0, 1))
+    assert any(one != other for one, other in zip(first, second, strict=True))  # until they agree on one number
+    assert_same_training(alone, tmp_path)
