@@ -46,7 +46,7 @@ def _refuse_uneven(answers: Sequence[str], questions: Sequence[str], whose: str)
 
 @dataclass(frozen=True, kw_only=True)
 class SourceItem:
-    """Pictures, one question per round, and the data set's own (standard) answer to each."""
+    """Images, one question per round, and the data set's own (standard) answer to each."""
 
     id: str
     images: tuple[str, ...]

@@ -33,7 +33,7 @@ class Decoding:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One item to answer: its pictures' files and one question per round."""
+    """One item to answer: its images' files and one question per round."""
 
     id: str
     images: tuple[Path, ...]

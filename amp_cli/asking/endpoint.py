@@ -161,7 +161,7 @@ class EndpointModel:
                 if not answered and rejected == HOPELESS:
                     return AmpError(
                         f"The first {rejected} items were all refused. The last: {error}",
-                        hint="Does the model take pictures, and does its server work?",
+                        hint="Does the model take images, and does its server work?",
                     )
             except AmpError as error:
                 return error
@@ -174,15 +174,15 @@ class EndpointModel:
             await run_together(requests, start=self._answer, settle=settle, limit=concurrency, stop=self._client.stop)
 
     async def _answer(self, request: Request) -> Answer:
-        """Ask one round after the other; the pictures stand before the first question."""
+        """Ask one round after the other; the images stand before the first question."""
         try:
-            pictures = [{"type": "image_url", "image_url": {"url": image_data_url(path)}} for path in request.images]
+            images = [{"type": "image_url", "image_url": {"url": image_data_url(path)}} for path in request.images]
         except AmpError as error:
             raise ItemRejectedError(error.message) from error
         messages: list[dict[str, Any]] = []
         for question in request.questions:
-            first = not messages and bool(pictures)
-            content = [*pictures, {"type": "text", "text": question}] if first else question
+            first = not messages and bool(images)
+            content = [*images, {"type": "text", "text": question}] if first else question
             messages.append({"role": "user", "content": content})
             reply = await self._client.reply(messages, self._sampling)
             text = (reply.text or "").strip()

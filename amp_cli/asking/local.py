@@ -43,14 +43,14 @@ def answer_requests(
 
     Args:
         on_answer: called once for each finished item, as soon as its batch is done.
-        on_reject: called with id and reason for an item that cannot be asked (bad picture, special token in its text).
+        on_reject: called with id and reason for an item that cannot be asked (bad image, special token in its text).
         share: number and count of the processes that share the batches with something left to do; whole batches, so
             that the texts are those of one process.
     """
     pending = [batch for batch in _batches(requests, batch_size) if any(one.id not in done for one in batch)]
     number, count = share
     for batch in pending[number::count]:
-        usable = list(_with_pictures(loaded, batch, on_reject))
+        usable = list(_with_images(loaded, batch, on_reject))
         if not usable:
             continue
         answers = _answer_within_memory(loaded, usable, decoding, _batch_seed(seed, batch))
@@ -60,7 +60,7 @@ def answer_requests(
 
 
 def _batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
-    """Batches of like items: same number of pictures and rounds, questions of similar length."""
+    """Batches of like items: same number of images and rounds, questions of similar length."""
     groups: dict[tuple[int, int], list[Request]] = {}
     for request in requests:
         groups.setdefault((len(request.images), len(request.questions)), []).append(request)
@@ -70,19 +70,19 @@ def _batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Requ
             yield members[start : start + batch_size]
 
 
-def _with_pictures(
+def _with_images(
     loaded: LoadedModel, batch: Sequence[Request], on_reject: Callable[[str, str], None]
 ) -> Iterator[tuple[Request, list["Image"]]]:
     from amp_cli.models.prompts import render
 
     for request in batch:
         try:
-            pictures = [open_image(path) for path in request.images]
-            render(loaded, request.questions, request.questions[:-1], len(pictures))
+            images = [open_image(path) for path in request.images]
+            render(loaded, request.questions, request.questions[:-1], len(images))
         except AmpError as error:
             on_reject(request.id, error.message)
         else:
-            yield request, pictures
+            yield request, images
 
 
 def _batch_seed(seed: int, batch: Sequence[Request]) -> int:
@@ -120,18 +120,18 @@ def _answer_batch(
     loaded: LoadedModel, items: Sequence[tuple[Request, list["Image"]]], decoding: Decoding
 ) -> list[list[str]]:
     answers: list[list[str]] = [[] for _ in items]
-    pictures = [images for _, images in items]
+    shown = [images for _, images in items]
     for number in range(len(items[0][0].questions)):
         dialogues = [(request.questions[: number + 1], done) for (request, _), done in zip(items, answers, strict=True)]
-        for texts, answer in zip(answers, _generate(loaded, dialogues, pictures, decoding), strict=True):
+        for texts, answer in zip(answers, _generate(loaded, dialogues, shown, decoding), strict=True):
             texts.append(answer)
     return answers
 
 
 def _generate(
-    loaded: LoadedModel, dialogues: Sequence[Any], pictures: Sequence[Sequence["Image"]], decoding: Decoding
+    loaded: LoadedModel, dialogues: Sequence[Any], shown: Sequence[Sequence["Image"]], decoding: Decoding
 ) -> list[str]:
-    batch = encode_prompts(loaded, dialogues, pictures).to(loaded.device, dtype=loaded.model.dtype)
+    batch = encode_prompts(loaded, dialogues, shown).to(loaded.device, dtype=loaded.model.dtype)
     with torch.inference_mode():
         ids = loaded.model.generate(
             **batch,
@@ -156,7 +156,7 @@ def _generation_config(loaded: LoadedModel, decoding: Decoding) -> Any:
     samples = settings["temperature"] > 0
     if not samples:
         del settings["temperature"], settings["top_p"]
-    picture = _image_token_id(loaded)
+    image = _image_token_id(loaded)
     return GenerationConfig(
         **settings,
         length_penalty=BEAM_LENGTH_PENALTY,
@@ -165,12 +165,12 @@ def _generation_config(loaded: LoadedModel, decoding: Decoding) -> Any:
         bos_token_id=loaded.model.generation_config.bos_token_id,
         eos_token_id=sorted(end_token_ids(loaded)),
         pad_token_id=loaded.tokenizer.pad_token_id,
-        suppress_tokens=None if picture is None else [picture],
+        suppress_tokens=None if image is None else [image],
     )
 
 
 def _image_token_id(loaded: LoadedModel) -> int | None:
-    """A model must never write the picture token: it would be read back as a picture."""
+    """A model must never write the image token: it would be read back as an image."""
     config = loaded.model.config
     for name in ("image_token_id", "image_token_index"):
         if isinstance(getattr(config, name, None), int):  # families name it differently

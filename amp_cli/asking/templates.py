@@ -194,7 +194,7 @@ def mrhal_prompt(
 ) -> Messages:
     """Return what the judge is told of one dialogue. A template with two empty braces gets the rounds at its end.
 
-    As in the released code, questions lose their picture tag, and questions and references the blanks around them.
+    As in the released code, questions lose their image tag, and questions and references the blanks around them.
     """
     rounds = [
         (question.replace("<image>", "").strip(), reference.strip(), answer)

@@ -74,7 +74,7 @@ class AmberDescription:
 
     @property
     def invented(self) -> tuple[NamedObject, ...]:
-        """The counted objects that the picture does not hold."""
+        """The counted objects that the image does not hold."""
         return tuple(one for one in self.counted if one.invented)
 
     def counts(self) -> tuple[int, ...]:
@@ -155,7 +155,7 @@ def read_score(record: Mapping[str, Any]) -> AmberScore:
 
 
 def image_counts(scores: Sequence[AmberScore]) -> "Array":
-    """Return (pictures, COLUMNS): what each picture adds to the description's counts, then to each leaf's."""
+    """Return (images, COLUMNS): what each image adds to the description's counts, then to each leaf's."""
     import numpy as np
 
     rows = {images: row for row, images in enumerate(dict.fromkeys(one.images for one in scores))}

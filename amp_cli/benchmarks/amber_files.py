@@ -68,7 +68,7 @@ def query_files(data: Path) -> list[Path]:
 
 
 def read_queries(files: Sequence[Path]) -> dict[str, tuple[str, str]]:
-    """Return id -> picture and question; the same id with two questions is refused."""
+    """Return id -> image and question; the same id with two questions is refused."""
     queries: dict[str, tuple[str, str]] = {}
     for file in files:
         for number, record in enumerate(records_of(file), start=1):

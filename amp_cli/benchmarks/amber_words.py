@@ -1,4 +1,4 @@
-"""AMBER's object words: which nouns of a description are among them, and which of those the picture holds."""
+"""AMBER's object words: which nouns of a description are among them, and which of those the image holds."""
 
 import importlib.util
 from abc import ABC, abstractmethod
@@ -125,7 +125,7 @@ def choose_likeness() -> Likeness:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedObject:
-    """A noun at `answer[start:end]` that is one of AMBER's words; `invented` where the picture does not hold it."""
+    """A noun at `answer[start:end]` that is one of AMBER's words; `invented` where the image does not hold it."""
 
     word: str
     start: int
@@ -172,7 +172,7 @@ class AmberWords:
         return next((self.known[form] for form in forms if form in self.known), None)
 
     def match(self, nouns: Sequence[str], truth: Sequence[str], foreseen: Sequence[str]) -> Match:
-        """Hold nouns against a picture's true objects and the hallucinations that its annotators foresaw.
+        """Hold nouns against an image's true objects and the hallucinations that its annotators foresaw.
 
         The order of AMBER's script: a word equal to (a name of) a true object covers it and is done; otherwise it may
         make foreseen hallucinations come true, and is invented unless it is like a true object. Of several objects with

@@ -6,7 +6,7 @@ from pathlib import Path
 from amp_cli import ui
 from amp_cli.asking.answerer import Request
 from amp_cli.benchmarks.answerers import Answerer, choose_answerer
-from amp_cli.benchmarks.files import check_pictures, holds_pictures, picture_folder, unpack_pictures
+from amp_cli.benchmarks.files import check_images, holds_images, image_folder, unpack_images
 from amp_cli.benchmarks.processes import take_over
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.jsonl import RecordLog, Rejections, write_records
@@ -36,12 +36,12 @@ def answer_items(
     folder = _folder(pending, data, settings.image_root)
     run.record(image_folder=str(folder))
     faults: dict[str, str] = {}
-    with ui.progress("checking pictures", len(pending)) as advance:
-        usable = check_pictures(pending, folder, on_reject=faults.__setitem__, advance=advance)
+    with ui.progress("checking images", len(pending)) as advance:
+        usable = check_images(pending, folder, on_reject=faults.__setitem__, advance=advance)
     if not usable and not done:  # one fault of the set-up, not of every item
         first = next(iter(faults.values()))
         raise AmpError(
-            f"None of the pictures of {len(pending):,} items can be used. The first: {first}",
+            f"None of the images of {len(pending):,} items can be used. The first: {first}",
             hint="Give --image-root, the folder that image paths start from",
         )
     rejections = Rejections(settings.out / REJECTED)
@@ -81,8 +81,8 @@ def _put_in_order(log: RecordLog, items: Sequence[BenchmarkItem]) -> None:
 
 
 def _folder(items: Sequence[BenchmarkItem], data: Path, image_root: Path | None) -> Path:
-    """Return the folder of the pictures; those that only an archive among the data holds are unpacked."""
-    folder = picture_folder(items, data, image_root)
-    if image_root is None and not holds_pictures(folder, items):
-        return unpack_pictures(items, data) or folder
+    """Return the folder of the images; those that only an archive among the data holds are unpacked."""
+    folder = image_folder(items, data, image_root)
+    if image_root is None and not holds_images(folder, items):
+        return unpack_images(items, data) or folder
     return folder

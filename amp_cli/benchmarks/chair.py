@@ -1,4 +1,4 @@
-"""CHAIR: which objects does a description name, and which of them are not in the picture?"""
+"""CHAIR: which objects does a description name, and which of them are not in the image?"""
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
@@ -29,7 +29,7 @@ SCORES = ("chair_s", "chair_i", "recall", "words")
 class ChairScore:
     """One description's result.
 
-    `mentions` are in reading order, `present` is the truth, `sample` says which list of pictures this one is of.
+    `mentions` are in reading order, `present` is the truth, `sample` says which list of images this one is of.
     """
 
     id: str
@@ -48,17 +48,17 @@ class ChairScore:
 
     @property
     def invented(self) -> tuple[Mention, ...]:
-        """The counted mentions of objects that are not in the picture."""
+        """The counted mentions of objects that are not in the image."""
         return tuple(mention for mention in self.counted if mention.name not in self.present)
 
     @property
     def missed(self) -> tuple[str, ...]:
-        """The picture's objects that the description does not name."""
+        """The image's objects that the description does not name."""
         named = {mention.name for mention in self.counted}
         return tuple(name for name in self.present if name not in named)
 
     def counts(self) -> tuple[int, ...]:
-        """What this picture adds to each of COUNTS."""
+        """What this image adds to each of COUNTS."""
         recalled = len(self.present) - len(self.missed)
         invented = len(self.invented)
         return (1, invented > 0, len(self.counted), invented, len(self.present), recalled, count_words(self.answer))
@@ -95,7 +95,7 @@ class ChairScore:
 
 
 def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
-    """Read COCO annotations: pictures, the objects in them, and the objects that their reference captions name."""
+    """Read COCO annotations: images, the objects in them, and the objects that their reference captions name."""
     files = find_annotations(data, settings.synonyms)
     names, images, objects = read_instances(files.instances)
     vocabulary = read_vocabulary(files.synonyms, names)
@@ -176,14 +176,14 @@ def summarise(scores: Sequence[ChairScore], rule: str) -> dict[str, Any]:
 
 
 def image_counts(scores: Sequence[ChairScore]) -> "Array":
-    """Return (pictures, counts), the columns named by COUNTS."""
+    """Return (images, counts), the columns named by COUNTS."""
     import numpy as np
 
     return np.array([one.counts() for one in scores], dtype=np.float64).reshape(len(scores), len(COUNTS))
 
 
 def rates(sums: "Array") -> dict[str, "Array"]:
-    """Return the scores of (draws, counts) sums. CHAIR-i counts every mention, recall each object of a picture once."""
+    """Return the scores of (draws, counts) sums. CHAIR-i counts every mention, recall each object of an image once."""
     descriptions, with_invented, mentions, invented, present, recalled, words = sums.T
     return {
         "chair_s": ratio(with_invented, descriptions),
@@ -198,14 +198,14 @@ NO_OBJECT = "(no object)"
 
 
 PINNED = 500
-"""How many of COCO's pictures papers describe; which ones differs from paper to paper, so it is pinned here."""
+"""How many of COCO's images papers describe; which ones differs from paper to paper, so it is pinned here."""
 SALT = "amp chair "
 _POPE_SPLITS = ("random", "popular", "adversarial")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """The pictures to describe, and the rule that chose them."""
+    """The images to describe, and the rule that chose them."""
 
     rule: str
     ids: tuple[Any, ...]
@@ -218,7 +218,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationFiles:
-    """Where the truth about the pictures stands; the last two may be absent."""
+    """Where the truth about the images stands; the last two may be absent."""
 
     instances: Path
     captions: Path | None
@@ -226,7 +226,7 @@ class AnnotationFiles:
 
     @property
     def truth(self) -> tuple[Path, ...]:
-        """The files that say what is in the pictures."""
+        """The files that say what is in the images."""
         return (self.instances, self.captions) if self.captions else (self.instances,)
 
 
@@ -237,7 +237,7 @@ def find_annotations(data: Path, synonyms: Path | None) -> AnnotationFiles:
             f"There is no folder '{data}'", hint="Give --data a folder with COCO annotations (instances*.json)"
         )
     found = sorted(data.rglob("instances*.json"))
-    if len(found) > 1:  # COCO's own folder holds the training pictures' file too
+    if len(found) > 1:  # COCO's own folder holds the training images' file too
         found = [file for file in found if "val" in file.name] or found
     if len(found) != 1:
         listed = ", ".join(f"'{file.relative_to(data)}'" for file in found) or "none"
@@ -293,19 +293,19 @@ def _are_texts(phrases: object) -> bool:
 
 
 def choose_images(images: Mapping[Any, str], sample: str, limit: int | None, data: Path) -> Sample:
-    """Return the pictures to describe: the same ones for everybody who has the same annotations.
+    """Return the images to describe: the same ones for everybody who has the same annotations.
 
-    A file of at most PINNED pictures is taken whole. Of a larger one (COCO has 40,504) `pope` takes POPE's pictures,
+    A file of at most PINNED images is taken whole. Of a larger one (COCO has 40,504) `pope` takes POPE's images,
     `hash` the PINNED whose ids' salted SHA-256 come first, `all` every one. `limit` takes the first so many in the
     order of the hashes.
     """
     rule = "all" if len(images) <= PINNED else sample
     if rule == "pope":
-        wanted = pope_pictures(data)
+        wanted = pope_images(data)
         chosen = [image_id for image_id, name in images.items() if _number(name) in wanted]
         if not chosen:
             raise AmpError(
-                f"None of {len(images):,} annotated pictures is one of POPE's",
+                f"None of {len(images):,} annotated images is one of POPE's",
                 hint="Give --sample hash, or --data with COCO val2014's annotations",
             )
     else:
@@ -317,14 +317,14 @@ def choose_images(images: Mapping[Any, str], sample: str, limit: int | None, dat
 
 
 def resolve_sample(sample: str, data: Path | None) -> str:
-    """Return what `auto` means here: POPE's pictures if its files are at hand, else those that come first by hash."""
+    """Return what `auto` means here: POPE's images if its files are at hand, else those that come first by hash."""
     if sample != "auto":
         return sample
     return "pope" if _pope_files(data) else "hash"
 
 
-def pope_pictures(data: Path) -> set[str]:
-    """Return the numbers of the pictures that POPE asks about, read from its files."""
+def pope_images(data: Path) -> set[str]:
+    """Return the numbers of the images that POPE asks about, read from its files."""
     files = _pope_files(data)
     if not files:
         raise AmpError(
@@ -351,7 +351,7 @@ def _place(image_id: Any) -> bytes:
 
 
 def captions_by_image(file: Path | None, wanted: Collection[Any]) -> dict[Any, list[str]]:
-    """Return the reference captions of each wanted picture; empty without a file."""
+    """Return the reference captions of each wanted image; empty without a file."""
     captions: dict[Any, list[str]] = {}
     if file is None:
         return captions

@@ -76,16 +76,16 @@ def check_complete(items: Sequence[BenchmarkItem], answers: Mapping[str, Answer]
 
 
 def _described(item: BenchmarkItem) -> str:
-    pictures = ", ".join(item.images)
-    return f"{item.id} ({pictures} {item.questions[0]!r})" if item.questions else f"{item.id} ({pictures})"
+    images = ", ".join(item.images)
+    return f"{item.id} ({images} {item.questions[0]!r})" if item.questions else f"{item.id} ({images})"
 
 
 _LARGEST = 200 << 20
-"""Bytes. A picture that unpacks to more is left where it is, and then reported as missing."""
+"""Bytes. An image that unpacks to more is left where it is, and then reported as missing."""
 
 
-def unpack_pictures(items: Sequence[BenchmarkItem], data: Path) -> Path | None:
-    """Return a folder with the items' pictures out of an archive at or below `data`; None where none holds any.
+def unpack_images(items: Sequence[BenchmarkItem], data: Path) -> Path | None:
+    """Return a folder with the items' images out of an archive at or below `data`; None where none holds any.
 
     Members are matched by file name. What is unpacked already stays.
     """
@@ -190,43 +190,43 @@ def text_list(record: Mapping[str, Any], name: str, where: str) -> tuple[str, ..
 
 
 def spoken(text: str) -> str:
-    """Return a question as it is said: without picture tags and white space around it."""
+    """Return a question as it is said: without image tags and white space around it."""
     return text.replace("<image>", "").strip()
 
 
 COCO_PREFIX = "COCO_val2014_"
 
 
-def picture_folder(items: Sequence[BenchmarkItem], data: Path, image_root: Path | None) -> Path:
+def image_folder(items: Sequence[BenchmarkItem], data: Path, image_root: Path | None) -> Path:
     """Return the folder that the items' image paths start from.
 
     That is `image_root` if given, else `data`, or the first folder up to two levels below (`val2014`, `images`) that
-    holds one of the first few pictures.
+    holds one of the first few images.
     """
     root = image_root or (data.parent if data.is_file() else data)
     if not root.is_dir():
         raise AmpError(f"There is no folder '{root}'", hint="Give --image-root, the folder that image paths start from")
     folders = [root, *sorted(folder for pattern in ("*", "*/*") for folder in root.glob(pattern) if folder.is_dir())]
-    return next((folder for folder in folders if holds_pictures(folder, items)), root)
+    return next((folder for folder in folders if holds_images(folder, items)), root)
 
 
-def holds_pictures(folder: Path, items: Sequence[BenchmarkItem]) -> bool:
-    """Return whether a folder holds one of the first few pictures."""
+def holds_images(folder: Path, items: Sequence[BenchmarkItem]) -> bool:
+    """Return whether a folder holds one of the first few images."""
     names = (name for item in items[:20] for name in item.images)
     return any((folder / spelling).is_file() for name in names for spelling in _spellings(name))
 
 
 def _spellings(name: str) -> tuple[str, str]:
-    """Return a picture's name, and the same with or without COCO's prefix: distributions differ in it."""
+    """Return an image's name, and the same with or without COCO's prefix: distributions differ in it."""
     path = Path(name)
     bare = path.name.removeprefix(COCO_PREFIX)
     return name, str(path.with_name(bare if bare != path.name else COCO_PREFIX + path.name))
 
 
-def check_pictures(
+def check_images(
     items: Sequence[BenchmarkItem], folder: Path, *, on_reject: Callable[[str, str], None], advance: Callable[[], None]
 ) -> dict[str, tuple[Path, ...]]:
-    """Return id -> picture files of the items whose pictures can all be opened; others are rejected with the reason."""
+    """Return id -> image files of the items whose images can all be opened; others are rejected with the reason."""
     usable: dict[str, tuple[Path, ...]] = {}
     checked: dict[str, Path | AmpError] = {}
     for item in items:
@@ -243,8 +243,8 @@ def check_pictures(
     return usable
 
 
-def picture_file(name: str, folder: Path) -> Path:
-    """Return a picture's file, whichever way its name is spelled there.
+def image_file(name: str, folder: Path) -> Path:
+    """Return an image's file, whichever way its name is spelled there.
 
     Raises:
         AmpError: there is none.
@@ -254,7 +254,7 @@ def picture_file(name: str, folder: Path) -> Path:
 
 def _checked(name: str, folder: Path) -> Path | AmpError:
     try:
-        path = picture_file(name, folder)
+        path = image_file(name, folder)
         check_image(path)
     except AmpError as fault:
         return fault

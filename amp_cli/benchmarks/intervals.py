@@ -1,4 +1,4 @@
-"""95 % intervals: the percentile bootstrap over pictures, for one run and for two runs on the same pictures."""
+"""95 % intervals: the percentile bootstrap over images, for one run and for two runs on the same images."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 SEED = 0
 METHOD = {"interval": "percentile bootstrap", "unit": "image", "resamples": RESAMPLES, "seed": SEED}
-"""Stands in `scores.json`. Pictures, not questions, are drawn: answers about one picture are not independent."""
+"""Stands in `scores.json`. Images, not questions, are drawn: answers about one image are not independent."""
 
 _CHUNK = 100
 
@@ -24,7 +24,7 @@ def resampled_totals(units: "Array", *, resamples: int = RESAMPLES, seed: int = 
     side in the columns are drawn together, which makes their difference a paired one.
 
     Args:
-        units: (pictures, columns) what each picture adds to each count.
+        units: (images, columns) what each image adds to each count.
 
     Returns:
         (resamples, columns)
@@ -36,7 +36,7 @@ def resampled_totals(units: "Array", *, resamples: int = RESAMPLES, seed: int = 
     chances = np.full(count, 1 / count)
     parts = []
     for start in range(0, resamples, _CHUNK):
-        times = rng.multinomial(count, chances, size=min(_CHUNK, resamples - start))  # (chunk, pictures)
+        times = rng.multinomial(count, chances, size=min(_CHUNK, resamples - start))  # (chunk, images)
         parts.append(times @ units)
     return np.concatenate(parts)
 

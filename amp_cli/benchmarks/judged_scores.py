@@ -98,7 +98,7 @@ def contributions(
 
 
 def by_image(rows: "Array", scores: Sequence[JudgedScore]) -> "Array":
-    """Return (pictures, columns): the rows of each picture's items added up."""
+    """Return (images, columns): the rows of each image's items added up."""
     import numpy as np
 
     images = {image: number for number, image in enumerate(dict.fromkeys(one.images for one in scores))}
@@ -126,7 +126,7 @@ class Measured:
 
 
 def measure(scores: Sequence[JudgedScore], rows: Callable[[Sequence[JudgedScore]], "Array"], rates: Rates) -> Measured:
-    """Compute every score from the items' contributions, its interval by drawing pictures, its spread over repeats."""
+    """Compute every score from the items' contributions, its interval by drawing images, its spread over repeats."""
     draws = rates(resampled_totals(by_image(rows(scores), scores))) if scores else {}
     return Measured(
         values=_values(rows(scores), rates),

@@ -45,7 +45,7 @@ CONTEXT = ("caps_boxes_coco2014_val_80.jsonl", "context.jsonl")
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaBenchFiles:
-    """What is asked, what is known of the pictures, and the answers that a model's are compared with."""
+    """What is asked, what is known of the images, and the answers that a model's are compared with."""
 
     questions: Path
     references: Path
@@ -71,7 +71,7 @@ def _find(data: Path, names: Sequence[str], hint: str) -> Path:
 
 
 def read_items(files: LlavaBenchFiles) -> tuple[BenchmarkItem, ...]:
-    """Join questions to reference answers by `question_id` and to descriptions by picture."""
+    """Join questions to reference answers by `question_id` and to descriptions by image."""
     references = _by_question(records_of(files.references), files.references)
     contexts = {
         _bare(text_field(record, "image", f"'{files.context}': a record")): _context(record, files.context)
@@ -126,7 +126,7 @@ def _by_question(records: Sequence[Mapping[str, Any]], path: Path) -> dict[str, 
 
 
 def _context(record: Mapping[str, Any], path: Path) -> str:
-    """Return a picture's description: captions line by line, then boxes; in the wild one caption."""
+    """Return an image's description: captions line by line, then boxes; in the wild one caption."""
     captions = record.get("captions", record.get("caption"))
     lines = [captions] if isinstance(captions, str) else captions
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
@@ -193,7 +193,7 @@ class JudgeRules:
 
 
 def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
-    """Read questions, reference answers and picture descriptions, under their names of either version."""
+    """Read questions, reference answers and image descriptions, under their names of either version."""
     files = find_files(data, settings.benchmark)
     items = read_items(files)
     expected = COUNTS[settings.benchmark]

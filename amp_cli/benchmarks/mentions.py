@@ -42,7 +42,7 @@ _DETERMINERS = frozenset(
 )
 _ABSENT = re.compile(
     r"\s+(?:(?:is|are|was|were) (?:not|no longer|nowhere)|isn't|aren't|wasn't|weren't|cannot be|can't be)"
-    r" (?:\w+ )?(?:visible|present|seen|shown|there|found|pictured|in (?:the|this) (?:image|picture|photo|scene))\b"
+    r" (?:\w+ )?(?:visible|present|seen|shown|there|found|imaged|in (?:the|this) (?:image|image|photo|scene))\b"
     r"|\s+(?:is|are) (?:absent|missing)\b",
 )
 _COLOURS = frozenset({"white", "black", "red", "blue", "green", "yellow", "brown", "grey", "gray", "pink", "purple"})

@@ -227,7 +227,7 @@ def items_of(records: Sequence[Mapping[str, Any]], file: Path, types: Sequence[s
 
 
 def _image(record: Mapping[str, Any], where: str) -> str:
-    """Return a picture's file name: `image_path` where a record has one, else the last part of `image_src`."""
+    """Return an image's file name: `image_path` where a record has one, else the last part of `image_src`."""
     source = record.get("image_path") or text_field(record, "image_src", where)
     return PurePosixPath(urlsplit(str(source)).path).name
 
@@ -240,7 +240,7 @@ def _ids(records: Sequence[Mapping[str, Any]], file: Path) -> list[str]:
 def upstream_answers(
     records: Sequence[Mapping[str, Any]], items: Sequence[BenchmarkItem], path: Path, types: Sequence[str]
 ) -> dict[str, Answer]:
-    """Join answers to items by picture and question."""
+    """Join answers to items by image and question."""
     asked = {item.id: item for item in items}
     answers: dict[str, Answer] = {}
     for answered, record in zip(items_of(records, path, types), records, strict=True):

@@ -1,4 +1,4 @@
-"""MRHal-Bench: dialogues of several rounds about one picture; a judge rates every round's answer from 0 to 6."""
+"""MRHal-Bench: dialogues of several rounds about one image; a judge rates every round's answer from 0 to 6."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""POPE: is an object in the picture, yes or no? Three splits, by how the absent objects were chosen."""
+"""POPE: is an object in the image, yes or no? Three splits, by how the absent objects were chosen."""
 
 import hashlib
 import re
@@ -82,11 +82,11 @@ def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
     for split, file in files.items():
         items += labelled_items(file, split)
     if settings.limit is not None:
-        items = of_first_pictures(items, settings.limit)
+        items = of_first_images(items, settings.limit)
     counts = Counter(str(item.reference["split"]) for item in items)
     version = VERSIONS.get(counts["random"], "another size") if "random" in counts else "without the random split"
     if settings.limit is not None:
-        version = f"the questions about {settings.limit:,} pictures"
+        version = f"the questions about {settings.limit:,} images"
     absent = [split for split in SPLITS if split not in files]
     return LoadedBenchmark(
         items=tuple(items),
@@ -146,7 +146,7 @@ def summarise(scores: Sequence[PopeScore], rule: str) -> dict[str, Any]:
 
 
 def image_counts(scores: Sequence[PopeScore], splits: Sequence[str]) -> "Array":
-    """Return (images, splits * 4): how often each picture's questions were tp, fp, tn, fn in each split."""
+    """Return (images, splits * 4): how often each image's questions were tp, fp, tn, fn in each split."""
     import numpy as np
 
     images = {image: row for row, image in enumerate(dict.fromkeys(one.images for one in scores))}
@@ -205,7 +205,7 @@ def _word(value: bool) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class AskedQuestion:
-    """A line of a questions file: which split's question about which picture a `question_id` stands for."""
+    """A line of a questions file: which split's question about which image a `question_id` stands for."""
 
     split: str
     key: str
@@ -251,10 +251,10 @@ def labelled_items(file: Path, split: str) -> list[BenchmarkItem]:
     return items
 
 
-def of_first_pictures(items: Sequence[BenchmarkItem], limit: int) -> list[BenchmarkItem]:
-    """Return all questions, in every split, about `limit` pictures: those whose names' SHA-256 come first."""
-    pictures = {item.images for item in items}
-    first = sorted(pictures, key=lambda images: hashlib.sha256("\n".join(images).encode()).digest())[:limit]
+def of_first_images(items: Sequence[BenchmarkItem], limit: int) -> list[BenchmarkItem]:
+    """Return all questions, in every split, about `limit` images: those whose names' SHA-256 come first."""
+    different = {item.images for item in items}
+    first = sorted(different, key=lambda images: hashlib.sha256("\n".join(images).encode()).digest())[:limit]
     kept = set(first)
     return [item for item in items if item.images in kept]
 

@@ -22,7 +22,7 @@ _DOUBLE_NEGATION = re.compile(
 _UNCERTAIN = re.compile(
     r"\b(?:cannot|can't|could not|couldn't|unable to|not able to|impossible to|hard to|difficult to|not possible to)"
     r" (?:be )?(?:tell|say|determined?|answer|know|confirm|verify|identify|judge)\b"
-    r"|\b(?:cannot|can't|unable to) see (?:clearly|well|the image|the picture|any image|any picture|images)\b"
+    r"|\b(?:cannot|can't|unable to) see (?:clearly|well|the image|the image|any image|any image|images)\b"
     r"|\b(?:not sure|unsure|not certain|uncertain|unclear|not clear|don't know|do not know|no idea|no clue)\b"
     r"|\b(?:maybe|perhaps|possibly)\b"
     r"|\b(?:might|may|could) be\b"
@@ -31,7 +31,7 @@ _NEGATIVE = re.compile(r"\b(?:no|not|cannot|without|never|none|neither|nothing|a
 _AFFIRMATIVE = re.compile(
     r"\bthere(?: is|'s| are| appears?| seems?)\b|\b(?:i|we|you) (?:can |do )?(?:clearly )?see\b|\bit (?:is|does)\b"
     r"|\b(?:is|are) (?:\w+ )?(?:visible|present|shown|seen|depicted|there|in)\b"
-    r"|\b(?:image|picture|photo|scene|it)(?: \w+)? (?:shows?|contains?|has|have|includes?|features?|depicts?)\b"
+    r"|\b(?:image|image|photo|scene|it)(?: \w+)? (?:shows?|contains?|has|have|includes?|features?|depicts?)\b"
     r"|^\W*(?:absolutely|definitely|of course|surely|clearly|obviously)\b"
 )
 _PRONOUN = re.compile(r"\b(?:it|one|any|such|that|this|them)\b")

@@ -1,4 +1,4 @@
-"""`amp generate-prefs`: K-level preferences from pictures, questions and standard answers."""
+"""`amp generate-prefs`: K-level preferences from images, questions and standard answers."""
 
 import shlex
 from collections.abc import Mapping

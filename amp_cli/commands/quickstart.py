@@ -34,8 +34,8 @@ def quickstart(
 ) -> None:
     """Watch a tiny vision-language model hallucinate less: the whole loop, on a CPU, offline, in a few minutes.
 
-    Pictures are drawn, the embedded model describes them, a simulated annotator corrects it; preferences are generated,
-    MDPO and two plain fine-tuning controls trained, all evaluated on held-out pictures. Then open report.html.
+    Images are drawn, the embedded model describes them, a simulated annotator corrects it; preferences are generated,
+    MDPO and two plain fine-tuning controls trained, all evaluated on held-out images. Then open report.html.
 
     Example: amp quickstart --out demo --seed 1
     """
@@ -135,7 +135,7 @@ def run_loop(
 
 
 def _prepare_data(loop: Loop, size: Size, seed: int) -> None:
-    """Draw the pictures; have the base describe the training ones, and an annotator who knows the scenes correct it."""
+    """Draw the images; have the base describe the training ones, and an annotator who knows the scenes correct it."""
     from amp_cli.world.files import write_evaluation, write_standards, write_training_scenes
 
     world = loop.out / "world"
@@ -248,7 +248,7 @@ RUNS = {"base": "base", "sft": "SFT same steps", "sft_compute": "SFT same comput
 """SFT is the control: plain fine-tuning on the standard answers that are MDPO's best level."""
 COLUMNS = ("", "POPE", "advers.", "yes", "CHAIR-i", "recall", "train s")
 READING = (
-    "POPE asks whether a thing is in the picture (adversarial: one that usually comes with what is there); "
+    "POPE asks whether a thing is in the image (adversarial: one that usually comes with what is there); "
     "CHAIR-i is the share of named things that are not there, CHAIR-s the share of descriptions with at least "
     "one. Lower CHAIR is better only while recall holds: who says less invents less.",
     "SFT is the control: plain fine-tuning on the standard answers alone, for as many steps as MDPO, and for as much "
@@ -265,7 +265,7 @@ def show_summary(result: Mapping[str, Any]) -> None:
     """Print the table on stdout, and the findings and next commands on stderr."""
     from amp_cli import ui
 
-    ui.table(f"Held-out pictures, seed {result['seed']}, {result['levels']} levels", COLUMNS, _rows(result))
+    ui.table(f"Held-out images, seed {result['seed']}, {result['levels']} levels", COLUMNS, _rows(result))
     for finding in findings(result):
         ui.note(finding)
     ui.note(f"{result['seconds']:.0f} s in this call, at most {result['peak_memory_mb'] / 1024:.1f} GB of memory")

@@ -45,7 +45,7 @@ def sweep(
     ] = None,
     limit: Annotated[
         int,
-        typer.Option("--limit", min=1, help="Pictures per benchmark, always the same.", rich_help_panel=DATA),
+        typer.Option("--limit", min=1, help="Images per benchmark, always the same.", rich_help_panel=DATA),
     ] = 100,
     model: Annotated[
         str | None, typer.Option("--model", help="Base model (default: the run's)", rich_help_panel=MODEL)
@@ -87,7 +87,7 @@ def sweep(
     from amp_cli.benchmarks.chair import resolve_sample
     from amp_cli.benchmarks.settings import EvalSettings
     from amp_cli.errors import AmpError
-    from amp_cli.report.everything import folder_of, named_folders, pictures_of
+    from amp_cli.report.everything import folder_of, images_of, named_folders
     from amp_cli.report.sweep import find_points, run_sweep, trained_model
 
     points, left_out = find_points(run)
@@ -127,7 +127,7 @@ def sweep(
         no_repeat_ngram_size=no_repeat_ngram_size,
     )
     asked = [
-        replace(settings, data=folder, image_root=image_root or pictures_of(settings.benchmark, folder))
+        replace(settings, data=folder, image_root=image_root or images_of(settings.benchmark, folder))
         for settings in (pope, chair)
         if (folder := folders.get(settings.benchmark)) is not None
     ]

@@ -1,4 +1,4 @@
-"""Takes single members out of a large zip archive on the web, by HTTP ranges: 80 MB of pictures instead of 6 GB."""
+"""Takes single members out of a large zip archive on the web, by HTTP ranges: 80 MB of images instead of 6 GB."""
 
 import io
 import shutil

@@ -25,7 +25,7 @@ class FileReport:
         expected: the checksum its owner states, as "sha256:...", "md5:...", "git:..."; None where there is none.
         sha256: measured here; None where it was not.
         verified: what was compared, in a few words; None before that.
-        count: how many files this record stands for (the pictures of an archive).
+        count: how many files this record stands for (the images of an archive).
     """
 
     file: str

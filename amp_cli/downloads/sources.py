@@ -22,7 +22,7 @@ AMBER_COMMIT = "5e1fd52f8ea69150c70f0ba15de70af3a907a1fd"
 COCO = "https://s3.amazonaws.com/images.cocodataset.org"
 """The bucket behind images.cocodataset.org, whose own certificate does not fit its name."""
 
-PICTURES = "val2014"
+IMAGES = "val2014"
 VAL2014 = Archive(
     url=f"{COCO}/zips/val2014.zip",
     file="val2014.zip",
@@ -80,8 +80,8 @@ def _amber(path: str, check: Callable[[Path], str]) -> RemoteFile:
     return _github("junyangwang0410/AMBER", AMBER_COMMIT, f"data/{path}", path, check=check)
 
 
-def _pictures_named_in(*files: str) -> Callable[[Path], Mapping[str, str]]:
-    """Return a function that reads the names of COCO pictures out of records' `image` fields."""
+def _images_named_in(*files: str) -> Callable[[Path], Mapping[str, str]]:
+    """Return a function that reads the names of COCO images out of records' `image` fields."""
 
     def wanted(folder: Path) -> Mapping[str, str]:
         names = {
@@ -90,7 +90,7 @@ def _pictures_named_in(*files: str) -> Callable[[Path], Mapping[str, str]]:
             for _, record, _ in read_json_records(folder / file)
             if record is not None
         }
-        return {f"{PICTURES}/{name}": f"val2014/COCO_val2014_{_number(name)}" for name in sorted(names)}
+        return {f"{IMAGES}/{name}": f"val2014/COCO_val2014_{_number(name)}" for name in sorted(names)}
 
     return wanted
 
@@ -111,17 +111,17 @@ _LLAVA_DATA = "playground/data/coco2014_val_qa_eval"
 BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark(
         name="pope",
-        what="POPE: 9,000 yes/no questions about 500 COCO pictures",
+        what="POPE: 9,000 yes/no questions about 500 COCO images",
         files=tuple(_pope(split) for split in ("random", "popular", "adversarial")),
         members=Members(
             archive=VAL2014,
-            wanted=_pictures_named_in(*(f"coco_pope_{split}.json" for split in ("random", "popular", "adversarial"))),
+            wanted=_images_named_in(*(f"coco_pope_{split}.json" for split in ("random", "popular", "adversarial"))),
         ),
         note="amp eval pope --data {folder} --image-root {folder}/val2014",
     ),
     Benchmark(
         name="llava-bench",
-        what="LLaVA-Bench (COCO): 90 questions about 30 pictures",
+        what="LLaVA-Bench (COCO): 90 questions about 30 images",
         files=(
             _github(
                 _LLAVA,
@@ -158,12 +158,12 @@ BENCHMARKS: tuple[Benchmark, ...] = (
                 check=key_check("conv", "detail", "complex", "llava_bench_conv"),
             ),
         ),
-        members=Members(archive=VAL2014, wanted=_pictures_named_in("qa90_questions.jsonl")),
-        note="The pictures have the names that the questions give them, in {folder}/val2014",
+        members=Members(archive=VAL2014, wanted=_images_named_in("qa90_questions.jsonl")),
+        note="The images have the names that the questions give them, in {folder}/val2014",
     ),
     Benchmark(
         name="llava-bench-wild",
-        what="LLaVA-Bench (in the wild): 60 questions about 24 pictures",
+        what="LLaVA-Bench (in the wild): 60 questions about 24 images",
         data=HubData(repo="liuhaotian/llava-bench-in-the-wild", patterns=("*.jsonl", "images/*")),
     ),
     Benchmark(
@@ -183,12 +183,12 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         name="chair",
         what="CHAIR: COCO val2014 objects and captions",
         members=Members(archive=ANNOTATIONS, wanted=_annotation_files),
-        note="Annotations only: give the val2014 pictures with --image-root "
+        note="Annotations only: give the val2014 images with --image-root "
         f"({VAL2014.url}, or those of `amp download pope`)",
     ),
     Benchmark(
         name="amber",
-        what="AMBER: 15,220 questions about 1,004 pictures",
+        what="AMBER: 15,220 questions about 1,004 images",
         files=(
             _amber("query/query_all.json", record_check((15220,), _QUERY, "questions")),
             _amber("query/query_generative.json", record_check((1004,), _QUERY, "questions")),
@@ -201,7 +201,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
             _amber("safe_words.txt", text_check),
             _amber("metrics.txt", text_check),
         ),
-        note="The pictures are on Google Drive and have to be fetched by hand "
+        note="The images are on Google Drive and have to be fetched by hand "
         "(https://drive.google.com/file/d/1MaCHgtupcZUjf007anNl4_MV0o4DjXvl/view): "
         "unpack them so that {folder}/images/AMBER_1.jpg exists",
     ),

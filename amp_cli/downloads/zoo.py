@@ -5,7 +5,7 @@ from dataclasses import dataclass
 TRANSFORMERS, ORIGINAL, OWN_CODE = "transformers", "original LLaVA", "own code"
 WHY_NOT = {OWN_CODE: "own model code, which transformers does not have: not supported"}
 VISION_TOWER = "clip-vit-large-patch14-336"
-"""The picture encoder that every original-layout LLaVA loads from elsewhere."""
+"""The image encoder that every original-layout LLaVA loads from elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)

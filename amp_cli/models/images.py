@@ -1,4 +1,4 @@
-"""Opens pictures the way models need them (upright RGB), and refuses those that cannot be used."""
+"""Opens images the way models need them (upright RGB), and refuses those that cannot be used."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 MAX_PIXELS = 100_000_000
-"""Larger pictures are refused before they are decoded: 100 megapixels take 300 MB as RGB."""
+"""Larger images are refused before they are decoded: 100 megapixels take 300 MB as RGB."""
 
 BROWSER_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp"}
 """Formats (as Pillow calls them) that a server can be sent as they are."""
@@ -33,12 +33,12 @@ def find_image(name: str, root: Path) -> Path:
 
 
 def open_image(path: Path) -> "Image":
-    """Return the picture as upright RGB, fully decoded.
+    """Return the image as upright RGB, fully decoded.
 
     Alpha is dropped, not blended (as LLaVA's own code does); EXIF rotation is applied; 16-bit grey is scaled to 8 bit.
 
     Raises:
-        AmpError: empty, truncated, no picture, animated, or more than `MAX_PIXELS` pixels.
+        AmpError: empty, truncated, no image, animated, or more than `MAX_PIXELS` pixels.
     """
     from PIL import Image, ImageOps
 
@@ -62,7 +62,7 @@ def check_image(path: Path) -> None:
 
 
 def image_data_url(path: Path) -> str:
-    """Return a picture as a `data:` URL: its file as it is where browsers know the format, else as PNG.
+    """Return an image as a `data:` URL: its file as it is where browsers know the format, else as PNG.
 
     Raises:
         AmpError: what `open_image` would refuse.
@@ -70,14 +70,14 @@ def image_data_url(path: Path) -> str:
     import base64
     import io
 
-    with open_image(path) as picture:  # decodes all of it: half a picture would be sent as well as a whole one
+    with open_image(path) as decoded:  # decodes all of it: half an image would be sent as well as a whole one
         with _opened(path) as image:
             kind = image.format or ""
         if kind in BROWSER_FORMATS:
             content = path.read_bytes()
         else:
             kind, file = "PNG", io.BytesIO()
-            picture.save(file, format=kind)
+            decoded.save(file, format=kind)
             content = file.getvalue()
     return f"data:{BROWSER_FORMATS[kind]};base64,{base64.b64encode(content).decode('ascii')}"
 

@@ -50,7 +50,7 @@ class LoadedModel:
     Attributes:
         model: the transformers model, or the PeftModel around it when an adapter is attached; in eval mode.
         chat_template: the Jinja text in use.
-        background: RGB colour that pictures are padded to a square with, or None where the model was not trained so.
+        background: RGB colour that images are padded to a square with, or None where the model was not trained so.
         vocabulary: how many ids text can have; a LLaVA's image and padding tokens come after them and are never said.
         identity: name and revision or hash of model and adapter, dtype, quantisation, template name: for `run.json`.
         folder: where its files lie. original_config: its `config.json` where that is in the original LLaVA layout.
@@ -76,8 +76,8 @@ class LoadedModel:
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
 
-    def crop_pictures(self) -> None:
-        """Prepare pictures by cropping them at the centre, not by padding them to a square."""
+    def crop_images(self) -> None:
+        """Prepare images by cropping them at the centre, not by padding them to a square."""
         self.background = None
         if getattr(self.processor.image_processor, "do_pad", False):  # CLIP's processor has no such setting
             self.processor.image_processor.do_pad = False
@@ -185,7 +185,7 @@ def _with_processor(
 
 
 def load_text_model(model: str, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
-    """Load a model to be asked without pictures: a plain language model, or any that `load_model` takes.
+    """Load a model to be asked without images: a plain language model, or any that `load_model` takes.
 
     Raises:
         AmpError: no such model, it cannot be loaded, or it brings no chat template.
@@ -256,7 +256,7 @@ def _from_original(checkpoint: OriginalCheckpoint, options: dict[str, Any]) -> t
 
 
 def _load_processor(source: Source, config: dict[str, Any], trust_remote_code: bool) -> Any:
-    """Load the processor; LLaVA's pictures go through the PIL backend, which is the one its training used."""
+    """Load the processor; LLaVA's images go through the PIL backend, which is the one its training used."""
     if source.original is not None:
         return processor_of(source.original)
     backend = {"backend": "pil"} if config.get("model_type") == "llava" else {}
@@ -265,20 +265,18 @@ def _load_processor(source: Source, config: dict[str, Any], trust_remote_code: b
     except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
         raise AmpError(f"The processor of '{source.model}' could not be loaded: {_first_line(error)}") from error
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
-        raise AmpError(
-            f"'{source.model}' brings no processor for pictures and text", hint="Give a vision-language model"
-        )
+        raise AmpError(f"'{source.model}' brings no processor for images and text", hint="Give a vision-language model")
     return processor
 
 
 def _padding_colour(config: dict[str, Any], processor: Any) -> tuple[int, int, int] | None:
-    """LLaVA-1.5-class models were trained on pictures padded to a square, unless their processor says otherwise."""
-    pictures = processor.image_processor
+    """LLaVA-1.5-class models were trained on images padded to a square, unless their processor says otherwise."""
+    images = processor.image_processor
     is_llava = config.get("model_type") == "llava" and config["vision_config"].get("model_type") == "clip_vision_model"
-    says_no = type(pictures).__name__.startswith("LlavaImageProcessor") and not pictures.do_pad
+    says_no = type(images).__name__.startswith("LlavaImageProcessor") and not images.do_pad
     if not is_llava or says_no:
         return None
-    red, green, blue = (int(mean * 255) for mean in pictures.image_mean)
+    red, green, blue = (int(mean * 255) for mean in images.image_mean)
     return red, green, blue
 
 
@@ -337,7 +335,7 @@ def silence_appended_rows(network: Any, tokenizer: Any) -> int:
 
 
 def is_language_model(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is that of a plain language model, which takes no pictures."""
+    """Whether a configuration is that of a plain language model, which takes no images."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -349,7 +347,7 @@ def is_language_model(config: Mapping[str, Any]) -> bool:
 
 
 class TextProcessor:
-    """A tokenizer with the interface of a processor; there are no pictures."""
+    """A tokenizer with the interface of a processor; there are no images."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -359,7 +357,7 @@ class TextProcessor:
         """Encode texts as a processor would."""
         from transformers import BatchFeature
 
-        assert images is None, "a language model takes no pictures"
+        assert images is None, "a language model takes no images"
         return BatchFeature(dict(self.tokenizer(text, return_token_type_ids=False, **options)))
 
     def apply_chat_template(self, messages: Sequence[dict[str, Any]], **options: Any) -> Any:

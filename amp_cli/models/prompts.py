@@ -1,4 +1,4 @@
-"""Turns questions, answers and pictures into token ids through the model's chat template."""
+"""Turns questions, answers and images into token ids through the model's chat template."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class EncodedResponse:
     """One level of an item as the model reads it.
 
     Attributes:
-        input_ids: (length,) long, picture tokens expanded.
+        input_ids: (length,) long, image tokens expanded.
         supervised: (length,) bool, True on answer tokens and the end token that closes each answer.
         round: (length,) long, 0-based round of an answer token, -1 elsewhere.
     """
@@ -30,7 +30,7 @@ class EncodedResponse:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedItem:
-    """All levels of one item; `image_inputs` holds the processor's picture tensors once (empty for text only)."""
+    """All levels of one item; `image_inputs` holds the processor's image tensors once (empty for text only)."""
 
     responses: tuple[EncodedResponse, ...]
     image_inputs: dict[str, torch.Tensor]
@@ -39,10 +39,10 @@ class EncodedItem:
 def render(loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str], images: int) -> str:
     """Return the dialogue as text; with fewer answers than questions the last turn is left open for the model.
 
-    Texts stand as they are; only the question beside a picture loses the white space around it, as in LLaVA's own code.
+    Texts stand as they are; only the question beside an image loses the white space around it, as in LLaVA's own code.
 
     Raises:
-        AmpError: a text holds one of the model's special tokens (a picture token would shift every position after it).
+        AmpError: a text holds one of the model's special tokens (an image token would shift every position after it).
     """
     special = [token for token in loaded.tokenizer.all_special_tokens if token]
     for text in (*questions, *answers):
@@ -77,7 +77,7 @@ def _refuse_role_tags(loaded: LoadedModel, levels: Sequence[Sequence[str]]) -> N
 
 
 def square(loaded: LoadedModel, image: "Image") -> "Image":
-    """Pad a picture to a centred square with the mean colour, where the model was trained so (LLaVA-1.5)."""
+    """Pad an image to a centred square with the mean colour, where the model was trained so (LLaVA-1.5)."""
     from PIL import Image
 
     if loaded.background is None or image.width == image.height:
@@ -93,15 +93,15 @@ def encode_prompts(
     dialogues: Sequence[tuple[Sequence[str], Sequence[str]]],
     images: Sequence[Sequence["Image"]],
 ) -> Any:
-    """Encode dialogues whose last round is open, left-padded: input_ids (batch, length), mask and picture tensors.
+    """Encode dialogues whose last round is open, left-padded: input_ids (batch, length), mask and image tensors.
 
     Args:
         dialogues: (questions, the answers so far: one fewer than the questions) of each item.
-        images: each item's pictures; all items of one batch have pictures, or none has.
+        images: each item's images; all items of one batch have images, or none has.
     """
     texts = [
-        render(loaded, questions, answers, len(pictures))
-        for (questions, answers), pictures in zip(dialogues, images, strict=True)
+        render(loaded, questions, answers, len(shown))
+        for (questions, answers), shown in zip(dialogues, images, strict=True)
     ]
     return _process(loaded, texts, images)
 
@@ -109,7 +109,7 @@ def encode_prompts(
 def encode_dialogue(
     loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str], images: Sequence["Image"]
 ) -> Any:
-    """Encode one dialogue as it stands: input_ids (1, length), mask and picture tensors.
+    """Encode one dialogue as it stands: input_ids (1, length), mask and image tensors.
 
     With fewer answers than questions the last turn is open for the model, else all rounds are closed.
     """
@@ -117,12 +117,12 @@ def encode_dialogue(
 
 
 def _process(loaded: LoadedModel, texts: Sequence[str], images: Sequence[Sequence["Image"]]) -> Any:
-    pictures = [[square(loaded, image) for image in group] for group in images]
+    squared = [[square(loaded, image) for image in group] for group in images]
     tokenizer = loaded.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return loaded.processor(
-        images=pictures if any(pictures) else None,
+        images=squared if any(squared) else None,
         text=list(texts),
         return_tensors="pt",
         padding=True,
@@ -142,7 +142,7 @@ def encode_item(
     levels: Sequence[Sequence[str]],
     images: Sequence["Image"],
 ) -> EncodedItem:
-    """Encode every level of an item for training; the pictures are processed once.
+    """Encode every level of an item for training; the images are processed once.
 
     Supervised are the answer tokens and the end token that closes each answer; a template that writes none
     gets one after the last answer.
@@ -154,7 +154,7 @@ def encode_item(
     _refuse_role_tags(loaded, levels)
     opening = render(loaded, questions, [], len(images))
     batch = dict(_process(loaded, [opening], [images]))
-    expanded = batch.pop("input_ids")[0]  # (prompt length,), picture tokens expanded
+    expanded = batch.pop("input_ids")[0]  # (prompt length,), image tokens expanded
     opening_ids = _text_ids(loaded, opening)
     responses = []
     for answers in levels:
@@ -189,7 +189,7 @@ def _ends_with_added_eos(loaded: LoadedModel, ids: list[int], text: str) -> bool
 def _ids_and_answer_spans(
     loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str], images: int
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return a whole dialogue's ids (pictures as one token each) and the [start, end) of each answer in them."""
+    """Return a whole dialogue's ids (images as one token each) and the [start, end) of each answer in them."""
     ids = _text_ids(loaded, render(loaded, questions, answers, images))
     ends = end_token_ids(loaded)
     spans = []

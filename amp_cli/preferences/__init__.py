@@ -1,1 +1,1 @@
-"""From pictures, questions and standard answers to K-level preferences."""
+"""From images, questions and standard answers to K-level preferences."""

@@ -1,4 +1,4 @@
-"""Makes the page of a preference file: its first items, their pictures, and their noun chunks where asked."""
+"""Makes the page of a preference file: its first items, their images, and their noun chunks where asked."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from amp_cli.records import PreferenceItem
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSettings:
-    """What to show and where; `checker` marks noun chunks, `thumbnail` is a picture's longest side in pixels."""
+    """What to show and where; `checker` marks noun chunks, `thumbnail` is an image's longest side in pixels."""
 
     prefs: str
     out: Path
@@ -48,7 +48,7 @@ class ViewResult:
     out: Path
     items: int
     more: bool
-    pictures: int
+    images: int
     refused: Leftovers
 
     def to_json(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class ViewResult:
             "out": str(self.out),
             "items": self.items,
             "more": self.more,
-            "pictures": self.pictures,
+            "pictures": self.images,
             "rejected": self.refused.count,
             "bytes": self.out.stat().st_size,
         }
@@ -90,7 +90,7 @@ def view_preferences(settings: ViewSettings) -> ViewResult:
         out=settings.out,
         items=len(items),
         more=more,
-        pictures=len({image for one in shown for image in one.images}),
+        images=len({image for one in shown for image in one.images}),
         refused=refused,
     )
 

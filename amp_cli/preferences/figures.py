@@ -1,4 +1,4 @@
-"""Counts a preference set in one pass: how many levels, how long they are, who wrote them, which pictures repeat."""
+"""Counts a preference set in one pass: how many levels, how long they are, who wrote them, which images repeat."""
 
 from array import array
 from collections import Counter
@@ -40,29 +40,29 @@ class _LevelFigures:
 
 
 class Figures:
-    """Takes items one by one; memory grows by 8 bytes for each picture that an item names, and with nothing else."""
+    """Takes items one by one; memory grows by 8 bytes for each image that an item names, and with nothing else."""
 
     def __init__(self) -> None:
         self.items = 0
         self.levels: Counter[int] = Counter()
         self.rounds: Counter[int] = Counter()
-        self.pictures: Counter[int] = Counter()
+        self.images: Counter[int] = Counter()
         self.datasets: Counter[str] = Counter()
         self.per_level: dict[int, _LevelFigures] = {}
         self.per_source: dict[str, _LevelFigures] = {}
         self.differences: dict[str, Counter[int]] = {"adjacent": Counter(), "best_and_worst": Counter()}
-        self._picture_names = array("Q")
+        self._image_names = array("Q")
 
     def add(self, item: PreferenceItem) -> None:
         """Count one item."""
         self.items += 1
         self.levels[len(item.levels)] += 1
         self.rounds[len(item.questions)] += 1
-        self.pictures[len(item.images)] += 1
+        self.images[len(item.images)] += 1
         self.datasets[dataset_of(item)] += 1
         for name in set(item.images):
             digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            self._picture_names.append(int.from_bytes(digest))
+            self._image_names.append(int.from_bytes(digest))
         words = [words_of(level) for level in item.levels]
         for place, (level, count) in enumerate(zip(item.levels, words, strict=True)):
             self.per_level.setdefault(place, _LevelFigures()).add(level, count, place)
@@ -76,7 +76,7 @@ class Figures:
             "items": self.items,
             "levels": _by_number(self.levels),
             "rounds": _by_number(self.rounds),
-            "pictures": {"per_item": _by_number(self.pictures), **self._repeats()},
+            "pictures": {"per_item": _by_number(self.images), **self._repeats()},
             "datasets": dict(self.datasets.most_common()),
             "per_level": [{"level": place, **self.per_level[place].to_json()} for place in sorted(self.per_level)],
             "per_source": {
@@ -87,10 +87,10 @@ class Figures:
         }
 
     def _repeats(self) -> dict[str, int]:
-        """Count pictures by name: how many there are, how many stand in several items, and in how many at most."""
+        """Count images by name: how many there are, how many stand in several items, and in how many at most."""
         import numpy as np
 
-        _, items_each = np.unique(np.frombuffer(self._picture_names, dtype=np.uint64), return_counts=True)  # (names,)
+        _, items_each = np.unique(np.frombuffer(self._image_names, dtype=np.uint64), return_counts=True)  # (names,)
         return {
             "distinct": len(items_each),
             "in_several_items": int((items_each > 1).sum()),

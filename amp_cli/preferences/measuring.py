@@ -1,4 +1,4 @@
-"""Draws the figures of a preference set as one picture."""
+"""Draws the figures of a preference set as one image."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ def draw_figures(figures: Figures, path: Path) -> None:
     from matplotlib.figure import Figure
 
     numbers = figures.to_json()
-    picture = Figure(figsize=(11, 7.4), layout="constrained")
-    FigureCanvasAgg(picture)
-    panels = picture.subplots(2, 2)
+    image = Figure(figsize=(11, 7.4), layout="constrained")
+    FigureCanvasAgg(image)
+    panels = image.subplots(2, 2)
     _draw_levels(panels[0, 0], numbers)
     _draw_words(panels[0, 1], numbers)
     _draw_differences(panels[1, 0], figures.differences["adjacent"])
@@ -38,7 +38,7 @@ def draw_figures(figures: Figures, path: Path) -> None:
 
     def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.savefig(path, dpi=110, metadata={"Software": None})
+        image.savefig(path, dpi=110, metadata={"Software": None})
 
     disk_errors_explained(write, path)
 

@@ -1,4 +1,4 @@
-"""Mixes preference files: samples each, drops what occurs twice, shuffles, and holds items out by picture."""
+"""Mixes preference files: samples each, drops what occurs twice, shuffles, and holds items out by image."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from amp_cli.disk.jsonl import content_hash, disk_errors_explained, write_record
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.source import open_source
-from amp_cli.preferences.pictures import find_pictures, name_from, picture_root
+from amp_cli.preferences.images import find_images, image_root, name_from
 from amp_cli.preferences.reading import Refused, read_items, written_beside
 from amp_cli.records import PreferenceItem
 
@@ -109,11 +109,11 @@ class Mixed:
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """A chosen item: where it stands in the spilled file, its pictures, and its id."""
+    """A chosen item: where it stands in the spilled file, its images, and its id."""
 
     place: int
     id: str
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
 
 
 def mix(settings: MixSettings) -> Mixed:
@@ -131,7 +131,7 @@ def mix(settings: MixSettings) -> Mixed:
             raise AmpError(f"There is nothing to mix{first}", hint="Look at the sources with `amp prefs check`")
         held = set()
         if settings.held_out:
-            held = hold_out([one.pictures for one in kept], settings.held_out, settings.seed)
+            held = hold_out([one.images for one in kept], settings.held_out, settings.seed)
             if len(held) == len(kept):
                 raise AmpError("All items would be held out", hint="Give a smaller --held-out")
         order = list(range(len(kept)))
@@ -213,13 +213,13 @@ class _Sampler:
         taken = Taken(source=one.source, asked=one.count)
         chance = random.Random(f"{self.settings.seed} source {number}")
         drawn: list[Kept] = []
-        for item, pictures in self._usable(one, taken):
+        for item, images in self._usable(one, taken):
             place = len(drawn)
             if one.count is not None and taken.found > one.count:
                 place = chance.randrange(taken.found)
                 if place >= one.count:
                     continue
-            kept = self._spilled(item, pictures)
+            kept = self._spilled(item, images)
             if place == len(drawn):
                 drawn.append(kept)
             else:
@@ -229,45 +229,45 @@ class _Sampler:
         return taken
 
     def _usable(self, one: Ingredient, taken: Taken) -> Iterator[tuple[PreferenceItem, tuple[Path, ...]]]:
-        root = picture_root(one.source, self.settings.image_root)
+        root = image_root(one.source, self.settings.image_root)
         for item in read_items(one.source, image_root=self.settings.image_root):
             reason = ""
-            pictures: tuple[Path, ...] = ()
+            images: tuple[Path, ...] = ()
             if isinstance(item, Refused):
                 reason = item.reason
             else:
                 try:
-                    pictures = find_pictures(item, root)
+                    images = find_images(item, root)
                 except AmpError as error:
                     reason = error.message
             if isinstance(item, Refused) or reason:
                 taken.rejected += 1
                 self.rejected.append((item.id, f"{one.source}: {reason}"))
-            elif self._occurred(item, pictures):
+            elif self._occurred(item, images):
                 taken.repeated += 1
             else:
                 taken.found += 1
-                yield item, pictures
+                yield item, images
 
-    def _occurred(self, item: PreferenceItem, pictures: tuple[Path, ...]) -> bool:
-        """Say whether an item with the same texts and the same pictures (by content) was seen before."""
+    def _occurred(self, item: PreferenceItem, images: tuple[Path, ...]) -> bool:
+        """Say whether an item with the same texts and the same images (by content) was seen before."""
         texts = [list(item.questions), [list(level.answers) for level in item.levels]]
         digest = blake2b(json.dumps(texts).encode(), digest_size=16).digest()
         earlier = self._seen.setdefault(digest, [])
-        if any(_same_pictures(pictures, others) for others in earlier):
+        if any(_same_images(images, others) for others in earlier):
             return True
-        earlier.append(pictures)
+        earlier.append(images)
         return False
 
-    def _spilled(self, item: PreferenceItem, pictures: tuple[Path, ...]) -> Kept:
-        record = {**item.to_json(), "images": [name_from(self.settings.out, picture) for picture in pictures]}
+    def _spilled(self, item: PreferenceItem, images: tuple[Path, ...]) -> Kept:
+        record = {**item.to_json(), "images": [name_from(self.settings.out, image) for image in images]}
         place = self._stream.tell()
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         disk_errors_explained(lambda: self._stream.write(line), self.settings.out / SPILL)
-        return Kept(place=place, id=item.id, pictures=pictures)
+        return Kept(place=place, id=item.id, images=images)
 
 
-def _same_pictures(ours: Sequence[Path], others: Sequence[Path]) -> bool:
+def _same_images(ours: Sequence[Path], others: Sequence[Path]) -> bool:
     """Compare by path first; files of equal size also by content."""
     if len(ours) != len(others):
         return False
@@ -296,30 +296,30 @@ def _unique_ids(kept: Sequence[Kept], taken: Sequence[Taken], ingredients: Seque
     return ids
 
 
-def hold_out(pictures: Sequence[Sequence[Path]], share: float, seed: int) -> set[int]:
+def hold_out(images: Sequence[Sequence[Path]], share: float, seed: int) -> set[int]:
     """Return the numbers of the items that are held out: at most `share` of them, in whole groups.
 
-    Items belong to one group if they share a picture's content, directly or through other items. Groups are taken in
-    random order as long as they fit; an item without a picture is a group of its own.
+    Items belong to one group if they share an image's content, directly or through other items. Groups are taken in
+    random order as long as they fit; an item without an image is a group of its own.
 
     Args:
-        pictures: the files of each item's pictures.
+        images: the files of each item's images.
         share: of the items, between 0 and 1.
     """
     from scipy.cluster.hierarchy import DisjointSet
 
-    contents = _contents({path for paths in pictures for path in paths})
-    sets = DisjointSet(range(len(pictures)))
+    contents = _contents({path for paths in images for path in paths})
+    sets = DisjointSet(range(len(images)))
     first_with: dict[str, int] = {}
-    for number, paths in enumerate(pictures):
+    for number, paths in enumerate(images):
         for path in paths:
             sets.merge(number, first_with.setdefault(contents[path], number))
     groups: dict[int, list[int]] = {}
-    for number in range(len(pictures)):
+    for number in range(len(images)):
         groups.setdefault(sets[number], []).append(number)
     inorder = list(groups.values())
     random.Random(f"{seed} held out").shuffle(inorder)
-    wanted = round(share * len(pictures))
+    wanted = round(share * len(images))
     held: set[int] = set()
     for group in inorder:
         if len(held) + len(group) <= wanted:
@@ -331,7 +331,7 @@ def _contents(paths: set[Path]) -> dict[Path, str]:
     """Return the hash of each file, read in parallel."""
     ordered = sorted(paths)
     with (
-        ui.progress("Reading pictures", len(ordered), unit="pictures") as advance,
+        ui.progress("Reading images", len(ordered), unit="images") as advance,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         contents = {}

@@ -26,7 +26,7 @@ ABSTRACT = frozenset(
     )
 )
 STOP_LIST = UNNECESSARY | ABSTRACT
-"""Nouns that name no thing in the picture (paper, section 3.1)."""
+"""Nouns that name no thing in the image (paper, section 3.1)."""
 
 OTHER_CHUNKS = frozenset({"conj", "cc", "appos", "parataxis", "preconj"})
 """Dependents of a noun that stand beside it and are, or lead to, chunks of their own."""

@@ -1,4 +1,4 @@
-"""Writes a page to browse preferences in: one file, pictures inside, that a browser opens without a server."""
+"""Writes a page to browse preferences in: one file, images inside, that a browser opens without a server."""
 
 import base64
 import io
@@ -68,7 +68,7 @@ def overview_of_figures(figures: Mapping[str, Any], *, title: str, notes: tuple[
     facts = (
         (f"{figures['items']:,}", "items"),
         *_levels(figures["levels"]),
-        (f"{figures['pictures']['distinct']:,}", "different pictures"),
+        (f"{figures['pictures']['distinct']:,}", "different images"),
         (f"{rejected:,}", "rejected"),
     )
     return Overview(title=title, notes=notes, facts=facts, tables=_tables(figures))
@@ -117,7 +117,7 @@ def make_thumbnails(paths: Iterable[Path], side: int) -> dict[Path, str | AmpErr
 
     made: dict[Path, str | AmpError] = {}
     with (
-        ui.progress("Thumbnails", len(different), unit="pictures") as advance,
+        ui.progress("Thumbnails", len(different), unit="images") as advance,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         try:
@@ -145,7 +145,7 @@ THUMBNAIL_SIDE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ShownItem:
-    """An item for the page: its pictures' files, why others have none, and the noun chunks by level and round."""
+    """An item for the page: its images' files, why others have none, and the noun chunks by level and round."""
 
     item: PreferenceItem
     images: tuple[Path, ...]
@@ -164,18 +164,18 @@ class Segment:
 def write_page(
     path: Path, shown: Sequence[ShownItem], overview: Overview, *, thumbnail: int = THUMBNAIL_SIDE
 ) -> list[Refused]:
-    """Write the page; return the items that are shown without one of their pictures, with the reason.
+    """Write the page; return the items that are shown without one of their images, with the reason.
 
     All content travels as JSON and is put into the page as text by prefs.js, so nothing in an answer can become markup.
 
     Args:
-        thumbnail: longest side of the pictures, in pixels.
+        thumbnail: longest side of the images, in pixels.
     """
     from jinja2 import Environment, StrictUndefined
 
     made = make_thumbnails((image for one in shown for image in one.images), thumbnail)
-    pictures = {image: small for image, small in made.items() if isinstance(small, str)}
-    numbers = {image: number for number, image in enumerate(pictures)}
+    images = {image: small for image, small in made.items() if isinstance(small, str)}
+    numbers = {image: number for number, image in enumerate(images)}
     failed = {image: small.message for image, small in made.items() if isinstance(small, AmpError)}
     items = [_for_page(one, numbers, failed) for one in shown]
 
@@ -186,13 +186,13 @@ def write_page(
     page = template.render(
         overview=overview,
         data={"items": items, "overview": overview.to_json()},
-        pictures=list(pictures.values()),
+        images=list(images.values()),
         style=_template("prefs.css"),
         script=_template("prefs.js"),
     )
     write_text(path, page)
     return [
-        Refused(id=one.item.id, reason=f"shown without a picture: {reason}")
+        Refused(id=one.item.id, reason=f"shown without an image: {reason}")
         for one, for_page in zip(shown, items, strict=True)
         for reason in for_page["missing"]
     ]
@@ -219,7 +219,7 @@ def split_at_marks(answer: str, marks: Sequence[Mark]) -> list[Segment]:
 
 
 def _for_page(shown: ShownItem, numbers: dict[Path, int], failed: dict[Path, str]) -> dict[str, Any]:
-    """Return an item as prefs.js reads it; a picture is its place in the list of pictures."""
+    """Return an item as prefs.js reads it; an image is its place in the list of images."""
     item = shown.item
     marks = shown.marks or tuple(() for _ in item.levels)
     meta = {name: value for name, value in item.meta.items() if name != "dataset"}
@@ -227,7 +227,7 @@ def _for_page(shown: ShownItem, numbers: dict[Path, int], failed: dict[Path, str
         "id": item.id,
         "dataset": dataset_of(item),
         "questions": item.questions,
-        "pictures": [numbers[image] for image in shown.images if image in numbers],
+        "images": [numbers[image] for image in shown.images if image in numbers],
         "missing": [*shown.missing, *(failed[image] for image in shown.images if image in failed)],
         "levels": [
             {

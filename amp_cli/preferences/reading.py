@@ -10,7 +10,7 @@ from typing import IO, Any
 from amp_cli import ui
 from amp_cli.disk.jsonl import RecordLog, disk_errors_explained
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Picture, Refused
+from amp_cli.preferences.formats.draft import Refused, SourceImage
 from amp_cli.preferences.formats.items import items_of
 from amp_cli.preferences.formats.naming import name_in_data
 from amp_cli.preferences.formats.source import open_source
@@ -19,7 +19,7 @@ from amp_cli.records import PreferenceItem
 __all__ = ["Refused", "read_items"]
 
 
-class _PicturesInsideError(Exception):
+class _ImagesInsideError(Exception):
     pass
 
 
@@ -35,7 +35,7 @@ def read_items(
         format: a name of `importers.formats.FORMATS`, or `auto`: told by the content.
 
     Raises:
-        AmpError: the source cannot be read, is in no format that is known, holds its pictures inside, or has standard
+        AmpError: the source cannot be read, is in no format that is known, holds its images inside, or has standard
             responses only.
     """
     opened = open_source(source, format=format, image_root=image_root)
@@ -46,18 +46,18 @@ def read_items(
         )
     one_folder = Path(source).is_file() or image_root is not None
 
-    def name_picture(picture: Picture, root: Path) -> str:
-        if picture.content is not None:
-            raise _PicturesInsideError
-        return name_in_data(picture, root) if one_folder else str(root.resolve() / name_in_data(picture, root))
+    def name_image(image: SourceImage, root: Path) -> str:
+        if image.content is not None:
+            raise _ImagesInsideError
+        return name_in_data(image, root) if one_folder else str(root.resolve() / name_in_data(image, root))
 
     try:
-        for item in items_of(opened, name_picture, Counter(), unique_ids=opened.format.name != "amp"):
+        for item in items_of(opened, name_image, Counter(), unique_ids=opened.format.name != "amp"):
             if isinstance(item, PreferenceItem | Refused):
                 yield item
-    except _PicturesInsideError as error:
+    except _ImagesInsideError as error:
         raise AmpError(
-            f"'{source}' holds its pictures inside", hint=f"Import it first: amp prefs import {source} --out DIR"
+            f"'{source}' holds its images inside", hint=f"Import it first: amp prefs import {source} --out DIR"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Reads what preferences are made from: pictures, questions and standard answers, in our fields or LLaVA's."""
+"""Reads what preferences are made from: images, questions and standard answers, in our fields or LLaVA's."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ class _Faulty(Exception):
 
 
 def read_sources(path: Path, *, image_root: Path | None = None) -> Sources:
-    """Read and check every record of a JSON list or JSONL file, pictures included.
+    """Read and check every record of a JSON list or JSONL file, images included.
 
     Args:
         image_root: folder that relative image paths start from; the file's own folder when None.
@@ -66,7 +66,7 @@ def read_sources(path: Path, *, image_root: Path | None = None) -> Sources:
 
 
 class _Reader:
-    """Collects items and refusals, and knows which ids and pictures it has seen."""
+    """Collects items and refusals, and knows which ids and images it has seen."""
 
     def __init__(self, image_root: Path) -> None:
         self.image_root = image_root

@@ -37,7 +37,7 @@ class Difference:
 
     Attributes:
         name: as in `scores.json`, with its group where it has one: `adversarial/accuracy`, `conv/relative`.
-        ci95: 95 % interval of other - base, by a bootstrap that draws pictures and keeps the pair together.
+        ci95: 95 % interval of other - base, by a bootstrap that draws images and keeps the pair together.
         p_value: exact McNemar test (POPE's accuracy only), two-sided; it takes questions as independent.
     """
 
@@ -118,7 +118,7 @@ def _judge_template(judge: Mapping[str, Any]) -> str:
 
 
 class _ByImages(Protocol):
-    """What scores add, picture by picture, and the scores of such sums."""
+    """What scores add, image by image, and the scores of such sums."""
 
     def image_counts(self, scores: Sequence[Any]) -> "Array": ...
     def rates(self, sums: "Array") -> Mapping[str, "Array"]: ...
@@ -230,7 +230,7 @@ def _side_by_side(base: "Array", other: "Array") -> "Array":
 def _differences(
     units: "Array", columns: int, scores: Callable[["Array"], Mapping[str, "Array"]]
 ) -> dict[str, dict[str, Any]]:
-    """Return name -> base, other and the interval of their difference, from (pictures, 2 * columns) counts."""
+    """Return name -> base, other and the interval of their difference, from (images, 2 * columns) counts."""
     totals = units.sum(axis=0, keepdims=True)
     draws = resampled_totals(units)
     old, new = scores(totals[:, :columns]), scores(totals[:, columns:])

@@ -148,9 +148,9 @@ def folder_of(name: str, given: Mapping[str, Path]) -> Path | None:
     return None
 
 
-def pictures_of(name: str, folder: Path) -> Path | None:
-    """Return where the pictures are if not below `folder`: CHAIR's, of which only annotations are downloaded."""
-    pictures = benchmark_folder("pope") / "val2014"
+def images_of(name: str, folder: Path) -> Path | None:
+    """Return where the images are if not below `folder`: CHAIR's, of which only annotations are downloaded."""
+    images = benchmark_folder("pope") / "val2014"
     kinds = ("jpg", "jpeg", "png")
     has_own = any(next(folder.glob(f"{depth}*.{kind}"), None) for depth in ("", "*/") for kind in kinds)
-    return pictures if name == "chair" and not has_own and pictures.is_dir() else None
+    return images if name == "chair" and not has_own and images.is_dir() else None

@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from amp_cli.benchmarks.files import picture_file, picture_folder
+from amp_cli.benchmarks.files import image_file, image_folder
 from amp_cli.disk.run import Run
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
@@ -88,7 +88,7 @@ def render_page(
     environment = Environment(
         loader=FileSystemLoader(template.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    pictures, total = choose_pictures(runs, max_items)
+    images, total = choose_images(runs, max_items)
     return environment.get_template(template.name).render(
         title=title,
         notes=list(notes),
@@ -101,11 +101,11 @@ def render_page(
         paper=PAPER,
         judge_note=JUDGE_NOTE,
         curves=_curves(runs),
-        pictures=pictures,
-        shown_items=sum(picture.count for picture in pictures),
-        differing=sum(picture.differing for picture in pictures),
+        images=images,
+        shown_items=sum(image.count for image in images),
+        differing=sum(image.differing for image in images),
         total_items=total.items,
-        total_pictures=total.pictures,
+        total_images=total.images,
         made=date.today().isoformat(),
         folders=[(run.name, str(run.path)) for run in runs],
     )
@@ -239,8 +239,8 @@ THUMBNAIL = 240  # pixels of the longer side
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture with its questions. `source` is a data address, "" where the file is not there any more."""
+class SourceImage:
+    """An image with its questions. `source` is a data address, "" where the file is not there any more."""
 
     name: str
     source: str
@@ -268,11 +268,11 @@ class Total:
     """How much there is, shown or not."""
 
     items: int
-    pictures: int
+    images: int
 
 
-def choose_pictures(runs: Sequence[GatheredRun], max_items: int) -> tuple[list[Picture], Total]:
-    """Return the pictures to list, those first in which most answers differ, until `max_items` questions are listed."""
+def choose_images(runs: Sequence[GatheredRun], max_items: int) -> tuple[list[SourceImage], Total]:
+    """Return the images to list, those first in which most answers differ, until `max_items` questions are listed."""
     rows: dict[str | Path, list[Row]] = {}
     for name in READERS:
         having = [run for run in runs if name in run.evaluations]
@@ -282,26 +282,26 @@ def choose_pictures(runs: Sequence[GatheredRun], max_items: int) -> tuple[list[P
         folder = _folder(having[0].evaluations[name].folder, of_benchmark)
         for row in of_benchmark:  # two benchmarks may ask about one file, or give one name to two files
             rows.setdefault(_find(row.images, folder) or ", ".join(row.images), []).append(row)
-    total = Total(items=sum(map(len, rows.values())), pictures=len(rows))
-    chosen: list[Picture] = []
+    total = Total(items=sum(map(len, rows.values())), images=len(rows))
+    chosen: list[SourceImage] = []
     listed = 0
-    for place, of_picture in sorted(rows.items(), key=lambda entry: -sum(row.differs for row in entry[1])):
-        if chosen and listed + len(of_picture) > max_items:
+    for place, of_image in sorted(rows.items(), key=lambda entry: -sum(row.differs for row in entry[1])):
+        if chosen and listed + len(of_image) > max_items:
             break
-        listed += len(of_picture)
+        listed += len(of_image)
         chosen.append(
-            Picture(
-                name=", ".join(of_picture[0].images),
+            SourceImage(
+                name=", ".join(of_image[0].images),
                 source=_thumbnail(place) if isinstance(place, Path) else "",
-                descriptions=tuple(row for row in of_picture if not row.is_short),
-                questions=tuple(row for row in of_picture if row.is_short),
+                descriptions=tuple(row for row in of_image if not row.is_short),
+                questions=tuple(row for row in of_image if row.is_short),
             )
         )
     return chosen, total
 
 
 def _folder(evaluation: Path, rows: Sequence[Row]) -> Path | None:
-    """Return the folder of an evaluation's pictures: where they were when it ran, or where they would be found now."""
+    """Return the folder of an evaluation's images: where they were when it ran, or where they would be found now."""
     run = Run.read(evaluation)
     if "image_folder" in run.facts:
         return Path(run.facts["image_folder"])
@@ -309,15 +309,15 @@ def _folder(evaluation: Path, rows: Sequence[Row]) -> Path | None:
     if data is None or not Path(root or data).is_dir():
         return None
     items = [BenchmarkItem(id=str(number), images=row.images, questions=()) for number, row in enumerate(rows[:20])]
-    return picture_folder(items, Path(data), Path(root) if root else None)
+    return image_folder(items, Path(data), Path(root) if root else None)
 
 
 def _find(images: Sequence[str], folder: Path | None) -> Path | None:
-    """Return the file of an item's first picture; None where it is gone, which the page says."""
+    """Return the file of an item's first image; None where it is gone, which the page says."""
     if folder is None or not images:
         return None
     try:
-        return picture_file(images[0], folder)
+        return image_file(images[0], folder)
     except AmpError:
         return None
 

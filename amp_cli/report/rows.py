@@ -55,7 +55,7 @@ class Row:
     replies: tuple[Reply, ...]
     differs: bool
     is_short: bool
-    truth_is: str = "In the picture"
+    truth_is: str = "In the image"
     benchmark: str = ""
 
     def reply_of(self, run: str) -> Reply | None:
@@ -207,7 +207,7 @@ def _pieces(text: str, spans: Sequence[tuple[int, int, str]]) -> tuple[Piece, ..
 
 
 def _summary(invented: Sequence[str], missed: Sequence[str]) -> str:
-    summary = f"not in the picture: {', '.join(invented)}" if invented else "nothing invented"
+    summary = f"not in the image: {', '.join(invented)}" if invented else "nothing invented"
     return summary + (f"; not mentioned: {', '.join(dict.fromkeys(missed))}" if missed else "")
 
 

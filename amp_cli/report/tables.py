@@ -223,14 +223,14 @@ def _block_rows(blocks: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -
 
 
 def method_sentence(scores: Mapping[str, Any]) -> str:
-    """Say what else decides the numbers: who judged, how AMBER's objects were found, which pictures CHAIR took."""
+    """Say what else decides the numbers: who judged, how AMBER's objects were found, which images CHAIR took."""
     if scores.get("judge"):
         return _judge_sentence(scores)
     if scores.get("generative"):
         differences = " ".join(scores["generative"]["differences"]).removesuffix(".")
         return f"descriptions are not scored by AMBER's own script. {differences}"
     if sample := scores.get("sample"):
-        return f"pictures: list '{sample['rule']}' of {sample['n']:,}, sha256 {sample['sha256'][:8]}"
+        return f"images: list '{sample['rule']}' of {sample['n']:,}, sha256 {sample['sha256'][:8]}"
     return ""
 
 

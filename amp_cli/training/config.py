@@ -66,7 +66,7 @@ class TrainConfig:
     keep_checkpoints: int = 2  # the newest; `amp eval sweep` scores those that are kept
     logging_steps: int = 10
     report_to: str = "none"
-    data_workers: int = 0  # processes that read pictures ahead
+    data_workers: int = 0  # processes that read images ahead
     threads: int | None = None  # CPU threads of a process; None: torch decides
 
     def __post_init__(self) -> None:

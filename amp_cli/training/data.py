@@ -1,4 +1,4 @@
-"""Reads the training items, checks every one of them and its pictures, and keeps the good ones in the run folder."""
+"""Reads the training items, checks every one of them and its images, and keeps the good ones in the run folder."""
 
 import json
 from collections.abc import Sequence
@@ -115,7 +115,7 @@ def _usable(record: dict[str, object], root: Path, method: str) -> TrainItem:
 
 ENCODABLE = "encodable.json"
 KEPT_ENCODED = 256
-"""A 336-pixel picture takes 1.4 MB, so at most about 350 MB; the picture world fits in whole."""
+"""A 336-pixel image takes 1.4 MB, so at most about 350 MB; the picture world fits in whole."""
 
 
 class EncodedItems(Dataset[EncodedItem]):

@@ -106,7 +106,7 @@ class DryRun:
                 f"{shown_bytes(found.activations)}; checkpointed {shown_bytes(found.activations_checkpointed)}",
             ),
             ("head", shown_bytes(found.head)),
-            ("pictures, before each pass", None if found.pictures is None else shown_bytes(found.pictures)),
+            ("images, before each pass", None if found.images is None else shown_bytes(found.images)),
             ("in all, per device", f"about {without}; checkpointed {with_it}"),
             ("gradient checkpointing", self.why.removeprefix("Gradient checkpointing: ")),
             ("items", f"{data.items} usable, {data.rejected} rejected{unusable}"),
@@ -204,7 +204,7 @@ def _outline(config: TrainConfig, *, on_gpu: bool) -> LoadedModel:
         template=config.template,
     )
     if config.pad_to_square is False:
-        outline.crop_pictures()
+        outline.crop_images()
     return outline
 
 

@@ -25,7 +25,7 @@ from amp_cli.models.precision import DTYPES, NOT_QUANTIZED
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.arguments import lora_config
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.rows.families import stands_for_pictures
+from amp_cli.training.rows.families import stands_for_images
 from amp_cli.training.rows.forward import SHARED_DENSE, ForwardPass
 from amp_cli.training.rows.layout import Batch
 from amp_cli.training.rows.logprobs import row_inputs, teach_log_probabilities, token_logps
@@ -51,7 +51,7 @@ class Estimate:
         weights: of the base, as they are stored. adapter: its weights, gradients and AdamW's moments.
         head: log-probabilities' buffers and slopes. activations, activations_checkpointed: all else of a pass, without
             and with gradient checkpointing.
-        pictures: what the tower takes by itself, before the pass; None where it could not be estimated.
+        images: what the tower takes by itself, before the pass; None where it could not be estimated.
     """
 
     tokens: int
@@ -60,12 +60,12 @@ class Estimate:
     head: int
     activations: int
     activations_checkpointed: int
-    pictures: int | None
+    images: int | None
 
     def of_pass(self, *, checkpointing: bool) -> int:
         """Return what comes and goes with each forward and backward pass."""
         activations = self.activations_checkpointed if checkpointing else self.activations
-        return max(activations + self.head, self.pictures or 0)
+        return max(activations + self.head, self.images or 0)
 
     def total(self, *, checkpointing: bool) -> int:
         """Return all of it."""
@@ -73,7 +73,9 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         totals = {"total": self.total(checkpointing=False), "total_checkpointed": self.total(checkpointing=True)}
-        return {**asdict(self), **totals}
+        parts = asdict(self)
+        parts["pictures"] = parts.pop("images")  # `--json` keeps the key that it had first
+        return {**parts, **totals}
 
 
 def estimate_memory(
@@ -103,10 +105,10 @@ def estimate_memory(
     own = forward.tokens([longest])
     tokens = own * at_once if config.method == "sft" else max(own, min(config.tokens_per_step, own * at_once))
     outline = Outline(network, config, dtype=dtype, autocast=on_gpu and dtype != torch.float32)
-    batch = forward.lay_out([_without_pictures(longest, network)])
-    twice = forward.lay_out([_without_pictures(longest, network)] * 2)
+    batch = forward.lay_out([_without_images(longest, network)])
+    twice = forward.lay_out([_without_images(longest, network)] * 2)
     forward = replace(forward, network=outline.base)
-    pictures, features = outline.picture_bytes(longest)
+    images, features = outline.image_bytes(longest)
     times = tokens / own
     fixed = features * times + _unpacked_bytes(outline.base, config, dtype)
     activations = []
@@ -121,7 +123,7 @@ def estimate_memory(
         head=outline.head_bytes(supervised) if config.method == "mdpo" else outline.full_head_bytes(tokens),
         activations=activations[0],
         activations_checkpointed=activations[1],
-        pictures=None if pictures is None else round(pictures * times),
+        images=None if images is None else round(images * times),
     )
 
 
@@ -199,11 +201,11 @@ def _headless(batch: Batch) -> Batch:
     return replace(batch, predictors=batch.predictors[:1], targets=batch.targets[:1])
 
 
-def _without_pictures(item: EncodedItem, network: Any) -> EncodedItem:
+def _without_images(item: EncodedItem, network: Any) -> EncodedItem:
     """Return an item of as many tokens, all of them text: what the language model holds is the same."""
 
     def text(ids: torch.Tensor) -> torch.Tensor:
-        return ids.masked_fill(stands_for_pictures(network, ids), 0)
+        return ids.masked_fill(stands_for_images(network, ids), 0)
 
     responses = tuple(replace(response, input_ids=text(response.input_ids)) for response in item.responses)
     return EncodedItem(responses=responses, image_inputs={})
@@ -289,8 +291,8 @@ class Outline:
         hidden = torch.empty(count, self.width, dtype=dtype, requires_grad=True)
         return hidden, torch.empty(count, dtype=torch.long)
 
-    def picture_bytes(self, item: EncodedItem) -> tuple[int | None, int]:
-        """Return the most bytes that encoding an item's pictures adds, and what their features take.
+    def image_bytes(self, item: EncodedItem) -> tuple[int | None, int]:
+        """Return the most bytes that encoding an item's images adds, and what their features take.
 
         None and 0 where shapes alone do not tell: some families read sizes out of tensors.
         """
@@ -298,7 +300,7 @@ class Outline:
             return 0, 0
         try:
             with self._counted() as counter, self._precision():
-                features = self.model(pictures=[item.image_inputs])  # held until the block ends
+                features = self.model(images=[item.image_inputs])  # held until the block ends
                 kept = sum(leaf.untyped_storage().nbytes() for leaf in tree_leaves(features))
         except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException):
             return None, 0

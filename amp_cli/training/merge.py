@@ -152,17 +152,17 @@ def _save_merged(part: Path, base: str, adapter: str, settings: MergeSettings) -
 
 @torch.no_grad()
 def _logits(loaded: LoadedModel) -> torch.Tensor:
-    """Return the logits, (length, ids that text can have) float32, of a prompt with a picture."""
-    batch = encode_prompts(loaded, [((QUESTION,), ())], [[_picture()]])
+    """Return the logits, (length, ids that text can have) float32, of a prompt with an image."""
+    batch = encode_prompts(loaded, [((QUESTION,), ())], [[_image()]])
     floats = {name: value.to(loaded.model.dtype) for name, value in batch.items() if value.is_floating_point()}
     logits: torch.Tensor = loaded.model(**{**batch, **floats}).logits[0, :, : loaded.vocabulary].float()
     refuse_not_finite(logits, loaded.name, loaded.identity["dtype"])
     return logits
 
 
-def _picture() -> Image.Image:
-    """A picture with colours and edges: a gradient behind a bright square."""
+def _image() -> Image.Image:
+    """An image with colours and edges: a gradient behind a bright square."""
     ramp = Image.linear_gradient("L")
-    picture = Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180)))
-    picture.paste((250, 220, 30), (90, 60, 170, 140))
-    return picture
+    image = Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180)))
+    image.paste((250, 220, 30), (90, 60, 170, 140))
+    return image

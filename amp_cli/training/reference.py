@@ -22,7 +22,7 @@ ITEMS_PER_FILE = 128
 
 
 def item_key(item: EncodedItem) -> str:
-    """Return the SHA-256 (hex) of all that the model reads of an item: tokens, what is supervised, and pictures."""
+    """Return the SHA-256 (hex) of all that the model reads of an item: tokens, what is supervised, and images."""
     digest = hashlib.sha256()
     parts = [(name, value) for name, value in sorted(item.image_inputs.items())]
     for response in item.responses:
@@ -56,7 +56,7 @@ class ReferenceCache:
     """Log-probabilities by item, (levels, rounds) float64 each, in safetensors files named by their content.
 
     The folder is named by the model's identity; items are known by all that the model reads of them, so that other
-    preferences, templates or pictures never meet the wrong numbers. A damaged file is left out and computed again.
+    preferences, templates or images never meet the wrong numbers. A damaged file is left out and computed again.
     """
 
     def __init__(self, identity: Mapping[str, Any]) -> None:
@@ -130,7 +130,7 @@ def compute_reference(
     with model.disable_adapter():
         for numbers in forward.cut(items, tokens_per_step):
             batch = forward.lay_out([items[number] for number in numbers]).to(device)
-            sums = forward.round_logps(model, batch, forward.show_pictures(model, batch))
+            sums = forward.round_logps(model, batch, forward.show_images(model, batch))
             for number, own in zip(numbers, torch.split(sums, batch.levels.tolist()), strict=True):
                 rounds = max(int(response.round.max()) for response in items[number].responses) + 1
                 found[number] = own[:, :rounds]

@@ -163,7 +163,7 @@ def load_policy(config: TrainConfig, device: str) -> LoadedModel:
         template=config.template,
     )
     if config.pad_to_square is False:
-        loaded.crop_pictures()
+        loaded.crop_images()
     if config.method == "mdpo":
         teach_log_probabilities(loaded.model if config.adapter is None else loaded.model.get_base_model())
     set_seed(config.seed)
@@ -289,8 +289,8 @@ class Session:
 
     def _forward(self, loaded: LoadedModel, data: EncodedItems, pad_id: int) -> ForwardPass:
         """Test our log-probabilities on real items before hours are spent on them, and take the fastest right way."""
-        with_pictures = [number for number in range(len(data)) if data.items[number].images]
-        numbers = list(dict.fromkeys([*with_pictures, *range(len(data))]))[:2]
+        with_images = [number for number in range(len(data)) if data.items[number].images]
+        numbers = list(dict.fromkeys([*with_images, *range(len(data))]))[:2]
         items = [data[number] for number in numbers]
         loaded.model.train()
         try:

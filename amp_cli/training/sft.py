@@ -15,17 +15,17 @@ IGNORED = -100
 
 
 def sft_batch(data: EncodedItems, numbers: Sequence[int], *, pad_id: int) -> dict[str, Any]:
-    """Return items as rows with labels on the answers' tokens and pictures stacked."""
+    """Return items as rows with labels on the answers' tokens and images stacked."""
     batch = lay_out_rows([data[number] for number in numbers], pad_id=pad_id)
     labels = torch.full_like(batch.input_ids, IGNORED)
     labels.view(-1)[batch.predictors + 1] = batch.targets
-    pictures = batch.image_inputs
-    names = sorted({name for one in pictures for name in one})
+    images = batch.image_inputs
+    names = sorted({name for one in images for name in one})
     return {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
         "labels": labels,
-        **{name: torch.cat([one[name] for one in pictures if one]) for name in names},
+        **{name: torch.cat([one[name] for one in images if one]) for name in names},
     }
 
 

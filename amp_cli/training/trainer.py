@@ -71,7 +71,7 @@ class MDPOTrainer(Trainer):
     def _loss(self, model: Any, items: Sequence[EncodedItem], count: torch.Tensor | int | None) -> torch.Tensor:
         """Return this forward pass's share of the update's loss, which is divided by `count`."""
         batch = self.forward.lay_out(items).to(self.args.device)
-        shown = self.forward.show_pictures(model, batch)
+        shown = self.forward.show_images(model, batch)
         reference = self._reference_logps(model, items, batch, shown)
         policy = self.forward.round_logps(model, batch, shown)
         mask = level_mask(batch.levels)

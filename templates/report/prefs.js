@@ -16,7 +16,7 @@ const [list, rows, item, content, search, filters, count, message, help, numbers
   "list", "rows", "item", "content", "search", "filters", "count", "message", "help", "numbers",
 ].map((id) => document.getElementById(id));
 
-let pictures = null; // base64 JPEGs; they stand at the end of the page and are read when it is whole
+let images = null; // base64 JPEGs; they stand at the end of the page and are read when it is whole
 let shown = items.map((_, number) => number); // numbers of the items that the list holds
 let place = 0; // where in `shown` the chosen item is
 let haystacks = null; // the text of each item that is searched, made at the first search
@@ -125,9 +125,9 @@ function markedNodes(answer) {
 
 // ---- the chosen item
 
-function pictureOf(number, alt) {
+function imageOf(number, alt) {
   const image = make("img", { alt, decoding: "async" });
-  if (pictures) image.src = `data:image/jpeg;base64,${pictures[number]}`;
+  if (images) image.src = `data:image/jpeg;base64,${images[number]}`;
   return image;
 }
 
@@ -167,9 +167,9 @@ function drawItem() {
   const facts = [spelled(one.levels.length, "level"), spelled(one.questions.length, "round")];
   if (one.dataset) facts.unshift(one.dataset);
   const top = make("div", { className: "top" });
-  if (one.pictures.length || one.missing.length) {
-    top.append(make("div", { className: "pictures" },
-      ...one.pictures.map((number, index) => pictureOf(number, `Picture ${index + 1} of ${one.id}`)),
+  if (one.images.length || one.missing.length) {
+    top.append(make("div", { className: "images" },
+      ...one.images.map((number, index) => imageOf(number, `Image ${index + 1} of ${one.id}`)),
       ...one.missing.map((reason) => make("p", { className: "missing" }, reason))));
   }
   top.append(make("div", {}, make("h2", {}, one.id), make("p", { className: "quiet" }, facts.join(" · "))));
@@ -212,11 +212,11 @@ const drawn = new Map(); // place -> row
 
 function rowNode(at) {
   const one = items[shown[at]];
-  const picture = one.pictures.length
-    ? pictureOf(one.pictures[0], "")
+  const image = one.images.length
+    ? imageOf(one.images[0], "")
     : make("span", { className: "blank" }, one.missing.length ? "missing" : "text");
   const facts = [spelled(one.levels.length, "level"), one.levels[0].source, one.dataset].filter(Boolean);
-  const row = make("div", { className: "row", id: `row-${at}`, role: "option" }, picture,
+  const row = make("div", { className: "row", id: `row-${at}`, role: "option" }, image,
     make("span", { className: "question" }, one.questions[0]),
     make("span", {}, one.id),
     make("span", { className: "quiet" }, facts.join(" · ")));
@@ -274,7 +274,7 @@ function choose(at) {
 function open(at) {
   document.body.classList.add("reading");
   choose(at);
-  content.focus({ preventScroll: true }); // or the picture would be scrolled away
+  content.focus({ preventScroll: true }); // or the image would be scrolled away
 }
 
 // Where list and item stand side by side the list keeps the keys.
@@ -340,8 +340,8 @@ function matches(one, wanted) {
     && (!wanted.rounds || one.questions.length === Number(wanted.rounds))
     && (!wanted.dataset || one.dataset === JSON.parse(wanted.dataset))
     && (!wanted.source || one.levels.some((level) => level.source === JSON.parse(wanted.source)))
-    && (!wanted.pictures || (wanted.pictures === "missing" ? one.missing.length > 0
-      : (one.pictures.length + one.missing.length > 0) === (wanted.pictures === "with")))
+    && (!wanted.images || (wanted.images === "missing" ? one.missing.length > 0
+      : (one.images.length + one.missing.length > 0) === (wanted.images === "with")))
     && (wanted.difference === "" || lengthDifference(one) > Number(wanted.difference));
 }
 
@@ -393,7 +393,7 @@ function offerFilters() {
   offer("source", namesOf(items.flatMap((one) => one.levels.map((level) => level.source))));
   offer("dataset", namesOf(items.map((one) => one.dataset)));
   const missing = items.some((one) => one.missing.length) ? [["missing", "not found"]] : [];
-  offer("pictures", [["with", "with pictures"], ["without", "text only"], ...missing]);
+  offer("images", [["with", "with images"], ["without", "text only"], ...missing]);
 }
 
 // ---- the whole set
@@ -477,7 +477,7 @@ list.addEventListener("scroll", drawList, { passive: true });
 window.addEventListener("resize", drawList);
 window.addEventListener("hashchange", followAddress);
 document.addEventListener("DOMContentLoaded", () => {
-  pictures = JSON.parse(document.getElementById("pictures").textContent);
+  images = JSON.parse(document.getElementById("images").textContent);
   redrawList();
   drawItem();
 });

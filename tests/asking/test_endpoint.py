@@ -55,15 +55,15 @@ def ask(
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "red.png"
     Image.new("RGB", (4, 4), (255, 0, 0)).save(path)
     return path
 
 
-def asked_about(picture: Path, count: int, *questions: str) -> list[Request]:
+def asked_about(image: Path, count: int, *questions: str) -> list[Request]:
     return [
-        Request(id=f"item-{number}", images=(picture,), questions=questions or (f"Question {number}?",))
+        Request(id=f"item-{number}", images=(image,), questions=questions or (f"Question {number}?",))
         for number in range(count)
     ]
 
@@ -71,9 +71,9 @@ def asked_about(picture: Path, count: int, *questions: str) -> list[Request]:
 # --- what is sent ----------------------------------------------------------------------------------------------------
 
 
-def test_the_picture_goes_inline_before_the_question_with_the_sampling_settings(picture: Path) -> None:
+def test_the_image_goes_inline_before_the_question_with_the_sampling_settings(image: Path) -> None:
     with JudgeServer(" A red square. \n") as server:
-        outcome = ask(endpoint(server, temperature=0.5, top_p=0.9, max_new_tokens=33), asked_about(picture, 1))
+        outcome = ask(endpoint(server, temperature=0.5, top_p=0.9, max_new_tokens=33), asked_about(image, 1))
     assert outcome.answers == {"item-0": ("A red square.",)}
     body = server.asked[0].body
     (message,) = body.pop("messages")
@@ -81,18 +81,18 @@ def test_the_picture_goes_inline_before_the_question_with_the_sampling_settings(
     shown, question = message["content"]
     kind, _, content = shown["image_url"]["url"].partition(",")
     assert (message["role"], shown["type"], kind) == ("user", "image_url", "data:image/png;base64")
-    assert base64.b64decode(content) == picture.read_bytes()
+    assert base64.b64decode(content) == image.read_bytes()
     assert question == {"type": "text", "text": "Question 0?"}
 
 
-def test_rounds_come_in_turn_with_the_model_s_own_answers_between_them(picture: Path) -> None:
+def test_rounds_come_in_turn_with_the_model_s_own_answers_between_them(image: Path) -> None:
     with JudgeServer(lambda body: f"answer {len(body['messages'])}") as server:
-        outcome = ask(endpoint(server), asked_about(picture, 1, "One?", "Two?", "Three?"))
+        outcome = ask(endpoint(server), asked_about(image, 1, "One?", "Two?", "Three?"))
     assert outcome.answers == {"item-0": ("answer 1", "answer 3", "answer 5")}
     last = server.asked[-1].body["messages"]
     assert [message["role"] for message in last] == ["user", "assistant", "user", "assistant", "user"]
     assert [message["content"] for message in last[1:]] == ["answer 1", "Two?", "answer 3", "Three?"]
-    assert len(last[0]["content"]) == 2  # the picture is shown once
+    assert len(last[0]["content"]) == 2  # the image is shown once
 
 
 def test_a_format_that_browsers_know_is_sent_as_it_is_and_others_as_png(tmp_path: Path) -> None:
@@ -109,20 +109,20 @@ def test_a_format_that_browsers_know_is_sent_as_it_is_and_others_as_png(tmp_path
     assert list(Image.open(tmp_path / "back.png").getdata()) == list(image.getdata())
 
 
-def test_no_more_items_are_under_way_than_allowed_and_done_ones_are_not_asked(picture: Path) -> None:
+def test_no_more_items_are_under_way_than_allowed_and_done_ones_are_not_asked(image: Path) -> None:
     with JudgeServer("Yes.", delay=0.05) as server:
-        outcome = ask(endpoint(server), asked_about(picture, 9), done=frozenset({"item-3"}), concurrency=3)
+        outcome = ask(endpoint(server), asked_about(image, 9), done=frozenset({"item-3"}), concurrency=3)
     assert server.busiest == 3
     assert sorted(outcome.answers) == [f"item-{number}" for number in range(9) if number != 3]
 
 
-def test_the_key_goes_only_to_an_endpoint_that_asks_for_one(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_goes_only_to_an_endpoint_that_asks_for_one(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with JudgeServer("Yes.") as server:
-        ask(endpoint(server), asked_about(picture, 2))
+        ask(endpoint(server), asked_about(image, 2))
         assert KEY not in str([one.headers for one in server.asked])
         server.faults.append(Fault(status=401, message="who are you"))
-        outcome = ask(endpoint(server), asked_about(picture, 1))
+        outcome = ask(endpoint(server), asked_about(image, 1))
     assert outcome.answers == {"item-0": ("Yes.",)}
     assert server.asked[-1].headers["authorization"] == f"Bearer {KEY}"
 
@@ -135,35 +135,35 @@ def test_the_key_goes_only_to_an_endpoint_that_asks_for_one(picture: Path, monke
     [Fault(status=429), Fault(status=503), Fault(cut=0), Fault(cut=30), Fault(body='{"choices": [')],
     ids=["429", "503", "hung up", "cut off", "half JSON"],
 )
-def test_a_passing_fault_is_tried_again(picture: Path, fault: Fault) -> None:
+def test_a_passing_fault_is_tried_again(image: Path, fault: Fault) -> None:
     with JudgeServer("Yes.") as server:
         server.faults.append(fault)
-        outcome = ask(endpoint(server), asked_about(picture, 1))
+        outcome = ask(endpoint(server), asked_about(image, 1))
     assert outcome.answers == {"item-0": ("Yes.",)}
     assert len(server.asked) == 2
 
 
-def test_an_item_that_fails_is_rejected_with_the_reason_and_the_others_are_answered(picture: Path) -> None:
+def test_an_item_that_fails_is_rejected_with_the_reason_and_the_others_are_answered(image: Path) -> None:
     with JudgeServer("Yes.") as server:
         server.fault_for = {"Question 1?": Fault(status=400, message="too long"), "Question 2?": Fault(status=500)}
-        requests = asked_about(picture, 4)
-        requests.append(Request(id="no picture", images=(picture.with_name("torn.png"),), questions=("What?",)))
-        picture.with_name("torn.png").write_bytes(picture.read_bytes()[:40])
+        requests = asked_about(image, 4)
+        requests.append(Request(id="no image", images=(image.with_name("torn.png"),), questions=("What?",)))
+        image.with_name("torn.png").write_bytes(image.read_bytes()[:40])
         outcome = ask(endpoint(server), requests)
     assert sorted(outcome.answers) == ["item-0", "item-3"]
     assert outcome.rejected["item-1"] == "the model refused the request (400): too long"
     assert outcome.rejected["item-2"].startswith("given up after 3 attempts: the model is busy or broken (500)")
-    assert "torn.png" in outcome.rejected["no picture"]
+    assert "torn.png" in outcome.rejected["no image"]
 
 
-def test_an_empty_answer_is_one_only_when_the_model_ended_it(picture: Path) -> None:
+def test_an_empty_answer_is_one_only_when_the_model_ended_it(image: Path) -> None:
     def empty(reason: str) -> Fault:
         choice = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": reason}
         return Fault(body=json.dumps({"choices": [choice]}))
 
     with JudgeServer("Yes.") as server:
         server.fault_for = {"Question 0?": empty("stop"), "Question 1?": empty("length")}
-        outcome = ask(endpoint(server), asked_about(picture, 2))
+        outcome = ask(endpoint(server), asked_about(image, 2))
     assert outcome.answers == {"item-0": ("",)}
     assert outcome.rejected == {"item-1": "the model sent no text (finish_reason: length)"}
 
@@ -176,33 +176,33 @@ def test_an_empty_answer_is_one_only_when_the_model_ended_it(picture: Path) -> N
         (Fault(status=429, code="insufficient_quota"), "has no credit left"),
     ],
 )
-def test_what_no_item_can_pass_stops_at_once(picture: Path, fault: Fault, said: str) -> None:
+def test_what_no_item_can_pass_stops_at_once(image: Path, fault: Fault, said: str) -> None:
     with JudgeServer("Yes.") as server:
         server.fault_for = {"Question": fault}
         with pytest.raises(AmpError, match=said):
-            ask(endpoint(server), asked_about(picture, 50), concurrency=2)
+            ask(endpoint(server), asked_about(image, 50), concurrency=2)
     assert len(server.asked) <= 4
 
 
-def test_a_server_that_is_not_there_stops_at_once(picture: Path) -> None:
+def test_a_server_that_is_not_there_stops_at_once(image: Path) -> None:
     model = EndpointModel("http://127.0.0.1:9/v1#llava", Decoding(), seed=0, patience=QUICK)
     with pytest.raises(AmpError, match=r"Cannot reach the model at 'http://127\.0\.0\.1:9/v1'"):
-        ask(model, asked_about(picture, 3))
+        ask(model, asked_about(image, 3))
 
 
-def test_a_set_up_that_refuses_every_item_stops_after_twenty(picture: Path) -> None:
+def test_a_set_up_that_refuses_every_item_stops_after_twenty(image: Path) -> None:
     with JudgeServer("Yes.") as server:
-        server.fault_for = {"Question": Fault(status=400, message="no pictures here")}
-        with pytest.raises(AmpError, match=r"The first 20 items were all refused.*no pictures here"):
-            ask(endpoint(server), asked_about(picture, 60), concurrency=2)
+        server.fault_for = {"Question": Fault(status=400, message="no images here")}
+        with pytest.raises(AmpError, match=r"The first 20 items were all refused.*no images here"):
+            ask(endpoint(server), asked_about(image, 60), concurrency=2)
     assert len(server.asked) <= 22
 
 
-def test_a_parameter_that_the_model_does_not_take_is_left_out_and_said(picture: Path) -> None:
+def test_a_parameter_that_the_model_does_not_take_is_left_out_and_said(image: Path) -> None:
     with JudgeServer("Yes.") as server:
         server.faults.append(Fault(status=400, param="top_p", message="no top_p"))
         model = endpoint(server)
-        assert ask(model, asked_about(picture, 1)).answers == {"item-0": ("Yes.",)}
+        assert ask(model, asked_about(image, 1)).answers == {"item-0": ("Yes.",)}
     assert "top_p" not in server.asked[1].body
     assert model.late_notes == ("'llava' takes no top_p; it used its own",)
     assert "top_p" not in model.identity["sampling"]
@@ -249,10 +249,10 @@ def test_what_only_a_model_loaded_here_can_have_is_refused(pope: Path, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_beams_and_repetition_rules_are_not_sent_and_that_is_said(picture: Path) -> None:
+def test_beams_and_repetition_rules_are_not_sent_and_that_is_said(image: Path) -> None:
     with JudgeServer("Yes.") as server:
         model = endpoint(server, num_beams=4, no_repeat_ngram_size=5)
-        ask(model, asked_about(picture, 1))
+        ask(model, asked_about(image, 1))
     assert not {"num_beams", "no_repeat_ngram_size", "repetition_penalty"} & set(server.asked[0].body)
     assert model.notes == ("The endpoint of 'llava' cannot be asked for num_beams=4, no_repeat_ngram_size=5: "
                            "it answers without",)  # fmt: skip
@@ -264,7 +264,7 @@ def test_beams_and_repetition_rules_are_not_sent_and_that_is_said(picture: Path)
 
 @pytest.fixture
 def pope(tmp_path: Path) -> Path:
-    """Six pictures, one question each; odd ones have yes as the answer."""
+    """Six images, one question each; odd ones have yes as the answer."""
     folder = tmp_path / "pope"
     folder.mkdir()
     lines = []
@@ -309,12 +309,12 @@ def test_answers_stand_in_the_items_order_however_they_arrived(pope: Path, tmp_p
     assert len(ids) == 6
 
 
-def test_an_expert_may_be_an_endpoint(tmp_path: Path, picture: Path) -> None:
+def test_an_expert_may_be_an_endpoint(tmp_path: Path, image: Path) -> None:
     expert = parse_expert("big=http://127.0.0.1:8000/v1#llava+more")
     assert (expert.name, expert.model, expert.adapter) == ("big", "http://127.0.0.1:8000/v1#llava+more", None)
     data = tmp_path / "data.jsonl"
     records = [
-        {"id": str(n), "images": [str(picture)], "questions": ["What is it?"], "answers": ["A red square."]}
+        {"id": str(n), "images": [str(image)], "questions": ["What is it?"], "answers": ["A red square."]}
         for n in range(3)
     ]
     data.write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -1,4 +1,4 @@
-"""A model behind a real OpenAI-compatible server (llama.cpp's) answers rounds, and says that it sees no pictures.
+"""A model behind a real OpenAI-compatible server (llama.cpp's) answers rounds, and says that it sees no images.
 
 `make test-judge` installs what it needs, and runs it.
 """
@@ -45,7 +45,7 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.wait()
 
 
-def test_rounds_are_answered_after_the_server_asked_for_the_key_and_a_picture_is_rejected(
+def test_rounds_are_answered_after_the_server_asked_for_the_key_and_a_image_is_rejected(
     url: str, tmp_path: Path
 ) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "black.png")

@@ -49,13 +49,13 @@ def settings(data: Path, out: Path, **changes: object) -> EvalSettings:
 
 
 def pope(folder: Path, count: int) -> Path:
-    """Pictures with a square each, and questions of different lengths about them."""
+    """Images with a square each, and questions of different lengths about them."""
     folder.mkdir()
     lines = []
     for number in range(count):
-        picture = Image.new("RGB", (32, 32), (8 * number % 256, 200, 90))
-        ImageDraw.Draw(picture).rectangle((4, 4, 8 + number % 20, 20), fill=(200, 9 * number % 256, 0))
-        picture.save(folder / f"{number}.png")
+        image = Image.new("RGB", (32, 32), (8 * number % 256, 200, 90))
+        ImageDraw.Draw(image).rectangle((4, 4, 8 + number % 20, 20), fill=(200, 9 * number % 256, 0))
+        image.save(folder / f"{number}.png")
         question = "Is there a dog in the image?" if number % 3 else "Is there a red square to the left of a circle?"
         label = "yes" if number % 2 else "no"
         lines.append({"question_id": number, "image": f"{number}.png", "text": question, "label": label})
@@ -173,7 +173,7 @@ def test_two_processes_answer_byte_for_byte_as_one_even_after_kills(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_picture_that_one_process_cannot_use_is_rejected_and_the_rest_answered(
+def test_a_image_that_one_process_cannot_use_is_rejected_and_the_rest_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = pope(tmp_path / "data", 6)

@@ -124,10 +124,10 @@ def test_a_resumed_run_samples_what_an_unbroken_one_does(tiny: LoadedModel, requ
     assert rest == {name: texts for name, texts in unbroken.items() if name not in done}
 
 
-def test_a_bad_picture_and_a_special_token_lose_only_their_items(
+def test_a_bad_image_and_a_special_token_lose_only_their_items(
     tiny: LoadedModel, requests: list[Request], tmp_path: Path
 ) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     bad = [
         replace(requests[0], id="broken", images=(tmp_path / "broken.png",)),
         replace(requests[0], id="token", questions=("what is <image> here?",)),
@@ -174,7 +174,7 @@ def test_out_of_memory_on_one_item_is_a_sentence(tiny: LoadedModel, requests: li
         answers_of(replace(tiny, model=RunsOutOfMemory(tiny.model, limit=0)), requests[:1])
 
 
-def test_the_picture_token_is_never_written(tiny: LoadedModel) -> None:
+def test_the_image_token_is_never_written(tiny: LoadedModel) -> None:
     config = generation._generation_config(tiny, GREEDY)
     assert config.suppress_tokens == [tiny.model.config.image_token_index]
 

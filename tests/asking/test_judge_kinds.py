@@ -93,7 +93,7 @@ def test_a_judge_that_is_not_there_is_refused_before_anything_is_judged(judge: s
 
 def test_the_embedded_model_judges_and_says_that_prompts_are_too_long_for_it() -> None:
     judge = open_judge(JudgeSettings(judge="local:tiny"))
-    question = "Is there a red cup in the picture?"
+    question = "Is there a red cup in the image?"
     asked = [
         JudgeRequest(id="a", messages=(("system", "Be fair."), ("user", question)), max_tokens=8),
         JudgeRequest(id="a", repeat=1, messages=(("system", "Be fair."), ("user", question)), max_tokens=8),

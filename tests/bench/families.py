@@ -55,14 +55,12 @@ def main() -> None:
         print(json.dumps(rows, indent=1))
         return
     columns = ("logp_float64", "gradient_float64", "logp_float32", "gradient_float32")
-    print("| family | levels | pictures | " + " | ".join(name.replace("_", ", ") for name in columns) + " |")
+    print("| family | levels | images | " + " | ".join(name.replace("_", ", ") for name in columns) + " |")
     print("| --- " * 7 + "|")
     for row in rows:
-        pictures = "once an item" if row["pictures_once"] else "every pass"
+        images = "once an item" if row["pictures_once"] else "every pass"
         layout = LAYOUT_WORDS[row["layout"]]
-        print(
-            f"| {row['family']} | {layout} | {pictures} | " + " | ".join(f"{row[name]:.0e}" for name in columns) + " |"
-        )
+        print(f"| {row['family']} | {layout} | {images} | " + " | ".join(f"{row[name]:.0e}" for name in columns) + " |")
     for row in rows:
         for layout, why in row["refused"].items():
             print(f"{row['family']}, {layout}: {why}")

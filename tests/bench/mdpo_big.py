@@ -91,7 +91,7 @@ def random_policy(config: LlavaConfig, *, device: torch.device, is_nf4: bool) ->
 
 
 def random_item(config: LlavaConfig, levels: int) -> EncodedItem:
-    """Return an item of one picture, a prompt, and as many answers of 100 tokens, all of it random."""
+    """Return an item of one image, a prompt, and as many answers of 100 tokens, all of it random."""
     generator = torch.Generator().manual_seed(levels)
 
     def text(length: int) -> torch.Tensor:
@@ -99,8 +99,8 @@ def random_item(config: LlavaConfig, levels: int) -> EncodedItem:
         return torch.randint(3, most, (length,), generator=generator)
 
     half = PROMPT_TOKENS // 2
-    picture = torch.full((config.image_seq_length,), config.image_token_index)
-    prompt = torch.cat((text(half), picture, text(PROMPT_TOKENS - half)))
+    image = torch.full((config.image_seq_length,), config.image_token_index)
+    prompt = torch.cat((text(half), image, text(PROMPT_TOKENS - half)))
     supervised = torch.arange(len(prompt) + ANSWER_TOKENS) >= len(prompt)
     responses = tuple(
         EncodedResponse(

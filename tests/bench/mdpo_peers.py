@@ -76,7 +76,7 @@ class Released:
 class TrlPairs:
     """The real DPOTrainer: a new LoRA given by its config (so that the reference is the base), our adapter's numbers.
 
-    Pairs are tokenised and their pictures prepared by TRL's collator, before anything is measured.
+    Pairs are tokenised and their images prepared by TRL's collator, before anything is measured.
     """
 
     def __init__(

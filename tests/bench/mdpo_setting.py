@@ -32,7 +32,7 @@ from amp_cli.world.scenes import random_stream, sample_neutral
 
 SHAPES = ("b", "tiny")
 VOCABULARY = 1024
-PROMPT_WORDS = 47  # with the roles' three tokens about 50 beside the picture
+PROMPT_WORDS = 47  # with the roles' three tokens about 50 beside the image
 ANSWER_TOKENS = (110, 84, 120, 96, 102, 90, 114, 87)
 RANK, ALPHA = 16, 32
 ADAPTER_SPREAD = 0.02  # of LoRA's B, which starts as zero: the adapter must do something for gradients to tell
@@ -40,9 +40,9 @@ ADAPTER_SPREAD = 0.02  # of LoRA's B, which starts as zero: the adapter must do 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One preference item: a picture, a question, and an answer per level; `encoded` is what the model reads."""
+    """One preference item: an image, a question, and an answer per level; `encoded` is what the model reads."""
 
-    picture: Image.Image
+    image: Image.Image
     question: str
     answers: tuple[str, ...]
     encoded: EncodedItem
@@ -112,15 +112,15 @@ def adapter_parameters(model: Any) -> list[torch.nn.Parameter]:
 
 def make_example(setting: Setting, levels: int) -> Example:
     """Return one item with as many levels, the same one each time."""
-    picture, question, answers = _drawn_texts(levels) if setting.shape == "tiny" else _random_texts(levels)
-    encoded = encode_item(setting.loaded, [question], [[answer] for answer in answers], [picture])
-    return Example(picture=picture, question=question, answers=tuple(answers), encoded=encoded)
+    image, question, answers = _drawn_texts(levels) if setting.shape == "tiny" else _random_texts(levels)
+    encoded = encode_item(setting.loaded, [question], [[answer] for answer in answers], [image])
+    return Example(image=image, question=question, answers=tuple(answers), encoded=encoded)
 
 
 def in_double(item: EncodedItem) -> EncodedItem:
-    """Return the item with its pictures in float64."""
-    pictures = {name: one.double() if one.is_floating_point() else one for name, one in item.image_inputs.items()}
-    return replace(item, image_inputs=pictures)
+    """Return the item with its images in float64."""
+    images = {name: one.double() if one.is_floating_point() else one for name, one in item.image_inputs.items()}
+    return replace(item, image_inputs=images)
 
 
 def pair_texts(setting: Setting, example: Example) -> list[dict[str, Any]]:
@@ -129,14 +129,14 @@ def pair_texts(setting: Setting, example: Example) -> list[dict[str, Any]]:
     bos = setting.loaded.tokenizer.bos_token or ""  # TRL adds no special tokens
     ends = [render(setting.loaded, [example.question], [answer], 1).removeprefix(prompt) for answer in example.answers]
     return [
-        {"prompt": bos + prompt, "chosen": better, "rejected": worse, "images": [example.picture]}
+        {"prompt": bos + prompt, "chosen": better, "rejected": worse, "images": [example.image]}
         for number, better in enumerate(ends)
         for worse in ends[number + 1 :]
     ]
 
 
 def _drawn_texts(levels: int) -> tuple[Image.Image, str, Sequence[str]]:
-    """A scene's picture, and its caption before those of other scenes."""
+    """A scene's image, and its caption before those of other scenes."""
     stream = random_stream("mdpo step benchmark", 0)
     scenes = [sample_neutral(stream) for _ in range(levels)]
     return draw(scenes[0]), DESCRIBE, [full_caption(scene) for scene in scenes]
@@ -155,7 +155,7 @@ def _random_texts(levels: int) -> tuple[Image.Image, str, Sequence[str]]:
 
 
 def _random_llava() -> LoadedModel:
-    """Shape B of perf.md: its shares of operations are close to a 7B's, with 576 picture tokens."""
+    """Shape B of perf.md: its shares of operations are close to a 7B's, with 576 image tokens."""
     torch.manual_seed(0)
     text = LlamaConfig(
         hidden_size=512,
@@ -205,7 +205,7 @@ def _random_llava() -> LoadedModel:
 
 
 def _word_processor() -> LlavaProcessor:
-    """A token for each of t0, t1, ..., and LLaVA-1.5's preparation of pictures."""
+    """A token for each of t0, t1, ..., and LLaVA-1.5's preparation of images."""
     special = ["<unk>", "USER:", "ASSISTANT:", "</s>", "<pad>", "<image>"]
     words = [*(f"t{number}" for number in range(VOCABULARY - len(special))), *special]
     inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
@@ -217,9 +217,9 @@ def _word_processor() -> LlavaProcessor:
         unk_token="<unk>",
         extra_special_tokens=["<image>"],
     )
-    pictures = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+    images = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
     return LlavaProcessor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",

@@ -78,7 +78,7 @@ class Ours:
     def step(self) -> float:
         batch = self.forward.lay_out([self.item]).to(next(self.policy.parameters()).device)
         with mixed_precision(self.policy, self.is_mixed):
-            shown = self.forward.show_pictures(self.policy, batch)
+            shown = self.forward.show_images(self.policy, batch)
             reference = self._reference(batch, shown)
             policy = self.forward.round_logps(self.policy, batch, shown)
         mask = level_mask(batch.levels)

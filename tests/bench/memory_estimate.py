@@ -2,7 +2,7 @@
 
 Run: python tests/bench/memory_estimate.py [--json] [--shape b] [--items 1,2,4] [--bfloat16]
 On a CPU the kernel's high-water mark is read, on a GPU (--device cuda) PyTorch's own; weights, adapter and gradients
-are there before, so what is compared is activations, head and pictures. --bfloat16 is how a GPU trains: autocast.
+are there before, so what is compared is activations, head and images. --bfloat16 is how a GPU trains: autocast.
 Where malloc may keep freed memory (its default, and faster by half) a CPU process takes once to twice as much again; so
 this script has malloc give everything back at once (--malloc-keeps does not).
 """
@@ -125,7 +125,7 @@ def peak_of_step(
     def step() -> None:
         batch = forward.lay_out(items).to(torch.device(device))
         with torch.autocast(device, dtype=torch.bfloat16) if autocast else nullcontext():
-            sums = forward.round_logps(setting.policy, batch, forward.show_pictures(setting.policy, batch))
+            sums = forward.round_logps(setting.policy, batch, forward.show_images(setting.policy, batch))
         sums.sum().backward()
 
     step()  # gradients are there from now on

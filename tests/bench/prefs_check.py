@@ -1,8 +1,8 @@
-"""Measures `amp prefs check` on made-up items of 4 levels with pictures of 640 x 480: seconds and peak memory.
+"""Measures `amp prefs check` on made-up items of 4 levels with images of 640 x 480: seconds and peak memory.
 
-python tests/bench/prefs_check.py [items] [pictures] [--benchmark]
+python tests/bench/prefs_check.py [items] [images] [--benchmark]
 
-With --benchmark, every picture is also compared with 500 others.
+With --benchmark, every image is also compared with 500 others.
 """
 
 import json
@@ -23,7 +23,7 @@ BENCHMARK = 500
 MEGABYTE = 1024  # ru_maxrss is in KiB
 
 
-def write_pictures(folder: Path, count: int, seed: int) -> None:
+def write_images(folder: Path, count: int, seed: int) -> None:
     """Write JPEGs as large as COCO's: smooth noise, so that each has its own look."""
     folder.mkdir()
     rng = np.random.default_rng(seed)
@@ -32,34 +32,34 @@ def write_pictures(folder: Path, count: int, seed: int) -> None:
         small.resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=90)
 
 
-def write_items(path: Path, items: int, pictures: int) -> None:
+def write_items(path: Path, items: int, images: int) -> None:
     rng = random.Random(0)
     with path.open("w", encoding="utf-8") as stream:
         for number in range(items):
             record = {
                 "id": str(number),
-                "images": [f"images/{number % pictures}.jpg"],
-                "questions": [f"Describe picture {number} in detail."],
+                "images": [f"images/{number % images}.jpg"],
+                "questions": [f"Describe image {number} in detail."],
                 "levels": [{"answers": [made_up_caption(rng)], "source": f"source {level}"} for level in range(4)],
             }
             stream.write(json.dumps(record) + "\n")
 
 
-def main(items: int, pictures: int, *, with_benchmark: bool) -> None:
+def main(items: int, images: int, *, with_benchmark: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_pictures(folder / "images", pictures, 0)
-        write_items(folder / "preferences.jsonl", items, pictures)
+        write_images(folder / "images", images, 0)
+        write_items(folder / "preferences.jsonl", items, images)
         benchmarks: tuple[Path, ...] = ()
         if with_benchmark:
-            write_pictures(folder / "benchmark", BENCHMARK, 1)
+            write_images(folder / "benchmark", BENCHMARK, 1)
             benchmarks = (folder / "benchmark",)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE
         start, processor = time.perf_counter(), time.process_time()
         report = check(CheckSettings(source=str(folder / "preferences.jsonl"), max_length=4096, benchmarks=benchmarks))
         seconds, processor = time.perf_counter() - start, time.process_time() - processor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE
-    print(f"{items} items, {pictures} pictures: {seconds:.1f} s ({processor:.1f} s of processor time)")
+    print(f"{items} items, {images} images: {seconds:.1f} s ({processor:.1f} s of processor time)")
     print(f"peak {peak:.0f} MB ({before:.0f} MB before), {len(report.warnings)} warnings, {report.rejected} faulty")
 
 

@@ -71,7 +71,7 @@ def _records(way: str, count: int) -> Iterator[dict[str, str]]:
             yield {
                 "idx": str(number),
                 "image": f"images/{prompt}.jpg",
-                "question": f"What is on picture {prompt}?",
+                "question": f"What is on image {prompt}?",
                 "chosen": f"Answer {level} of {prompt}. {filler}",
                 "rejected": f"Answer {level + 1} of {prompt}. {filler}",
             }
@@ -79,7 +79,7 @@ def _records(way: str, count: int) -> Iterator[dict[str, str]]:
             yield {
                 "id": f"item-{number}",
                 "image": f"images/{number}.jpg",
-                "prompt": f"<image>\nWhat is on picture {number}?",
+                "prompt": f"<image>\nWhat is on image {number}?",
                 "chosen": f"A dog. {filler}",
                 "rejected": f"A cat. {filler}",
             }

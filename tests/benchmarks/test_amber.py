@@ -56,7 +56,7 @@ class Pairs:
 
 
 def amber_folder(folder: Path) -> Path:
-    """Two pictures to describe (ids 1 and 2), and eight questions (ids 3 to 10) about the first."""
+    """Two images to describe (ids 1 and 2), and eight questions (ids 3 to 10) about the first."""
     (folder / "query").mkdir(parents=True)
     describe = "Describe this image."
     queries = [{"id": number, "image": f"AMBER_{number}.jpg", "query": describe} for number in (1, 2)]
@@ -92,7 +92,7 @@ def scored(data: Path, texts: Sequence[str], rule: str, part: str, likeness: Pai
 def test_a_description_by_hand(data: Path) -> None:
     texts = [
         "A dog lies on a couch. A cat and another cat watch it.",  # dog true, couch = sofa true, cat twice invented
-        "A bush. A person sits there.",  # bush = tree true, person invented and not foreseen for this picture
+        "A bush. A person sits there.",  # bush = tree true, person invented and not foreseen for this image
     ]
     block = scored(data, texts, "strict", "generative")["generative"]
     assert block["chair"] == 3 / 6  # invented nouns / nouns of the table
@@ -232,7 +232,7 @@ def test_the_amber_score_is_the_mean_of_what_is_not_invented_and_f1(data: Path) 
     assert summary["amber_score"] == pytest.approx((1 - 1 / 4 + 8 / 9) / 2)
     assert summary["n"] == 10
     low, high = summary["discriminative"]["ci95"]["accuracy"]
-    assert low == high == 7 / 8  # all questions are about one picture, and pictures are drawn
+    assert low == high == 7 / 8  # all questions are about one image, and images are drawn
 
 
 def test_a_score_survives_its_line_in_the_items_file(data: Path) -> None:

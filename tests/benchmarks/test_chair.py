@@ -30,7 +30,7 @@ def denied(text: str) -> list[str]:
 
 
 def coco_folder(folder: Path, captions: dict[int, list[str]] | None = None) -> Path:
-    """Two pictures: 1 with a dog and two cars, 2 with a cat."""
+    """Two images: 1 with a dog and two cars, 2 with a cat."""
     folder.mkdir(parents=True, exist_ok=True)
     instances: dict[str, Any] = {
         "images": [{"id": 1, "file_name": "one.jpg"}, {"id": 2, "file_name": "two.jpg"}],
@@ -128,7 +128,7 @@ def test_the_built_in_table_has_cocos_80_classes_and_no_word_twice() -> None:
 
 def test_scores_by_hand(tmp_path: Path) -> None:
     data = coco_folder(tmp_path)
-    # picture 1 (dog, car): dog right, cat invented twice; picture 2 (cat): all right
+    # image 1 (dog, car): dog right, cat invented twice; image 2 (cat): all right
     scores = scores_of(data, {"1": "A dog and a cat. The cat sleeps.", "2": "A cat."})
     assert scores["chair_s"] == 1 / 2
     assert scores["chair_i"] == 2 / 4
@@ -152,7 +152,7 @@ def test_descriptions_without_any_object_leave_chair_i_undefined(tmp_path: Path)
     assert scores["chair_s"] == 0.0
 
 
-def test_objects_of_the_reference_captions_are_in_the_picture_too(tmp_path: Path) -> None:
+def test_objects_of_the_reference_captions_are_in_the_image_too(tmp_path: Path) -> None:
     texts = {"1": "A dog, a car and a cat.", "2": "A cat."}
     assert scores_of(coco_folder(tmp_path / "a"), texts)["chair_i"] == 1 / 4
     data = coco_folder(tmp_path / "b", {1: ["A kitten behind the cars.", "No people."]})
@@ -179,20 +179,20 @@ def test_an_item_lists_what_is_invented_and_what_is_missed(tmp_path: Path) -> No
     assert chair.ChairScore.from_json(record).to_json() == record
 
 
-def many_pictures(count: int) -> dict[Any, str]:
+def many_images(count: int) -> dict[Any, str]:
     return {number: f"COCO_val2014_{number:012}.jpg" for number in range(count)}
 
 
 def test_a_small_file_is_described_whole_and_a_large_one_by_the_pinned_list(tmp_path: Path) -> None:
-    small = choose_images(many_pictures(500), "hash", None, tmp_path)
+    small = choose_images(many_images(500), "hash", None, tmp_path)
     assert (small.rule, small.ids) == ("all", tuple(range(500)))
-    large = choose_images(many_pictures(501), "hash", None, tmp_path)
+    large = choose_images(many_images(501), "hash", None, tmp_path)
     assert (large.rule, len(large.ids)) == ("hash", 500)
-    assert len(choose_images(many_pictures(501), "all", None, tmp_path).ids) == 501
+    assert len(choose_images(many_images(501), "all", None, tmp_path).ids) == 501
 
 
 def test_the_pinned_list_depends_on_the_ids_only_and_limit_takes_its_beginning(tmp_path: Path) -> None:
-    images = many_pictures(700)
+    images = many_images(700)
     backwards = dict(reversed(images.items()))
     pinned = choose_images(images, "hash", None, tmp_path)
     assert pinned.ids == choose_images(backwards, "hash", None, tmp_path).ids
@@ -209,19 +209,19 @@ def test_the_list_is_known_by_the_hash_of_its_ids(tmp_path: Path) -> None:
     assert scores["sample"] == {"rule": "all", "n": 2, "sha256": hashlib.sha256(b"1\n2").hexdigest()}
 
 
-def test_popes_pictures_are_taken_if_its_files_are_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_popes_images_are_taken_if_its_files_are_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMP_HOME", str(tmp_path / "home"))
     assert resolve_sample("auto", tmp_path) == "hash"
     with pytest.raises(AmpError, match="POPE was not downloaded"):
-        choose_images(many_pictures(501), "pope", None, tmp_path)
+        choose_images(many_images(501), "pope", None, tmp_path)
     downloaded = tmp_path / "home" / "benchmarks" / "pope"
     downloaded.mkdir(parents=True)
     rows = [{"image": f"COCO_val2014_{n:012}.jpg", "text": "Is there a dog?", "label": "no"} for n in (7, 3, 7)]
     (downloaded / "coco_pope_random.json").write_text("\n".join(json.dumps(row) for row in rows))
     assert resolve_sample("auto", tmp_path) == "pope"
     assert resolve_sample("hash", tmp_path) == "hash"
-    assert sorted(choose_images(many_pictures(501), "pope", None, tmp_path).ids) == [3, 7]
-    assert len(choose_images(many_pictures(501), "pope", 1, tmp_path).ids) == 1
+    assert sorted(choose_images(many_images(501), "pope", None, tmp_path).ids) == [3, 7]
+    assert len(choose_images(many_images(501), "pope", 1, tmp_path).ids) == 1
     others = {number: f"{number}.png" for number in range(1000, 1501)}
     with pytest.raises(AmpError, match="one of POPE's"):
         choose_images(others, "pope", None, tmp_path)

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: known shapes, pictures as units, undefined scores."""
+"""Bootstrap intervals: known shapes, images as units, undefined scores."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from amp_cli.benchmarks.intervals import interval, ratio, resampled_totals, score_intervals
 
 
-def test_every_draw_takes_as_many_pictures_as_there_are() -> None:
+def test_every_draw_takes_as_many_images_as_there_are() -> None:
     draws = resampled_totals(np.ones((7, 1)), resamples=50)
     assert draws.shape == (50, 1)
     assert (draws == 7).all()
@@ -26,7 +26,7 @@ def test_the_interval_of_a_share_is_near_its_normal_approximation() -> None:
     assert bounds[1] == pytest.approx(0.75 + 1.96 * 0.02165, abs=0.005)
 
 
-def test_answers_that_go_together_on_a_picture_widen_the_interval() -> None:
+def test_answers_that_go_together_on_a_image_widen_the_interval() -> None:
     def share(sums: np.ndarray) -> dict[str, np.ndarray]:
         return {"share": ratio(sums[:, 0], sums[:, 1])}
 

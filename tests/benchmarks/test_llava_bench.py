@@ -1,4 +1,4 @@
-"""LLaVA-Bench: both versions' files, the official script's numbers with its -1 and nan, rules and pictures' names."""
+"""LLaVA-Bench: both versions' files, the official script's numbers with its -1 and nan, rules and images' names."""
 
 import json
 from pathlib import Path
@@ -144,7 +144,7 @@ def test_a_rule_file_without_a_category_is_refused(tmp_path: Path) -> None:
         llava_bench.wording(data, None)
 
 
-def test_pictures_with_and_without_coco_s_prefix_are_found(tmp_path: Path) -> None:
+def test_images_with_and_without_coco_s_prefix_are_found(tmp_path: Path) -> None:
     data = llava_folder(tmp_path / "data")
     script = Script()
     settings = EvalSettings(benchmark="llava-bench", out=tmp_path / "out", data=data, only="answer")

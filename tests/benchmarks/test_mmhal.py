@@ -12,7 +12,7 @@ from amp_cli.benchmarks import mmhal
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.errors import AmpError
-from tests.support.judged_data import GOLDEN, Script, mmhal_folder, mmhal_records, pictures, write_json, write_lines
+from tests.support.judged_data import GOLDEN, Script, images, mmhal_folder, mmhal_records, write_json, write_lines
 
 CASES = GOLDEN / "mmhal"
 
@@ -125,9 +125,9 @@ def test_a_type_that_is_wholly_unscored_is_null(tmp_path: Path) -> None:
     assert scores["score"] == 2.0
 
 
-def test_questions_and_pictures_are_read_from_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_questions_and_images_are_read_from_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMP_HOME", str(tmp_path / "home"))
-    pictures(tmp_path / "loose", ["0_o.png", "1_o.png", "stranger.png"])
+    images(tmp_path / "loose", ["0_o.png", "1_o.png", "stranger.png"])
     data = tmp_path / "data"
     data.mkdir()
     with zipfile.ZipFile(data / "test_data.zip", "w") as archive:
@@ -170,7 +170,7 @@ def test_what_is_missing_is_named_with_where_to_get_it(tmp_path: Path, monkeypat
     assert "amp download mmhal" in str(error.value.hint)
 
 
-def test_answers_are_joined_by_picture_and_question_not_by_place(tmp_path: Path) -> None:
+def test_answers_are_joined_by_image_and_question_not_by_place(tmp_path: Path) -> None:
     data = mmhal_folder(tmp_path / "data", count=3)
     answered = [record | {"model_answer": f"answer {record['image_id']}"} for record in mmhal_records(3)]
     file = write_json(tmp_path / "answers.json", answered[::-1])

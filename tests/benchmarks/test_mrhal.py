@@ -76,7 +76,7 @@ def test_cumulative_and_mean_by_hand(tmp_path: Path) -> None:
     assert (low, high) == (2.0, 3.0)
 
 
-def test_the_rounds_are_asked_without_picture_tags_and_the_judge_sees_all_of_them(tmp_path: Path) -> None:
+def test_the_rounds_are_asked_without_image_tags_and_the_judge_sees_all_of_them(tmp_path: Path) -> None:
     data = mrhal_folder(tmp_path / "data")
     script = Script()
     told: list[Any] = []

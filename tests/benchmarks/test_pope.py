@@ -135,7 +135,7 @@ def test_the_official_reading_is_as_odd_as_the_script(text: str, reading: bool) 
         ("Yes", True), ("yes.", True), ("**Yes**", True), ("Yes, and there is no cat.", True), ("Answer: yes", True),
         ("Yes. There is no doubt about it", True), ("No doubt, there is a dog.", True), ("I can see a dog.", True),
         ("There is a dog.", True), ("Of course.", True), ("There are no bottles; yes, a vase is there", True),
-        ("Based on the picture, the answer is yes.", True), ("Not sure. Yes", True), ("True", True),
+        ("Based on the image, the answer is yes.", True), ("Not sure. Yes", True), ("True", True),
         ("NO", False), ("No!", False), ("no\nThe image shows a cat.", False), ("Nope", False), ("No; none", False),
         ("There isn't a dog.", False), ("There isn’t a dog.", False), ("I do not see a dog.", False), ("not", False),
         ("I cannot see a dog.", False), ("Absolutely not", False), ("1. No", False), ('"No"', False), ("False", False),
@@ -283,7 +283,7 @@ def test_a_torn_line_is_refused_by_its_number(tmp_path: Path) -> None:
         pope.load(data, EvalSettings(benchmark="pope", out=tmp_path))
 
 
-def test_an_id_names_its_split_and_picture_and_comes_from_the_content(tmp_path: Path) -> None:
+def test_an_id_names_its_split_and_image_and_comes_from_the_content(tmp_path: Path) -> None:
     settings = EvalSettings(benchmark="pope", out=tmp_path)
     labels(tmp_path, random=[row("a.jpg", "dog", "yes"), row("a.jpg", "cat", "no")])
     before = {item.questions[0]: item.id for item in pope.load(tmp_path, settings).items}
@@ -292,7 +292,7 @@ def test_an_id_names_its_split_and_picture_and_comes_from_the_content(tmp_path: 
     assert all(item_id.startswith("random-a-") for item_id in before.values())
 
 
-def test_a_limit_keeps_whole_pictures_in_every_split_and_the_same_ones_in_any_order(tmp_path: Path) -> None:
+def test_a_limit_keeps_whole_images_in_every_split_and_the_same_ones_in_any_order(tmp_path: Path) -> None:
     rows = [row(f"{number}.jpg", thing, "yes") for number in range(6) for thing in ("dog", "cat", "car")]
     data = labels(tmp_path / "a", random=rows, popular=rows[::-1])
     limited = pope.load(data, EvalSettings(benchmark="pope", out=tmp_path, limit=2))

@@ -1,4 +1,4 @@
-"""Running a benchmark: resumable, nothing lost, bad pictures left out, answers scored again without a model."""
+"""Running a benchmark: resumable, nothing lost, bad images left out, answers scored again without a model."""
 
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -45,7 +45,7 @@ class Script:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Four pictures, one question each, half of them with yes as the answer."""
+    """Four images, one question each, half of them with yes as the answer."""
     folder = tmp_path / "data"
     (folder / "val2014").mkdir(parents=True)
     lines = []
@@ -129,7 +129,7 @@ def test_answers_are_scored_again_without_a_model_and_without_data_being_named(d
     assert run_benchmark(strict).scores["splits"]["random"]["yes_ratio"] == 0.0
 
 
-def test_bad_pictures_are_left_out_with_the_reason_and_asked_when_mended(data: Path) -> None:
+def test_bad_images_are_left_out_with_the_reason_and_asked_when_mended(data: Path) -> None:
     (data / "val2014" / "1.png").write_bytes(b"")
     (data / "val2014" / "2.png").unlink()
     result = run_benchmark(settings(data), answerer=Script())
@@ -148,7 +148,7 @@ def test_bad_pictures_are_left_out_with_the_reason_and_asked_when_mended(data: P
 def test_a_wrong_image_root_is_one_fault_and_stops_at_once(data: Path) -> None:
     (data.parent / "empty").mkdir()
     script = Script()
-    with pytest.raises(AmpError, match="None of the pictures of 4 items") as caught:
+    with pytest.raises(AmpError, match="None of the images of 4 items") as caught:
         run_benchmark(settings(data, image_root=data.parent / "empty"), answerer=script)
     assert "--image-root" in str(caught.value.hint)
     assert not script.offered
@@ -157,7 +157,7 @@ def test_a_wrong_image_root_is_one_fault_and_stops_at_once(data: Path) -> None:
     assert run_benchmark(right, answerer=script).scores["overall"]["n"] == 4
 
 
-def test_a_picture_path_that_leaves_the_folder_is_left_out(data: Path) -> None:
+def test_a_image_path_that_leaves_the_folder_is_left_out(data: Path) -> None:
     Image.new("RGB", (8, 8)).save(data.parent / "outside.png")
     file = data / "coco_pope_random.json"
     file.write_text(file.read_text().replace("3.png", "../../outside.png"))

@@ -46,7 +46,7 @@ def type_in(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a user has: pictures with questions and answers, and POPE with its pictures."""
+    """What a user has: images with questions and answers, and POPE with its images."""
     from amp_cli.world import files
     from amp_cli.world.language import full_caption
 
@@ -109,7 +109,7 @@ def test_readme_s_commands_for_preference_data_work_as_they_stand(tmp_path: Path
     (tmp_path / "vlfeedback").mkdir()
     for number in range(4):
         draw(tmp_path / "coco" / "a", number)
-    draw(tmp_path / "pope", 3)  # the benchmark has one of the pictures
+    draw(tmp_path / "pope", 3)  # the benchmark has one of the images
     asked = "<image>\nWhat is it?"
     theirs = [
         {
@@ -151,7 +151,7 @@ def test_readme_s_commands_for_preference_data_work_as_they_stand(tmp_path: Path
         done = type_in(line, tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
         if " check " in line:
-            assert "leakage" in done.stdout  # the picture that the benchmark has
+            assert "leakage" in done.stdout  # the image that the benchmark has
     assert (tmp_path / "trl/train.parquet").is_file()
     assert (tmp_path / "my-preferences/README.md").is_file()
 

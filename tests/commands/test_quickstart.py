@@ -43,7 +43,7 @@ def test_every_page_and_folder_is_there(loop: tuple[Path, dict[str, Any]]) -> No
     assert json.loads((out / "run.json").read_text())["state"] == "done"
 
 
-def test_the_report_shows_pictures_commands_and_both_answers(loop: tuple[Path, dict[str, Any]]) -> None:
+def test_the_report_shows_images_commands_and_both_answers(loop: tuple[Path, dict[str, Any]]) -> None:
     page = (loop[0] / "report.html").read_text(encoding="utf-8")
     assert "data:image" in page
     assert "amp generate-prefs" in page

@@ -26,7 +26,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def small_pope(web: HubServer) -> Benchmark:
-    """Put a POPE of 3 x 3,000 questions about 2 pictures on the server."""
+    """Put a POPE of 3 x 3,000 questions about 2 images on the server."""
     lines = [
         {"question_id": n, "image": f"COCO_val2014_{n % 2:012}.jpg", "text": f"Is there a {n}?", "label": "yes"}
         for n in range(3000)
@@ -40,7 +40,7 @@ def small_pope(web: HubServer) -> Benchmark:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as out:
         for number in range(5):
-            out.writestr(f"val2014/COCO_val2014_{number:012}.jpg", b"picture %d" % number)
+            out.writestr(f"val2014/COCO_val2014_{number:012}.jpg", b"image %d" % number)
     web.files[VAL2014.url.removeprefix("https:/")] = packed.getvalue()
     archived = replace(VAL2014, bytes=len(packed.getvalue()))
     return replace(pope, members=replace(pope.members, archive=archived))
@@ -66,7 +66,7 @@ def test_pope_lands_where_amp_eval_finds_it(web: HubServer, tmp_path: Path, monk
     settings = EvalSettings(benchmark="pope", out=tmp_path / "out", data=folder)
     loaded = load(folder, settings)
     assert len(loaded.items) == 9000
-    assert find_image(loaded.items[1].images[0], folder / "val2014").read_bytes() == b"picture 1"
+    assert find_image(loaded.items[1].images[0], folder / "val2014").read_bytes() == b"image 1"
     go_offline(monkeypatch)
     again = CliRunner().invoke(app, ["download", "pope"])
     assert again.exit_code == 0, again.exception
@@ -85,7 +85,7 @@ def test_pope_with_another_number_of_questions_is_refused(web: HubServer, monkey
     assert not (benchmark_folder("pope") / "coco_pope_popular.json").exists()
 
 
-def test_pictures_keep_the_names_that_the_questions_give_them(tmp_path: Path) -> None:
+def test_images_keep_the_names_that_the_questions_give_them(tmp_path: Path) -> None:
     (tmp_path / "qa90_questions.jsonl").write_text('{"image": "000000441147.jpg"}\n{"image": "000000441147.jpg"}\n')
     bench = find_benchmark("llava-bench")
     assert bench is not None

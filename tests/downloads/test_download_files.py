@@ -172,14 +172,14 @@ def test_what_has_no_published_checksum_is_verified_by_its_content(tmp_path: Pat
     assert verify(file, 20, "md5:" + hashlib.md5(file.read_bytes()).hexdigest()).how == "md5"
 
 
-def archive(web: HubServer, pictures: int = 40, size: int = 50_000) -> tuple[Archive, dict[str, str]]:
-    """Put a zip of incompressible pictures on the server."""
+def archive(web: HubServer, images: int = 40, size: int = 50_000) -> tuple[Archive, dict[str, str]]:
+    """Put a zip of incompressible images on the server."""
     import random
 
     numbers = random.Random(0)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as out:
-        for number in range(pictures):
+        for number in range(images):
             out.writestr(f"val2014/COCO_{number:03}.jpg", numbers.randbytes(size), zipfile.ZIP_DEFLATED)
     web.files[ZIP_PATH] = packed.getvalue()
     members = {f"val2014/{number:03}.jpg": f"val2014/COCO_{number:03}.jpg" for number in (3, 17, 31)}

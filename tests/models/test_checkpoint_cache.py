@@ -113,5 +113,5 @@ def test_a_merge_from_the_kept_conversion_is_the_same_folder(
     merge_lora(MergeSettings(adapter=str(adapter), base=str(base), out=tmp_path / "plain"))
     cached, plain = (files_in(tmp_path / name) for name in ("cached", "plain"))
     for files in (cached, plain):
-        files.pop("tokenizer_config.json")  # transformers writes the pictures' backend into it
+        files.pop("tokenizer_config.json")  # transformers writes the images' backend into it
     assert cached == plain

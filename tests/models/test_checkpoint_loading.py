@@ -21,7 +21,7 @@ from tests.support.llava_checkpoints import (
     change_weights,
     golden_adapter,
     golden_copy,
-    picture,
+    image,
     random_checkpoint,
     read_config,
     to_hf,
@@ -42,9 +42,7 @@ def expected() -> torch.Tensor:
 
 
 def pixels(folder: Path, size: tuple[int, int]) -> torch.Tensor:
-    values: torch.Tensor = encode_prompts(load_model(str(folder)), [(("What?",), ())], [[picture(*size)]])[
-        "pixel_values"
-    ]
+    values: torch.Tensor = encode_prompts(load_model(str(folder)), [(("What?",), ())], [[image(*size)]])["pixel_values"]
     return values
 
 
@@ -140,7 +138,7 @@ def test_constants_that_old_versions_saved_change_nothing(base: Path, tmp_path: 
     assert not [name for name in converted if name.endswith(("inv_freq", "position_ids"))]
 
 
-# what the model does with its pictures
+# what the model does with its images
 
 
 def test_a_model_that_is_shown_the_class_token_reads_one_position_more(base: Path, expected: torch.Tensor) -> None:
@@ -156,11 +154,11 @@ def test_the_tower_s_layer_is_the_one_that_the_configuration_names(base: Path, e
 
 
 @pytest.mark.parametrize("changes", [{"image_aspect_ratio": "square"}, {"image_aspect_ratio": None}])
-def test_a_model_that_was_not_trained_on_padded_pictures_sees_their_centre(
+def test_a_model_that_was_not_trained_on_padded_images_sees_their_centre(
     base: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     change_config(base, **changes)
-    centre = picture(112, 56).crop((28, 0, 84, 56))
+    centre = image(112, 56).crop((28, 0, 84, 56))
     converted = to_hf(base, tmp_path / "hf")
     for folder in (base, converted, to_llava(converted, tmp_path / "back")):
         loaded = load_model(str(folder))
@@ -169,10 +167,10 @@ def test_a_model_that_was_not_trained_on_padded_pictures_sees_their_centre(
         assert torch.equal(pixels(folder, (112, 56)), cropped)
 
 
-def test_a_model_that_was_trained_on_padded_pictures_sees_all_of_them(base: Path, tmp_path: Path) -> None:
+def test_a_model_that_was_trained_on_padded_images_sees_all_of_them(base: Path, tmp_path: Path) -> None:
     for folder in (base, to_hf(base, tmp_path / "hf")):
         assert load_model(str(folder)).background == (122, 116, 104)
-        stripe = pixels(folder, (112, 56))[0, :, :10]  # above the picture: the mean colour, 0 after normalisation
+        stripe = pixels(folder, (112, 56))[0, :, :10]  # above the image: the mean colour, 0 after normalisation
         assert stripe.abs().max() < 0.02
 
 

@@ -27,7 +27,7 @@ BITS = [
 
 
 def texts(seed: int, *, count: int = 300) -> list[str]:
-    """Texts such as templates make: chunks between pictures, rounds that end with an end token before USER."""
+    """Texts such as templates make: chunks between images, rounds that end with an end token before USER."""
     draw = random.Random(seed)
 
     def chunk() -> str:
@@ -35,14 +35,14 @@ def texts(seed: int, *, count: int = 300) -> list[str]:
 
     def whole() -> str:
         rounds = [f"{chunk()}</s>USER:{chunk()}" for _ in range(draw.randint(0, 2))]
-        pictures = [f"<image>{chunk()}" for _ in range(draw.randint(0, 2))]
-        return "".join((chunk(), *pictures, *rounds, draw.choice(("", "</s>", "</s></s>", "<unk></s>"))))
+        images = [f"<image>{chunk()}" for _ in range(draw.randint(0, 2))]
+        return "".join((chunk(), *images, *rounds, draw.choice(("", "</s>", "</s></s>", "<unk></s>"))))
 
     return [whole() for _ in range(count)]
 
 
 def original_ids(sp: Any, text: str, *, legacy: bool, image: int) -> list[int]:
-    """The original's rule: chunks between pictures; in them pieces between special tokens, each with a dummy blank.
+    """The original's rule: chunks between images; in them pieces between special tokens, each with a dummy blank.
 
     Unless `legacy`, only a chunk's first piece keeps it: elsewhere it is cut from the first token, except before a
     blank. A literal blank sign is read as a blank.
@@ -224,7 +224,7 @@ def test_a_padding_token_of_the_fine_tuning_stays_the_padding_token(golden: Path
     assert tokenizer.convert_tokens_to_ids("<image>") == 1001
 
 
-def test_an_added_token_called_image_is_not_the_picture(golden: Path) -> None:
+def test_an_added_token_called_image_is_not_the_image(golden: Path) -> None:
     """The original cuts the text at `<image>` before its tokenizer sees it."""
     (golden / "added_tokens.json").write_text(json.dumps({"<image>": 1000}))
     tokenizer = original_tokenizer(golden, vocabulary=1001)

@@ -22,7 +22,7 @@ from tests.support.llava_checkpoints import (
     change_weights,
     files_in,
     golden_copy,
-    picture,
+    image,
     random_checkpoint,
     read_config,
     same_tensors,
@@ -133,8 +133,8 @@ def test_plain_transformers_reads_the_converted_folder_as_load_model_reads_the_o
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is on the left?"}]},
     ]
     assert processor.apply_chat_template(messages, add_generation_prompt=True) == text
-    mine = encode_prompts(ours, [(("What is on the left?",), ())], [[picture()]])
-    theirs = processor(images=picture(), text=text, return_tensors="pt")
+    mine = encode_prompts(ours, [(("What is on the left?",), ())], [[image()]])
+    theirs = processor(images=image(), text=text, return_tensors="pt")
     assert torch.equal(mine["input_ids"], theirs["input_ids"])
     assert torch.equal(mine["pixel_values"], theirs["pixel_values"])
     with torch.no_grad():

@@ -25,7 +25,7 @@ from tests.support.llava_checkpoints import (
     change_weights,
     golden_adapter,
     golden_with_trained_projector,
-    picture,
+    image,
     same_tensors,
     spell_adapter,
     to_hf,
@@ -84,9 +84,9 @@ def test_an_adapter_is_converted_to_transformers_and_read_by_plain_peft(
     model = PeftModel.from_pretrained(model, out).eval()
     assert not [name for name, _ in model.named_parameters() if "lora_" in name and "vision_tower" in name]
     ours = load_model(str(bases[1]), template="vicuna_v1")
-    picture_and_text = AutoProcessor.from_pretrained(bases[1], backend="pil")
-    inputs = picture_and_text(
-        images=square(ours, picture()), text=render(ours, ["What is on the left?"], [], 1), return_tensors="pt"
+    image_and_text = AutoProcessor.from_pretrained(bases[1], backend="pil")
+    inputs = image_and_text(
+        images=square(ours, image()), text=render(ours, ["What is on the left?"], [], 1), return_tensors="pt"
     )
     with torch.no_grad():
         logits = model(**inputs).logits[0, :, :1000]

@@ -20,8 +20,8 @@ from tests.support.llava_golden import (
     dialogue_of,
     expanded,
     golden_model,
+    images_of,
     in_template_of,
-    pictures_of,
     tensors_of,
 )
 
@@ -36,7 +36,7 @@ def name_of(case: dict[str, Any]) -> str:
 
 def logits_of(loaded: LoadedModel, case: dict[str, Any]) -> torch.Tensor:
     """(length, 1000) logits over the ids that text can have."""
-    inputs = encode_dialogue(in_template_of(loaded, case), *dialogue_of(case), pictures_of(case))
+    inputs = encode_dialogue(in_template_of(loaded, case), *dialogue_of(case), images_of(case))
     with torch.no_grad():
         return loaded.model(**inputs).logits[0, :, :VOCABULARY]
 
@@ -44,7 +44,7 @@ def logits_of(loaded: LoadedModel, case: dict[str, Any]) -> torch.Tensor:
 @pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_token_ids_are_those_of_the_original(case: dict[str, Any]) -> None:
     loaded = in_template_of(golden_model(), case)
-    ids = encode_dialogue(loaded, *dialogue_of(case), pictures_of(case))["input_ids"][0].tolist()
+    ids = encode_dialogue(loaded, *dialogue_of(case), images_of(case))["input_ids"][0].tolist()
     stored = tensors_of(case)["input_ids"].tolist()
     assert ids == expanded(stored, image_token=VOCABULARY, patches=PATCHES)
     assert len(stored) == case["input_len"]
@@ -56,8 +56,8 @@ def test_token_ids_are_those_of_the_original(case: dict[str, Any]) -> None:
 def test_pixels_are_bit_equal_to_the_original_s(case: dict[str, Any], padded: bool) -> None:
     loaded = in_template_of(load_model(str(GOLDEN / "model" / "base")), case)
     if not padded:
-        loaded.crop_pictures()
-    pixels = encode_dialogue(loaded, *dialogue_of(case), pictures_of(case))["pixel_values"]
+        loaded.crop_images()
+    pixels = encode_dialogue(loaded, *dialogue_of(case), images_of(case))["pixel_values"]
     assert torch.equal(pixels, tensors_of(case)["pixel_values_pad" if padded else "pixel_values_square"])
 
 
@@ -73,14 +73,14 @@ def test_logits_are_the_original_s(case: dict[str, Any], base: str, with_adapter
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case["images"]], ids=name_of)
-def test_picture_features_are_the_original_s(case: dict[str, Any]) -> None:
+def test_image_features_are_the_original_s(case: dict[str, Any]) -> None:
     stored = tensors_of(case)
     features = golden_model().model.get_image_features(pixel_values=stored["pixel_values_pad"]).pooler_output
     torch.testing.assert_close(torch.stack(list(features)), stored["projected_features"], rtol=0, atol=1e-4)
 
 
 def ids_of_answer(loaded: LoadedModel, case: dict[str, Any], tokens: int) -> list[int]:
-    inputs = encode_dialogue(in_template_of(loaded, case), *dialogue_of(case), pictures_of(case))
+    inputs = encode_dialogue(in_template_of(loaded, case), *dialogue_of(case), images_of(case))
     ids = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=tokens)
     return [int(token) for token in ids[0, inputs["input_ids"].shape[1] :]]
 

@@ -1,4 +1,4 @@
-"""Pictures of every odd kind: opened right, or refused with the reason."""
+"""Images of every odd kind: opened right, or refused with the reason."""
 
 import zlib
 from pathlib import Path
@@ -56,14 +56,14 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     assert open_image(tmp_path / "a.jpg").size == (4, 8)
 
 
-def test_one_pixel_is_a_picture(tmp_path: Path) -> None:
+def test_one_pixel_is_a_image(tmp_path: Path) -> None:
     Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "a.png")
     assert open_image(tmp_path / "a.png").getpixel((0, 0)) == (1, 2, 3)
 
 
 def test_empty_broken_and_truncated_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "broken.png").write_bytes(b"not a picture at all")
+    (tmp_path / "broken.png").write_bytes(b"not an image at all")
     Image.effect_noise((200, 200), 50).save(tmp_path / "whole.jpg")
     content = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "truncated.jpg").write_bytes(content[: len(content) // 2])

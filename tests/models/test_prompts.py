@@ -14,7 +14,7 @@ from amp_cli.errors import AmpError
 from amp_cli.models.load import LoadedModel, load_model
 from amp_cli.models.prompts import encode_item, encode_prompts, render, square
 
-PICTURE = Image.new("RGB", (96, 96), (190, 190, 195))
+IMAGE = Image.new("RGB", (96, 96), (190, 190, 195))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_only_the_answers_and_their_end_tokens_are_supervised(tiny: LoadedModel)
         tiny,
         ["is there a car in the image?", "what color is the car?"],
         [["yes, there is a car in the image.", "the car is red."], ["no, there is no car in the image.", "blue."]],
-        [PICTURE],
+        [IMAGE],
     )
     first, second = item.responses
     assert words(tiny, first.input_ids[first.round == 0]) == "yes, there is a car in the image. </s>"
@@ -40,22 +40,22 @@ def test_only_the_answers_and_their_end_tokens_are_supervised(tiny: LoadedModel)
     assert torch.equal(first.supervised, first.round >= 0)
 
 
-def test_the_picture_is_expanded_once_and_its_pixels_are_held_once(tiny: LoadedModel) -> None:
-    item = encode_item(tiny, ["is there a car in the image?"], [["yes."], ["no."], ["no."]], [PICTURE])
-    picture_token = tiny.model.config.image_token_index
-    assert [(response.input_ids == picture_token).sum().item() for response in item.responses] == [10, 10, 10]
+def test_the_image_is_expanded_once_and_its_pixels_are_held_once(tiny: LoadedModel) -> None:
+    item = encode_item(tiny, ["is there a car in the image?"], [["yes."], ["no."], ["no."]], [IMAGE])
+    image_token = tiny.model.config.image_token_index
+    assert [(response.input_ids == image_token).sum().item() for response in item.responses] == [10, 10, 10]
     assert item.image_inputs["pixel_values"].shape == (1, 3, 96, 96)
 
 
 def test_training_reads_the_prompt_that_generation_writes(tiny: LoadedModel) -> None:
     question = "describe this image in detail."
-    prompt = encode_prompts(tiny, [([question], [])], [[PICTURE]])["input_ids"][0]
-    response = encode_item(tiny, [question], [["the image shows a park scene."]], [PICTURE]).responses[0]
+    prompt = encode_prompts(tiny, [([question], [])], [[IMAGE]])["input_ids"][0]
+    response = encode_item(tiny, [question], [["the image shows a park scene."]], [IMAGE]).responses[0]
     assert torch.equal(response.input_ids[: len(prompt)], prompt)
     assert int(response.supervised.nonzero()[0]) == len(prompt)
 
 
-def test_text_only_items_have_no_picture_inputs(tiny: LoadedModel) -> None:
+def test_text_only_items_have_no_image_inputs(tiny: LoadedModel) -> None:
     item = encode_item(tiny, ["is there a car in the image?"], [["yes."], ["no."]], [])
     assert item.image_inputs == {}
     assert (item.responses[0].input_ids == tiny.model.config.image_token_index).sum() == 0
@@ -64,20 +64,20 @@ def test_text_only_items_have_no_picture_inputs(tiny: LoadedModel) -> None:
 def test_a_special_token_in_a_text_is_refused(tiny: LoadedModel) -> None:
     for question, answer in [("what is <image> here?", "a car."), ("what is here?", "a car.</s> and more")]:
         with pytest.raises(AmpError, match="special token"):
-            encode_item(tiny, [question], [[answer], ["a dog."]], [PICTURE])
+            encode_item(tiny, [question], [[answer], ["a dog."]], [IMAGE])
 
 
 def test_prompts_are_padded_on_the_left(tiny: LoadedModel) -> None:
     batch = encode_prompts(
         tiny,
         [(["is there a car in the image?"], []), (["describe this image in detail."], [])],
-        [[PICTURE], [PICTURE]],
+        [[IMAGE], [IMAGE]],
     )
     assert batch["attention_mask"][:, -1].tolist() == [1, 1]
     assert batch["attention_mask"][1, 0].item() == 0
 
 
-def test_a_wide_picture_is_centred_on_a_square_of_the_mean_colour(tiny: LoadedModel) -> None:
+def test_a_wide_image_is_centred_on_a_square_of_the_mean_colour(tiny: LoadedModel) -> None:
     padded = square(tiny, Image.new("RGB", (9, 4), (1, 2, 3)))
     assert padded.size == (9, 9)
     assert padded.getpixel((0, 1)) == tiny.background == (127, 127, 127)
@@ -90,10 +90,10 @@ def template(name: str, messages: list[dict[str, Any]], *, open_turn: bool) -> s
     return Environment().from_string(text).render(messages=messages, add_generation_prompt=open_turn)
 
 
-def messages_of(turns: list[str], pictures: int) -> list[dict[str, Any]]:
+def messages_of(turns: list[str], images: int) -> list[dict[str, Any]]:
     messages = []
     for number, turn in enumerate(turns):
-        content: list[dict[str, str]] = [{"type": "image"}] * (pictures if number == 0 else 0)
+        content: list[dict[str, str]] = [{"type": "image"}] * (images if number == 0 else 0)
         role = "assistant" if number % 2 else "user"
         messages.append({"role": role, "content": [*content, {"type": "text", "text": turn}]})
     return messages
@@ -106,7 +106,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "llava" / "forward" / "cases.jso
 def test_llava_s_own_prompts_are_reproduced(case: dict[str, Any]) -> None:
     name = {"v1": "vicuna_v1", "vicuna_v1": "vicuna_v1", "llava_v1": "llava_v1"}[case["conv_mode"]]
     turns = [turn.removeprefix("<image>\n") for turn in case["turns"]]
-    messages = messages_of(turns, pictures=case["prompt"].count("<image>"))
+    messages = messages_of(turns, images=case["prompt"].count("<image>"))
     assert template(name, messages, open_turn=len(turns) % 2 == 1) == case["prompt"]
 
 

@@ -98,7 +98,7 @@ def test_levels_are_ranked_merged_and_dropped(data: Path, tmp_path: Path) -> Non
         "a": ["standard", "small", "mid", "big"],  # auto-check turns the given order round
         "b": ["standard", "mid"],  # big says what the standard says, small what mid says
         "c": ["standard", "mid"],  # nothing to compare: the given order; big and small equal the standard
-    }  # d: big and small equal the standard, mid is empty; e: no picture
+    }  # d: big and small equal the standard, mid is empty; e: no image
     assert result.stats["dropped"] == {"identical": 6, "empty": 1, "items": 1}
     assert result.stats["dropped_items"] == [{"id": "d", "reason": "no candidate differs from the standard response"}]
     assert result.stats["auto_check"]["items_without_chunk"] == 1
@@ -192,7 +192,7 @@ def test_overwriting_never_deletes_what_is_read(data: Path) -> None:
     assert data.exists()
 
 
-def test_pictures_below_the_output_folder_are_named_relative_to_it(tmp_path: Path) -> None:
+def test_images_below_the_output_folder_are_named_relative_to_it(tmp_path: Path) -> None:
     inside, outside = str(tmp_path / "out" / "images" / "p.png"), str(tmp_path / "q.png")
     item = SourceItem(id="a", images=(inside, outside), questions=("Q",), answers=("A.",))
     candidates = {"a": (Candidate(id="a", source="big", answers=("B.",)),)}
@@ -286,4 +286,4 @@ def test_incremental_generation_fine_tunes_then_asks_strong_to_weak(data: Path, 
     assert asked == [("ig-2", "adapter"), ("ig-1", "adapter"), ("base", None)]
     assert [(job.name, job.base) for job in jobs] == [("ig-1", "tiny"), ("ig-2", "tiny")]
     assert levels_of(result)["a"] == ["standard", "ig-2", "ig-1", "base"]
-    assert result.rejected == 2  # the item without its picture, in the data and in the fine-tuning data
+    assert result.rejected == 2  # the item without its image, in the data and in the fine-tuning data

@@ -125,16 +125,16 @@ def test_examples_are_few_and_the_list_has_all(folder: Path) -> None:
     assert json.loads((folder / "report" / "check.json").read_text())["rejected"] == 12
 
 
-def test_a_picture_is_read_once_however_many_items_have_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from amp_cli.preferences.check import images as pictures
+def test_a_image_is_read_once_however_many_items_have_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from amp_cli.preferences.check import images as images
 
     read = []
-    monkeypatch.setattr(pictures, "check_image", lambda path: read.append(path.name))
+    monkeypatch.setattr(images, "check_image", lambda path: read.append(path.name))
     checked(folder, *[record(f"item{number}") for number in range(600)], record("cat", images=["cat.png", "dog.png"]))
     assert sorted(read) == ["cat.png", "dog.png"]
 
 
-def test_pictures_are_looked_for_below_image_root(folder: Path) -> None:
+def test_images_are_looked_for_below_image_root(folder: Path) -> None:
     (folder / "data").mkdir()
     source = folder / "data" / "preferences.jsonl"
     source.write_text(json.dumps(record()) + "\n")
@@ -178,13 +178,13 @@ def test_a_model_that_is_not_there_is_refused_before_anything_is_read(folder: Pa
 
 
 def scene(path: Path, seed: int) -> None:
-    """Draw a picture with enough in it to be told from others."""
-    picture = Image.new("RGB", (160, 120), (seed * 67 % 256, seed * 31 % 256, 90))
-    draw = ImageDraw.Draw(picture)
+    """Draw an image with enough in it to be told from others."""
+    image = Image.new("RGB", (160, 120), (seed * 67 % 256, seed * 31 % 256, 90))
+    draw = ImageDraw.Draw(image)
     for number in range(6):
         x, y = (seed * 53 + number * 37) % 120, (seed * 29 + number * 41) % 80
         draw.rectangle([x, y, x + 30, y + 25], fill=((number * 40) % 256, (seed * 90 + number * 70) % 256, 200))
-    picture.save(path)
+    image.save(path)
 
 
 @pytest.fixture
@@ -193,14 +193,14 @@ def benchmark(folder: Path) -> Path:
     place.mkdir(parents=True)
     for seed in range(8):
         scene(place / f"{seed}.png", seed)
-    (place / "broken.jpg").write_bytes(b"no picture")
+    (place / "broken.jpg").write_bytes(b"no image")
     return folder / "benchmark"
 
 
-def test_a_benchmarks_picture_is_found_by_its_bytes_and_by_its_look(folder: Path, benchmark: Path) -> None:
+def test_a_benchmarks_image_is_found_by_its_bytes_and_by_its_look(folder: Path, benchmark: Path) -> None:
     (folder / "same.png").write_bytes((benchmark / "images" / "3.png").read_bytes())
-    with Image.open(benchmark / "images" / "5.png") as picture:
-        picture.resize((90, 70)).save(folder / "smaller.jpg", quality=60)
+    with Image.open(benchmark / "images" / "5.png") as image:
+        image.resize((90, 70)).save(folder / "smaller.jpg", quality=60)
     for seed in range(20, 40):
         scene(folder / f"own{seed}.png", seed)
     own = [record(f"own{seed}", images=[f"own{seed}.png"]) for seed in range(20, 40)]
@@ -212,12 +212,12 @@ def test_a_benchmarks_picture_is_found_by_its_bytes_and_by_its_look(folder: Path
         ("a", "content", "3.png"),
         ("b", "perceptual", "5.png"),
     ]
-    assert report.skipped["leakage"] == "1 benchmark pictures cannot be read"
+    assert report.skipped["leakage"] == "1 benchmark images cannot be read"
 
 
-def test_a_benchmark_without_pictures_is_refused(folder: Path) -> None:
+def test_a_benchmark_without_images_is_refused(folder: Path) -> None:
     (folder / "empty").mkdir()
-    with pytest.raises(AmpError, match="No picture below"):
+    with pytest.raises(AmpError, match="No image below"):
         checked(folder, record(), benchmarks=(folder / "empty",))
 
 

@@ -90,7 +90,7 @@ def test_a_pair_in_the_wrong_order_is_refused() -> None:
         Pair(item=item(), better=1, worse=0)
 
 
-def test_trl_gets_blocks_with_a_place_for_the_picture(folder: Path) -> None:
+def test_trl_gets_blocks_with_a_place_for_the_image(folder: Path) -> None:
     _, (row,) = exported(folder, "trl", "t.jsonl", item())
     assert row == {
         "id": "a",
@@ -109,7 +109,7 @@ def test_a_trl_prompt_ends_where_the_answers_part(folder: Path) -> None:
     assert roles[1] == [["user"], ["assistant", "user", "assistant"], ["assistant", "user", "assistant"]]
 
 
-def test_trl_parquet_holds_the_pictures_and_loads_as_images(folder: Path, tmp_path: Path) -> None:
+def test_trl_parquet_holds_the_images_and_loads_as_images(folder: Path, tmp_path: Path) -> None:
     from datasets import load_dataset
 
     out = folder / "out" / "t.parquet"
@@ -143,7 +143,7 @@ def test_trl_itself_takes_both_files(folder: Path, tmp_path: Path) -> None:
 
 def test_ms_swift_gets_the_worse_answer_or_where_earlier_ones_differ_the_worse_dialogue(folder: Path) -> None:
     _, rows = exported(folder, "ms-swift", "s.jsonl", dialogue("same"), dialogue("other", shared=False))
-    picture = [str(folder / "source" / "dog.png")]
+    image = [str(folder / "source" / "dog.png")]
     assert rows[0] == {
         "id": "same",
         "pair": [0, 1],
@@ -154,7 +154,7 @@ def test_ms_swift_gets_the_worse_answer_or_where_earlier_ones_differ_the_worse_d
             {"role": "assistant", "content": "Good."},
         ],
         "rejected_response": "Bad.",
-        "images": picture,
+        "images": image,
     }
     assert [turn["content"] for turn in rows[1]["rejected_messages"]] == [
         "<image>First?",
@@ -162,7 +162,7 @@ def test_ms_swift_gets_the_worse_answer_or_where_earlier_ones_differ_the_worse_d
         "Second?",
         "Bad.",
     ]
-    assert rows[1]["rejected_images"] == picture
+    assert rows[1]["rejected_images"] == image
     assert "rejected_response" not in rows[1]
 
 
@@ -191,7 +191,7 @@ def test_llama_factory_gets_its_entry_and_keeps_the_others(folder: Path) -> None
     assert entries["f"]["ranking"] is True
 
 
-def test_llama_factory_pictures_below_the_file_are_named_from_its_folder(folder: Path) -> None:
+def test_llama_factory_images_below_the_file_are_named_from_its_folder(folder: Path) -> None:
     out = folder / "f.jsonl"
     export_file(ExportSettings(source=write(folder, item()), to="llama-factory", out=out))
     assert json.loads(out.read_text())["images"] == ["source/dog.png"]
@@ -231,7 +231,7 @@ def test_items_that_do_not_fit_are_left_out_and_listed(folder: Path) -> None:
     assert [entry["id"] for entry in entries] == ["a"]
     listed = [json.loads(line) for line in result.rejections.read_text().splitlines()]
     assert [one["id"] for one in listed] == ["two", "token", "gone"]
-    assert "2 pictures" in listed[0]["reason"]
+    assert "2 images" in listed[0]["reason"]
     assert "<image>" in listed[1]["reason"]
 
 
@@ -276,7 +276,7 @@ def test_the_hub_folder_loads_with_datasets_whatever_the_items_meta(folder: Path
     assert [one["accuracy"] for one in rows[3]["levels"]] == [1.0, None]
 
 
-def test_the_hub_folder_holds_each_picture_once(folder: Path) -> None:
+def test_the_hub_folder_holds_each_image_once(folder: Path) -> None:
     out = hub(folder, item("a"), item("b", images=("copy.png",)), item("c", images=("cat.png", "dog.png")))
     records = [json.loads(line) for line in (out / "data" / "preferences.jsonl").read_text().splitlines()]
     files = sorted(path.relative_to(out / "data").as_posix() for path in (out / "data").rglob("*.png"))
@@ -362,7 +362,7 @@ def test_what_is_exported_and_read_again_is_the_same_where_the_layout_can_hold_i
     assert [contents(one) for one in read_items(result.out)] == [contents(one) for one in items]
 
 
-def test_the_hub_folder_is_read_again_as_it_was_but_for_the_pictures_names(folder: Path) -> None:
+def test_the_hub_folder_is_read_again_as_it_was_but_for_the_images_names(folder: Path) -> None:
     items = [item("a", levels=3), dialogue("d")]
     again = list(read_items(hub(folder, *items)))
     assert [replace(one, images=()) for one in again if isinstance(one, PreferenceItem)] == [

@@ -80,7 +80,7 @@ def test_weights_that_weigh_nothing_are_refused(folder: Path, weights: str) -> N
     assert isinstance(result.exception, AmpError)
 
 
-def test_pictures_beside_the_result_are_named_relative_and_others_absolute(folder: Path) -> None:
+def test_images_beside_the_result_are_named_relative_and_others_absolute(folder: Path) -> None:
     (folder / "out").mkdir()
     source = write_json(folder / "a.json", [PAIR, {**PAIR, "image": "prefs/../dog.png", "chosen": "B."}])
     outside = import_preferences(source, folder / "out" / "prefs")
@@ -95,36 +95,36 @@ def test_pictures_beside_the_result_are_named_relative_and_others_absolute(folde
     assert rooted.warnings == ()
 
 
-def test_pictures_inside_the_result_folder_are_named_relative(folder: Path) -> None:
-    from amp_cli.preferences.formats.draft import Picture
-    from amp_cli.preferences.formats.naming import ImportedPictures
+def test_images_inside_the_result_folder_are_named_relative(folder: Path) -> None:
+    from amp_cli.preferences.formats.draft import SourceImage
+    from amp_cli.preferences.formats.naming import ImportedImages
 
-    pictures = ImportedPictures(folder / "out.part", folder)
-    assert pictures.name(Picture(names=("dog.png",)), folder) == "dog.png"
-    assert pictures.name(Picture(names=("/x/dog.png",)), folder) == "/x/dog.png"
-    assert pictures.missing == 1
+    images = ImportedImages(folder / "out.part", folder)
+    assert images.name(SourceImage(names=("dog.png",)), folder) == "dog.png"
+    assert images.name(SourceImage(names=("/x/dog.png",)), folder) == "/x/dog.png"
+    assert images.missing == 1
 
 
-def test_a_relative_path_that_leaves_its_folder_is_refused_and_a_missing_picture_counted(folder: Path) -> None:
+def test_a_relative_path_that_leaves_its_folder_is_refused_and_a_missing_image_counted(folder: Path) -> None:
     records = [{**PAIR, "image": "../secret.png"}, {**PAIR, "image": "nowhere.png"}]
     result = import_preferences(write_lines(folder / "a.jsonl", records), folder / "out")
     assert (result.items, result.rejected) == (1, 1)
     assert "leaves the folder" in result.rejected_file.read_text()
-    assert result.warnings == ("1 picture is not where its path says; --image-root says where the paths start",)
+    assert result.warnings == ("1 image is not where its path says; --image-root says where the paths start",)
 
 
-def test_embedded_pictures_are_checked_and_written_once(folder: Path) -> None:
+def test_embedded_images_are_checked_and_written_once(folder: Path) -> None:
     embedded = [
         {**PAIR, "image": in_base64(colour), "chosen": f"{number}"} for number, colour in enumerate(("red", "red"))
     ]
     broken = {**PAIR, "image": base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(80)).decode()}
     result = import_preferences(write_lines(folder / "a.jsonl", [*embedded, broken]), folder / "out")
-    assert (result.items, result.rejected, result.pictures) == (2, 1, 1)
+    assert (result.items, result.rejected, result.images) == (2, 1, 1)
     names = {item.images[0] for item in read_items(result.file) if isinstance(item, PreferenceItem)}
     assert [path.relative_to(folder / "out").as_posix() for path in (folder / "out" / "images").iterdir()] == list(
         names
     )
-    assert "the picture in the data cannot be read" in result.rejected_file.read_text()
+    assert "the image in the data cannot be read" in result.rejected_file.read_text()
 
 
 def test_nothing_usable_is_an_error_with_the_first_reason_and_leaves_nothing(folder: Path) -> None:

@@ -108,15 +108,15 @@ def test_the_two_formats_with_output_1_are_told_apart_by_its_type(folder: Path) 
     assert shown(item(folder, EXAMPLES["llava-rlhf"][0]))[2] == (GOOD, "Yes.")
 
 
-def test_rlhf_v_text_is_read_as_json_or_as_an_object_and_pictures_in_three_ways(folder: Path, tmp_path: Path) -> None:
+def test_rlhf_v_text_is_read_as_json_or_as_an_object_and_images_in_three_ways(folder: Path, tmp_path: Path) -> None:
     source = write_json(folder / "data.json", EXAMPLES["rlhf-v"])
     result = import_preferences(source, tmp_path / "out")
-    assert (result.items, result.pictures) == (3, 2)
+    assert (result.items, result.images) == (3, 2)
     items = list(read_items(result.file))
     assert [found.id for found in items] == ["rlhf-v-0", "rlhf-v-1", "rlhf-v-2"]
-    pictures = [shown(found)[0][0] for found in items]
-    assert [Image.open(tmp_path / "out" / name).getpixel((0, 0)) for name in pictures[:2]] == [(255, 0, 0), (0, 0, 255)]
-    assert pictures[2] == str(folder / "dog.png")
+    images = [shown(found)[0][0] for found in items]
+    assert [Image.open(tmp_path / "out" / name).getpixel((0, 0)) for name in images[:2]] == [(255, 0, 0), (0, 0, 255)]
+    assert images[2] == str(folder / "dog.png")
     assert shown(items[2])[1:] == (("Who?",), ("He.",), ("She.",))
     assert items[0].meta["origin_split"] == {"model": "muffin", "type": "question_answering"}
 
@@ -237,7 +237,7 @@ def test_completions_of_several_turns_are_rounds(folder: Path) -> None:
     assert shown(item(folder, record))[1:] == ((Q, "Sure?"), (GOOD, "Yes."), (BAD, "No."))
 
 
-def test_a_message_may_bring_its_picture_along(folder: Path) -> None:
+def test_a_message_may_bring_its_image_along(folder: Path) -> None:
     content = [{"type": "image", "image": "dog.png"}, {"type": "text", "text": Q}]
     record = {"prompt": [{"role": "user", "content": content}], "chosen": GOOD, "rejected": BAD}
     assert shown(item(folder, record, format="trl"))[:2] == (DOG, (Q,))
@@ -301,7 +301,7 @@ def test_image_tokens_go_and_the_rest_of_the_question_stays(folder: Path, questi
         ("mm-rlhf", {"responses": [{"text": "A", "score": 1}, {"text": "B", "rank": 1}]}, "cannot be compared"),
         ("trl", {"prompt": messages(Q, GOOD)}, "the user's was expected"),
         ("trl", {"chosen": 5}, "'chosen' must be a text or a list of turns"),
-        ("ms-swift", {"rejected_images": ["other.png"]}, "'rejected_images' are other pictures"),
+        ("ms-swift", {"rejected_images": ["other.png"]}, "'rejected_images' are other images"),
         ("ms-swift", {"messages": messages(Q)}, "the last question of 'messages' has no answer"),
         ("llama-factory", {"videos": ["a.mp4"]}, "'videos' cannot be used"),
         ("llama-factory", {"conversations": turns(Q, GOOD)}, "must end with a question"),

@@ -82,7 +82,7 @@ def test_pairs_that_stand_far_apart_are_joined_and_prompts_keep_their_order(tmp_
     assert [item.questions[0] for item in items[1:3]] == ["Other 0?", "Other 1?"]
 
 
-def test_the_same_question_on_another_picture_is_another_prompt(tmp_path: Path) -> None:
+def test_the_same_question_on_another_image_is_another_prompt(tmp_path: Path) -> None:
     records = [rlaif("Q?", "A", "B", 1), rlaif("Q?", "B", "C", 2, image="cat.png")]
     assert len(list(read_items(write_lines(tmp_path / "a.jsonl", records)))) == 2
 

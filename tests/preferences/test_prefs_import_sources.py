@@ -10,7 +10,7 @@ from amp_cli.preferences.formats.importing import import_preferences
 from amp_cli.preferences.formats.source import open_source
 from amp_cli.preferences.reading import Refused, read_items
 from amp_cli.records import PreferenceItem
-from tests.support.prefs_formats import EXAMPLES, picture, write_json, write_lines, write_parquet
+from tests.support.prefs_formats import EXAMPLES, image, write_json, write_lines, write_parquet
 
 PAIR = EXAMPLES["plain-dpo"][0]
 LINE = json.dumps(PAIR).encode()
@@ -132,7 +132,7 @@ def test_a_row_whose_text_is_no_utf8_is_refused_alone(tmp_path: Path) -> None:
     assert chosen(tmp_path / "a.parquet") == ["Good.", "row 2 holds text that is not valid UTF-8", "Fine."]
 
 
-def test_a_folder_is_all_its_files_and_its_pictures_are_found(tmp_path: Path) -> None:
+def test_a_folder_is_all_its_files_and_its_images_are_found(tmp_path: Path) -> None:
     (tmp_path / "data" / "part").mkdir(parents=True)
     write_lines(tmp_path / "data" / "a.jsonl", pairs(1))
     write_json(tmp_path / "data" / "part" / "b.json", [{**PAIR, "chosen": "B."}])
@@ -175,11 +175,11 @@ def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
     assert chosen(tmp_path / "saved") == [f"Answer {number}." for number in range(130)]
 
 
-def test_a_datasets_file_with_pictures_inside_is_imported(tmp_path: Path) -> None:
+def test_a_datasets_file_with_images_inside_is_imported(tmp_path: Path) -> None:
     import datasets
     from PIL import Image
 
-    rows = {"image": [picture("red"), picture("blue"), picture("red")], "prompt": ["Q"] * 3}
+    rows = {"image": [image("red"), image("blue"), image("red")], "prompt": ["Q"] * 3}
     rows |= {"chosen": ["A", "B", "C"], "rejected": ["X", "Y", "Z"]}
     features = {name: datasets.Value("string") for name in ("prompt", "chosen", "rejected")}
     data = datasets.Dataset.from_dict(rows, features=datasets.Features({"image": datasets.Image(), **features}))
@@ -189,7 +189,7 @@ def test_a_datasets_file_with_pictures_inside_is_imported(tmp_path: Path) -> Non
     colours = [Image.open(tmp_path / "out" / item.images[0]).getpixel((0, 0)) for item in items]
     assert colours == [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
     assert len(list((tmp_path / "out" / "images").iterdir())) == 2
-    with pytest.raises(AmpError, match="holds its pictures inside") as error:
+    with pytest.raises(AmpError, match="holds its images inside") as error:
         chosen(tmp_path / "a.parquet")
     assert "amp prefs import" in str(error.value.hint)
 
@@ -225,10 +225,10 @@ def test_a_hub_id_without_network_is_one_clear_error() -> None:
     assert error.value.hint
 
 
-def test_a_hub_data_set_is_streamed_with_its_pictures_as_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_data_set_is_streamed_with_its_images_as_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    rows = [{**PAIR, "image": {"bytes": picture(), "path": None}}]
+    rows = [{**PAIR, "image": {"bytes": image(), "path": None}}]
     write_parquet(tmp_path / "train.parquet", rows)
     local = datasets.load_dataset("parquet", data_files=str(tmp_path / "train.parquet"), streaming=True)
     local["train"] = local["train"].cast_column("image", datasets.Image())
@@ -241,7 +241,7 @@ def test_a_hub_data_set_is_streamed_with_its_pictures_as_bytes(tmp_path: Path, m
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda self, name: type("Info", (), {"sha": "abc"}))
     result = import_preferences("owner/data", tmp_path / "out")
-    assert (result.format, result.items, result.pictures) == ("plain-dpo", 1, 1)
+    assert (result.format, result.items, result.images) == ("plain-dpo", 1, 1)
     assert set(asked) == {("owner/data", True)}
     assert json.loads((tmp_path / "out" / "run.json").read_text())["identity"]["data"] == {"owner/data": "abc"}
     with pytest.raises(AmpError, match="has the splits train, no 'dev'"):

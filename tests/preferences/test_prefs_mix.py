@@ -1,4 +1,4 @@
-"""`amp prefs mix`: sampled by seed, without repeats, shuffled, and held out by picture."""
+"""`amp prefs mix`: sampled by seed, without repeats, shuffled, and held out by image."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,13 @@ from amp_cli.models.images import find_image
 from amp_cli.preferences.mixing import Ingredient, Mixed, MixSettings, hold_out, mix
 
 
-def make(folder: Path, name: str, count: int, *, tag: str = "", picture: str = "{name}-{number}") -> Path:
-    """Write a set of `count` items, each with a picture of its own content unless `picture` says otherwise."""
+def make(folder: Path, name: str, count: int, *, tag: str = "", image: str = "{name}-{number}") -> Path:
+    """Write a set of `count` items, each with an image of its own content unless `image` says otherwise."""
     place = folder / name
     (place / "images").mkdir(parents=True)
     lines = []
     for number in range(count):
-        stem = picture.format(name=name, number=number)
+        stem = image.format(name=name, number=number)
         file = place / "images" / f"{stem}.png"
         if not file.exists():
             colour = sum(stem.encode()) % 256, number % 256, len(name)
@@ -59,7 +59,7 @@ def test_each_source_gives_as_many_items_as_asked_for(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
-    a, b = make(tmp_path, "a", 60, tag="a"), make(tmp_path, "b", 60, tag="b", picture="{name}-0")
+    a, b = make(tmp_path, "a", 60, tag="a"), make(tmp_path, "b", 60, tag="b", image="{name}-0")
     for name, seed in (("one", 4), ("two", 4), ("three", 5)):
         mixed(tmp_path / name, f"{a}:20", f"{b}:30", seed=seed, held_out=0.2)
     for file in ("preferences.jsonl", "held_out.jsonl"):
@@ -93,7 +93,7 @@ def test_asking_for_more_than_there_is_gives_all_with_a_warning(tmp_path: Path) 
     assert "has 3 different usable items, not 10" in result.stderr
 
 
-def test_the_same_item_in_two_sources_is_taken_once_though_its_picture_has_another_path(tmp_path: Path) -> None:
+def test_the_same_item_in_two_sources_is_taken_once_though_its_image_has_another_path(tmp_path: Path) -> None:
     a = make(tmp_path, "a", 10, tag="x")
     copy = tmp_path / "copy" / "c.jsonl"
     (tmp_path / "copy" / "images").mkdir(parents=True)
@@ -106,7 +106,7 @@ def test_the_same_item_in_two_sources_is_taken_once_though_its_picture_has_anoth
     assert (result.items, result.taken[1].repeated) == (10, 10)
 
 
-def test_the_same_words_about_another_picture_are_another_item(tmp_path: Path) -> None:
+def test_the_same_words_about_another_image_are_another_item(tmp_path: Path) -> None:
     a, b = make(tmp_path, "a", 3, tag="x"), make(tmp_path, "bb", 3, tag="x")
     result = mixed(tmp_path / "out", str(a), str(b))
     assert (result.items, result.taken[1].repeated) == (6, 0)
@@ -125,7 +125,7 @@ def test_a_name_given_to_a_clashing_id_is_nobody_elses(tmp_path: Path) -> None:
     assert sorted(ids(tmp_path / "out")) == ["0", "b-0", "b-2-0"]
 
 
-def test_pictures_are_found_from_the_results_folder(tmp_path: Path) -> None:
+def test_images_are_found_from_the_results_folder(tmp_path: Path) -> None:
     a = make(tmp_path, "a", 2, tag="a")
     mixed(tmp_path / "elsewhere" / "out", str(a))
     out = tmp_path / "elsewhere" / "out"
@@ -133,9 +133,9 @@ def test_pictures_are_found_from_the_results_folder(tmp_path: Path) -> None:
         assert find_image(item["images"][0], out).parent == tmp_path / "a" / "images"
 
 
-def test_no_picture_is_on_both_sides_whatever_its_file_is_called(tmp_path: Path) -> None:
-    a = make(tmp_path, "a", 40, tag="a", picture="{name}-x{number:.0f}")
-    for number in range(0, 40, 2):  # each second picture is a copy of the one before it
+def test_no_image_is_on_both_sides_whatever_its_file_is_called(tmp_path: Path) -> None:
+    a = make(tmp_path, "a", 40, tag="a", image="{name}-x{number:.0f}")
+    for number in range(0, 40, 2):  # each second image is a copy of the one before it
         first, second = (tmp_path / "a" / "images" / f"a-x{n}.png" for n in (number, number + 1))
         second.write_bytes(first.read_bytes())
     result = mixed(tmp_path / "out", str(a), held_out=0.25)
@@ -144,7 +144,7 @@ def test_no_picture_is_on_both_sides_whatever_its_file_is_called(tmp_path: Path)
     assert not {int(one[1:]) // 2 for one in train} & {int(one[1:]) // 2 for one in held}
 
 
-def test_items_are_tied_through_a_chain_of_shared_pictures(tmp_path: Path) -> None:
+def test_items_are_tied_through_a_chain_of_shared_images(tmp_path: Path) -> None:
     files = []
     for number in range(4):
         files.append(tmp_path / f"{number}.bin")
@@ -156,8 +156,8 @@ def test_items_are_tied_through_a_chain_of_shared_pictures(tmp_path: Path) -> No
         assert hold_out(chain, 0.6, seed) in ({0, 1, 2}, {3, 4})
 
 
-def test_a_set_with_one_picture_holds_nothing_out_and_says_so(tmp_path: Path) -> None:
-    a = make(tmp_path, "a", 10, picture="{name}")
+def test_a_set_with_one_image_holds_nothing_out_and_says_so(tmp_path: Path) -> None:
+    a = make(tmp_path, "a", 10, image="{name}")
     result = CliRunner().invoke(app, ["prefs", "mix", str(a), "--out", str(tmp_path / "out"), "--held-out", "0.2"])
     assert result.exit_code == 0
     assert "No item is held out" in result.stderr

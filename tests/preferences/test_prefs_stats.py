@@ -1,4 +1,4 @@
-"""`amp prefs stats`: every figure by hand, one pass, tables, bars and a picture."""
+"""`amp prefs stats`: every figure by hand, one pass, tables, bars and an image."""
 
 import json
 from collections import Counter
@@ -66,7 +66,7 @@ def test_items_levels_rounds_and_data_sets_are_counted() -> None:
     assert numbers["datasets"] == {"farm": 2, "": 1}
 
 
-def test_pictures_are_counted_by_name_and_once_an_item() -> None:
+def test_images_are_counted_by_name_and_once_an_item() -> None:
     assert figures_of(ITEMS)["pictures"] == {
         "per_item": {"0": 1, "2": 2},
         "distinct": 2,
@@ -133,12 +133,12 @@ def test_the_json_object_is_the_only_thing_on_stdout(prefs: Path) -> None:
 def test_tables_and_bars_are_shown(prefs: Path) -> None:
     result = CliRunner().invoke(app, ["prefs", "stats", str(prefs)])
     assert result.exit_code == 0
-    for text in ("different pictures", "1 in 2 items, 2 in 1 items", "standard", "(not named)", "█", "-2 to", "+0.0"):
+    for text in ("different images", "1 in 2 items, 2 in 1 items", "standard", "(not named)", "█", "-2 to", "+0.0"):
         assert text in result.stdout, text
     assert "amp prefs view" in result.stderr
 
 
-def test_a_folder_takes_figures_picture_and_what_was_refused(prefs: Path, tmp_path: Path) -> None:
+def test_a_folder_takes_figures_image_and_what_was_refused(prefs: Path, tmp_path: Path) -> None:
     prefs.write_text(prefs.read_text() + '{"id": "bad", "questions": ["Q"], "levels": []}\n')
     out = tmp_path / "stats"
     result = CliRunner().invoke(app, ["prefs", "stats", str(prefs), "--out", str(out), "--json"])
@@ -146,8 +146,8 @@ def test_a_folder_takes_figures_picture_and_what_was_refused(prefs: Path, tmp_pa
     assert json.loads((out / "stats.json").read_text()) == json.loads(result.stdout)
     assert json.loads(result.stdout)["rejected"] == 1
     assert json.loads((out / "rejected.jsonl").read_text())["id"] == "bad"
-    with Image.open(out / "stats.png") as picture:
-        assert picture.width > 800
+    with Image.open(out / "stats.png") as image:
+        assert image.width > 800
     assert "rejected.jsonl" in result.stderr
 
 

@@ -91,14 +91,14 @@ class _Scripts(HTMLParser):
 
 
 def data_of(page: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return the page's data and pictures, read as a browser would."""
+    """Return the page's data and images, read as a browser would."""
     found = _Scripts(page.read_text(encoding="utf-8"))
-    assert found.ids == ["data", None, "pictures"]
+    assert found.ids == ["data", None, "images"]
     return json.loads(found.scripts[0]), json.loads(found.scripts[2])
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     Image.new("RGB", (1000, 500), "green").save(tmp_path / "p.png")
     return tmp_path / "p.png"
 
@@ -138,8 +138,8 @@ def test_the_title_and_notes_are_escaped(tmp_path: Path) -> None:
     assert "It is &lt;i&gt;small&lt;/i&gt;." in html
 
 
-def test_the_page_fetches_nothing_and_forbids_it(tmp_path: Path, picture: Path) -> None:
-    write_page(tmp_path / "page.html", [ShownItem(item=preference(), images=(picture,))], overview())
+def test_the_page_fetches_nothing_and_forbids_it(tmp_path: Path, image: Path) -> None:
+    write_page(tmp_path / "page.html", [ShownItem(item=preference(), images=(image,))], overview())
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert _Scripts(html).addresses == []
     assert "default-src 'none'; img-src data:" in html
@@ -161,41 +161,39 @@ def test_marks_and_differences_are_told_without_colour(tmp_path: Path, selector:
     assert re.search(rf"^\.?{selector} \{{[^}}]*text-decoration: {decoration}", html, re.MULTILINE)
 
 
-def test_a_picture_becomes_a_small_jpeg_inside_the_page(tmp_path: Path, picture: Path) -> None:
-    write_page(tmp_path / "page.html", [ShownItem(item=preference(), images=(picture,))], overview())
+def test_a_image_becomes_a_small_jpeg_inside_the_page(tmp_path: Path, image: Path) -> None:
+    write_page(tmp_path / "page.html", [ShownItem(item=preference(), images=(image,))], overview())
     data, (small,) = data_of(tmp_path / "page.html")
-    assert data["items"][0]["pictures"] == [0]
-    image = Image.open(io.BytesIO(base64.b64decode(small)))
-    assert (image.format, image.size) == ("JPEG", (THUMBNAIL_SIDE, THUMBNAIL_SIDE // 2))
+    assert data["items"][0]["images"] == [0]
+    thumbnail = Image.open(io.BytesIO(base64.b64decode(small)))
+    assert (thumbnail.format, thumbnail.size) == ("JPEG", (THUMBNAIL_SIDE, THUMBNAIL_SIDE // 2))
 
 
-def test_a_shared_picture_is_made_and_stored_once(
-    tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shared_image_is_made_and_stored_once(tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from amp_cli.preferences import page as thumbnails
 
     opened: list[Path] = []
     original = thumbnails.open_image
     monkeypatch.setattr(thumbnails, "open_image", lambda path: opened.append(path) or original(path))
     Image.new("RGB", (8, 8)).save(tmp_path / "q.png")
-    both = (picture, tmp_path / "q.png")
-    shown = [ShownItem(item=preference(), images=images) for images in (both, (picture,), both[::-1])]
+    both = (image, tmp_path / "q.png")
+    shown = [ShownItem(item=preference(), images=images) for images in (both, (image,), both[::-1])]
     write_page(tmp_path / "page.html", shown, overview())
-    data, pictures = data_of(tmp_path / "page.html")
-    assert [item["pictures"] for item in data["items"]] == [[0, 1], [0], [1, 0]]
-    assert len(pictures) == 2
+    data, images = data_of(tmp_path / "page.html")
+    assert [item["images"] for item in data["items"]] == [[0, 1], [0], [1, 0]]
+    assert len(images) == 2
     assert sorted(opened) == sorted(both)
 
 
-def test_a_picture_that_cannot_be_read_has_its_reason_in_its_place(tmp_path: Path, picture: Path) -> None:
-    (tmp_path / "torn.png").write_bytes(picture.read_bytes()[:60])
-    shown = ShownItem(item=preference(), images=(tmp_path / "torn.png", picture), missing=("No image at 'x.png'",))
+def test_a_image_that_cannot_be_read_has_its_reason_in_its_place(tmp_path: Path, image: Path) -> None:
+    (tmp_path / "torn.png").write_bytes(image.read_bytes()[:60])
+    shown = ShownItem(item=preference(), images=(tmp_path / "torn.png", image), missing=("No image at 'x.png'",))
     (first, second) = write_page(tmp_path / "page.html", [shown], overview())
     (item,) = data_of(tmp_path / "page.html")[0]["items"]
-    assert item["pictures"] == [0]
+    assert item["images"] == [0]
     assert item["missing"][0] == "No image at 'x.png'"
     assert "cannot be read" in item["missing"][1]
-    assert first.reason == "shown without a picture: No image at 'x.png'"
+    assert first.reason == "shown without an image: No image at 'x.png'"
     assert "torn.png" in second.reason
 
 
@@ -248,7 +246,7 @@ def settings(prefs: Path, **changes: Any) -> ViewSettings:
 
 
 def test_a_file_becomes_a_page_of_its_first_items(tmp_path: Path) -> None:
-    prefs = write_preferences(tmp_path, items=12, pictures=3)
+    prefs = write_preferences(tmp_path, items=12, images=3)
     result = view_preferences(settings(prefs, limit=10))
     assert result.to_json() == {
         "out": str(tmp_path / "page.html"),
@@ -258,21 +256,21 @@ def test_a_file_becomes_a_page_of_its_first_items(tmp_path: Path) -> None:
         "rejected": 0,
         "bytes": (tmp_path / "page.html").stat().st_size,
     }
-    data, pictures = data_of(tmp_path / "page.html")
+    data, images = data_of(tmp_path / "page.html")
     assert [item["id"] for item in data["items"]] == [f"item-{number:05}" for number in range(10)]
     assert data["overview"]["notes"] == ["The first 10 items are shown; the file has more."]
-    assert data["items"][9]["pictures"] == []
-    assert len(pictures) == 3
+    assert data["items"][9]["images"] == []
+    assert len(images) == 3
     assert not (tmp_path / "page.rejected.jsonl").exists()
 
 
 def test_a_limit_that_all_items_reach_hides_none(tmp_path: Path) -> None:
-    prefs = write_preferences(tmp_path, items=4, pictures=0)
+    prefs = write_preferences(tmp_path, items=4, images=0)
     assert view_preferences(settings(prefs, limit=4)).more is False
 
 
 def test_what_cannot_be_shown_is_counted_listed_and_ends_with_3(tmp_path: Path) -> None:
-    prefs = write_preferences(tmp_path, items=3, pictures=2)
+    prefs = write_preferences(tmp_path, items=3, images=2)
     (tmp_path / "images" / "00001.jpg").unlink()
     prefs.write_text(prefs.read_text() + '{"id": "bad"}\nnot json\n')
     result = CliRunner().invoke(app, ["prefs", "view", str(prefs), "--out", str(tmp_path / "page.html"), "--json"])
@@ -286,14 +284,14 @@ def test_what_cannot_be_shown_is_counted_listed_and_ends_with_3(tmp_path: Path) 
 
 
 def test_a_list_of_an_earlier_page_is_removed(tmp_path: Path) -> None:
-    prefs = write_preferences(tmp_path, items=2, pictures=0)
+    prefs = write_preferences(tmp_path, items=2, images=0)
     (tmp_path / "page.rejected.jsonl").write_text('{"id": "old", "reason": "old"}\n')
     view_preferences(settings(prefs))
     assert not (tmp_path / "page.rejected.jsonl").exists()
 
 
-def test_pictures_are_found_below_the_image_root(tmp_path: Path) -> None:
-    prefs = write_preferences(tmp_path / "data", items=2, pictures=2)
+def test_images_are_found_below_the_image_root(tmp_path: Path) -> None:
+    prefs = write_preferences(tmp_path / "data", items=2, images=2)
     moved = tmp_path / "elsewhere.jsonl"
     moved.write_text(prefs.read_text())
     assert view_preferences(settings(moved, image_root=tmp_path / "data")).refused.count == 0
@@ -334,7 +332,7 @@ def test_a_file_without_an_item_gives_no_page(tmp_path: Path, content: str, mess
 
 
 def test_outputs_that_would_replace_data_are_refused(tmp_path: Path) -> None:
-    prefs = write_preferences(tmp_path, items=1, pictures=0)
+    prefs = write_preferences(tmp_path, items=1, images=0)
     with pytest.raises(AmpError, match="must be an HTML file"):
         settings(prefs, out=prefs)
     with pytest.raises(AmpError, match="would be replaced"):

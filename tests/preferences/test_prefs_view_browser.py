@@ -29,7 +29,7 @@ ITEMS: list[dict[str, Any]] = [
 ]
 
 
-def shown(record: dict[str, Any], picture: Path) -> ShownItem:
+def shown(record: dict[str, Any], image: Path) -> ShownItem:
     levels = tuple(Level(answers=(one[0], *one[2:]), source=one[1]) for one in record["levels"])
     item = PreferenceItem(
         id=record["id"],
@@ -39,7 +39,7 @@ def shown(record: dict[str, Any], picture: Path) -> ShownItem:
         meta={"dataset": record["dataset"]} if "dataset" in record else {},
     )
     missing = (record["missing"],) if "missing" in record else ()
-    return ShownItem(item=item, images=(picture,) if "picture" in record else (), missing=missing)
+    return ShownItem(item=item, images=(image,) if "picture" in record else (), missing=missing)
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +134,9 @@ def test_keys_of_the_browser_and_of_fields_are_left_alone(browser: Browser) -> N
         ("source", json.dumps("small"), ["first", "second/ü 100%"]),
         ("dataset", json.dumps("farm"), ["first"]),
         ("dataset", json.dumps(""), ["second/ü 100%", "third"]),
-        ("pictures", "with", ["first", "third"]),
-        ("pictures", "without", ["second/ü 100%"]),
-        ("pictures", "missing", ["third"]),
+        ("images", "with", ["first", "third"]),
+        ("images", "without", ["second/ü 100%"]),
+        ("images", "missing", ["third"]),
         ("difference", "4", ["second/ü 100%"]),
         ("difference", "3", ["second/ü 100%"]),
         ("difference", "2", ["first", "second/ü 100%"]),
@@ -282,7 +282,7 @@ def test_at_480_pixels_list_and_item_take_turns_and_nothing_is_cut(browser: Brow
     assert browser.run(seen) == [True, False]
 
 
-def test_fields_and_pictures_have_names(browser: Browser) -> None:
+def test_fields_and_images_have_names(browser: Browser) -> None:
     tree = browser.send("Accessibility.getFullAXTree")["nodes"]
     nameless = [
         node["role"]["value"]
@@ -310,7 +310,7 @@ def test_nothing_is_requested_and_nothing_fails(browser: Browser) -> None:
 def test_of_thousands_of_items_only_the_rows_in_sight_exist(browser: Browser, tmp_path: Path) -> None:
     from amp_cli.preferences.browsing import ViewSettings, view_preferences
 
-    prefs = write_preferences(tmp_path, items=3000, pictures=5)
+    prefs = write_preferences(tmp_path, items=3000, images=5)
     out = tmp_path / "page.html"
     view_preferences(ViewSettings(prefs=str(prefs), out=out, image_root=None, limit=3000, thumbnail=32, checker=None))
     browser.open(out)

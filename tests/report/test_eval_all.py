@@ -22,7 +22,7 @@ from amp_cli.report.everything import ALL, AllResults, Plan, plan, run_all
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two pictures of a dog, with files of POPE and CHAIR; nothing was downloaded."""
+    """Two images of a dog, with files of POPE and CHAIR; nothing was downloaded."""
     monkeypatch.setenv("AMP_HOME", str(tmp_path / "home"))
     folder = tmp_path / "data"
     folder.mkdir()
@@ -121,7 +121,7 @@ def test_each_benchmark_keeps_its_own_protocol(data: Path) -> None:
     assert pope.prompt_suffix.startswith("\n")
 
 
-def test_pictures_are_given_by_name_or_for_all(data: Path) -> None:
+def test_images_are_given_by_name_or_for_all(data: Path) -> None:
     elsewhere = data.parent
     assert _settings("pope", data, {"pope": elsewhere}, options()).image_root == elsewhere
     assert _settings("chair", data, {"pope": elsewhere}, options()).image_root is None

@@ -25,7 +25,7 @@ THINGS = ("dog", "cat", "car", "cup", "kite")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 pictures with two things each; POPE's random split and COCO instances."""
+    """40 images with two things each; POPE's random split and COCO instances."""
     folder = tmp_path_factory.mktemp("data")
     rng = random.Random(0)
     questions, annotations = [], []
@@ -170,9 +170,9 @@ def test_the_page_is_one_file_escapes_what_models_say_and_states_what_it_lists(r
     assert "$ amp eval pope --out a" in text
     assert 'src="http' not in text
     assert "url(" not in text
-    assert text.count("data:image/png;base64,") == 11  # ten pictures of six lines each, and the curves
-    assert "60 of 240 questions and descriptions, on 10 of 40 pictures" in text
-    assert '<span class="invented" title="not in the picture">' in text
+    assert text.count("data:image/png;base64,") == 11  # ten images of six lines each, and the curves
+    assert "60 of 240 questions and descriptions, on 10 of 40 images" in text
+    assert '<span class="invented" title="not in the image">' in text
     assert "quoted" in text
     assert result["html"] == str(page)
     assert [run["name"] for run in result["runs"]] == ["the <base>", "better", "training"]
@@ -180,7 +180,7 @@ def test_the_page_is_one_file_escapes_what_models_say_and_states_what_it_lists(r
     assert result["runs"][1]["differences"][0]["benchmark"] == "pope"
 
 
-def test_pictures_that_are_gone_are_said_to_be_gone(data: Path, tmp_path: Path) -> None:
+def test_images_that_are_gone_are_said_to_be_gone(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     for file in data.iterdir():
@@ -188,7 +188,7 @@ def test_pictures_that_are_gone_are_said_to_be_gone(data: Path, tmp_path: Path) 
     run_benchmark(EvalSettings(benchmark="pope", data=folder, out=tmp_path / "run"), answerer=speaker(data, 0.1))
     (folder / "0.png").unlink()
     build_report([ReportRun(name="run", path=tmp_path / "run")], html=tmp_path / "page.html")
-    assert (tmp_path / "page.html").read_text().count("picture not found") == 1
+    assert (tmp_path / "page.html").read_text().count("image not found") == 1
 
 
 def test_the_command_prints_tables_or_one_json_object(runs: Path) -> None:

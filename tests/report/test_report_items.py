@@ -14,7 +14,7 @@ from amp_cli.benchmarks.runner import BENCHMARKS
 from amp_cli.disk.jsonl import write_json
 from amp_cli.records import Answer, BenchmarkItem
 from amp_cli.report import page as report_page
-from amp_cli.report.page import choose_pictures, render_page
+from amp_cli.report.page import choose_images, render_page
 from amp_cli.report.rows import READERS, Row, rows_of
 from amp_cli.report.runs import Evaluation, GatheredRun
 
@@ -32,7 +32,7 @@ WORDS = AmberWords({"dog": [], "cat": [], "sky": []}, frozenset(), Equal())
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(3):
@@ -40,12 +40,12 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def run_of(root: Path, name: str, pictures: Path, **lines: Sequence[Mapping[str, Any]]) -> GatheredRun:
+def run_of(root: Path, name: str, images: Path, **lines: Sequence[Mapping[str, Any]]) -> GatheredRun:
     """Write item files as an evaluation leaves them."""
     evaluations = {}
     for benchmark, records in lines.items():
         folder = root / name / benchmark
-        write_json(folder / "run.json", {"command": f"eval {benchmark}", "settings": {}, "image_folder": str(pictures)})
+        write_json(folder / "run.json", {"command": f"eval {benchmark}", "settings": {}, "image_folder": str(images)})
         (folder / "items.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         evaluations[benchmark.replace("_", "-")] = Evaluation(folder=folder, scores={})
     return GatheredRun(name=name, path=root / name, evaluations=evaluations, training=())
@@ -82,9 +82,9 @@ def test_every_benchmark_has_rows() -> None:
     assert set(READERS) == set(BENCHMARKS)
 
 
-def test_a_judged_item_shows_the_rating_and_the_judges_words(tmp_path: Path, pictures: Path) -> None:
-    old = run_of(tmp_path, "old", pictures, mmhal=[judged("1", [[2.0]])])
-    new = run_of(tmp_path, "new", pictures, mmhal=[judged("1", [[5.0]], answers=["Yellow."])])
+def test_a_judged_item_shows_the_rating_and_the_judges_words(tmp_path: Path, images: Path) -> None:
+    old = run_of(tmp_path, "old", images, mmhal=[judged("1", [[2.0]])])
+    new = run_of(tmp_path, "new", images, mmhal=[judged("1", [[5.0]], answers=["Yellow."])])
     row = only_row("mmhal", old, new)
     assert (row.truth_is, row.truth, row.note, row.benchmark) == ("Reference", "Yellow.", "attribute", "mmhal")
     assert [reply.summary for reply in row.replies] == ["rated 2 of 6", "rated 5 of 6"]
@@ -93,21 +93,21 @@ def test_a_judged_item_shows_the_rating_and_the_judges_words(tmp_path: Path, pic
     assert not only_row("mmhal", old, old).differs
 
 
-def test_an_unscored_item_says_why_and_repeats_say_how_many_could_be_read(tmp_path: Path, pictures: Path) -> None:
-    unread = run_of(tmp_path, "unread", pictures, mmhal=[judged("1", [None])])
+def test_an_unscored_item_says_why_and_repeats_say_how_many_could_be_read(tmp_path: Path, images: Path) -> None:
+    unread = run_of(tmp_path, "unread", images, mmhal=[judged("1", [None])])
     assert only_row("mmhal", unread).replies[0].summary == "unscored: no rating"
-    repeated = run_of(tmp_path, "repeated", pictures, mmhal=[judged("1", [[2.0], None, [5.0]])])
+    repeated = run_of(tmp_path, "repeated", images, mmhal=[judged("1", [[2.0], None, [5.0]])])
     reply = only_row("mmhal", repeated).replies[0]
     assert reply.summary == "rated 3.5 of 6 (mean; 2 of 3 verdicts could be read)"
     assert len(reply.judged) == 3
 
 
 def test_a_dialogue_is_shown_round_by_round_and_a_pair_of_ratings_with_the_reference(
-    tmp_path: Path, pictures: Path
+    tmp_path: Path, images: Path
 ) -> None:
     rounds = {"questions": ["What is it?", "How many?"], "references": ["A dog.", "Two."], "answers": ["A dog.", "3."]}
     run = run_of(
-        tmp_path, "run", pictures, mrhal=[judged("1", [[6.0, 0.0]], **rounds)], llava_bench=[judged("1", [[8.0, 7.5]])]
+        tmp_path, "run", images, mrhal=[judged("1", [[6.0, 0.0]], **rounds)], llava_bench=[judged("1", [[8.0, 7.5]])]
     )
     dialogue = only_row("mrhal", run)
     assert dialogue.question == "1. What is it?\n2. How many?"
@@ -116,53 +116,51 @@ def test_a_dialogue_is_shown_round_by_round_and_a_pair_of_ratings_with_the_refer
     assert only_row("llava-bench", run).replies[0].summary == "rated 7.5 of 10, the reference 8"
 
 
-def test_a_description_of_amber_marks_what_is_right_invented_and_denied(tmp_path: Path, pictures: Path) -> None:
+def test_a_description_of_amber_marks_what_is_right_invented_and_denied(tmp_path: Path, images: Path) -> None:
     text = "A dog, a cat. There is no sky."
-    old = run_of(tmp_path, "old", pictures, amber=[amber_line("1", "generative", "Describe.", ["dog", "sky"], text)])
-    new = run_of(
-        tmp_path, "new", pictures, amber=[amber_line("1", "generative", "Describe.", ["dog", "sky"], "A dog.")]
-    )
+    old = run_of(tmp_path, "old", images, amber=[amber_line("1", "generative", "Describe.", ["dog", "sky"], text)])
+    new = run_of(tmp_path, "new", images, amber=[amber_line("1", "generative", "Describe.", ["dog", "sky"], "A dog.")])
     row = only_row("amber", old, new)
     marked = [(piece.text, piece.kind) for piece in row.replies[0].pieces if piece.kind]
     assert marked == [("dog", "right"), ("cat", "invented"), ("sky", "denied")]
     assert "".join(piece.text for piece in row.replies[0].pieces) == text
-    assert row.replies[0].summary == "not in the picture: cat; not mentioned: sky"
+    assert row.replies[0].summary == "not in the image: cat; not mentioned: sky"
     assert row.differs
 
 
-def test_a_yes_no_question_of_amber_is_a_line_of_the_table(tmp_path: Path, pictures: Path) -> None:
+def test_a_yes_no_question_of_amber_is_a_line_of_the_table(tmp_path: Path, images: Path) -> None:
     lines = [amber_line("2", "state", "Is the dog black?", "no", text) for text in ("No", "Yes", "Perhaps.")]
-    runs = [run_of(tmp_path, f"run{n}", pictures, amber=[line]) for n, line in enumerate(lines)]
+    runs = [run_of(tmp_path, f"run{n}", images, amber=[line]) for n, line in enumerate(lines)]
     row = only_row("amber", *runs)
     assert row.is_short
     assert [reply.verdict for reply in row.replies] == ["right", "wrong", "unclear"]
     assert row.differs
 
 
-def test_pictures_on_which_the_runs_differ_come_first_and_benchmarks_meet_at_one_file(
-    tmp_path: Path, pictures: Path
+def test_images_on_which_the_runs_differ_come_first_and_benchmarks_meet_at_one_file(
+    tmp_path: Path, images: Path
 ) -> None:
     def lines(answer: str) -> dict[str, Any]:
         questions = [amber_line(f"q{n}", "state", "Black?", "no", "No", f"{n}.png") for n in range(2)]
         questions.append(amber_line("q2", "state", "Black?", "no", answer, "2.png"))
         return {"amber": questions, "mmhal": [judged("1", [[2.0]], images=["2.png"])]}
 
-    runs = [run_of(tmp_path, name, pictures, **lines(text)) for name, text in (("old", "No"), ("new", "Yes"))]
-    chosen, total = choose_pictures(runs, 600)
-    assert [picture.name for picture in chosen] == ["2.png", "0.png", "1.png"]
+    runs = [run_of(tmp_path, name, images, **lines(text)) for name, text in (("old", "No"), ("new", "Yes"))]
+    chosen, total = choose_images(runs, 600)
+    assert [image.name for image in chosen] == ["2.png", "0.png", "1.png"]
     assert (chosen[0].count, chosen[0].differing, len(chosen[0].descriptions)) == (2, 1, 1)
     assert chosen[0].source.startswith("data:image/png")
-    assert (total.items, total.pictures) == (4, 3)
-    assert len(choose_pictures(runs, 2)[0]) == 1
+    assert (total.items, total.images) == (4, 3)
+    assert len(choose_images(runs, 2)[0]) == 1
 
 
 def test_the_page_escapes_what_judges_say_and_keeps_a_run_that_did_not_answer_apart(
-    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report_page, "TITLES", {})  # the tables above the items are not looked at here
     black, red = (amber_line(n, "state", f"Is it {n}?", "no", "No") for n in ("black", "red"))
-    first = run_of(tmp_path, "first", pictures, mmhal=[judged("1", [None])], amber=[black, red])
-    second = run_of(tmp_path, "second", pictures, amber=[amber_line("black", "state", "Is it black?", "no", "Yes")])
+    first = run_of(tmp_path, "first", images, mmhal=[judged("1", [None])], amber=[black, red])
+    second = run_of(tmp_path, "second", images, amber=[amber_line("black", "state", "Is it black?", "no", "Yes")])
     page = render_page([first, second], title="T", notes=[], commands=[], max_items=60)
     assert "I &lt;cannot&gt; say." in page
     assert "<details>" in page

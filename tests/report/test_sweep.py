@@ -16,27 +16,27 @@ from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer
-from amp_cli.report.everything import folder_of, named_folders, pictures_of
+from amp_cli.report.everything import folder_of, images_of, named_folders
 from amp_cli.report.sweep import PLOT, SWEEP, Point, Sweep, find_points, run_sweep, trained_model
 
-PICTURES = 30
+IMAGES = 30
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """30 pictures of a dog: POPE asks of a dog and a cat in each, CHAIR's annotations hold the dog."""
+    """30 images of a dog: POPE asks of a dog and a cat in each, CHAIR's annotations hold the dog."""
     folder = tmp_path / "data"
     folder.mkdir()
     questions = []
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         Image.new("RGB", (8, 8), (8 * number, 0, 0)).save(folder / f"{number}.png")
         for thing, label in (("dog", "yes"), ("cat", "no")):
             questions.append({"image": f"{number}.png", "text": f"Is there a {thing} in the image?", "label": label})
     (folder / "coco_pope_random.json").write_text("\n".join(map(json.dumps, questions)))
     instances = {
-        "images": [{"id": number, "file_name": f"{number}.png"} for number in range(PICTURES)],
+        "images": [{"id": number, "file_name": f"{number}.png"} for number in range(IMAGES)],
         "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}],
-        "annotations": [{"image_id": number, "category_id": 1} for number in range(PICTURES)],
+        "annotations": [{"image_id": number, "category_id": 1} for number in range(IMAGES)],
     }
     (folder / "instances.json").write_text(json.dumps(instances))
     return folder
@@ -98,7 +98,7 @@ def test_a_folder_without_a_training_run_or_without_checkpoints_is_refused(comma
 
 
 class Model:
-    """Answers wrongly about as many pictures as the step says; counts what it is asked."""
+    """Answers wrongly about as many images as the step says; counts what it is asked."""
 
     def __init__(self, wrong: dict[int, int]) -> None:
         self.wrong = wrong
@@ -138,7 +138,7 @@ def sweep_of(data: Path, model: Model, *steps: int, names: Sequence[str] = ("pop
 
 
 def test_the_best_step_by_hand_and_a_last_one_that_is_clearly_worse(data: Path) -> None:
-    # wrong about 15, 3, 3 and 24 of 30 pictures: POPE 15/30, 27/30, 27/30, 6/30 right;
+    # wrong about 15, 3, 3 and 24 of 30 images: POPE 15/30, 27/30, 27/30, 6/30 right;
     # CHAIR-i: 15 cats in 45 objects, 3 in 33, 3 in 33, 24 in 54
     sweep = sweep_of(data, Model({0: 15, 10: 3, 20: 3, 30: 24}), 0, 10, 20, 30)
     assert [scores["pope"]["overall"]["accuracy"] for scores in sweep.scores] == [0.5, 0.9, 0.9, 0.2]
@@ -157,7 +157,7 @@ def test_a_last_step_that_is_the_best_brings_no_warning(data: Path) -> None:
 def test_a_difference_that_may_be_chance_brings_no_warning(data: Path) -> None:
     sweep = sweep_of(data, Model({0: 15, 10: 3, 20: 4}), 0, 10, 20)
     assert sweep.best == {"pope": 10, "chair": 10}
-    assert not sweep.overtrained  # one picture more of 30
+    assert not sweep.overtrained  # one image more of 30
 
 
 def test_the_files_hold_the_curve_and_each_evaluation_is_a_run_of_its_own(data: Path) -> None:
@@ -167,10 +167,10 @@ def test_the_files_hold_the_curve_and_each_evaluation_is_a_run_of_its_own(data: 
     assert written == json.loads(json.dumps(sweep.to_json()))
     assert [point["step"] for point in written["points"]] == [0, 10]
     assert written["points"][1]["adapter"] == "adapter-10"
-    assert written["points"][1]["scores"]["pope"]["overall"]["n"] == 10  # both questions about 5 pictures
+    assert written["points"][1]["scores"]["pope"]["overall"]["n"] == 10  # both questions about 5 images
     assert written["points"][1]["scores"]["chair"]["n"] == 5
-    with Image.open(out / PLOT) as picture:
-        assert picture.width > 1000
+    with Image.open(out / PLOT) as image:
+        assert image.width > 1000
     assert Run.read(out / "step-000010" / "pope").settings["adapter"] == "adapter-10"
     assert Run.read(out).facts["state"] == "done"
 
@@ -178,9 +178,9 @@ def test_the_files_hold_the_curve_and_each_evaluation_is_a_run_of_its_own(data: 
 def test_a_sweep_goes_on_and_takes_new_checkpoints_in(data: Path) -> None:
     model = Model({0: 15, 10: 3, 20: 0})
     sweep_of(data, model, 0, 10, names=["pope"])
-    assert model.asked == 2 * 2 * PICTURES
+    assert model.asked == 2 * 2 * IMAGES
     assert sweep_of(data, model, 0, 10, 20, names=["pope"]).best == {"pope": 20}
-    assert model.asked == 3 * 2 * PICTURES
+    assert model.asked == 3 * 2 * IMAGES
     with pytest.raises(AmpError, match="benchmarks"):
         sweep_of(data, model, 0, 10, names=["pope"], limit=3)
 
@@ -210,8 +210,8 @@ def test_data_is_given_by_name_for_all_or_downloaded(data: Path, monkeypatch: py
     assert folder_of("pope", {}) == downloaded.parent
     bare = data.parent / "annotations"
     bare.mkdir()
-    assert pictures_of("chair", bare) == downloaded
-    assert pictures_of("chair", data) is None  # it has pictures of its own
+    assert images_of("chair", bare) == downloaded
+    assert images_of("chair", data) is None  # it has images of its own
     for values, message in ([["pop=x"], "benchmark 'pop'"], [["x"], "folder 'x'"], [["pope=x"], "folder 'x'"]):
         with pytest.raises(AmpError, match=message):
             named_folders(values, known)

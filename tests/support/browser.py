@@ -141,5 +141,5 @@ class Browser:
 
     def screenshot(self, path: Path) -> None:
         """Save what is in the window as PNG."""
-        time.sleep(0.2)  # pictures are decoded aside
+        time.sleep(0.2)  # images are decoded aside
         path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot")["data"]))

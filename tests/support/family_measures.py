@@ -28,7 +28,7 @@ class Difference:
 
 
 def plainly(name: str, model: Any, items: Sequence[EncodedItem]) -> Measured:
-    """Each response alone, unpadded, with its item's pictures, by the model's own forward and full logits."""
+    """Each response alone, unpadded, with its item's images, by the model's own forward and full logits."""
     network = model.get_base_model()
     network.set_attn_implementation({"text_config": "sdpa"})
     sums = []
@@ -46,7 +46,7 @@ def by(way: ForwardPass, model: Any, items: Sequence[EncodedItem]) -> Measured:
     """All items in one pass, as training reads them."""
     way.use()
     batch = way.lay_out(items)
-    return _measured(model, way.round_logps(model, batch, way.show_pictures(model, batch)).sum(dim=1))
+    return _measured(model, way.round_logps(model, batch, way.show_images(model, batch)).sum(dim=1))
 
 
 def compare(ours: Measured, plain: Measured) -> Difference:

@@ -111,18 +111,18 @@ def mmhal_records(count: int = 8) -> list[dict[str, Any]]:
 def mmhal_folder(folder: Path, count: int = 8) -> Path:
     """`response_template.json` and `images/`, as the hub has them."""
     write_json(folder / "response_template.json", mmhal_records(count))
-    pictures(folder / "images", [f"{number}_o.png" for number in range(count)])
+    images(folder / "images", [f"{number}_o.png" for number in range(count)])
     return folder
 
 
-def pictures(folder: Path, names: Sequence[str]) -> None:
+def images(folder: Path, names: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
         Image.new("RGB", (8, 8), (20 * number % 256, 0, 0)).save(folder / name)
 
 
 def mrhal_folder(folder: Path, rounds: Sequence[int] = (2, 3)) -> Path:
-    """One JSON list with `revised`, deep in the folder, and the pictures beside it."""
+    """One JSON list with `revised`, deep in the folder, and the images beside it."""
     records = []
     for number, count in enumerate(rounds):
         turns = []
@@ -137,12 +137,12 @@ def mrhal_folder(folder: Path, rounds: Sequence[int] = (2, 3)) -> Path:
         )
     write_json(folder / "some" / "where" / "dialogues.json", records)
     write_json(folder / "other.json", [{"something": "else"}])
-    pictures(folder / "some" / "where", [f"{number}.png" for number in range(len(rounds))])
+    images(folder / "some" / "where", [f"{number}.png" for number in range(len(rounds))])
     return folder
 
 
 def llava_folder(folder: Path, *, rule: bool = True) -> Path:
-    """COCO's files under their own names: three questions about one picture; the picture has the prefix."""
+    """COCO's files under their own names: three questions about one image; the image has the prefix."""
     image = "000000000001.jpg"
     questions = [
         {"question_id": number, "image": image, "text": f"What ({kind})?", "category": kind}
@@ -162,5 +162,5 @@ def llava_folder(folder: Path, *, rule: bool = True) -> Path:
         }
         rules |= {kind: {"role": "Assistant", "prompt": f"Judge plain {kind}."} for kind in ("conv", "complex")}
         write_json(folder / "rule.json", rules)
-    pictures(folder / "val2014", [f"COCO_val2014_{image}"])
+    images(folder / "val2014", [f"COCO_val2014_{image}"])
     return folder

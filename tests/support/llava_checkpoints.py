@@ -85,7 +85,7 @@ def shard(folder: Path, *, pickled: bool) -> list[Path]:
     return files
 
 
-def picture(width: int = 96, height: int = 40) -> Image.Image:
+def image(width: int = 96, height: int = 40) -> Image.Image:
     """A gradient whose left end differs from its right end."""
     ramp = Image.linear_gradient("L").rotate(90).resize((width, height))
     return Image.merge("RGB", (ramp, ramp.transpose(Image.Transpose.FLIP_LEFT_RIGHT), ramp))
@@ -93,8 +93,8 @@ def picture(width: int = 96, height: int = 40) -> Image.Image:
 
 @torch.no_grad()
 def answers(loaded: LoadedModel, size: tuple[int, int] = (96, 40)) -> torch.Tensor:
-    """Return the logits, (length, text vocabulary) float32, of a question about a picture."""
-    batch = encode_prompts(loaded, [(("What is on the left?",), ())], [[picture(*size)]])
+    """Return the logits, (length, text vocabulary) float32, of a question about an image."""
+    batch = encode_prompts(loaded, [(("What is on the left?",), ())], [[image(*size)]])
     return loaded.model(**batch).logits[0, :, : loaded.vocabulary].float()  # type: ignore[no-any-return]
 
 

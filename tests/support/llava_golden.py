@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "llava"
 BASES = ("base", "base_vision_inside")
 ADAPTER = str(GOLDEN / "model" / "adapter")
 IMAGE = -200
-"""What the released code writes for a picture among token ids."""
+"""What the released code writes for an image among token ids."""
 CASES: list[dict[str, Any]] = json.loads((GOLDEN / "forward" / "cases.json").read_text(encoding="utf-8"))["cases"]
 TEMPLATES = {"v1": "vicuna_v1", "vicuna_v1": "vicuna_v1", "llava_v1": "llava_v1"}
 
@@ -37,15 +37,15 @@ def in_template_of(loaded: LoadedModel, case: dict[str, Any]) -> LoadedModel:
 
 
 def dialogue_of(case: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Questions and answers of a case, without the mark of the picture."""
+    """Questions and answers of a case, without the mark of the image."""
     turns = [turn.removeprefix("<image>\n") for turn in case["turns"]]
     return turns[::2], turns[1::2]
 
 
-def pictures_of(case: dict[str, Any]) -> list[Any]:
+def images_of(case: dict[str, Any]) -> list[Any]:
     return [open_image(GOLDEN / name) for name in case["images"]]
 
 
 def expanded(ids: list[int], *, image_token: int, patches: int) -> list[int]:
-    """Write a picture as transformers does: one image token for each patch."""
+    """Write an image as transformers does: one image token for each patch."""
     return [token for id in ids for token in ([image_token] * patches if id == IMAGE else [id])]

@@ -11,7 +11,7 @@ from PIL import Image
 Record = dict[str, Any]
 
 
-def picture(colour: str = "red") -> bytes:
+def image(colour: str = "red") -> bytes:
     """Return a small PNG file."""
     file = io.BytesIO()
     Image.new("RGB", (8, 8), colour).save(file, format="PNG")
@@ -19,7 +19,7 @@ def picture(colour: str = "red") -> bytes:
 
 
 def in_base64(colour: str = "red") -> str:
-    return base64.b64encode(picture(colour)).decode()
+    return base64.b64encode(image(colour)).decode()
 
 
 def turns(*texts: str) -> list[dict[str, str]]:

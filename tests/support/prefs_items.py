@@ -1,4 +1,4 @@
-"""Synthetic preference files for tests and measurements: plausible lengths, a few shared pictures, any size."""
+"""Synthetic preference files for tests and measurements: plausible lengths, a few shared images, any size."""
 
 import json
 import random
@@ -33,30 +33,30 @@ PLACES = (
 )
 
 
-def write_preferences(folder: Path, *, items: int, pictures: int, seed: int = 0) -> Path:
-    """Write `preferences.jsonl` and its `images/`; 2 to 5 levels, 1 to 3 rounds, one item in ten without a picture."""
+def write_preferences(folder: Path, *, items: int, images: int, seed: int = 0) -> Path:
+    """Write `preferences.jsonl` and its `images/`; 2 to 5 levels, 1 to 3 rounds, one item in ten without an image."""
     draw = random.Random(seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    for number in range(pictures):
-        _draw_picture(folder / "images" / f"{number:05}.jpg", draw)
+    for number in range(images):
+        _draw_image(folder / "images" / f"{number:05}.jpg", draw)
     path = folder / "preferences.jsonl"
     with path.open("w", encoding="utf-8") as stream:
         for number in range(items):
-            stream.write(json.dumps(_item(number, pictures, draw)) + "\n")
+            stream.write(json.dumps(_item(number, images, draw)) + "\n")
     return path
 
 
-def _draw_picture(path: Path, draw: random.Random) -> None:
-    picture = Image.new("RGB", (640, 480), draw.choice(COLOURS))
-    pen = ImageDraw.Draw(picture)
+def _draw_image(path: Path, draw: random.Random) -> None:
+    image = Image.new("RGB", (640, 480), draw.choice(COLOURS))
+    pen = ImageDraw.Draw(image)
     for _ in range(25):
         left, top, size = draw.randrange(600), draw.randrange(440), draw.randrange(20, 160)
         shape = draw.choice((pen.ellipse, pen.rectangle))
         shape((left, top, left + size, top + size), fill=draw.choice(COLOURS), outline="black")
-    picture.save(path, quality=88)
+    image.save(path, quality=88)
 
 
-def _item(number: int, pictures: int, draw: random.Random) -> dict[str, Any]:
+def _item(number: int, images: int, draw: random.Random) -> dict[str, Any]:
     rounds = draw.choice((1, 1, 1, 1, 2, 3))
     best = [[_sentence(draw) for _ in range(draw.randint(2, 7))] for _ in range(rounds)]
     levels = [{"answers": [" ".join(answer) for answer in best], "source": "standard"}]
@@ -67,7 +67,7 @@ def _item(number: int, pictures: int, draw: random.Random) -> dict[str, Any]:
         levels.append({**level, "accuracy": accuracy, "score": round(min(1.0, accuracy + 0.1), 3)})
     return {
         "id": f"item-{number:05}",
-        "images": [] if number % 10 == 9 or not pictures else [f"images/{number % pictures:05}.jpg"],
+        "images": [] if number % 10 == 9 or not images else [f"images/{number % images:05}.jpg"],
         "questions": [f"{draw.choice(('What is', 'Describe what is'))} {draw.choice(PLACES)}?" for _ in range(rounds)],
         "levels": levels,
         "meta": {"dataset": draw.choice(("sharegpt4v", "rlhf-v", "llava-instruct")), "row": number},

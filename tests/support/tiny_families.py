@@ -25,10 +25,10 @@ TOWER: dict[str, Any] = {
 GRID = [[28, 56], [56, 28], [56, 56]]
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
 SIZES = ((1, 4, 4), (1, 4, 8), (1, 8, 4))
-"""Grids of patches, four to a token, of the pictures that a family with its own picture sizes is shown."""
+"""Grids of patches, four to a token, of the images that a family with its own image sizes is shown."""
 
 Shown = tuple[list[torch.Tensor], dict[str, torch.Tensor]]
-"""The tokens that stand for each picture, and the tensors of all."""
+"""The tokens that stand for each image, and the tensors of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class Family:
     """A family as the tests build it, and how it should be read.
 
     Attributes:
-        build: makes the network. show: makes some pictures, numbered from a first one, of this dtype.
+        build: makes the network. show: makes some images, numbered from a first one, of this dtype.
         layout, image_once: what the self-test should choose. dense: whether a mask for all layers is right too.
-        most_pictures: in one item. floor: relative difference in float64 that its own float32 arithmetic leaves.
+        most_images: in one item. floor: relative difference in float64 that its own float32 arithmetic leaves.
     """
 
     build: Callable[[], Any]
@@ -46,7 +46,7 @@ class Family:
     layout: str = SHARED
     image_once: bool = True
     dense: bool = True
-    most_pictures: int = 2
+    most_images: int = 2
     floor: float = 1e-9
 
 
@@ -62,7 +62,7 @@ def llava(text: Any) -> Any:
 
 
 def _even(tokens: int, *, border: bool = False) -> Callable[[Any, Sequence[int], torch.dtype], Shown]:
-    """Pictures of one size, each of so many tokens."""
+    """Images of one size, each of so many tokens."""
     ids = torch.full((tokens,), IMAGE)
     ids = torch.cat([torch.tensor([BEGIN]), ids, torch.tensor([END])]) if border else ids
 
@@ -74,14 +74,14 @@ def _even(tokens: int, *, border: bool = False) -> Callable[[Any, Sequence[int],
 
 
 def _show_tiles(_network: Any, numbers: Sequence[int], dtype: torch.dtype) -> Shown:
-    """InternVL: picture n has 1 + n % 3 tiles of four tokens."""
+    """InternVL: image n has 1 + n % 3 tiles of four tokens."""
     tiles = [1 + number % 3 for number in numbers]
     pixels = [_draw(number, count, 3, 28, 28, dtype=dtype) for number, count in zip(numbers, tiles, strict=True)]
     return [torch.full((4 * count,), IMAGE) for count in tiles], {"pixel_values": torch.cat(pixels)}
 
 
 def _show_grids(_network: Any, numbers: Sequence[int], dtype: torch.dtype) -> Shown:
-    """Qwen: patches of all pictures in one list, and each picture's grid."""
+    """Qwen: patches of all images in one list, and each image's grid."""
     grids = torch.tensor([SIZES[number % len(SIZES)] for number in numbers])
     counts = grids.prod(dim=1)
     ids = [torch.tensor([BEGIN, *[IMAGE] * (int(count) // 4), END]) for count in counts]
@@ -89,7 +89,7 @@ def _show_grids(_network: Any, numbers: Sequence[int], dtype: torch.dtype) -> Sh
 
 
 def _show_list(_network: Any, numbers: Sequence[int], dtype: torch.dtype) -> Shown:
-    """Idefics3, SmolVLM: (1, pictures, 3, height, width), four tokens each."""
+    """Idefics3, SmolVLM: (1, images, 3, height, width), four tokens each."""
     pixels = torch.stack([_draw(number, 3, 28, 28, dtype=dtype) for number in numbers])[None]
     return [torch.full((4,), IMAGE)] * len(numbers), {
         "pixel_values": pixels,
@@ -318,7 +318,7 @@ def _norm_in_float64(network: Any) -> None:
 
 
 def make_items(name: str, network: Any, dtype: torch.dtype = torch.float64) -> list[EncodedItem]:
-    """Return items of all kinds: one picture, two where the family allows, text only; 2 to 4 levels; two rounds.
+    """Return items of all kinds: one image, two where the family allows, text only; 2 to 4 levels; two rounds.
 
     The answers of the first begin alike, and the first round of the last is the same at both levels.
     """
@@ -327,8 +327,8 @@ def make_items(name: str, network: Any, dtype: torch.dtype = torch.float64) -> l
     def words(count: int) -> torch.Tensor:
         return torch.randint(10, 480, (count,), generator=generator)
 
-    def item(pictures: Sequence[int], levels: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]]) -> EncodedItem:
-        ids, inputs = FAMILIES[name].show(network, pictures, dtype) if pictures else ([], {})
+    def item(images: Sequence[int], levels: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]]) -> EncodedItem:
+        ids, inputs = FAMILIES[name].show(network, images, dtype) if images else ([], {})
         prompt = torch.cat([words(3), *[part for one in ids for part in (one, words(1))], words(4)])
         return EncodedItem(responses=tuple(_response(prompt, rounds) for rounds in levels), image_inputs=inputs)
 
@@ -338,7 +338,7 @@ def make_items(name: str, network: Any, dtype: torch.dtype = torch.float64) -> l
     third = [[(none, words(count))] for count in (5, 7, 2, 3)]
     same = words(5)
     last = [[(none, same), (question, words(count))] for count in (3, 6)]
-    two = [1, 2][: FAMILIES[name].most_pictures]
+    two = [1, 2][: FAMILIES[name].most_images]
     return [item([0], first), item(two, second), item([], third), item([3], last)]
 
 
@@ -353,7 +353,7 @@ def _response(prompt: torch.Tensor, rounds: Sequence[tuple[torch.Tensor, torch.T
 
 
 def as_text(item: EncodedItem) -> EncodedItem:
-    """Return the item without its pictures and the tokens that stand for them."""
+    """Return the item without its images and the tokens that stand for them."""
     kept = [response.input_ids != IMAGE for response in item.responses]
     responses = tuple(
         EncodedResponse(input_ids=one.input_ids[keep], supervised=one.supervised[keep], round=one.round[keep])

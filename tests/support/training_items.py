@@ -1,4 +1,4 @@
-"""Small preference data for training tests: drawn pictures, words that the tiny model knows, ragged levels."""
+"""Small preference data for training tests: drawn images, words that the tiny model knows, ragged levels."""
 
 import json
 from pathlib import Path
@@ -27,13 +27,13 @@ def preference(number: int, *, levels: int, rounds: int = 1, image: bool = True)
 
 
 def draw(folder: Path, number: int) -> None:
-    picture = Image.new("RGB", (96, 96), (40 * number % 256, 90, 160))
-    picture.paste((250, 20 * number % 256, 30), (8 * (number % 6), 10, 8 * (number % 6) + 30, 40))
-    picture.save(folder / f"{number}.png")
+    image = Image.new("RGB", (96, 96), (40 * number % 256, 90, 160))
+    image.paste((250, 20 * number % 256, 30), (8 * (number % 6), 10, 8 * (number % 6) + 30, 40))
+    image.save(folder / f"{number}.png")
 
 
 def write_preferences(folder: Path, records: list[dict[str, Any]] | None = None) -> Path:
-    """Write pictures and `prefs.jsonl`; by default eight items of 2 to 4 levels, one of them with two rounds."""
+    """Write images and `prefs.jsonl`; by default eight items of 2 to 4 levels, one of them with two rounds."""
     folder.mkdir(parents=True, exist_ok=True)
     if records is None:
         records = [preference(number, levels=2 + number % 3, rounds=2 if number == 4 else 1) for number in range(8)]

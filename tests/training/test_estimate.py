@@ -28,7 +28,7 @@ from tests.training.test_trainer import RAGGED, train
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = TrainConfig(base="tiny", max_steps=1, lora_r=4, global_batch_size=1)
 ESTIMATE = Estimate(
-    tokens=100, weights=1000, adapter=160, head=40, activations=500, activations_checkpointed=90, pictures=30
+    tokens=100, weights=1000, adapter=160, head=40, activations=500, activations_checkpointed=90, images=30
 )
 
 
@@ -61,7 +61,7 @@ def real_peak(loaded: LoadedModel, items: list[EncodedItem], *, layout: str, che
 
     def step() -> None:
         batch = forward.lay_out(items)
-        forward.round_logps(loaded.model, batch, forward.show_pictures(loaded.model, batch)).sum().backward()
+        forward.round_logps(loaded.model, batch, forward.show_images(loaded.model, batch)).sum().backward()
 
     if checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -138,7 +138,7 @@ def test_checkpointing_is_off_where_memory_does_and_on_where_it_does_not() -> No
 
 def test_the_tower_counts_where_it_takes_more_than_the_pass() -> None:
     assert ESTIMATE.of_pass(checkpointing=True) == 130
-    large = Estimate(**{**vars(ESTIMATE), "pictures": 200})
+    large = Estimate(**{**vars(ESTIMATE), "images": 200})
     assert large.of_pass(checkpointing=True) == 200
     assert large.of_pass(checkpointing=False) == 540
 

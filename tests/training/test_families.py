@@ -1,4 +1,4 @@
-"""Another family than LLaVA-1.5: LLaVA-NeXT, built tiny from a config, with its picture tiling and GQA."""
+"""Another family than LLaVA-1.5: LLaVA-NeXT, built tiny from a config, with its image tiling and GQA."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_pictures_of_other_shapes_share_a_batch(folder: Path, tmp_path: Path) -> None:
+def test_images_of_other_shapes_share_a_batch(folder: Path, tmp_path: Path) -> None:
     loaded = load_model(str(folder))
     assert loaded.background is None  # only LLaVA-1.5 was trained on padded squares
     requests = []
@@ -85,7 +85,7 @@ def test_pictures_of_other_shapes_share_a_batch(folder: Path, tmp_path: Path) ->
     assert texts[1] == texts[3]
 
 
-def test_log_probabilities_are_the_model_s_own_with_levels_in_a_row_and_pictures_encoded_once(folder: Path) -> None:
+def test_log_probabilities_are_the_model_s_own_with_levels_in_a_row_and_images_encoded_once(folder: Path) -> None:
     config = load_config("tiny", base=str(folder), overrides=["lora_r=4"])
     loaded = load_policy(config, "cpu")
     loaded.model.train()

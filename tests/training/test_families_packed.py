@@ -80,7 +80,7 @@ def test_gradient_checkpointing_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_batch_without_pictures_needs_none(name: str) -> None:
+def test_a_batch_without_images_needs_none(name: str) -> None:
     model, items = model_of(name), [as_text(item) for item in items_of(name)]
     way, _ = chosen(name)
     found = compare(by(way, model, items), plainly(name, model, items))
@@ -88,7 +88,7 @@ def test_a_batch_without_pictures_needs_none(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_picture_of_a_test_item_matters(name: str) -> None:
+def test_the_image_of_a_test_item_matters(name: str) -> None:
     *others, last = items_of(name)
     shown = FAMILIES[name].show(model_of(name).get_base_model(), [6], torch.float64)[1]  # of the size of number 3
     way, _ = chosen(name)
@@ -140,18 +140,18 @@ def test_positions_scaled_by_what_is_read_together_are_refused_beyond_their_leng
         assert why == "its positions depend on the longest item read together beyond 64 tokens; max_length is 65"
 
 
-def test_pictures_that_see_themselves_in_a_way_unknown_to_us_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_see_themselves_in_a_way_unknown_to_us_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build("Gemma3").get_base_model()
     assert families.why_not_shared(network, max_length=LONGEST, dense_mask=False) is None
     network.config.get_text_config().use_bidirectional_attention = True  # Gemma4 says "vision"
-    monkeypatch.setattr(families, "WHOLE_PICTURES", ())
+    monkeypatch.setattr(families, "WHOLE_IMAGES", ())
     why = families.why_not_shared(network, max_length=LONGEST, dense_mask=False)
-    assert why == "the tokens of a picture see one another in some of its layers"
+    assert why == "the tokens of an image see one another in some of its layers"
 
 
 def test_a_family_that_marks_tokens_in_a_way_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(families, "MARKED_OTHERWISE", ("qwen2_5_vl",))
-    with pytest.raises(ValueError, match="models of type 'qwen2_5_vl' mark picture tokens in a way of their own"):
+    with pytest.raises(ValueError, match="models of type 'qwen2_5_vl' mark image tokens in a way of their own"):
         chosen("Qwen2.5-VL")
 
 
@@ -180,7 +180,7 @@ class _Marked:
     def forward(self, input_ids: torch.Tensor, mm_token_type_ids: torch.Tensor) -> None: ...
 
 
-def test_a_model_that_names_no_picture_token_is_read_as_text() -> None:
+def test_a_model_that_names_no_image_token_is_read_as_text() -> None:
     network = SimpleNamespace(model=_Marked(), config=hf.LlamaConfig(**TEXT))
     types = families.token_types(network, torch.tensor([[5, IMAGE, IMAGE, 6]]), torch.tensor([3]))
     assert types["mm_token_type_ids"].tolist() == [[0, 0, 0, 0]]
@@ -189,12 +189,12 @@ def test_a_model_that_names_no_picture_token_is_read_as_text() -> None:
     assert types["mm_token_type_ids"].tolist() == [[0, 1, 1, 0]]
 
 
-def test_pictures_that_see_all_of_themselves_are_numbered_along_the_row() -> None:
+def test_images_that_see_all_of_themselves_are_numbered_along_the_row() -> None:
     network = model_of("Gemma3").get_base_model()
-    blocks = families.picture_blocks(network, torch.tensor([IMAGE, IMAGE, 5, 6, IMAGE, 7]))
+    blocks = families.image_blocks(network, torch.tensor([IMAGE, IMAGE, 5, 6, IMAGE, 7]))
     assert blocks is not None
     assert blocks.tolist() == [0, 0, -1, -1, 1, -1]
-    assert families.picture_blocks(model_of("LLaVA, Llama").get_base_model(), torch.tensor([IMAGE, 5])) is None
+    assert families.image_blocks(model_of("LLaVA, Llama").get_base_model(), torch.tensor([IMAGE, 5])) is None
 
 
 def test_only_the_answers_of_a_model_that_reads_prompts_both_ways_are_causal() -> None:

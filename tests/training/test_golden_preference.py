@@ -56,7 +56,7 @@ def policy_for(name: str) -> LoadedModel:
 
 
 def turns_of(level: list[dict[str, str]]) -> tuple[list[str], list[str]]:
-    """Questions and answers; the released code takes the picture's mark out of a question and strips what is left."""
+    """Questions and answers; the released code takes the image's mark out of a question and strips what is left."""
     texts = [turn["value"] for turn in level]
     questions = [text.replace("<image>", "").strip() if "<image>" in text else text for text in texts[::2]]
     return questions, texts[1::2]
@@ -66,12 +66,12 @@ def encoded(name: str, number: int) -> EncodedItem:
     """An item of the training file, its levels encoded one by one: in the odd items their questions differ."""
     record = read(f"{name}.json")[number]
     levels = [record[key] for key in sorted(record) if key.startswith("output_")]
-    with_picture = "<image>" in json.dumps(levels)
-    pictures = [open_image(GOLDEN / record["image"])] if with_picture else []
+    with_image = "<image>" in json.dumps(levels)
+    images = [open_image(GOLDEN / record["image"])] if with_image else []
     items = []
     for level in levels:
         questions, answers = turns_of(level)
-        items.append(encode_item(policy_for(name), questions, [answers], pictures))
+        items.append(encode_item(policy_for(name), questions, [answers], images))
     responses = tuple(item.responses[0] for item in items)
     return EncodedItem(responses=responses, image_inputs=items[0].image_inputs)
 
@@ -120,7 +120,7 @@ def test_log_probabilities_losses_and_gradients_are_those_of_the_released_code(
     way = ForwardPass(network=model.get_base_model(), pad_id=0, layout=layout)
     way.use()
     rows = way.lay_out([encoded(name, number) for number in batch["item_indices"]])
-    shown = way.show_pictures(model, rows)
+    shown = way.show_images(model, rows)
     mask = level_mask(rows.levels)
     with torch.no_grad(), model.disable_adapter():
         reference = by_level(weigh_rounds(way.round_logps(model, rows, shown), 0.05), mask)
@@ -165,7 +165,7 @@ def as_item(record: dict[str, Any]) -> EncodedItem:
     return encode_item(policy(padded=True), item.questions, [level.answers for level in item.levels], [])
 
 
-def test_pictures_are_prepared_as_the_released_training_code_does() -> None:
+def test_images_are_prepared_as_the_released_training_code_does() -> None:
     stored = load_file(FOLDER / "pixels.safetensors")
     for name, padded in (("k4", False), ("k5", True)):
         pixels = encoded(name, 0).image_inputs["pixel_values"][0]

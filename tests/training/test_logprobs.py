@@ -49,7 +49,7 @@ def batch_of(data: EncodedItems, way: ForwardPass, *numbers: int) -> Batch:
 
 def logps(data: EncodedItems, way: ForwardPass, batch: Batch, round_weight: float = 0.0) -> torch.Tensor:
     model = data.loaded.model
-    return weigh_rounds(way.round_logps(model, batch, way.show_pictures(model, batch)), round_weight)
+    return weigh_rounds(way.round_logps(model, batch, way.show_images(model, batch)), round_weight)
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def test_sums_equal_those_of_full_logits_one_response_at_a_time(data: EncodedIte
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_pictures_encoded_once_give_what_pictures_in_every_pass_give(data: EncodedItems, layout: str) -> None:
+def test_images_encoded_once_give_what_images_in_every_pass_give(data: EncodedItems, layout: str) -> None:
     sums = []
     for image_once in (True, False):
         way = way_of(data, layout, image_once=image_once)
@@ -90,7 +90,7 @@ def test_pictures_encoded_once_give_what_pictures_in_every_pass_give(data: Encod
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_picture_matters_and_each_item_gets_its_own(data: EncodedItems, layout: str) -> None:
+def test_a_image_matters_and_each_item_gets_its_own(data: EncodedItems, layout: str) -> None:
     way = way_of(data, layout)
     batch = batch_of(data, way, 0, 3)
     swapped = replace(batch, image_inputs=batch.image_inputs[::-1])
@@ -110,7 +110,7 @@ def test_the_tower_runs_once_for_each_item_and_without_gradients(data: EncodedIt
         way = way_of(data, layout)
         logps(data, way, batch_of(data, way, 0, 1, 3)).sum().backward()
     hook.remove()
-    assert seen == [(3, False)] * len(LAYOUTS)  # one call with three pictures, not nine
+    assert seen == [(3, False)] * len(LAYOUTS)  # one call with three images, not nine
 
 
 def test_the_head_runs_at_supervised_places_alone(data: EncodedItems) -> None:
@@ -143,7 +143,7 @@ def test_the_vocabulary_in_chunks_gives_the_same_sums_and_gradients(
 def test_a_text_only_batch_needs_no_tower(data: EncodedItems) -> None:
     way = way_of(data, ROWS)
     batch = batch_of(data, way, 2)
-    assert way.show_pictures(data.loaded.model, batch) == {}
+    assert way.show_images(data.loaded.model, batch) == {}
     assert logps(data, way, batch).tolist() == pytest.approx(naive(data, 2), rel=2e-5)
 
 
@@ -172,13 +172,13 @@ def test_the_start_up_test_refuses_a_head_whose_logits_are_changed_afterwards(da
         network.forward = taught
 
 
-def test_a_model_that_takes_no_encoded_pictures_gets_pixels_and_that_is_said(
+def test_a_model_that_takes_no_encoded_images_gets_pixels_and_that_is_said(
     data: EncodedItems, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("amp_cli.training.rows.selftest.takes_features", lambda network: False)
     way, test = choose_forward(data.loaded.model, [data[0]], pad_id=0, max_length=512)
     assert (way.layout, way.image_once) == (SHARED, False)
-    assert "Pictures go through with every pass" in str(describe(test))
+    assert "Images go through with every pass" in str(describe(test))
 
 
 def test_branches_that_lose_their_prompt_are_found_out_and_rows_are_taken(
@@ -195,9 +195,9 @@ def test_branches_that_lose_their_prompt_are_found_out_and_rows_are_taken(
     assert way.layout == ROWS
     assert [how for how, _ in test.refused] == [
         "shared-prefix",
-        "shared-prefix, pictures with every pass",
+        "shared-prefix, images with every pass",
         "shared-prefix-dense-mask",
-        "shared-prefix-dense-mask, pictures with every pass",
+        "shared-prefix-dense-mask, images with every pass",
     ]
     assert "differ by" in test.refused[0][1]
     assert "Levels are read in rows of their own" in str(describe(test))

@@ -49,7 +49,7 @@ def _scenes(count: int = 200) -> list[Scene]:
     return [sample_biased(rng, out_of_sight=0.5) if index % 2 else sample_neutral(rng) for index in range(count)]
 
 
-def test_the_same_seed_gives_the_same_scenes_and_pictures() -> None:
+def test_the_same_seed_gives_the_same_scenes_and_images() -> None:
     first, second = (sample_neutral(random_stream("test", 3)) for _ in range(2))
     assert first == second
     assert np.array_equal(np.asarray(draw(first)), np.asarray(draw(second)))
@@ -93,10 +93,10 @@ def test_an_object_out_of_sight_changes_no_pixel_beyond_the_grain() -> None:
     thing = SCENE.objects[0]
     hidden = SceneObject(category="car", colour="red", instances=thing.instances, visibility=0.0)
     empty = SceneObject(category="cup", colour="pink", instances=thing.instances, visibility=0.0)
-    pictures = [
+    images = [
         np.asarray(draw(Scene(theme="park", objects=(only,), noise_seed=1))).astype(int) for only in (hidden, empty)
     ]
-    assert np.array_equal(pictures[0], pictures[1])
+    assert np.array_equal(images[0], images[1])
 
 
 def test_an_impossible_scene_is_refused() -> None:
@@ -210,7 +210,7 @@ def test_popular_questions_ask_for_the_most_frequent_absent_categories() -> None
     assert {question.category for question in asked if not question.present} == set(expected)
 
 
-def test_training_scenes_are_pictures_with_their_instances(tmp_path: Path) -> None:
+def test_training_scenes_are_images_with_their_instances(tmp_path: Path) -> None:
     scenes = files.write_training_scenes(tmp_path, scenes=3, seed=0)
     assert Image.open(tmp_path / "images/000000000001.png").size == (96, 96)
     instances = json.loads((tmp_path / "instances.json").read_text())

@@ -52,8 +52,8 @@ def test_training_rows_are_what_the_chat_template_and_the_processor_give() -> No
     turns = [("Is there a car in the image?", "yes, there is a car in the image."), ("where is it?", "a red car.")]
     messages = []
     for index, (question, reply) in enumerate(turns):
-        picture = [{"type": "image"}] if index == 0 else []
-        messages.append({"role": "user", "content": [*picture, {"type": "text", "text": question}]})
+        image = [{"type": "image"}] if index == 0 else []
+        messages.append({"role": "user", "content": [*image, {"type": "text", "text": question}]})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": reply}]})
     text = processor.apply_chat_template(messages)
     assert text == (
@@ -86,14 +86,14 @@ def test_the_shipped_model_sees_and_hallucinates(shipped) -> None:  # type: igno
     assert measured.recall > 0.6
 
 
-def test_a_second_question_is_answered_about_the_same_picture(shipped) -> None:  # type: ignore[no-untyped-def]
+def test_a_second_question_is_answered_about_the_same_image(shipped) -> None:  # type: ignore[no-untyped-def]
     model, processor = shipped
     scene = sample_neutral(random_stream("test", 12))
     (said,) = answer(model, processor, ["what is at the top left?"], [draw(scene)], new_tokens=8)
     assert said.endswith(".")
 
 
-def test_one_step_towards_the_word_targets_moves_the_picture_tokens_closer() -> None:
+def test_one_step_towards_the_word_targets_moves_the_image_tokens_closer() -> None:
     model, processor = build_model(0), build_processor()
     targets = WordTargets(model=model, tokenizer=processor.tokenizer, space=apply_retrieval_start(model))
     scenes = [sample_neutral(random_stream("test", 13)) for _ in range(4)]

@@ -52,13 +52,13 @@ def chair(
     answers: AnswersOption = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="Describe only so many pictures, always the same.", rich_help_panel=DATA),
+        typer.Option("--limit", min=1, help="Describe only so many images, always the same.", rich_help_panel=DATA),
     ] = None,
     sample: Annotated[
         Literal["auto", "pope", "hash", "all"],
         typer.Option(
             "--sample",
-            help="Which of COCO's pictures: POPE's 500, the first 500 by hash, or all; auto is pope if it is at hand.",
+            help="Which of COCO's images: POPE's 500, the first 500 by hash, or all; auto is pope if it is at hand.",
             rich_help_panel=DATA,
         ),
     ] = "auto",
@@ -94,14 +94,14 @@ def chair(
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Have pictures described and count the objects that are named but not there (CHAIR-i, CHAIR-s), and recall.
+    """Have images described and count the objects that are named but not there (CHAIR-i, CHAIR-s), and recall.
 
     Example: amp eval chair --model 7b --data coco --image-root coco/val2014 --limit 500 --out runs/base-chair
     """
     given = dict(locals())
     from amp_cli.benchmarks.chair import resolve_sample
     from amp_cli.downloads.places import benchmark_folder
-    from amp_cli.report.everything import pictures_of
+    from amp_cli.report.everything import images_of
 
-    pictures = image_root or pictures_of("chair", data or benchmark_folder("chair"))
-    evaluate("chair", given | {"sample": resolve_sample(sample, data), "image_root": pictures})
+    images = image_root or images_of("chair", data or benchmark_folder("chair"))
+    evaluate("chair", given | {"sample": resolve_sample(sample, data), "image_root": images})

@@ -69,13 +69,13 @@ def everything(
         typer.Option(
             "--image-root",
             metavar="NAME=DIR",
-            help="Pictures of a benchmark, where they are not among its files; repeatable.",
+            help="Images of a benchmark, where they are not among its files; repeatable.",
             rich_help_panel=DATA,
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="Pictures of POPE and CHAIR, always the same.", rich_help_panel=DATA),
+        typer.Option("--limit", min=1, help="Images of POPE and CHAIR, always the same.", rich_help_panel=DATA),
     ] = None,
     adapter: AdapterOption = None,
     vision_tower: VisionTowerOption = None,
@@ -123,12 +123,12 @@ def _settings(name: str, folder: Path, roots: Mapping[str, Path], given: Mapping
     """Return a benchmark's settings: its command's own defaults, and what was given here."""
     from amp_cli.benchmarks.chair import resolve_sample
     from amp_cli.benchmarks.settings import EvalSettings
-    from amp_cli.report.everything import EVERY, pictures_of
+    from amp_cli.report.everything import EVERY, images_of
 
     parameters = inspect.signature(COMMANDS[name]).parameters
     options = {key: one.default for key, one in parameters.items() if key != "json"}
     options |= {key: value for key, value in given.items() if key in options}
-    options |= {"data": folder, "image_root": roots.get(name) or roots.get(EVERY) or pictures_of(name, folder)}
+    options |= {"data": folder, "image_root": roots.get(name) or roots.get(EVERY) or images_of(name, folder)}
     options["overwrite"] = False  # the folder of all is emptied as a whole
     if name == "chair":
         options |= {"rule": "strict", "sample": resolve_sample(options["sample"], folder)}

@@ -89,7 +89,7 @@ def llava_bench(
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Ask LLaVA-Bench's 90 questions about COCO pictures; a judge scores reference and answer from 1 to 10.
+    """Ask LLaVA-Bench's 90 questions about COCO images; a judge scores reference and answer from 1 to 10.
 
     Example: amp eval llava-bench --model 7b --judge gpt-4o-2024-08-06 --out runs/base-llava-bench
     """

@@ -59,7 +59,7 @@ def pope(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="Ask about so many pictures only, always the same.", rich_help_panel=DATA),
+        typer.Option("--limit", min=1, help="Ask about so many images only, always the same.", rich_help_panel=DATA),
     ] = None,
     rule: OfficialOption = "strict",
     only: OnlyOption = None,

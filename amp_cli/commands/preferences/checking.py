@@ -31,7 +31,7 @@ def check(
         typer.Option(
             "--max-length",
             min=1,
-            help="Longest item in tokens, pictures included; estimated without --model.",
+            help="Longest item in tokens, images included; estimated without --model.",
             rich_help_panel=AGAINST,
         ),
     ] = None,
@@ -39,7 +39,7 @@ def check(
         list[Path] | None,
         typer.Option(
             "--benchmark",
-            help="Folder of a benchmark's pictures, which must not be trained on; repeat for several.",
+            help="Folder of a benchmark's images, which must not be trained on; repeat for several.",
             rich_help_panel=AGAINST,
         ),
     ] = None,
@@ -54,7 +54,7 @@ def check(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Check preferences: items, pictures, duplicates, lengths, styles, leaked prompts, context and benchmarks.
+    """Check preferences: items, images, duplicates, lengths, styles, leaked prompts, context and benchmarks.
 
     Exit status 0: no faulty item (warnings are shown; with --strict there are none either). 3: some items are faulty.
 

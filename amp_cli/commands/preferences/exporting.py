@@ -36,7 +36,7 @@ def export(
         typer.Option(
             "--out",
             "-o",
-            help="A file; trl: .parquet (pictures inside) or .jsonl; amp-authors: .json; hub: a folder; else .jsonl.",
+            help="A file; trl: .parquet (images inside) or .jsonl; amp-authors: .json; hub: a folder; else .jsonl.",
             rich_help_panel=OUTPUT,
         ),
     ],

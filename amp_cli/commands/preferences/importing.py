@@ -51,7 +51,7 @@ def import_prefs(
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Read preference data of other projects into preferences.jsonl: any number of levels, pictures included.
+    """Read preference data of other projects into preferences.jsonl: any number of levels, images included.
 
     Data with one response per question become sources.jsonl, which `amp generate-prefs` takes.
 
@@ -79,7 +79,7 @@ def import_prefs(
             ("items", result.items),
             *((f"with {count} levels", number) for count, number in result.levels.items()),
             ("rejected", result.rejected),
-            ("pictures written", result.pictures),
+            ("images written", result.images),
             ("written to", result.file),
         ]
         ui.table(f"Imported '{source}'", ("", ""), rows)

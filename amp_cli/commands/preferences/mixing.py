@@ -20,7 +20,7 @@ def mix(
         float,
         typer.Option(
             "--held-out",
-            help="Share of items for held_out.jsonl, 0 to below 1; no picture is on both sides.",
+            help="Share of items for held_out.jsonl, 0 to below 1; no image is on both sides.",
             rich_help_panel=OUTPUT,
         ),
     ] = 0.0,
@@ -54,7 +54,7 @@ def mix(
         if one.asked is not None and one.mixed < one.asked:
             ui.warn(f"'{one.source}' has {one.mixed:,} different usable items, not {one.asked:,}; all are taken")
     if held_out and not result.held_out:
-        ui.warn("No item is held out: every group of items that share pictures is larger than the share asked for")
+        ui.warn("No item is held out: every group of items that share images is larger than the share asked for")
     if json:
         ui.data(result.to_json())
     else:
@@ -78,4 +78,4 @@ def _show(result: "Mixed", *, with_held_out: bool) -> None:
     if renamed:
         ui.note(f"{renamed:,} ids occurred before and got their source's name in front")
     if with_held_out:
-        ui.note(f"{result.items:,} items to train on, {result.held_out:,} held out (no picture is on both sides)")
+        ui.note(f"{result.items:,} items to train on, {result.held_out:,} held out (no image is on both sides)")

@@ -1,4 +1,4 @@
-"""`amp prefs stats`: the numbers of a preference set, as tables, bars and one picture."""
+"""`amp prefs stats`: the numbers of a preference set, as tables, bars and one image."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,9 +31,9 @@ def stats(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Count levels, rounds, pictures and words, by level and by source, and how the lengths of levels differ.
+    """Count levels, rounds, images and words, by level and by source, and how the lengths of levels differ.
 
-    The file is read once, line by line; it may be larger than memory. Pictures are counted by name and not opened.
+    The file is read once, line by line; it may be larger than memory. Images are counted by name and not opened.
 
     Example: amp prefs stats preferences.jsonl --out stats
     """
@@ -54,14 +54,14 @@ def stats(
 def _show(numbers: dict[str, Any], differences: "Counter[int]") -> None:
     from amp_cli import ui
 
-    pictures = numbers["pictures"]
+    images = numbers["pictures"]
     rows = [
         ("items", f"{numbers['items']:,}"),
         ("rejected", f"{numbers['rejected']:,}"),
         ("rounds", _counted(numbers["rounds"])),
-        ("pictures per item", _counted(pictures["per_item"])),
-        ("different pictures", f"{pictures['distinct']:,}"),
-        ("of them in several items", f"{pictures['in_several_items']:,} (one in up to {pictures['most_items']:,})"),
+        ("images per item", _counted(images["per_item"])),
+        ("different images", f"{images['distinct']:,}"),
+        ("of them in several items", f"{images['in_several_items']:,} (one in up to {images['most_items']:,})"),
     ]
     ui.table("Preferences", ("", ""), rows)
     most = max(numbers["levels"].values(), default=0)

@@ -20,7 +20,7 @@ def view(
     thumbnail: Annotated[
         int,
         typer.Option(
-            "--thumbnail", min=16, max=2048, help="Longest side of the pictures, in pixels.", rich_help_panel=PAGE
+            "--thumbnail", min=16, max=2048, help="Longest side of the images, in pixels.", rich_help_panel=PAGE
         ),
     ] = 256,
     chunks: Annotated[
@@ -33,7 +33,7 @@ def view(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write one HTML file with pictures inside: levels side by side, differences marked, search, filters, keys.
+    """Write one HTML file with images inside: levels side by side, differences marked, search, filters, keys.
 
     It opens from the disk in any current browser and fetches nothing. Press ? there for the keys.
 
@@ -64,7 +64,7 @@ def view(
             ("page", result.out),
             ("size", size_text(result.out.stat().st_size)),
             ("items", f"{result.items:,}" + (" (the file has more; see --limit)" if result.more else "")),
-            ("pictures", f"{result.pictures:,}"),
+            ("images", f"{result.images:,}"),
         ]
         ui.table("Open it in a browser", ("", ""), rows)
     ui.hint(f"open {result.out} in a browser; then `amp train --prefs {prefs} --out run`")

@@ -207,10 +207,10 @@ def _verify(settings: ConvertSettings, *, is_adapter: bool) -> dict[str, float]:
 
 _DIALOGUES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], tuple[int, int] | None]] = {
     "text only": ((("What can you do?",), ()), None),
-    "wide picture": ((("Describe this image in detail.",), ()), (96, 40)),
-    "tall picture, two rounds": ((("Is there a cat?", "And a dog?"), ("No, there is not.",)), (40, 96)),
+    "wide image": ((("Describe this image in detail.",), ()), (96, 40)),
+    "tall image, two rounds": ((("Is there a cat?", "And a dog?"), ("No, there is not.",)), (40, 96)),
 }
-"""Questions and earlier answers, and the size of the picture."""
+"""Questions and earlier answers, and the size of the image."""
 
 
 def largest_differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, float]:
@@ -240,8 +240,8 @@ def _outputs(arguments: dict[str, Any]) -> dict[str, tuple[dict[str, torch.Tenso
     for template in CHAT_TEMPLATES:
         loaded.chat_template = chat_template_text(template)
         for name, (dialogue, size) in _DIALOGUES.items():
-            pictures = [] if size is None else [_picture(size)]
-            inputs = dict(encode_prompts(loaded, [dialogue], [pictures]))
+            images = [] if size is None else [_image(size)]
+            inputs = dict(encode_prompts(loaded, [dialogue], [images]))
             found[f"{template}, {name}"] = inputs, _logits(loaded, inputs)
     return found
 
@@ -253,7 +253,7 @@ def _logits(loaded: LoadedModel, inputs: dict[str, torch.Tensor]) -> torch.Tenso
     return logits
 
 
-def _picture(size: tuple[int, int]) -> Image.Image:
+def _image(size: tuple[int, int]) -> Image.Image:
     """A gradient in three colours."""
     ramp = Image.linear_gradient("L").resize(size)
     return Image.merge("RGB", (ramp, ramp.transpose(Image.Transpose.FLIP_TOP_BOTTOM), ramp))

@@ -261,7 +261,7 @@ def mean_rows(tensor: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def processor_of(checkpoint: OriginalCheckpoint, *, chat_template: str | None = None) -> LlavaProcessor:
-    """Return the processor: exact token ids, and pictures prepared by Pillow as the original's were.
+    """Return the processor: exact token ids, and images prepared by Pillow as the original's were.
 
     Padded to a square with the mean colour where the model was trained so, else cropped at the centre.
     """

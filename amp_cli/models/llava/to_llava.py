@@ -170,17 +170,17 @@ def _full_configs(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 def _pads(folder: Path) -> bool:
     """LLaVA-1.5 pads to a square, unless our conversion wrote down that this model does not."""
-    pictures = _picture_settings(folder)
-    is_ours = str(pictures.get("image_processor_type", "")).startswith("LlavaImageProcessor")
-    return bool(pictures.get("do_pad", False)) if is_ours else True
+    images = _image_settings(folder)
+    is_ours = str(images.get("image_processor_type", "")).startswith("LlavaImageProcessor")
+    return bool(images.get("do_pad", False)) if is_ours else True
 
 
-def _picture_settings(folder: Path) -> dict[str, Any]:
+def _image_settings(folder: Path) -> dict[str, Any]:
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
             settings: dict[str, Any] = read_json(folder / name)
-            if pictures := settings.get("image_processor", settings if "image_mean" in settings else None):
-                return dict(pictures)
+            if images := settings.get("image_processor", settings if "image_mean" in settings else None):
+                return dict(images)
     return {}
 
 
@@ -198,7 +198,7 @@ def _write_tower(
     write_json(
         place / "config.json", {**vision, "architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"}
     )
-    pictures, size = _picture_settings(folder), vision["image_size"]
+    images, size = _image_settings(folder), vision["image_size"]
     write_json(
         place / "preprocessor_config.json",
         {
@@ -209,8 +209,8 @@ def _write_tower(
             "do_center_crop": True,
             "do_normalize": True,
             "resample": 3,
-            "image_mean": pictures.get("image_mean", OPENAI_CLIP_MEAN),
-            "image_std": pictures.get("image_std", OPENAI_CLIP_STD),
+            "image_mean": images.get("image_mean", OPENAI_CLIP_MEAN),
+            "image_std": images.get("image_std", OPENAI_CLIP_STD),
         },
     )
 

@@ -25,7 +25,7 @@ class Tower:
 
     Attributes:
         name: as the checkpoint's configuration has it. folder: None when it lies inside the checkpoint.
-        tensors: hub spelling -> (file, name in it). pictures: size, mean and std that its pictures are prepared with.
+        tensors: hub spelling -> (file, name in it). images: size, mean and std that its images are prepared with.
     """
 
     name: str

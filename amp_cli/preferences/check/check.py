@@ -1,4 +1,4 @@
-"""Checks a set of preferences in one pass: items, pictures, texts, lengths, styles, context, benchmarks."""
+"""Checks a set of preferences in one pass: items, images, texts, lengths, styles, context, benchmarks."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -12,34 +12,34 @@ from amp_cli.errors import AmpError
 from amp_cli.models.llava.layout import says_original
 from amp_cli.models.resolve import fetch_file, is_folder_name, model_config, model_place
 from amp_cli.preferences.check.findings import Finding, Findings
-from amp_cli.preferences.check.images import BenchmarkPictures, Picture, with_pictures
+from amp_cli.preferences.check.images import BenchmarkImages, SourceImage, with_images
 from amp_cli.preferences.check.style import StyleShift
 from amp_cli.preferences.check.texts import LengthBias, Seen, check_texts, content_key
 from amp_cli.preferences.formats.source import open_source
-from amp_cli.preferences.pictures import picture_root
+from amp_cli.preferences.images import image_root
 from amp_cli.preferences.reading import Refused, read_items, reading_progress, written_beside
 from amp_cli.records import PreferenceItem
 
 SYSTEM_TOKENS = 40
 ROUND_TOKENS = 10
 """What a chat template adds, at the start and for each round: Vicuna's, rounded up."""
-LLAVA_PICTURE = 576
+LLAVA_IMAGE = 576
 CHARACTERS_A_TOKEN = 4.0
 """English in Llama's vocabulary; where no model is given the count is an estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """A limit in tokens, and how to count: `tokens` counts those of a text, `picture` those of one picture."""
+    """A limit in tokens, and how to count: `tokens` counts those of a text, `image` those of one image."""
 
     limit: int
     tokens: Callable[[str], int]
-    picture: int
+    image: int
     described: str
 
     def length(self, item: PreferenceItem) -> int:
-        """Return the tokens of the item's longest level, chat template and pictures included (a few too many)."""
-        fixed = SYSTEM_TOKENS + ROUND_TOKENS * len(item.questions) + self.picture * len(item.images)
+        """Return the tokens of the item's longest level, chat template and images included (a few too many)."""
+        fixed = SYSTEM_TOKENS + ROUND_TOKENS * len(item.questions) + self.image * len(item.images)
         longest = max(sum(len(answer.encode()) for answer in level.answers) for level in item.levels)
         most = fixed + longest + sum(len(question.encode()) for question in item.questions)
         if most <= self.limit:  # no vocabulary makes more tokens than bytes
@@ -61,20 +61,20 @@ def open_context(model: str | None, max_length: int | None) -> Context | None:
         return Context(
             limit=max_length,
             tokens=lambda text: round(len(text) / CHARACTERS_A_TOKEN),
-            picture=LLAVA_PICTURE,
-            described=f"estimated: {CHARACTERS_A_TOKEN:g} characters a token, {LLAVA_PICTURE} tokens a picture",
+            image=LLAVA_IMAGE,
+            described=f"estimated: {CHARACTERS_A_TOKEN:g} characters a token, {LLAVA_IMAGE} tokens an image",
         )
     config, folder = model_config(model)
     positions = _positions(config)
     limits = [limit for limit in (positions, max_length) if limit is not None]
     if not limits:
         raise AmpError(f"'{model}' does not say how long its context is", hint="Give --max-length, in tokens")
-    picture = _picture_tokens(config)
-    told = f"{picture} tokens a picture" if picture else "tokens of pictures not counted"
+    image = _image_tokens(config)
+    told = f"{image} tokens an image" if image else "tokens of images not counted"
     return Context(
         limit=min(limits),
         tokens=_tokenizer(model, folder, config),
-        picture=picture,
+        image=image,
         described=f"tokenizer of '{model}', {told}",
     )
 
@@ -84,12 +84,12 @@ def _positions(config: Mapping[str, Any]) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _picture_tokens(config: Mapping[str, Any]) -> int:
-    """Return the tokens of one picture where every picture has the same number, else 0."""
+def _image_tokens(config: Mapping[str, Any]) -> int:
+    """Return the tokens of one image where every image has the same number, else 0."""
     if isinstance(config.get("image_seq_length"), int):
         return int(config["image_seq_length"])
     if says_original(config) or config.get("model_type") == "llava":
-        return LLAVA_PICTURE
+        return LLAVA_IMAGE
     return 0
 
 
@@ -124,7 +124,7 @@ class CheckSettings:
     Args:
         model: whose context and tokenizer to count with; its weights are not loaded.
         max_length: limit in tokens; without `model`, tokens are estimated.
-        benchmarks: folders with pictures that must not be trained on.
+        benchmarks: folders with images that must not be trained on.
         out: folder for the report and the list of all findings; None: only the first of each are named.
     """
 
@@ -183,18 +183,18 @@ def check(settings: CheckSettings) -> Report:
         AmpError: the source, the model or a benchmark folder cannot be read, or the source has no entry.
     """
     context = open_context(settings.model, settings.max_length)
-    root = picture_root(settings.source, settings.image_root)
+    root = image_root(settings.source, settings.image_root)
     known_format = open_source(settings.source, image_root=settings.image_root).format.name
     entries = read_items(settings.source, image_root=settings.image_root)
-    benchmark = BenchmarkPictures(settings.benchmarks) if settings.benchmarks else None
+    benchmark = BenchmarkImages(settings.benchmarks) if settings.benchmarks else None
     with ExitStack() as stack:
         listed: Callable[[Mapping[str, Any]], None] | None = None
         if settings.out is not None:
             listed = stack.enter_context(written_beside(settings.out / LISTED)).write
         checker = _Checker(Findings(listed), context, Report(format=known_format))
         advance = stack.enter_context(reading_progress("Checking", Path(settings.source)))
-        for entry, pictures in with_pictures(entries, root, benchmark):
-            checker.take(entry, pictures)
+        for entry, images in with_images(entries, root, benchmark):
+            checker.take(entry, images)
             advance()
         report = checker.finish()
     if report.items + report.rejected == 0:
@@ -206,7 +206,7 @@ def check(settings: CheckSettings) -> Report:
     if benchmark is None:
         report.skipped["leakage"] = "needs --benchmark"
     elif benchmark.unreadable:
-        report.skipped["leakage"] = f"{benchmark.unreadable} benchmark pictures cannot be read"
+        report.skipped["leakage"] = f"{benchmark.unreadable} benchmark images cannot be read"
     if settings.out is not None:
         write_json(settings.out / REPORT, report.to_json())
     return report
@@ -223,13 +223,13 @@ class _Checker:
         self._ids = Seen()
         self._contents = Seen()
 
-    def take(self, entry: PreferenceItem | Refused, pictures: tuple[Picture, ...]) -> None:
+    def take(self, entry: PreferenceItem | Refused, images: tuple[SourceImage, ...]) -> None:
         if isinstance(entry, Refused):
             check = "empty-answer" if "an empty answer" in entry.reason else "schema"
             self._reject(check, entry.id, entry.reason)
             return
         found = dict(check_texts(entry))
-        problem = next((picture.problem for picture in pictures if picture.problem), None)
+        problem = next((image.problem for image in images if image.problem), None)
         if self._ids.before(entry.id):
             self._reject("id", entry.id, f"the id '{entry.id}' occurs before")
         elif problem is not None:
@@ -239,13 +239,13 @@ class _Checker:
         else:
             for check, reason in found.items():
                 self.findings.add(check, entry.id, reason)
-            self._take_sound(entry, pictures)
+            self._take_sound(entry, images)
 
     def _reject(self, check: str, item_id: str, reason: str) -> None:
         self.findings.add(check, item_id, reason)
         self.report.rejected += 1
 
-    def _take_sound(self, item: PreferenceItem, pictures: tuple[Picture, ...]) -> None:
+    def _take_sound(self, item: PreferenceItem, images: tuple[SourceImage, ...]) -> None:
         self.report.items += 1
         self.report.levels[len(item.levels)] += 1
         self.report.lengths.take(item)
@@ -258,13 +258,13 @@ class _Checker:
             if length > self.context.limit:
                 reason = f"the longest level has about {length:,} tokens, the limit is {self.context.limit:,}"
                 self.findings.add("truncation", item.id, reason)
-        leaks = [(picture.name, picture.match) for picture in pictures if picture.match is not None]
+        leaks = [(image.name, image.match) for image in images if image.match is not None]
         for name, match in leaks:
             self.report.leaks.append({"id": item.id, "image": name, **match.to_json()})
         if leaks:
             name, match = leaks[0]
             same = "is the same file as" if match.how == "content" else "looks like"
-            self.findings.add("leakage", item.id, f"'{name}' {same} '{match.picture}'")
+            self.findings.add("leakage", item.id, f"'{name}' {same} '{match.image}'")
 
     def finish(self) -> Report:
         for finding in (self.report.lengths.finding(), self.report.style.finding()):

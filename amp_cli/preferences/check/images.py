@@ -1,4 +1,4 @@
-"""Finds pictures of the training data in the folders of benchmarks."""
+"""Finds images of the training data in the folders of benchmarks."""
 
 import os
 from collections import deque
@@ -17,41 +17,41 @@ from amp_cli.records import PreferenceItem
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 MOST_BITS = 8
-"""Perceptual hashes (64 bits) that differ in more are of different pictures."""
+"""Perceptual hashes (64 bits) that differ in more are of different images."""
 MOST_DIFFERENCE = 8.0
-"""Thumbnails whose pixels differ by more on average (of 255) are of different pictures, whatever their hashes say."""
+"""Thumbnails whose pixels differ by more on average (of 255) are of different images, whatever their hashes say."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """A benchmark's picture that is the same file (`how` "content") or looks the same ("perceptual")."""
+    """A benchmark's image that is the same file (`how` "content") or looks the same ("perceptual")."""
 
-    picture: str
+    image: str
     how: str
     bits: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return {"benchmark": self.picture, "how": self.how, "bits": self.bits}
+        return {"benchmark": self.image, "how": self.how, "bits": self.bits}
 
 
-class BenchmarkPictures:
-    """The pictures below some folders, by content and by look."""
+class BenchmarkImages:
+    """The images below some folders, by content and by look."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        """Read every picture; what cannot be read is counted in `unreadable`.
+        """Read every image; what cannot be read is counted in `unreadable`.
 
         Raises:
-            AmpError: a folder is not there or holds no picture.
+            AmpError: a folder is not there or holds no image.
         """
         import numpy as np
 
-        files = [file for folder in folders for file in _pictures_below(folder)]
+        files = [file for folder in folders for file in _images_below(folder)]
         self.unreadable = 0
         self._by_content: dict[str, str] = {}
         self._names: list[str] = []
         looks: list[Look] = []
         with (
-            ui.progress("Benchmark pictures", len(files), unit="pictures") as advance,
+            ui.progress("Benchmark images", len(files), unit="images") as advance,
             ThreadPoolExecutor(os.cpu_count()) as pool,
         ):
             for file, look in zip(files, pool.map(_look_or_none, files), strict=True):
@@ -62,19 +62,19 @@ class BenchmarkPictures:
                     self._by_content[look.content] = str(file)
                     self._names.append(str(file))
                     looks.append(look)
-        self._hashes = np.array([look.hash for look in looks], dtype=np.uint64)  # (pictures,)
-        self._thumbnails = np.array([look.thumbnail for look in looks], dtype=np.int16)  # (pictures, 16, 16, 3)
+        self._hashes = np.array([look.hash for look in looks], dtype=np.uint64)  # (images,)
+        self._thumbnails = np.array([look.thumbnail for look in looks], dtype=np.int16)  # (images, 16, 16, 3)
 
     def __len__(self) -> int:
         return len(self._names)
 
     def match(self, look: Look) -> Match | None:
-        """Return the benchmark's picture that this one is a copy of: the same bytes, else the most alike."""
+        """Return the benchmark's image that this one is a copy of: the same bytes, else the most alike."""
         import numpy as np
 
         if look.content in self._by_content:
-            return Match(picture=self._by_content[look.content], how="content")
-        bits = np.bitwise_count(self._hashes ^ np.uint64(look.hash))  # (pictures,)
+            return Match(image=self._by_content[look.content], how="content")
+        bits = np.bitwise_count(self._hashes ^ np.uint64(look.hash))  # (images,)
         near = np.flatnonzero(bits <= MOST_BITS)
         if not near.size:
             return None
@@ -82,15 +82,15 @@ class BenchmarkPictures:
         closest = int(differences.argmin())
         if differences[closest] > MOST_DIFFERENCE:
             return None
-        return Match(picture=self._names[near[closest]], how="perceptual", bits=int(bits[near[closest]]))
+        return Match(image=self._names[near[closest]], how="perceptual", bits=int(bits[near[closest]]))
 
 
-def _pictures_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise AmpError(f"No benchmark folder at '{folder}'", hint="Give --benchmark a folder with pictures")
+        raise AmpError(f"No benchmark folder at '{folder}'", hint="Give --benchmark a folder with images")
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
     if not files:
-        raise AmpError(f"No picture below '{folder}'", hint="Give --benchmark a folder with pictures, unpacked")
+        raise AmpError(f"No image below '{folder}'", hint="Give --benchmark a folder with images, unpacked")
     return files
 
 
@@ -106,31 +106,31 @@ AHEAD = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """One picture of an item: why it cannot be used, or the benchmark's picture that it copies."""
+class SourceImage:
+    """One image of an item: why it cannot be used, or the benchmark's image that it copies."""
 
     name: str
     problem: str | None = None
     match: Match | None = None
 
 
-Seen = tuple[PreferenceItem | Refused, tuple[Picture, ...]]
+Seen = tuple[PreferenceItem | Refused, tuple[SourceImage, ...]]
 
 
-def with_pictures(
-    items: Iterable[PreferenceItem | Refused], root: Path, benchmark: BenchmarkPictures | None
+def with_images(
+    items: Iterable[PreferenceItem | Refused], root: Path, benchmark: BenchmarkImages | None
 ) -> Iterator[Seen]:
-    """Yield each entry with what its pictures are like."""
-    known: dict[str, Picture | Future[Picture]] = {}
+    """Yield each entry with what its images are like."""
+    known: dict[str, SourceImage | Future[SourceImage]] = {}
     waiting: deque[PreferenceItem | Refused] = deque()
 
     def finished(item: PreferenceItem | Refused) -> Seen:
         names = () if isinstance(item, Refused) else item.images
         for name in names:
-            picture = known[name]
-            if isinstance(picture, Future):
-                known[name] = picture.result()
-        return item, tuple(picture for name in names if isinstance(picture := known[name], Picture))
+            image = known[name]
+            if isinstance(image, Future):
+                known[name] = image.result()
+        return item, tuple(image for name in names if isinstance(image := known[name], SourceImage))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for item in items:
@@ -144,12 +144,12 @@ def with_pictures(
             yield finished(waiting.popleft())
 
 
-def _examine(name: str, root: Path, benchmark: BenchmarkPictures | None) -> Picture:
+def _examine(name: str, root: Path, benchmark: BenchmarkImages | None) -> SourceImage:
     try:
         path = find_image(name, root)
         if benchmark is None:
             check_image(path)
-            return Picture(name=name)
-        return Picture(name=name, match=benchmark.match(look_at(path)))
+            return SourceImage(name=name)
+        return SourceImage(name=name, match=benchmark.match(look_at(path)))
     except AmpError as error:
-        return Picture(name=name, problem=error.message)
+        return SourceImage(name=name, problem=error.message)

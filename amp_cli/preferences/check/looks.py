@@ -1,4 +1,4 @@
-"""What a picture looks like in a few bytes, so that a re-encoded or resized copy is found again."""
+"""What an image looks like in a few bytes, so that a re-encoded or resized copy is found again."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,9 @@ THUMBNAIL = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """A file's SHA-256, its picture's perceptual hash (64 bits) and its (16, 16, 3) thumbnail.
+    """A file's SHA-256, its image's perceptual hash (64 bits) and its (16, 16, 3) thumbnail.
 
-    The hash says for each of the 64 lowest frequencies of the picture in grey whether it is above their median.
+    The hash says for each of the 64 lowest frequencies of the image in grey whether it is above their median.
     """
 
     content: str
@@ -33,7 +33,7 @@ class Look:
 
 
 def look_at(path: Path) -> Look:
-    """Read a picture's file and pixels.
+    """Read an image's file and pixels.
 
     Raises:
         AmpError: what `open_image` refuses.
@@ -41,21 +41,21 @@ def look_at(path: Path) -> Look:
     import numpy as np
     from PIL import Image
 
-    with open_image(path) as picture:
-        small = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    with open_image(path) as image:
+        small = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
         return Look(
             content=content_hash(path),
-            hash=perceptual_hash(picture),
+            hash=perceptual_hash(image),
             thumbnail=np.asarray(small, dtype=np.int16),
         )
 
 
-def perceptual_hash(picture: "Image") -> int:
+def perceptual_hash(image: "Image") -> int:
     """Return as one number the signs of the 64 lowest frequencies (cosine transform of 32 x 32 grey pixels)."""
     import numpy as np
     from PIL import Image
     from scipy.fft import dctn
 
-    grey = picture.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     low = dctn(np.asarray(grey, dtype=np.float64), norm="ortho")[:KEPT, :KEPT].ravel()  # (64,)
     return int.from_bytes(np.packbits(low > np.median(low[1:])).tobytes(), "big")

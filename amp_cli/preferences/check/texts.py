@@ -16,7 +16,7 @@ from amp_cli.records import PreferenceItem
 IMAGE_TOKENS = re.compile(
     r"<im_(?:start|end|patch)>|<image_placeholder>|</?img>|\[IMG\]|<ImageHere>|<video>|<\|(?:image|vision|video)[a-z_]*\|>"
 )
-"""The marks by which LLaVA, Qwen, InternVL, Pixtral and others know a picture."""
+"""The marks by which LLaVA, Qwen, InternVL, Pixtral and others know an image."""
 ROLE_TAGS = re.compile(
     r"(?:^|\s)(?:USER|ASSISTANT|SYSTEM):"
     r"|^(?:User|Human|Assistant|System): "
@@ -198,6 +198,6 @@ class Seen:
 
 
 def content_key(item: PreferenceItem) -> str:
-    """Return what two items share that ask the same of the same pictures."""
+    """Return what two items share that ask the same of the same images."""
     questions = [" ".join(question.split()).casefold() for question in item.questions]
     return json.dumps([list(item.images), questions], ensure_ascii=False)

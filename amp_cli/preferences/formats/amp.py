@@ -2,7 +2,7 @@
 
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, own_id
-from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.preferences.formats.images import images_of
 from amp_cli.records import Level, required, texts
 
 
@@ -19,7 +19,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id"),
-            pictures=pictures_of(record, "images"),
+            images=images_of(record, "images"),
             questions=texts(required(record, "questions"), "questions"),
             levels=tuple(_level(level) for level in levels),
             meta=meta,

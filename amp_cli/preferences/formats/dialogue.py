@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Picture, Record
-from amp_cli.preferences.formats.pictures import picture_of_part
+from amp_cli.preferences.formats.draft import Record, SourceImage
+from amp_cli.preferences.formats.images import image_of_part
 from amp_cli.preferences.sources import IMAGE_TOKEN
 from amp_cli.records import Level
 
@@ -17,12 +17,12 @@ _TOKEN_WITH_ITS_BREAK = re.compile(r"[ \t]?\n?<image>\s*$|<image>[ \t]*\n?")
 
 @dataclass(frozen=True, kw_only=True)
 class Dialogue:
-    """Questions and answers in turn; the last question may be without an answer. `pictures` stood in the messages."""
+    """Questions and answers in turn; the last question may be without an answer. `images` stood in the messages."""
 
     questions: tuple[str, ...]
     answers: tuple[str, ...]
     system: str | None = None
-    pictures: tuple[Picture, ...] = ()
+    images: tuple[SourceImage, ...] = ()
 
     @property
     def awaits_answer(self) -> bool:
@@ -39,7 +39,7 @@ class Dialogue:
             questions=self.questions,
             answers=self.answers[: len(self.questions) - 1],
             system=self.system,
-            pictures=self.pictures,
+            images=self.images,
         )
 
     def level(self, last: str, source: str) -> Level:
@@ -65,7 +65,7 @@ def read_turns(turns: object, what: str) -> Dialogue:
     if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
         raise AmpError(f"'{what}' must be a list of turns, not {turns!r:.80}")
     said: dict[str, list[str]] = {"user": [], "assistant": [], "system": []}
-    pictures: list[Picture] = []
+    images: list[SourceImage] = []
     for number, turn in enumerate(turns, start=1):
         role, text, brought = read_turn(turn, f"turn {number} of '{what}'")
         expected = "user" if len(said["user"]) == len(said["assistant"]) else "assistant"
@@ -75,29 +75,29 @@ def read_turns(turns: object, what: str) -> Dialogue:
         if role != expected:
             raise AmpError(f"turn {number} of '{what}' is from the {role}, the {expected}'s was expected")
         if brought and role == "assistant":
-            raise AmpError(f"turn {number} of '{what}' is an answer with a picture")
+            raise AmpError(f"turn {number} of '{what}' is an answer with an image")
         said[role].append(text)
-        pictures += brought
+        images += brought
     if not said["user"]:
         raise AmpError(f"'{what}' has no question")
     return Dialogue(
         questions=tuple(said["user"]),
         answers=tuple(said["assistant"]),
         system=said["system"][0] if said["system"] else None,
-        pictures=tuple(pictures),
+        images=tuple(images),
     )
 
 
-def read_turn(turn: object, what: str) -> tuple[str, str, tuple[Picture, ...]]:
-    """Return a turn's role (`user`, `assistant`, `system`), text, and the pictures it brings along."""
+def read_turn(turn: object, what: str) -> tuple[str, str, tuple[SourceImage, ...]]:
+    """Return a turn's role (`user`, `assistant`, `system`), text, and the images it brings along."""
     if not isinstance(turn, dict):
         raise AmpError(f"{what} must be an object, not {turn!r:.80}")
     said_by = turn.get("from", turn.get("role"))
     role = ROLES.get(said_by) if isinstance(said_by, str) else None
     if role is None:
         raise AmpError(f"{what} is from {said_by!r:.80}, who is not known")
-    text, pictures = _content(turn["value"] if "value" in turn else turn.get("content"), what)
-    return role, text, pictures
+    text, images = _content(turn["value"] if "value" in turn else turn.get("content"), what)
+    return role, text, images
 
 
 def answer_of(value: object, what: str) -> str:
@@ -105,33 +105,33 @@ def answer_of(value: object, what: str) -> str:
     if isinstance(value, str):
         return value
     turn = value[0] if isinstance(value, list) and len(value) == 1 else value
-    role, text, pictures = read_turn(turn, f"'{what}'")
-    if role != "assistant" or pictures:
+    role, text, images = read_turn(turn, f"'{what}'")
+    if role != "assistant" or images:
         raise AmpError(f"'{what}' must be an answer of the assistant")
     return text
 
 
-def _content(value: object, what: str) -> tuple[str, tuple[Picture, ...]]:
-    """Return the text of a message and its pictures; of a list of parts the texts are joined."""
+def _content(value: object, what: str) -> tuple[str, tuple[SourceImage, ...]]:
+    """Return the text of a message and its images; of a list of parts the texts are joined."""
     if isinstance(value, str):
         return value, ()
     if not isinstance(value, list):
         raise AmpError(f"{what} has no text")
     texts: list[str] = []
-    pictures: list[Picture] = []
+    images: list[SourceImage] = []
     for part in value:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
         elif kind in ("image", "image_url"):
-            pictures += picture_of_part(part)
+            images += image_of_part(part)
         else:
-            raise AmpError(f"{what} holds {part!r:.80}, which is neither text nor picture")
-    return "".join(texts), tuple(pictures)
+            raise AmpError(f"{what} holds {part!r:.80}, which is neither text nor image")
+    return "".join(texts), tuple(images)
 
 
 def without_image_token(question: str) -> str:
-    """Return a question without the tokens that stand for pictures and the line break that comes with each."""
+    """Return a question without the tokens that stand for images and the line break that comes with each."""
     return _TOKEN_WITH_ITS_BREAK.sub("", question) if IMAGE_TOKEN in question else question
 
 

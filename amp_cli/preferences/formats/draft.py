@@ -24,26 +24,26 @@ class Refused:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture as the data has it: the path that is meant (the first that exists), or the file's bytes."""
+class SourceImage:
+    """An image as the data has it: the path that is meant (the first that exists), or the file's bytes."""
 
     names: tuple[str, ...] = ()
     content: bytes | None = None
 
     def __post_init__(self) -> None:
         if (self.content is None) == (not self.names):
-            raise AmpError("a picture has either a path or its bytes")
+            raise AmpError("an image has either a path or its bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """An item before its pictures are looked for; `levels` has one entry where the data are standard responses.
+    """An item before its images are looked for; `levels` has one entry where the data are standard responses.
 
     `notes`: what was left out on the way, in words that are the same for every record, so that they can be counted.
     """
 
     id: str | None
-    pictures: tuple[Picture, ...]
+    images: tuple[SourceImage, ...]
     questions: tuple[str, ...]
     levels: tuple[Level, ...]
     meta: dict[str, Any] = field(default_factory=dict)
@@ -77,11 +77,11 @@ class Format:
     describes: Callable[[Record], bool]
     convert: Callable[[Record, Choices], Sequence[Draft]]
     has_image_tokens: bool = True
-    """`<image>` in a question stands for the item's picture, and is not part of the text."""
+    """`<image>` in a question stands for the item's image, and is not part of the text."""
     is_standard_only: bool = False
     """The data have one response per question: input of `amp generate-prefs`."""
     is_grouped: bool = False
-    """Pairs of the same pictures and questions belong together."""
+    """Pairs of the same images and questions belong together."""
 
 
 def own_id(record: Record, *names: str, prefix: str = "") -> str | None:

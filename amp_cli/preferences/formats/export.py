@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from amp_cli.disk.jsonl import read_json, write_json
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.parquet import written_parquet
-from amp_cli.preferences.pictures import find_pictures, name_from, picture_root
+from amp_cli.preferences.images import find_images, image_root, name_from
 from amp_cli.preferences.reading import Refused, read_items, written_beside
 from amp_cli.preferences.sources import IMAGE_TOKEN
 from amp_cli.records import PreferenceItem
@@ -22,7 +22,7 @@ ENDINGS = {
     "llama-factory": (".jsonl",),
     "amp-authors": (".json",),
 }
-"""The files that each layout is written to; for TRL, Parquet holds the pictures themselves."""
+"""The files that each layout is written to; for TRL, Parquet holds the images themselves."""
 CUTS_PAIRS = ("trl", "ms-swift", "llama-factory")
 DATASET_INFO = "dataset_info.json"
 
@@ -54,7 +54,7 @@ class ExportSettings:
 
     @property
     def root(self) -> Path:
-        return picture_root(self.source, self.image_root)
+        return image_root(self.source, self.image_root)
 
 
 @dataclass(kw_only=True)
@@ -65,7 +65,7 @@ class Exported:
     items: int = 0
     records: int = 0
     levels: Counter[int] = field(default_factory=Counter)
-    pictures: int = 0
+    images: int = 0
     rejected: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -156,20 +156,20 @@ def _writer(settings: ExportSettings) -> AbstractContextManager[Writer]:
 def _records(item: PreferenceItem, settings: ExportSettings) -> list[dict[str, Any]]:
     """Return the item's records; it is written whole or not at all."""
     refuse_image_tokens(item)
-    pictures = find_pictures(item, settings.root)
+    files = find_images(item, settings.root)
     if settings.to == "amp-authors":
-        return [authors_record(item, [str(picture) for picture in pictures])]
+        return [authors_record(item, [str(file) for file in files])]
     record: Callable[[Pair, Sequence[Any]], dict[str, Any]]
-    images: list[Any] = [str(picture) for picture in pictures]
+    images: list[Any] = [str(file) for file in files]
     if settings.to == "trl":
         record = trl_record
         if settings.out.suffix == ".parquet":
-            images = [{"bytes": picture.read_bytes(), "path": picture.name} for picture in pictures]
+            images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
     elif settings.to == "ms-swift":
         record = swift_record
     else:
         record = factory_record
-        images = [name_from(settings.out.parent, picture) for picture in pictures]
+        images = [name_from(settings.out.parent, file) for file in files]
     return [record(pair, images) for pair in cut_pairs(item, settings.pairs)]
 
 
@@ -247,15 +247,15 @@ def cut_pairs(item: PreferenceItem, pairing: str) -> Iterator[Pair]:
 
 
 def refuse_image_tokens(item: PreferenceItem) -> None:
-    """Refuse texts that hold the marker of a picture's place: every reader would look for one picture more."""
+    """Refuse texts that hold the marker of an image's place: every reader would look for one image more."""
     answers = [answer for level in item.levels for answer in level.answers]
     held = next((text for text in (*item.questions, *answers) if IMAGE_TOKEN in text), None)
     if held is not None:
-        raise AmpError(f"a text holds '{IMAGE_TOKEN}', which marks a picture's place: {held!r:.80}")
+        raise AmpError(f"a text holds '{IMAGE_TOKEN}', which marks an image's place: {held!r:.80}")
 
 
 def trl_record(pair: Pair, images: Sequence[Any]) -> dict[str, Any]:
-    """Return a row of TRL's conversational preference data with pictures.
+    """Return a row of TRL's conversational preference data with images.
 
     The prompt ends with the first question that is answered differently; what follows stands in both completions.
     """
@@ -317,10 +317,10 @@ def authors_record(item: PreferenceItem, images: Sequence[str]) -> dict[str, Any
     """Return an entry of the AMP authors' training JSON: `output_1` (best) to `output_K`, each a whole dialogue.
 
     Raises:
-        AmpError: more than one picture; the layout has one.
+        AmpError: more than one image; the layout has one.
     """
     if len(images) > 1:
-        raise AmpError(f"the item has {len(images)} pictures; the AMP authors' layout has one")
+        raise AmpError(f"the item has {len(images)} images; the AMP authors' layout has one")
     questions = _marked(item.questions, len(images), separator="\n")
     record: dict[str, Any] = {"id": item.id, **({"image": images[0]} if images else {})}
     for number, level in enumerate(item.levels, start=1):
@@ -344,7 +344,7 @@ def _completion(questions: Sequence[str], answers: Sequence[str], start: int) ->
 
 
 def _blocks(turns: Sequence[dict[str, str]], images: int) -> list[dict[str, Any]]:
-    """Return the messages with content as blocks; the pictures come first of all."""
+    """Return the messages with content as blocks; the images come first of all."""
     places: list[dict[str, str]] = [{"type": "image"}] * images
     return [
         {
@@ -362,5 +362,5 @@ def _said(turns: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _marked(questions: Sequence[str], images: int, *, separator: str) -> tuple[str, ...]:
-    """Return the questions with one image token for each picture before the first."""
+    """Return the questions with one image token for each image before the first."""
     return (f"{IMAGE_TOKEN}{separator}" * images + questions[0], *questions[1:])

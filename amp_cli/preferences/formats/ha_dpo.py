@@ -6,21 +6,21 @@ from amp_cli.preferences.formats.draft import (
     Choices,
     Draft,
     Format,
-    Picture,
     Record,
+    SourceImage,
     has_texts,
     kept,
     one_round,
     own_id,
     text_of,
 )
-from amp_cli.preferences.formats.pictures import checked_name
+from amp_cli.preferences.formats.images import checked_name
 from amp_cli.records import texts
 
 QUESTION = "Describe this image in detail."
 """The descriptions come without a question; the data set's prompt is one like this."""
 FOLDERS = ("VG_100K/", "VG_100K_2/", "")
-"""Visual Genome is two folders; which one holds a picture is not in the data."""
+"""Visual Genome is two folders; which one holds an image is not in the data."""
 UNPAIRED = "a wording without a counterpart was left out"
 
 
@@ -32,16 +32,16 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     image_id = _image_id(record)
     if image_id is None:
         raise AmpError("there is no 'image_id'")
-    pictures = (Picture(names=tuple(checked_name(f"{folder}{image_id}.jpg") for folder in FOLDERS)),)
+    images = (SourceImage(names=tuple(checked_name(f"{folder}{image_id}.jpg") for folder in FOLDERS)),)
     if "question" in record:
-        return [_of_question(record, image_id, pictures)]
+        return [_of_question(record, image_id, images)]
     chosen, rejected = (texts(record.get(name), name) for name in ("chosen", "rejected"))
     if not chosen or not rejected:
         raise AmpError("'chosen' and 'rejected' must have a wording each")
     return [
         Draft(
             id=f"ha-dpo-desc-{image_id}-{number}",
-            pictures=pictures,
+            images=images,
             questions=(QUESTION,),
             levels=(one_round(good, "chosen"), one_round(bad, "rejected")),
             meta={"image_id": image_id, "wording": number},
@@ -51,12 +51,12 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     ]
 
 
-def _of_question(record: Record, image_id: str, pictures: tuple[Picture, ...]) -> Draft:
+def _of_question(record: Record, image_id: str, images: tuple[SourceImage, ...]) -> Draft:
     if record.get("correct") is True:
         raise AmpError("the model's answer was correct: there is nothing to prefer")
     return Draft(
         id=None,
-        pictures=pictures,
+        images=images,
         questions=(text_of(record, "question"),),
         levels=(one_round(text_of(record, "chosen"), "chosen"), one_round(text_of(record, "reject"), "rejected")),
         meta={"image_id": image_id, **kept(record, "answer", "correct")},

@@ -1,4 +1,4 @@
-"""A folder for the Hugging Face hub: items, pictures, and a data card with what the data says of itself."""
+"""A folder for the Hugging Face hub: items, images, and a data card with what the data says of itself."""
 
 import shutil
 from collections import Counter
@@ -13,7 +13,7 @@ from amp_cli.disk.run import NAME, put_in_place
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.export import Exported, ExportSettings, list_rejected, refuse_nothing, sound_items
-from amp_cli.preferences.pictures import find_pictures
+from amp_cli.preferences.images import find_images
 from amp_cli.preferences.reading import written_beside
 from amp_cli.records import PreferenceItem
 
@@ -40,14 +40,14 @@ class CardFacts:
     """Everything the card says, summed up item by item."""
 
     rounds: Counter[int] = field(default_factory=Counter)
-    pictures: Counter[int] = field(default_factory=Counter)
+    images: Counter[int] = field(default_factory=Counter)
     by_level: dict[int, Sums] = field(default_factory=dict)
     by_source: dict[str, Sums] = field(default_factory=dict)
     has_meta: bool = False
 
     def take(self, item: PreferenceItem) -> None:
         self.rounds[len(item.questions)] += 1
-        self.pictures[len(item.images)] += 1
+        self.images[len(item.images)] += 1
         self.has_meta = self.has_meta or bool(item.meta)
         for number, level in enumerate(item.levels):
             words = sum(len(answer.split()) for answer in level.answers)
@@ -65,20 +65,20 @@ def export_folder(settings: ExportSettings) -> Exported:
     """
     part = _free_part(settings)
     result, facts = Exported(out=settings.out), CardFacts()
-    copies = PictureCopies(part / DATA)
+    copies = ImageCopies(part / DATA)
     try:
         with written_beside(part / DATA / ITEMS) as writer:
             for item in sound_items(settings, result):
                 try:
-                    pictures = find_pictures(item, settings.root)
+                    images = find_images(item, settings.root)
                 except AmpError as error:
                     result.rejected.append((item.id, error.message))
                     continue
-                writer.write(_uniform(item, [copies.copy(picture) for picture in pictures]))
+                writer.write(_uniform(item, [copies.copy(image) for image in images]))
                 facts.take(item)
                 result.take(item, 1)
             refuse_nothing(result, settings.source)
-        result.pictures = copies.count
+        result.images = copies.count
         write_text(part / CARD, _card(facts, result, settings))
         put_in_place(part, settings.out)
     except BaseException:
@@ -160,8 +160,8 @@ def _size_category(items: int) -> str:
 SHORT_HASH = 8
 
 
-class PictureCopies:
-    """Copies pictures into `folder`, each content once, in subfolders that stay small enough for the hub."""
+class ImageCopies:
+    """Copies images into `folder`, each content once, in subfolders that stay small enough for the hub."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -173,22 +173,22 @@ class PictureCopies:
         """How many files there are."""
         return len(self._by_content)
 
-    def copy(self, picture: Path) -> str:
+    def copy(self, image: Path) -> str:
         """Return the copy's path from `folder`."""
-        if picture not in self._names:
-            content = content_hash(picture)
+        if image not in self._names:
+            content = content_hash(image)
             if content not in self._by_content:
-                self._by_content[content] = self._copied(picture, content)
-            self._names[picture] = self._by_content[content]
-        return self._names[picture]
+                self._by_content[content] = self._copied(image, content)
+            self._names[image] = self._by_content[content]
+        return self._names[image]
 
-    def _copied(self, picture: Path, content: str) -> str:
-        name = f"images/{content[:2]}/{picture.stem}-{content[:SHORT_HASH]}{picture.suffix}"
+    def _copied(self, image: Path, content: str) -> str:
+        name = f"images/{content[:2]}/{image.stem}-{content[:SHORT_HASH]}{image.suffix}"
         place = self.folder / name
 
         def write() -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(picture, place)
+            shutil.copyfile(image, place)
 
         disk_errors_explained(write, place)
         return name

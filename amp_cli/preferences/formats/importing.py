@@ -1,4 +1,4 @@
-"""Imports preferences of any known format into a result folder: items, embedded pictures, and what was refused."""
+"""Imports preferences of any known format into a result folder: items, embedded images, and what was refused."""
 
 import shutil
 from collections import Counter
@@ -14,7 +14,7 @@ from amp_cli.disk.run import NAME, Run, made_before, part_of, put_in_place
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import Choices, Refused
 from amp_cli.preferences.formats.items import items_of
-from amp_cli.preferences.formats.naming import ImportedPictures
+from amp_cli.preferences.formats.naming import ImportedImages
 from amp_cli.preferences.formats.source import Source, open_source
 from amp_cli.preferences.reading import written_beside
 from amp_cli.records import PreferenceItem
@@ -34,7 +34,7 @@ class ImportResult:
     rejected: int
     levels: dict[str, int]
     warnings: tuple[str, ...]
-    pictures: int  # embedded ones that were written
+    images: int  # embedded ones that were written
     file: Path
     is_standard_only: bool
     was_there: bool = False  # the folder held this very result already
@@ -50,7 +50,7 @@ class ImportResult:
             "rejected": self.rejected,
             "levels": self.levels,
             "warnings": list(self.warnings),
-            "pictures": self.pictures,
+            "pictures": self.images,
             "sources" if self.is_standard_only else "preferences": str(self.file),
         }
 
@@ -129,12 +129,12 @@ def _identity(opened: Source) -> dict[str, str]:
 
 def _write(opened: Source, part: Path, out: Path) -> dict[str, Any]:
     """Write the items and the refused records; return what `run.json` says of them."""
-    pictures, notes = ImportedPictures(part, out), Counter[str]()
+    images, notes = ImportedImages(part, out), Counter[str]()
     levels, first_reason = Counter[int](), ""
     items = rejected = 0
     good_file, bad_file = part / _file_name(opened), part / REJECTED
     with written_beside(good_file) as good, written_beside(bad_file) as bad, _bar(opened) as advance:
-        for found in items_of(opened, pictures.name, notes, unique_ids=True):
+        for found in items_of(opened, images.name, notes, unique_ids=True):
             advance()
             if isinstance(found, Refused):
                 rejected += 1
@@ -154,20 +154,20 @@ def _write(opened: Source, part: Path, out: Path) -> dict[str, Any]:
         "items": items,
         "rejected": rejected,
         "levels": {str(count): levels[count] for count in sorted(levels)},
-        "warnings": [*_warnings(notes, pictures)],
-        "pictures": pictures.written,
+        "warnings": [*_warnings(notes, images)],
+        "pictures": images.written,
     }
 
 
-def _warnings(notes: Counter[str], pictures: ImportedPictures) -> Iterator[str]:
+def _warnings(notes: Counter[str], images: ImportedImages) -> Iterator[str]:
     for note, count in sorted(notes.items()):
         if count:
             yield f"{note} ({count:,} {'time' if count == 1 else 'times'})"
-    if pictures.missing:
+    if images.missing:
         subject = (
-            "1 picture is not where its path says"
-            if pictures.missing == 1
-            else (f"{pictures.missing:,} pictures are not where their paths say")
+            "1 image is not where its path says"
+            if images.missing == 1
+            else (f"{images.missing:,} images are not where their paths say")
         )
         yield f"{subject}; --image-root says where the paths start"
 

@@ -1,4 +1,4 @@
-"""Turns drafts into items: pictures named, image tokens taken out, pairs joined, ids unique."""
+"""Turns drafts into items: images named, image tokens taken out, pairs joined, ids unique."""
 
 import json
 from collections import Counter
@@ -8,29 +8,29 @@ from pathlib import Path
 
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.dialogue import without_image_token
-from amp_cli.preferences.formats.draft import Draft, Format, Picture, Refused
+from amp_cli.preferences.formats.draft import Draft, Format, Refused, SourceImage
 from amp_cli.preferences.formats.grouping import GivenIds, PairsByPrompt, join_pairs
 from amp_cli.preferences.formats.source import Source
 from amp_cli.preferences.sources import IMAGE_TOKEN
 from amp_cli.records import PreferenceItem, SourceItem
 
 Item = PreferenceItem | SourceItem
-NamePicture = Callable[[Picture, Path], str]
+NameImage = Callable[[SourceImage, Path], str]
 
 
 def items_of(
-    source: Source, name_picture: NamePicture, notes: Counter[str], *, unique_ids: bool
+    source: Source, name_image: NameImage, notes: Counter[str], *, unique_ids: bool
 ) -> Iterator[Item | Refused]:
     """Yield the source's items in its order (joined ones at the end) and what was refused.
 
     Args:
-        name_picture: gives the path under which an item knows a picture, of the picture and the folder that the
+        name_image: gives the path under which an item knows an image, of the image and the folder that the
             data's paths start from; raises AmpError where the item cannot be used.
         notes: counts what was left out without refusing the record.
         unique_ids: give a repeated id a number, and refuse what repeats content and id.
     """
     given = GivenIds()
-    for found in _joined_items(source, name_picture, notes):
+    for found in _joined_items(source, name_image, notes):
         if isinstance(found, Refused) or not unique_ids:
             yield found
             continue
@@ -41,10 +41,10 @@ def items_of(
             yield found if item_id == found.id else type(found).from_json({**found.to_json(), "id": item_id})
 
 
-def _joined_items(source: Source, name_picture: NamePicture, notes: Counter[str]) -> Iterator[Item | Refused]:
+def _joined_items(source: Source, name_image: NameImage, notes: Counter[str]) -> Iterator[Item | Refused]:
     pairs = PairsByPrompt()
     for draft, root in source.drafts():
-        found = draft if isinstance(draft, Refused) else _item(draft, source.format, name_picture, root)
+        found = draft if isinstance(draft, Refused) else _item(draft, source.format, name_image, root)
         if isinstance(draft, Draft) and not isinstance(found, Refused):
             notes.update(draft.notes)
         if source.format.is_grouped and isinstance(found, PreferenceItem):
@@ -55,11 +55,11 @@ def _joined_items(source: Source, name_picture: NamePicture, notes: Counter[str]
         yield from join_pairs(group, notes)
 
 
-def _item(draft: Draft, format: Format, name_picture: NamePicture, root: Path) -> Item | Refused:
+def _item(draft: Draft, format: Format, name_image: NameImage, root: Path) -> Item | Refused:
     item_id = draft.id or _derived_id(draft)
     try:
         questions = _questions(draft, format)
-        images = tuple(name_picture(picture, root) for picture in draft.pictures)
+        images = tuple(name_image(image, root) for image in draft.images)
         item: Item
         if format.is_standard_only:
             answers = draft.levels[0].answers
@@ -75,7 +75,7 @@ def _item(draft: Draft, format: Format, name_picture: NamePicture, root: Path) -
 def _questions(draft: Draft, format: Format) -> tuple[str, ...]:
     if not format.has_image_tokens:
         return draft.questions
-    if not draft.pictures and any(IMAGE_TOKEN in question for question in draft.questions):
+    if not draft.images and any(IMAGE_TOKEN in question for question in draft.questions):
         raise AmpError(f"a question holds {IMAGE_TOKEN} but the item names no image")
     questions = tuple(without_image_token(question) for question in draft.questions)
     for number, question in enumerate(questions, start=1):
@@ -102,9 +102,8 @@ def _refuse_unwritable(item: Item) -> None:
 
 def _derived_id(draft: Draft) -> str:
     """Return an id that is the same wherever and whenever the same content is read."""
-    pictures = [
-        list(picture.names) if picture.content is None else sha256(picture.content).hexdigest()
-        for picture in draft.pictures
+    images = [
+        list(image.names) if image.content is None else sha256(image.content).hexdigest() for image in draft.images
     ]
-    content = json.dumps([pictures, draft.questions, [level.answers for level in draft.levels]])
+    content = json.dumps([images, draft.questions, [level.answers for level in draft.levels]])
     return f"item-{sha256(content.encode()).hexdigest()[:16]}"

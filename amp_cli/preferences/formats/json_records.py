@@ -12,7 +12,7 @@ Entry = tuple[int, dict[str, Any] | None, str]
 """Number from 1, the record, and where there is none the reason."""
 MARK = b"\xef\xbb\xbf"
 LONGEST_LINE = 64 << 20
-"""Bytes. A picture in base64 fits; what is longer is no line, and reading it whole would fill the memory."""
+"""Bytes. An image in base64 fits; what is longer is no line, and reading it whole would fill the memory."""
 
 
 def json_entries(path: Path, stream: BinaryIO) -> Iterator[Entry]:

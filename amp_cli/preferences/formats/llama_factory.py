@@ -3,7 +3,7 @@
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.dialogue import answer_of, first_of, is_turns, read_turns
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, own_id
-from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.preferences.formats.images import images_of
 
 
 def describes(record: Record) -> bool:
@@ -14,7 +14,7 @@ def describes(record: Record) -> bool:
 def convert(record: Record, choices: Choices) -> list[Draft]:
     for name in ("videos", "audios"):
         if record.get(name):
-            raise AmpError(f"'{name}' cannot be used, only pictures")
+            raise AmpError(f"'{name}' cannot be used, only images")
     name = first_of(record, "messages", "conversations")
     dialogue = read_turns(record.get(name), name)
     if not dialogue.awaits_answer:
@@ -23,7 +23,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id"),
-            pictures=pictures_of(record, "images", "image") or dialogue.pictures,
+            images=images_of(record, "images", "image") or dialogue.images,
             questions=dialogue.questions,
             levels=tuple(dialogue.level(answer_of(record.get(name), name), name) for name in ("chosen", "rejected")),
             meta={"system": system, **dialogue.meta} if isinstance(system, str) and system else dialogue.meta,

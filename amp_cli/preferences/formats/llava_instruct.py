@@ -3,7 +3,7 @@
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.dialogue import is_turns, read_turns
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, kept, own_id
-from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.preferences.formats.images import images_of
 from amp_cli.records import Level
 
 PREFERRED = ("rejected_conversations", "chosen", "rejected", "output_1", "output_2", "preference_values")
@@ -20,7 +20,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id"),
-            pictures=pictures_of(record, "image", "images"),
+            images=images_of(record, "image", "images"),
             questions=dialogue.questions,
             levels=(Level(answers=dialogue.answers, source="standard"),),
             meta={**dialogue.meta, **kept(record, "model")},

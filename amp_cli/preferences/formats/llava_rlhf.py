@@ -3,7 +3,7 @@
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.dialogue import answer_of, read_turns
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, own_id
-from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.preferences.formats.images import images_of
 
 OUTPUTS = ("output_1", "output_2")
 TAKEN = {"id", "image", "conversations", *OUTPUTS}
@@ -23,7 +23,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id"),
-            pictures=pictures_of(record, "image", "images"),
+            images=images_of(record, "image", "images"),
             questions=dialogue.questions,
             levels=tuple(dialogue.level(answer_of(record.get(name), name), name) for name in order),
             meta={

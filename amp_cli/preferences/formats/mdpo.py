@@ -4,7 +4,7 @@ import re
 
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, has_texts, own_id, text_of
-from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.preferences.formats.images import images_of
 from amp_cli.records import Level
 
 _USER = re.compile(r"(?:^|\s|</s>)USER:\s*")
@@ -22,7 +22,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id", "idx"),
-            pictures=pictures_of(record, "img_path", "image"),
+            images=images_of(record, "img_path", "image"),
             questions=questions,
             levels=(
                 Level(answers=(*answers, chosen), source="chosen"),

@@ -5,7 +5,7 @@ from typing import Any
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.dialogue import read_turns
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, own_id, text_of
-from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.preferences.formats.images import images_of
 from amp_cli.preferences.formats.rated import levels_by_rating, number_of
 
 ANSWERS = ("responses", "answers")
@@ -38,7 +38,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id", "prompt_id"),
-            pictures=pictures_of(record, "image", "images", "img_path"),
+            images=images_of(record, "image", "images", "img_path"),
             questions=questions,
             levels=rated.levels,
             meta={**history.meta, "ranks" if by_rank else "ratings": list(rated.ratings)},

@@ -3,7 +3,7 @@
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.dialogue import Dialogue, is_turns, read_turns, same_questions
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, own_id
-from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.preferences.formats.images import images_of
 from amp_cli.records import Level, texts
 
 
@@ -15,7 +15,7 @@ def describes(record: Record) -> bool:
 
 def convert(record: Record, choices: Choices) -> list[Draft]:
     if record.get("rejected_images") and record["rejected_images"] != record.get("images"):
-        raise AmpError("'rejected_images' are other pictures; an item has the same at all levels")
+        raise AmpError("'rejected_images' are other images; an item has the same at all levels")
     dialogue = read_turns(record.get("messages"), "messages")
     if dialogue.awaits_answer:
         raise AmpError("the last question of 'messages' has no answer")
@@ -24,7 +24,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id"),
-            pictures=pictures_of(record, "images", "image") or dialogue.pictures,
+            images=images_of(record, "images", "image") or dialogue.images,
             questions=dialogue.questions,
             levels=(best, Level(answers=answers, source="rejected")),
             meta={"system": system, **dialogue.meta} if isinstance(system, str) else dialogue.meta,

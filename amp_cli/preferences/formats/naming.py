@@ -1,4 +1,4 @@
-"""Names an item's pictures: paths as the data mean them, embedded ones by their content, written once."""
+"""Names an item's images: paths as the data mean them, embedded ones by their content, written once."""
 
 import os
 from pathlib import Path
@@ -6,22 +6,22 @@ from pathlib import Path
 from amp_cli.disk.jsonl import disk_errors_explained
 from amp_cli.errors import AmpError
 from amp_cli.models.images import check_image
-from amp_cli.preferences.formats.draft import Picture
+from amp_cli.preferences.formats.draft import SourceImage
 
 FOLDER = "images"
 HASH_DIGITS = 32
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 
 
-def name_in_data(picture: Picture, root: Path) -> str:
+def name_in_data(image: SourceImage, root: Path) -> str:
     """Return the path as the data have it; of several possible ones the first that exists, else the first."""
-    if len(picture.names) == 1:
-        return picture.names[0]
-    return next((name for name in picture.names if (root / name).is_file()), picture.names[0])
+    if len(image.names) == 1:
+        return image.names[0]
+    return next((name for name in image.names if (root / name).is_file()), image.names[0])
 
 
-class ImportedPictures:
-    """Gives the paths under which the items of `out` know their pictures, and writes embedded pictures there."""
+class ImportedImages:
+    """Gives the paths under which the items of `out` know their images, and writes embedded images there."""
 
     def __init__(self, part: Path, out: Path) -> None:
         """`part`: where the folder is made; `out`: what it will be called."""
@@ -31,15 +31,15 @@ class ImportedPictures:
         self.missing = 0
         self.written = 0
 
-    def name(self, picture: Picture, root: Path) -> str:
-        """Return a path below the result folder where the picture is there, else an absolute one.
+    def name(self, image: SourceImage, root: Path) -> str:
+        """Return a path below the result folder where the image is there, else an absolute one.
 
         Raises:
-            AmpError: an embedded picture that is none, or a relative path that leaves `root`.
+            AmpError: an embedded image that is none, or a relative path that leaves `root`.
         """
-        if picture.content is not None:
-            return self._written(picture.content)
-        given = name_in_data(picture, root)
+        if image.content is not None:
+            return self._written(image.content)
+        given = name_in_data(image, root)
         if root not in self._resolved:
             self._resolved[root] = str(root.resolve())
         base = self._resolved[root]
@@ -69,7 +69,7 @@ class ImportedPictures:
             suffix = _checked_suffix(beside)
         except AmpError as error:
             beside.unlink()
-            raise AmpError(error.message.replace(f"The image '{beside}'", "the picture in the data")) from error
+            raise AmpError(error.message.replace(f"The image '{beside}'", "the image in the data")) from error
         beside.rename(self._folder / f"{digest}{suffix}")
         self.written += 1
         return f"{FOLDER}/{digest}{suffix}"
@@ -80,7 +80,7 @@ def _is_inside(path: str, folder: str) -> bool:
 
 
 def _checked_suffix(path: Path) -> str:
-    """Return the file suffix of a picture's format.
+    """Return the file suffix of an image's format.
 
     Raises:
         AmpError: it cannot be used, or is in a format that no path of ours says.
@@ -91,5 +91,5 @@ def _checked_suffix(path: Path) -> str:
     with Image.open(path) as image:
         kind = image.format or ""
     if kind not in SUFFIXES:
-        raise AmpError(f"the picture in the data is {kind}; known: {', '.join(SUFFIXES)}")
+        raise AmpError(f"the image in the data is {kind}; known: {', '.join(SUFFIXES)}")
     return SUFFIXES[kind]

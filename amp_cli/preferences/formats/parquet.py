@@ -1,4 +1,4 @@
-"""Writes TRL's rows as Parquet with the pictures inside, so that one file loads and trains as it is."""
+"""Writes TRL's rows as Parquet with the images inside, so that one file loads and trains as it is."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 ROWS_AT_ONCE = 100
-"""Rows held in memory, with their pictures."""
+"""Rows held in memory, with their images."""
 
 
-class PictureRows:
+class ImageRows:
     """Collects rows and writes them group by group."""
 
     def __init__(self, writer: "ParquetWriter", schema: "Schema", path: Path) -> None:
@@ -43,7 +43,7 @@ class PictureRows:
 
 
 @contextmanager
-def written_parquet(path: Path) -> Iterator[PictureRows]:
+def written_parquet(path: Path) -> Iterator[ImageRows]:
     """Yield a writer for `path`, which stands there only when the block has ended without an error."""
     from datasets import Features, Image, List, Value
     from pyarrow import parquet
@@ -63,7 +63,7 @@ def written_parquet(path: Path) -> Iterator[PictureRows]:
     disk_errors_explained(lambda: path.parent.mkdir(parents=True, exist_ok=True), path)
     try:
         with disk_errors_explained(lambda: parquet.ParquetWriter(beside, schema), path) as writer:
-            rows = PictureRows(writer, schema, path)
+            rows = ImageRows(writer, schema, path)
             yield rows
             rows.flush()
     except BaseException:

@@ -1,4 +1,4 @@
-"""VL-RLHF's plain_dpo: a picture, a prompt and a pair."""
+"""VL-RLHF's plain_dpo: an image, a prompt and a pair."""
 
 from amp_cli.preferences.formats.draft import (
     Choices,
@@ -11,7 +11,7 @@ from amp_cli.preferences.formats.draft import (
     own_id,
     text_of,
 )
-from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.preferences.formats.images import images_of
 
 
 def describes(record: Record) -> bool:
@@ -26,7 +26,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id", "idx"),
-            pictures=pictures_of(record, "image"),
+            images=images_of(record, "image"),
             questions=(text_of(record, "prompt"),),
             levels=(one_round(text_of(record, "chosen"), "chosen"), one_round(text_of(record, "rejected"), "rejected")),
             meta=kept(record, "dataset", "source"),

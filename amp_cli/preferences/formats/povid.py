@@ -3,7 +3,7 @@
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.dialogue import is_turns, read_turns, same_questions
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, own_id
-from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.preferences.formats.images import images_of
 from amp_cli.records import Level
 
 
@@ -21,7 +21,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id"),
-            pictures=pictures_of(record, "image", "images"),
+            images=images_of(record, "image", "images"),
             questions=chosen.questions,
             levels=(
                 Level(answers=chosen.answers, source="chosen"),

@@ -1,4 +1,4 @@
-"""RLAIF-V: pairs of one question and picture, several of which may form one order of more levels."""
+"""RLAIF-V: pairs of one question and image, several of which may form one order of more levels."""
 
 from amp_cli.preferences.formats.draft import (
     Choices,
@@ -11,7 +11,7 @@ from amp_cli.preferences.formats.draft import (
     own_id,
     text_of,
 )
-from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.preferences.formats.images import images_of
 
 
 def describes(record: Record) -> bool:
@@ -22,7 +22,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id") or own_id(record, "idx", prefix="rlaif-v-"),
-            pictures=pictures_of(record, "image", "images", "image_path"),
+            images=images_of(record, "image", "images", "image_path"),
             questions=(text_of(record, "question"),),
             levels=(one_round(text_of(record, "chosen"), "chosen"), one_round(text_of(record, "rejected"), "rejected")),
             meta=kept(record, "ds_name", "origin_dataset", "origin_split", "image_path", "logps"),

@@ -6,7 +6,7 @@ from typing import Any
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, has_texts, kept, one_round, own_id
 from amp_cli.preferences.formats.draft import text_of as field_of
-from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.preferences.formats.images import images_of
 
 
 def describes(record: Record) -> bool:
@@ -21,7 +21,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id") or own_id(record, "idx", prefix="rlhf-v-"),
-            pictures=pictures_of(record, "image", "image_path"),
+            images=images_of(record, "image", "image_path"),
             questions=(field_of(text, "question"),),
             levels=(one_round(field_of(text, "chosen"), "chosen"), one_round(field_of(text, "rejected"), "rejected")),
             meta=kept(record, "ds_name", "origin_dataset", "origin_split", "image_path"),

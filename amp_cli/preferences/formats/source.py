@@ -40,7 +40,7 @@ class Source:
         return sum(file.stat().st_size for file in self.files) if self.files else None
 
     def drafts(self) -> Iterator[tuple[Draft | Refused, Path]]:
-        """Yield what the records give, each with the folder that its pictures' paths start from."""
+        """Yield what the records give, each with the folder that its images' paths start from."""
         if not self.files:
             root = self.image_root or Path.cwd()
             for entry in hub_entries(self.name, self.split):

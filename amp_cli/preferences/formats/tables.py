@@ -1,4 +1,4 @@
-"""Reads Parquet and Arrow files and hub data sets one record at a time; pictures stay bytes."""
+"""Reads Parquet and Arrow files and hub data sets one record at a time; images stay bytes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.json_records import Entry
 
 ROWS = 64
-"""Rows in memory at once; with a picture in each, some 30 MB."""
+"""Rows in memory at once; with an image in each, some 30 MB."""
 
 
 def parquet_entries(path: Path) -> Iterator[Entry]:

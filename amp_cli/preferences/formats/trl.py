@@ -1,11 +1,11 @@
-"""TRL's preference layout: prompt, chosen and rejected as messages or plain texts, pictures in `images`."""
+"""TRL's preference layout: prompt, chosen and rejected as messages or plain texts, images in `images`."""
 
 from typing import Any
 
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.dialogue import Dialogue, is_turns, read_turns, same_questions
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, has_texts, kept, own_id
-from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.preferences.formats.images import images_of
 from amp_cli.records import Level
 
 
@@ -24,7 +24,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id"),
-            pictures=pictures_of(record, "images", "image") or chosen.pictures,
+            images=images_of(record, "images", "image") or chosen.images,
             questions=chosen.questions,
             levels=(
                 Level(answers=chosen.answers, source="chosen"),

@@ -6,7 +6,7 @@ from typing import Any
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.dialogue import Dialogue, answer_of, read_turns
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, kept, own_id
-from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.preferences.formats.images import images_of
 from amp_cli.preferences.formats.rated import levels_by_rating, number_of
 
 
@@ -27,7 +27,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id"),
-            pictures=pictures_of(record, "image", "images", "image_path"),
+            images=images_of(record, "image", "images", "image_path"),
             questions=dialogue.questions,
             levels=rated.levels,
             meta={**dialogue.meta, **kept(record, "dataset", "source"), "ratings": list(rated.ratings)},

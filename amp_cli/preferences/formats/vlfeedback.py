@@ -4,7 +4,7 @@ from typing import Any
 
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import ASPECTS, Choices, Draft, Format, Record, kept, own_id, text_of
-from amp_cli.preferences.formats.pictures import pictures_of
+from amp_cli.preferences.formats.images import images_of
 from amp_cli.preferences.formats.rated import levels_by_rating, number_of
 from amp_cli.records import Level
 
@@ -34,7 +34,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id"),
-            pictures=pictures_of(record, "img_path", "image", "images"),
+            images=images_of(record, "img_path", "image", "images"),
             questions=(text_of(record, "prompt"),),
             levels=rated.levels,
             meta={**kept(record, "img_path_source"), "ratings": list(rated.ratings), "given_ratings": given},

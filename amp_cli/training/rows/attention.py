@@ -114,7 +114,7 @@ def _by_segment(
 def _mask(
     length: int, prefix_length: int, sliding_window: int | None, blocks: torch.Tensor | None, device: torch.device
 ) -> torch.Tensor:
-    """Return the (length, prefix + length) bool mask of a segment: causal, within the window, pictures in whole."""
+    """Return the (length, prefix + length) bool mask of a segment: causal, within the window, images in whole."""
     sees = torch.ones(length, prefix_length + length, dtype=torch.bool, device=device).tril(prefix_length)
     if sliding_window is not None:
         sees = sees.triu(prefix_length - sliding_window + 1)

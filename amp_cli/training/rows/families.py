@@ -10,14 +10,14 @@ from amp_cli.models.prompts import EncodedItem, EncodedResponse
 from amp_cli.training.rows.attention import layer_window, plain_attention
 from amp_cli.training.rows.layout import Positions
 
-WHOLE_PICTURES = ("gemma3",)
-"""Model types in which the tokens of one picture all see one another."""
+WHOLE_IMAGES = ("gemma3",)
+"""Model types in which the tokens of one image all see one another."""
 
 WHOLE_PROMPTS = ("paligemma",)
 """Model types in which all that stands before the first answer sees all of itself."""
 
 MARKED_OTHERWISE = ("molmo2",)
-"""Model types that mark more tokens as pictures' than those that stand for them, and read the prompt by these marks."""
+"""Model types that mark more tokens as images' than those that stand for them, and read the prompt by these marks."""
 
 SCALED_BY_LENGTH = ("dynamic", "longrope")
 """Kinds of rotary positions that depend on the longest sequence read together, beyond an original length."""
@@ -46,11 +46,11 @@ def token_types(network: Any, input_ids: torch.Tensor, answers: torch.Tensor) ->
     if name is None:
         return {}
     if network.config.model_type in MARKED_OTHERWISE:
-        raise ValueError(f"models of type '{network.config.model_type}' mark picture tokens in a way of their own")
+        raise ValueError(f"models of type '{network.config.model_type}' mark image tokens in a way of their own")
     if network.config.model_type in WHOLE_PROMPTS:
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
         return {name: (places >= answers[:, None].to(input_ids.device)).int()}
-    return {name: stands_for_pictures(network, input_ids).int()}
+    return {name: stands_for_images(network, input_ids).int()}
 
 
 def positions_of(network: Any) -> Positions | None:
@@ -68,11 +68,11 @@ def positions_of(network: Any) -> Positions | None:
     return positions
 
 
-def picture_blocks(network: Any, input_ids: torch.Tensor) -> torch.Tensor | None:
-    """Return each token's picture, numbered along the row (length,), -1 for text; None where only order counts."""
-    if network.config.model_type not in WHOLE_PICTURES:
+def image_blocks(network: Any, input_ids: torch.Tensor) -> torch.Tensor | None:
+    """Return each token's image, numbered along the row (length,), -1 for text; None where only order counts."""
+    if network.config.model_type not in WHOLE_IMAGES:
         return None
-    inside = stands_for_pictures(network, input_ids).long()
+    inside = stands_for_images(network, input_ids).long()
     begins = (inside.diff(prepend=inside.new_zeros(1)) == 1).long()
     return torch.where(inside == 1, begins.cumsum(0) - 1, -1)
 
@@ -80,7 +80,7 @@ def picture_blocks(network: Any, input_ids: torch.Tensor) -> torch.Tensor | None
 def why_not_shared(network: Any, *, max_length: int, dense_mask: bool) -> str | None:
     """Return why an item's levels cannot share a row of this model, None where nothing is known against it.
 
-    These are the ways to be wrong on a long item only, or with a picture only, which a test on a few items may miss.
+    These are the ways to be wrong on a long item only, or with an image only, which a test on a few items may miss.
 
     Args:
         max_length: tokens of the longest item. dense_mask: whether one mask is to tell all layers who sees whom.
@@ -90,8 +90,8 @@ def why_not_shared(network: Any, *, max_length: int, dense_mask: bool) -> str | 
     other = sorted(types - {"full_attention", "sliding_attention"})
     if network.config.model_type in WHOLE_PROMPTS:
         return "it reads prompts in both directions"
-    if getattr(text, "use_bidirectional_attention", None) and network.config.model_type not in WHOLE_PICTURES:
-        return "the tokens of a picture see one another in some of its layers"
+    if getattr(text, "use_bidirectional_attention", None) and network.config.model_type not in WHOLE_IMAGES:
+        return "the tokens of an image see one another in some of its layers"
     if other:
         return f"its layers of type '{other[0]}' cannot be told which tokens see one another"
     if (limit := _original_length(text)) is not None and max_length > limit:
@@ -118,8 +118,8 @@ def _original_length(text: Any) -> int | None:
     return min(lengths, default=None)
 
 
-def stands_for_pictures(network: Any, input_ids: torch.Tensor) -> torch.Tensor:
-    """Return the bool mask of the tokens that stand for pictures; none where the configuration names no such token."""
+def stands_for_images(network: Any, input_ids: torch.Tensor) -> torch.Tensor:
+    """Return the bool mask of the tokens that stand for images; none where the configuration names no such token."""
     named = vars(network.config)
     token = named.get("image_token_id", named.get("image_token_index"))
     return torch.zeros_like(input_ids, dtype=torch.bool) if token is None else input_ids == token

@@ -1,4 +1,4 @@
-"""How items go through a model: laid out in rows, pictures shown, log-probabilities summed."""
+"""How items go through a model: laid out in rows, images shown, log-probabilities summed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,9 +8,9 @@ import torch
 
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.rows.attention import SHARED_PREFIX, plain_attention, use_attention
-from amp_cli.training.rows.families import first_answers, picture_blocks, positions_of, token_types
+from amp_cli.training.rows.families import first_answers, image_blocks, positions_of, token_types
 from amp_cli.training.rows.layout import Batch, cut_by_tokens, lay_out_rows, lay_out_shared, unique_tokens
-from amp_cli.training.rows.logprobs import picture_inputs, round_logps
+from amp_cli.training.rows.logprobs import image_inputs, round_logps
 
 SHARED, SHARED_DENSE, ROWS = "shared-prefix", "shared-prefix-dense-mask", "rows"
 LAYOUTS = (SHARED, SHARED_DENSE, ROWS)
@@ -23,7 +23,7 @@ class ForwardPass:
 
     Attributes:
         network: the model under PEFT and wrappers. pad_id: fills plain rows up.
-        layout: one of `LAYOUTS`. image_once: encode pictures once per item and hand the features in.
+        layout: one of `LAYOUTS`. image_once: encode images once per item and hand the features in.
     """
 
     network: Any
@@ -57,14 +57,14 @@ class ForwardPass:
             batch = lay_out_rows(items, pad_id=self.pad_id)
         else:
             batch = lay_out_shared(items, positions=positions_of(self.network))
-        sharing = batch.sharing and replace(batch.sharing, blocks=picture_blocks(self.network, batch.input_ids[0]))
+        sharing = batch.sharing and replace(batch.sharing, blocks=image_blocks(self.network, batch.input_ids[0]))
         starts = first_answers([response for item in items for response in item.responses])
         types = token_types(self.network, batch.input_ids, starts if batch.sharing is None else starts[:1])
         return replace(batch, sharing=sharing, token_types=types)
 
-    def show_pictures(self, model: Any, batch: Batch) -> dict[str, Any]:
-        """Return the arguments that carry the batch's pictures; computed once, good for policy and reference."""
-        return picture_inputs(model, batch, image_once=self.image_once)
+    def show_images(self, model: Any, batch: Batch) -> dict[str, Any]:
+        """Return the arguments that carry the batch's images; computed once, good for policy and reference."""
+        return image_inputs(model, batch, image_once=self.image_once)
 
     def round_logps(self, model: Any, batch: Batch, shown: dict[str, Any]) -> torch.Tensor:
         """Return the (responses, rounds) sums of log-probabilities, nats, float64."""

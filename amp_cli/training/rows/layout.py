@@ -29,8 +29,8 @@ class SharedRow:
         segments: an item's prefix, then its branches, one per level; then the next item's.
         keys: (gathered,) places of the keys of one segment after the other, each with its prefix's before its own.
         query_starts, key_starts: (segments + 1,) int32, where each segment begins in the row and in `keys`.
-        blocks: (length,) number of the picture that a token belongs to, -1 for text; given where the tokens of a
-            picture all see one another.
+        blocks: (length,) number of the image that a token belongs to, -1 for text; given where the tokens of an
+            image all see one another.
     """
 
     segments: tuple[Segment, ...]
@@ -74,7 +74,7 @@ class Batch:
         predictors: (N,) place, in the flattened (rows * length), of the hidden state that predicts a token.
         targets: (N,) the token. responses: (N,) the response it belongs to. rounds: (N,) its 0-based round.
         levels: (items,) how many responses each item has; the responses of an item are together, best first.
-        image_inputs: one per item, its pictures once.
+        image_inputs: one per item, its images once.
         token_types: what some families want beside the ids, (rows, length) each.
     """
 

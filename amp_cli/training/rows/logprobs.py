@@ -1,4 +1,4 @@
-"""Summed log-probabilities of responses: pictures encoded once, the head only where answer tokens are predicted."""
+"""Summed log-probabilities of responses: images encoded once, the head only where answer tokens are predicted."""
 
 import types
 from collections.abc import Sequence
@@ -12,31 +12,31 @@ from amp_cli.training.rows.families import takes
 from amp_cli.training.rows.layout import Batch
 
 Features = dict[str, Any]
-"""What a tower and projector make of pictures: what the model reads of it, by name, as `FEATURES` says."""
+"""What a tower and projector make of images: what the model reads of it, by name, as `FEATURES` says."""
 
 FEATURES = {"pooler_output": 0, "deepstack_features": 1}
-"""Names of features, and how deep in lists they lie: all pictures in one tensor or a list; a list of such per layer."""
+"""Names of features, and how deep in lists they lie: all images in one tensor or a list; a list of such per layer."""
 
 
 def teach_log_probabilities(network: Any) -> None:
     """Give `network.forward` two more ways to be called, to be done before PEFT wraps the model.
 
-    With `predictors` and `targets` it returns their (N,) log-probabilities; with `pictures` it returns the features of
-    each item's pictures, without gradients. Everything goes through `forward`, so that the hooks of DDP and FSDP run.
+    With `predictors` and `targets` it returns their (N,) log-probabilities; with `images` it returns the features of
+    each item's images, without gradients. Everything goes through `forward`, so that the hooks of DDP and FSDP run.
     """
     original = network.forward
 
     def forward(
         self: Any,
         *args: Any,
-        pictures: list[dict[str, torch.Tensor]] | None = None,
+        images: list[dict[str, torch.Tensor]] | None = None,
         features: Features | None = None,
         predictors: torch.Tensor | None = None,
         targets: torch.Tensor | None = None,
         **inputs: Any,
     ) -> Any:
-        if pictures is not None:
-            return _encode_pictures(self.model, pictures)
+        if images is not None:
+            return _encode_images(self.model, images)
         if predictors is None or targets is None:
             return original(*args, **inputs)
         given = {name: value for name, value in inputs.items() if value is not None}  # PEFT adds labels=None and more
@@ -49,23 +49,23 @@ def teach_log_probabilities(network: Any) -> None:
 
 
 def takes_features(network: Any) -> bool:
-    """Whether the model accepts pictures that have been through its tower already."""
+    """Whether the model accepts images that have been through its tower already."""
     return takes(network, "mm_encoder_outputs")
 
 
 @torch.no_grad()
-def _encode_pictures(core: Any, pictures: Sequence[dict[str, torch.Tensor]]) -> list[Features | None]:
-    """Return each item's picture features; one tower call where the pictures are plain stacks of equal size."""
-    shown = [one for one in pictures if one]
+def _encode_images(core: Any, images: Sequence[dict[str, torch.Tensor]]) -> list[Features | None]:
+    """Return each item's image features; one tower call where the images are plain stacks of equal size."""
+    shown = [one for one in images if one]
     stackable = all(set(one) == {"pixel_values"} and one["pixel_values"].dim() == 4 for one in shown)
     if not shown or not stackable or len({one["pixel_values"].shape[1:] for one in shown}) > 1:
-        return [_features(core, one) if one else None for one in pictures]
+        return [_features(core, one) if one else None for one in images]
     together = _features(core, {"pixel_values": torch.cat([one["pixel_values"] for one in shown])})["pooler_output"]
     counts = [len(one["pixel_values"]) for one in shown]
     starts = iter([sum(counts[:number]) for number in range(len(counts))])
     sizes = iter(counts)
     return [
-        {"pooler_output": together[(start := next(starts)) : start + next(sizes)]} if one else None for one in pictures
+        {"pooler_output": together[(start := next(starts)) : start + next(sizes)]} if one else None for one in images
     ]
 
 
@@ -74,14 +74,14 @@ def _features(core: Any, shown: dict[str, torch.Tensor]) -> Features:
     return {name: found[name] for name in FEATURES if found.get(name) is not None}
 
 
-def picture_inputs(model: Any, batch: Batch, *, image_once: bool) -> dict[str, Any]:
-    """Return the arguments that show the model each row's pictures: features computed once per item, or pixels.
+def image_inputs(model: Any, batch: Batch, *, image_once: bool) -> dict[str, Any]:
+    """Return the arguments that show the model each row's images: features computed once per item, or pixels.
 
-    A shared row holds the picture tokens of an item once, plain rows hold them once per level.
+    A shared row holds the image tokens of an item once, plain rows hold them once per level.
     """
     levels = batch.levels.tolist() if batch.sharing is None else [1] * len(batch.levels)
-    pictures = batch.image_inputs
-    repeated = [one for one, count in zip(pictures, levels, strict=True) if one for _ in range(count)]
+    images = batch.image_inputs
+    repeated = [one for one, count in zip(images, levels, strict=True) if one for _ in range(count)]
     names = sorted({name for one in repeated for name in one})
     inputs = {  # beside features, no more than what gives positions
         name: _stacked([one[name] for one in repeated]) for name in names if not image_once or name.endswith("grid_thw")
@@ -89,13 +89,13 @@ def picture_inputs(model: Any, batch: Batch, *, image_once: bool) -> dict[str, A
     if not image_once or not names:
         return inputs
     with torch.no_grad():
-        encoded = model(pictures=list(pictures))
+        encoded = model(images=list(images))
     rows = [one for one, count in zip(encoded, levels, strict=True) if one is not None for _ in range(count)]
     return {**inputs, "features": {name: _joined([row[name] for row in rows], FEATURES[name]) for name in rows[0]}}
 
 
 def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Put (pictures, ...) tensors in one, those of fewer tiles or smaller sides filled up with zeros."""
+    """Put (images, ...) tensors in one, those of fewer tiles or smaller sides filled up with zeros."""
     largest = [max(sides) for sides in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
     filled = []
     for tensor in tensors:

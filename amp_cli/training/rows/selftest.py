@@ -18,7 +18,7 @@ SLOWER = {SHARED_DENSE: "levels share a row by a mask over all of it", ROWS: "le
 HALF_TOLERANCE = 0.05
 """Mean absolute difference of an answer token's log-probability, nats, up to which two ways count as equal.
 
-A branch that loses its prompt or its picture is wrong by more than that in any precision; 16-bit arithmetic alone by
+A branch that loses its prompt or its image is wrong by more than that in any precision; 16-bit arithmetic alone by
 less than half of it.
 """
 
@@ -48,7 +48,7 @@ def choose_forward(
 
     Args:
         model: a PeftModel whose base `teach_log_probabilities` has been given.
-        items: real items, best with pictures and together in one batch. layouts: what to try, in this order.
+        items: real items, best with images and together in one batch. layouts: what to try, in this order.
         max_length: tokens of the longest item, on which a way must be right too.
 
     Raises:
@@ -73,7 +73,7 @@ def choose_forward(
             continue
         for image_once in (True, False) if takes_features(network) else (False,):
             way = ForwardPass(network=network, pad_id=pad_id, layout=layout, image_once=image_once)
-            how = layout if image_once else f"{layout}, pictures with every pass"
+            how = layout if image_once else f"{layout}, images with every pass"
             difference, failure = _difference(model, way, items, expected, counts)
             if failure is None and difference <= tolerance:
                 way.use()
@@ -128,7 +128,7 @@ def _sums(model: Any, way: ForwardPass, items: Sequence[EncodedItem], device: to
     before = way.network.config.get_text_config()._attn_implementation
     with attending_by(way.network, before):
         way.use()
-        return way.round_logps(model, batch, way.show_pictures(model, batch)).sum(dim=1)
+        return way.round_logps(model, batch, way.show_images(model, batch)).sum(dim=1)
 
 
 def _own_logps(model: Any, items: Sequence[EncodedItem], device: torch.device) -> tuple[torch.Tensor, torch.dtype]:
@@ -136,9 +136,9 @@ def _own_logps(model: Any, items: Sequence[EncodedItem], device: torch.device) -
     sums = []
     precision = torch.float32
     for item in items:
-        pictures = {name: value.to(device) for name, value in item.image_inputs.items()}
+        images = {name: value.to(device) for name, value in item.image_inputs.items()}
         for response in item.responses:
-            logits = _own_logits(model, response, pictures, device)
+            logits = _own_logits(model, response, images, device)
             precision = logits.dtype
             place = response.supervised.nonzero()[:, 0].to(device)
             picked = logits[place - 1].to(torch.promote_types(precision, torch.float32))  # (supervised, vocabulary)
@@ -148,12 +148,12 @@ def _own_logps(model: Any, items: Sequence[EncodedItem], device: torch.device) -
 
 
 def _own_logits(
-    model: Any, response: EncodedResponse, pictures: dict[str, torch.Tensor], device: torch.device
+    model: Any, response: EncodedResponse, images: dict[str, torch.Tensor], device: torch.device
 ) -> torch.Tensor:
     ids = response.input_ids[None].to(device)
     kinds = token_types(model.get_base_model(), ids, first_answers([response]))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **kinds}
-    logits: torch.Tensor = model(**inputs, **pictures, use_cache=False).logits[0]  # (length, vocabulary)
+    logits: torch.Tensor = model(**inputs, **images, use_cache=False).logits[0]  # (length, vocabulary)
     return logits
 
 
@@ -162,10 +162,10 @@ def describe(test: SelfTest) -> str | None:
     if test.layout == SHARED and test.image_once:
         return None
     slower = [SLOWER[test.layout]] if test.layout != SHARED else []
-    slower += [] if test.image_once else ["pictures go through with every pass"]
+    slower += [] if test.image_once else ["images go through with every pass"]
     reasons: dict[str, list[str]] = {}
     for how, reason in test.refused:
         reasons.setdefault(reason, []).append(how)
     why = "; ".join(f"{reason} ({' and '.join(ways)})" for reason, ways in reasons.items())
-    sentence = " and ".join(slower) + (f", since {why}" if why else ", since it takes no features of pictures")
+    sentence = " and ".join(slower) + (f", since {why}" if why else ", since it takes no features of images")
     return sentence[0].upper() + sentence[1:]

@@ -1,4 +1,4 @@
-"""Reads what a record says of its pictures: paths, bytes, base64, and objects of bytes and path."""
+"""Reads what a record says of its images: paths, bytes, base64, and objects of bytes and path."""
 
 import base64
 import binascii
@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Picture, Record
+from amp_cli.preferences.formats.draft import Record, SourceImage
 
 LONGEST_PATH = 4096
 LONGEST_NAME = 255
@@ -17,42 +17,42 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 _DATA_ADDRESS = re.compile(r"data:image/[\w.+-]+;base64,")
 
 
-def pictures_of(record: Record, *names: str) -> tuple[Picture, ...]:
-    """Return the pictures of the first of the fields that has any.
+def images_of(record: Record, *names: str) -> tuple[SourceImage, ...]:
+    """Return the images of the first of the fields that has any.
 
     Raises:
-        AmpError: a picture is neither a path nor the content of a file.
+        AmpError: an image is neither a path nor the content of a file.
     """
     for name in names:
-        found = _pictures(record.get(name), name)
+        found = _images(record.get(name), name)
         if found:
             return found
     return ()
 
 
-def picture_of_part(part: Record) -> tuple[Picture, ...]:
-    """Return the picture that an entry of a message's content brings along, if it does."""
+def image_of_part(part: Record) -> tuple[SourceImage, ...]:
+    """Return the image that an entry of a message's content brings along, if it does."""
     value = part.get("image", part.get("image_url", part.get("path")))
     if isinstance(value, dict) and "url" in value:
         value = value["url"]
-    return _pictures(value, "image")
+    return _images(value, "image")
 
 
-def _pictures(value: Any, name: str) -> tuple[Picture, ...]:
+def _images(value: Any, name: str) -> tuple[SourceImage, ...]:
     if value is None or value == "":
         return ()
     if isinstance(value, list | tuple):
-        return tuple(picture for entry in value for picture in _pictures(entry, name))
+        return tuple(image for entry in value for image in _images(entry, name))
     if isinstance(value, dict):
         return _of_bytes_and_path(value, name)
     if isinstance(value, bytes):
         return (_embedded(value),)
     if isinstance(value, str):
         return (_of_text(value),)
-    raise AmpError(f"'{name}' must be a path or the picture itself, not {value!r:.80}")
+    raise AmpError(f"'{name}' must be a path or the image itself, not {value!r:.80}")
 
 
-def _of_bytes_and_path(value: Record, name: str) -> tuple[Picture, ...]:
+def _of_bytes_and_path(value: Record, name: str) -> tuple[SourceImage, ...]:
     content, path = value.get("bytes"), value.get("path")
     if isinstance(content, bytes) and content:
         return (_embedded(content),)
@@ -63,12 +63,12 @@ def _of_bytes_and_path(value: Record, name: str) -> tuple[Picture, ...]:
     return (_of_text(path),)
 
 
-def _of_text(text: str) -> Picture:
+def _of_text(text: str) -> SourceImage:
     if found := _DATA_ADDRESS.match(text):
         return _decoded(text[found.end() :])
     if len(text) >= SHORTEST_BASE64 and text.startswith(BASE64_STARTS) and _BASE64.fullmatch(text):
         return _decoded(text)
-    return Picture(names=(checked_name(text),))
+    return SourceImage(names=(checked_name(text),))
 
 
 def checked_name(name: str) -> str:
@@ -78,25 +78,25 @@ def checked_name(name: str) -> str:
         AmpError: an address, too long, or with characters that no path has.
     """
     if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE):
-        raise AmpError(f"the picture is an address, '{name[:80]}'; download it first")
+        raise AmpError(f"the image is an address, '{name[:80]}'; download it first")
     try:
         is_impossible = "\0" in name or len(name) > LONGEST_PATH or not name.strip()
         is_impossible = is_impossible or any(len(part.encode()) > LONGEST_NAME for part in name.split("/"))
     except UnicodeEncodeError:
         is_impossible = True
     if is_impossible:
-        raise AmpError(f"{name!r:.80} is no path of a picture")
+        raise AmpError(f"{name!r:.80} is no path of an image")
     return name
 
 
-def _embedded(content: bytes) -> Picture:
+def _embedded(content: bytes) -> SourceImage:
     if not content:
-        raise AmpError("the picture in the data is empty (0 bytes)")
-    return Picture(content=content)
+        raise AmpError("the image in the data is empty (0 bytes)")
+    return SourceImage(content=content)
 
 
-def _decoded(text: str) -> Picture:
+def _decoded(text: str) -> SourceImage:
     try:
         return _embedded(base64.b64decode("".join(text.split()), validate=True))
     except (binascii.Error, ValueError) as error:  # ValueError: a character beyond ASCII
-        raise AmpError(f"the picture's base64 is damaged: {error}") from error
+        raise AmpError(f"the image's base64 is damaged: {error}") from error
