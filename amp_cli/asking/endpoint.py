@@ -5,11 +5,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from amp_cli.asking.answerer import Decoding, Request
+from amp_cli.asking.answerer import Request
 from amp_cli.asking.chat import OPENAI, ChatClient, endpoint_url, key_from_environment, run_together
 from amp_cli.asking.faults import ItemRejectedError, Patience, Wording
 from amp_cli.errors import AmpError
 from amp_cli.models.images import image_data_url
+from amp_cli.models.spec import Decoding
 from amp_cli.records import Answer
 
 TEMPLATE = "endpoint"

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from amp_cli.asking.answerer import Decoding, Request
+from amp_cli.asking.answerer import Request
 from amp_cli.asking.judge import JudgeRequest, JudgeSettings
 from amp_cli.models.resolve import check_model
+from amp_cli.models.spec import Decoding
 from amp_cli.records import Answer, Verdict
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import LogitsProcessorList
 
-from amp_cli.asking.answerer import Decoding, Request
+from amp_cli.asking.answerer import Request
 from amp_cli.errors import AmpError
 from amp_cli.models.images import open_image
 from amp_cli.models.load import LoadedModel
 from amp_cli.models.precision import refuse_not_finite
 from amp_cli.models.prompts import encode_prompts, end_token_ids
+from amp_cli.models.spec import Decoding
 from amp_cli.records import Answer
 
 if TYPE_CHECKING:

@@ -4,11 +4,12 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from amp_cli import ui
-from amp_cli.asking.answerer import Decoding, Request
+from amp_cli.asking.answerer import Request
 from amp_cli.asking.endpoint import EndpointModel, check_endpoint, is_endpoint
 from amp_cli.benchmarks.processes import Shares, plan_processes
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.run import Run
+from amp_cli.models.spec import Decoding
 from amp_cli.records import Answer
 
 AT_HOME = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.asking.answerer import Decoding, Request
+from amp_cli.asking.answerer import Request
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.benchmarks.worker import JOB, LOCK, LOG
 from amp_cli.disk.jsonl import RecordLog, write_json
@@ -24,6 +24,7 @@ from amp_cli.launching import (
     visible_gpus,
     worker_environment,
 )
+from amp_cli.models.spec import Decoding
 from amp_cli.records import Answer
 
 WORKER = "amp_cli.benchmarks.worker"

@@ -9,10 +9,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from amp_cli.asking.answerer import Decoding, Request
+from amp_cli.asking.answerer import Request
 from amp_cli.disk.jsonl import RecordLog, read_json
 from amp_cli.errors import AmpError
 from amp_cli.launching import report
+from amp_cli.models.spec import Decoding
 from amp_cli.records import Answer
 
 JOB, LOCK, LOG = "answering.json", "answering.lock", "answering.log"

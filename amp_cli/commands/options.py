@@ -1,9 +1,15 @@
-"""Every option that several commands share, written once."""
+"""Every option that several commands share, written once, and the groups that become one record."""
 
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from amp_cli.models.spec import ModelSpec
 
 MODEL = "Model"
 OUTPUT = "Output"
@@ -74,3 +80,66 @@ ConcurrencyOption = Annotated[
     typer.Option("--concurrency", min=1, help="Items under way at once at an endpoint.", rich_help_panel=RUNNING),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=RUNNING)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionGroup:
+    """Options that make one record: name -> (annotated type, default).
+
+    `make` gets their values by name and returns the record.
+    """
+
+    options: Mapping[str, tuple[Any, Any]]
+    make: Callable[..., Any]
+
+    def with_defaults(self, **defaults: Any) -> "OptionGroup":
+        """Return the group with other defaults; an option without one here is left out and keeps the record's."""
+        unknown = defaults.keys() - self.options.keys()
+        assert not unknown, unknown
+        options = {name: (kind, defaults.get(name, value)) for name, (kind, value) in self.options.items()}
+        return OptionGroup(options=options, make=self.make)
+
+    def only(self, *names: str) -> "OptionGroup":
+        """Return the group with these options only; the record keeps its own defaults for the others."""
+        return OptionGroup(options={name: self.options[name] for name in names}, make=self.make)
+
+
+def takes(**groups: OptionGroup) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command groups of options: each parameter that names a group gets the record made of its options.
+
+    The options stand where the parameter stands, so that the order of a help page is that of the command's signature:
+
+        @takes(spec=MODEL, decoding=DECODING)
+        def pope(out: OutOption, spec: ModelSpec, decoding: Decoding, seed: SeedOption = 0) -> None: ...
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        own = inspect.signature(command).parameters
+        assert groups.keys() <= own.keys(), f"{command.__name__} has no parameter for {groups.keys() - own.keys()}"
+
+        @wraps(command)
+        def run(**values: Any) -> Any:
+            for parameter, group in groups.items():
+                values[parameter] = group.make(**{name: values.pop(name) for name in group.options})
+            return command(**values)
+
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in own.items():
+            if name in groups:
+                parameters += [_keyword(option, *declared) for option, declared in groups[name].options.items()]
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        # typer reads a command by its signature and its annotations; wraps() copied those of the command
+        vars(run)["__signature__"] = inspect.Signature(parameters)
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return decorate
+
+
+def _keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+
+
+def _spec_or_none(*, model: str | None = None, **options: Any) -> ModelSpec | None:
+    return None if model is None else ModelSpec(model=model, **options)

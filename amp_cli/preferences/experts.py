@@ -15,7 +15,8 @@ from amp_cli.preferences.levels import STANDARD
 from amp_cli.records import Answer, Candidate, SourceItem
 
 if TYPE_CHECKING:
-    from amp_cli.asking.answerer import Decoding, Request
+    from amp_cli.asking.answerer import Request
+from amp_cli.models.spec import Decoding
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -244,7 +244,7 @@ def _make_checker(settings: GenerateSettings, encoder: Encoder | None) -> Checke
 
 
 def _make_answering(settings: GenerateSettings) -> ModelAnswering:
-    from amp_cli.asking.answerer import Decoding
+    from amp_cli.models.spec import Decoding
 
     return ModelAnswering(
         decoding=Decoding(**settings.decoding),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from amp_cli.asking.answerer import Decoding, Request
+from amp_cli.asking.answerer import Request
 from amp_cli.asking.endpoint import EndpointModel, check_endpoint, is_endpoint
 from amp_cli.asking.faults import Patience
 from amp_cli.benchmarks.runner import run_benchmark
@@ -16,6 +16,7 @@ from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.models.images import image_data_url
+from amp_cli.models.spec import Decoding
 from amp_cli.preferences.experts import parse_expert
 from amp_cli.preferences.generate import GenerateSettings, generate_preferences
 from amp_cli.records import Answer

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from amp_cli.asking.answerer import Decoding, Request
+from amp_cli.asking.answerer import Request
 from amp_cli.asking.endpoint import EndpointModel
 from amp_cli.asking.faults import Patience
+from amp_cli.models.spec import Decoding
 from amp_cli.records import Answer
 
 pytestmark = [

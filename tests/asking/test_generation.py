@@ -9,10 +9,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from amp_cli.asking import local as generation
-from amp_cli.asking.answerer import Decoding, Request
+from amp_cli.asking.answerer import Request
 from amp_cli.asking.local import answer_requests
 from amp_cli.errors import AmpError
 from amp_cli.models.load import LoadedModel, load_model
+from amp_cli.models.spec import Decoding
 
 GREEDY = Decoding(max_new_tokens=24)
 

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from amp_cli.asking.answerer import Decoding, Request
+from amp_cli.asking.answerer import Request
 from amp_cli.asking.local import answer_requests
 from amp_cli.models.llava.convert import ConvertSettings, convert
 from amp_cli.models.load import LoadedModel, load_model
 from amp_cli.models.prompts import encode_dialogue
+from amp_cli.models.spec import Decoding
 from amp_cli.training.merge import MergeSettings, merge_lora
 from tests.support.llava_golden import (
     ADAPTER,

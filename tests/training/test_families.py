@@ -15,11 +15,12 @@ from transformers import (
 )
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from amp_cli.asking.answerer import Decoding, Request
+from amp_cli.asking.answerer import Request
 from amp_cli.asking.local import answer_requests
 from amp_cli.models.load import load_model
 from amp_cli.models.prompts import encode_item
 from amp_cli.models.resolve import TINY
+from amp_cli.models.spec import Decoding
 from amp_cli.training.config import load_config
 from amp_cli.training.rows.forward import SHARED
 from amp_cli.training.rows.selftest import choose_forward

@@ -1,0 +1,56 @@
+"""Which model, and how it decodes: the two records that go from a command's options to the tensors."""
+
+from dataclasses import asdict, dataclass
+
+from amp_cli.disk.settings import free
+from amp_cli.errors import AmpError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model and how it is loaded.
+
+    Attributes:
+        model: a folder, a hub id, an alias (`7b`, `amp-meg-7b`, `tiny`), or an endpoint's URL#NAME.
+        adapter: a LoRA adapter: folder, run folder or hub id.
+        vision_tower: folder or hub id of an original LLaVA checkpoint's tower, in place of what it names.
+        dtype: `auto` is float32 on a CPU and bfloat16 on a GPU; `stored` is what the weights are stored in.
+        device: `cpu`, `cuda`, `cuda:1`, `mps` or `auto`.
+        quantization: `nf4` (4-bit NormalFloat, double quantisation) or `int8`; language model only.
+        template: chat template: `auto`, `authors`, `own`, `vicuna_v1`, `llava_v1` or a path.
+        trust_remote_code: whether Python code that comes with the model may run.
+    """
+
+    model: str
+    adapter: str | None = None
+    vision_tower: str | None = None
+    dtype: str = "auto"
+    device: str = free("auto")
+    quantization: str | None = None
+    template: str = "auto"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How answers are decoded. `temperature` 0 is deterministic (greedy or beams), above 0 tokens are sampled."""
+
+    num_beams: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    max_new_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.num_beams < 1 or self.max_new_tokens < 1:
+            raise AmpError(
+                f"num_beams ({self.num_beams}) and max_new_tokens ({self.max_new_tokens}) must be at least 1"
+            )
+        if (
+            self.temperature < 0
+            or not 0 < self.top_p <= 1
+            or self.repetition_penalty <= 0
+            or self.no_repeat_ngram_size < 0
+        ):
+            raise AmpError(f"The decoding settings are out of range: {asdict(self)}")
