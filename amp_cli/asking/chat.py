@@ -192,7 +192,7 @@ def _read(body: str, headers: Mapping[str, str], account: Account) -> Reply | Ex
         text = said or choice["message"].get("refusal") or said
     except (KeyError, IndexError, TypeError, AttributeError):
         words, _ = words_of(reply)
-        return TransientFault(f"the reply holds no answer: {words}", may_be_charged=True)
+        return TransientFault(f"the reply contains no answer: {words}", may_be_charged=True)
     text = text if isinstance(text, str) else None
     account.count(prompt, completion, text or "")
     reason = choice.get("finish_reason")

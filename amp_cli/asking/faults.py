@@ -105,7 +105,7 @@ def explain_status(
         )
     if status in (404, 405):
         return AmpError(
-            f"'{url}' knows no model '{model}' ({status}){words}",
+            f"'{url}' does not know the model '{model}' ({status}){words}",
             hint=f"Check {wording.check} is the address before /chat/completions, often ending in /v1",
         )
     if status in RETRIED or status >= 500:

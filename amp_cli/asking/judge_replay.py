@@ -73,7 +73,7 @@ def _list_of_texts(path: Path) -> list[str] | None:
         return None
     wrong = next((number for number, value in enumerate(values, start=1) if not isinstance(value, str)), None)
     if wrong is not None:
-        raise AmpError(f"Entry {wrong} of '{path}' is no text: {values[wrong - 1]!r:.80}")
+        raise AmpError(f"Entry {wrong} of '{path}' is not a text: {values[wrong - 1]!r:.80}")
     return [str(value) for value in values]
 
 

@@ -52,12 +52,12 @@ class JudgeTemplate:
             for literal, field, form, conversion in string.Formatter().parse(self.text):
                 if form or conversion or (field and not field.isidentifier()):
                     raise AmpError(
-                        f"The judge template '{self.name}' has the placeholder '{{{field}...}}', which is none"
+                        f"The judge template '{self.name}' has the placeholder '{{{field}...}}', which is not valid"
                     )
                 yield literal, field
         except ValueError as error:
             raise AmpError(
-                f"The braces of the judge template '{self.name}' do not pair: {error}",
+                f"The braces of the judge template '{self.name}' are unbalanced: {error}",
                 hint="Write {{ and }} for braces that stay",
             ) from error
 
@@ -142,7 +142,7 @@ def _template_in_script(source: str, path: Path) -> str:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise AmpError(f"'{path}' is no Python script that can be read: {error}") from error
+        raise AmpError(f"'{path}' is not a readable Python script: {error}") from error
     texts = [
         node.value.value
         for node in ast.walk(tree)
@@ -165,7 +165,7 @@ def read_rules(path: Path) -> dict[str, str]:
     rules: dict[str, str] = {}
     content: Any = read_json(path)
     if not isinstance(content, dict) or not content:
-        raise AmpError(f"'{path}' holds no rules by category")
+        raise AmpError(f"'{path}' does not hold rules by category")
     for category, rule in content.items():
         if not isinstance(rule, dict) or not isinstance(rule.get("prompt"), str):
             raise AmpError(f"The rule '{category}' in '{path}' has no text 'prompt'")

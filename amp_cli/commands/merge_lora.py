@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from amp_cli import ui
-from amp_cli.commands.options import MODEL_PANEL, JsonOption, OutOption, OverwriteOption, VisionTowerOption
+from amp_cli.commands.options import (
+    MODEL_PANEL,
+    JsonOption,
+    OutOption,
+    OverwriteOption,
+    TrustRemoteCodeOption,
+    VisionTowerOption,
+)
 
 
 def merge_lora(
@@ -29,6 +36,7 @@ def merge_lora(
             rich_help_panel=MODEL_PANEL,
         ),
     ] = "stored",
+    trust_remote_code: TrustRemoteCodeOption = False,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -44,7 +52,13 @@ def merge_lora(
 
     result = merge(
         MergeSettings(
-            adapter=adapter, out=Path(out), base=base, vision_tower=vision_tower, dtype=dtype, overwrite=overwrite
+            adapter=adapter,
+            out=Path(out),
+            base=base,
+            vision_tower=vision_tower,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            overwrite=overwrite,
         )
     )
     if json:

@@ -66,7 +66,7 @@ class Run:
             run = cls(out, facts, resumed=True)
         else:
             if out.exists() and (not out.is_dir() or any(file.suffix != ".part" for file in out.iterdir())):
-                raise AmpError(f"'{out}' is not empty and holds no run of ours", hint="Choose a new folder with --out")
+                raise AmpError(f"'{out}' is not empty and is not a run folder", hint="Choose a new folder with --out")
             run = cls(out, facts, resumed=False)
         write_json(out / NAME, run.facts)
         return run
@@ -184,7 +184,7 @@ def made_before(out: Path, *, command: str, identity: dict[str, Any], overwrite:
         if is_ours and overwrite:
             return None
     raise AmpError(
-        f"'{out}' is not empty and holds no result of this `amp {command}`",
+        f"'{out}' is not empty, and it does not hold a result of this `amp {command}`",
         hint="Choose a new folder with --out, or replace an older result of the command with --overwrite",
     )
 

@@ -169,7 +169,7 @@ def load_text_model(spec: ModelSpec) -> LoadedModel:
     """Load a model to be asked without images: a plain language model, or any that `load_model` takes.
 
     Raises:
-        AmpError: no such model, it cannot be loaded, or it brings no chat template.
+        AmpError: no such model, it cannot be loaded, or it has no chat template.
     """
     model = spec.model
     config, _ = model_config(model_and_adapter(model, None)[0])
@@ -247,7 +247,7 @@ def _load_processor(source: Source, config: dict[str, Any], trust_remote_code: b
     except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
         raise AmpError(f"The processor of '{source.model}' could not be loaded: {_first_line(error)}") from error
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
-        raise AmpError(f"'{source.model}' brings no processor for images and text", hint="Give a vision-language model")
+        raise AmpError(f"'{source.model}' has no processor for images and text", hint="Give a vision-language model")
     return processor
 
 

@@ -47,7 +47,7 @@ def choose_dtype(dtype: str, device: torch.device, config: dict[str, Any]) -> tu
     if dtype == "stored":
         dtype = dtype_in(config)
     if dtype not in DTYPES:
-        raise AmpError(f"'{dtype}' is no dtype we know", hint=f"Use auto, {', '.join(DTYPES)}")
+        raise AmpError(f"'{dtype}' is not a known dtype", hint=f"Use auto, {', '.join(DTYPES)}")
     return dtype, DTYPES[dtype]
 
 
@@ -56,7 +56,7 @@ def quantization_config(quantization: str | None, compute: torch.dtype) -> BitsA
     if quantization is None:
         return None
     if quantization not in QUANTIZATIONS:
-        raise AmpError(f"'{quantization}' is no quantisation we know", hint=f"Use {' or '.join(QUANTIZATIONS)}")
+        raise AmpError(f"'{quantization}' is not a known quantisation", hint=f"Use {' or '.join(QUANTIZATIONS)}")
     skip = [rf"(.*\.)?{part}" for part in NOT_QUANTIZED]
     if quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
@@ -93,6 +93,6 @@ def refuse_not_finite(logits: torch.Tensor, model: str, precision: str) -> None:
     """
     if bool((torch.isnan(logits) | torch.isposinf(logits)).any()):
         raise AmpError(
-            f"'{model}' computes no numbers any more in {precision}: its activations overflow",
+            f"'{model}' no longer computes finite numbers in {precision}: its activations overflow",
             hint="Use --dtype float32" + (" or bfloat16" if precision == "float16" else ""),
         )

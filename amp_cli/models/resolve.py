@@ -74,7 +74,7 @@ def model_config(model: str) -> tuple[dict[str, Any], Path]:
         folder = Path(place).expanduser()
         if not folder.is_dir():
             raise AmpError(
-                f"No model folder at '{place}'",
+                f"There is no model folder '{place}'",
                 hint="Give a folder that exists, a hub id (owner/name), or a name that `amp models` lists",
             )
         path = folder / "config.json"
@@ -84,12 +84,12 @@ def model_config(model: str) -> tuple[dict[str, Any], Path]:
                 hint=f"Give --model BASE --adapter {place}, or merge it first",
             )
         if not path.is_file():
-            raise AmpError(f"'{place}' is no model folder: it has no config.json")
+            raise AmpError(f"'{place}' is not a model folder: it has no config.json")
     else:
         path = fetch_file(place, "config.json")
     config = read_json(path)
     if not isinstance(config, dict):
-        raise AmpError(f"'{path}' is no model configuration")
+        raise AmpError(f"'{path}' is not a model configuration")
     return config, path.parent
 
 
@@ -170,7 +170,7 @@ def adapter_folder(adapter: str) -> Path:
             weight_files(place, ADAPTER_STEMS)
             return place
     raise AmpError(
-        f"'{adapter}' holds no LoRA adapter (adapter_config.json)",
+        f"'{adapter}' does not hold a LoRA adapter (adapter_config.json)",
         hint="Give an adapter folder or a finished run of `amp train`",
     )
 

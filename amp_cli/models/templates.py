@@ -36,7 +36,7 @@ def choose_template(template: str, config: dict[str, Any], processor: Any, model
         text = processor.chat_template or processor.tokenizer.chat_template
         if not isinstance(text, str):
             raise AmpError(
-                f"'{model}' brings no chat template", hint="Give --template vicuna_v1, llava_v1 or a .jinja file"
+                f"'{model}' has no chat template", hint="Give --template vicuna_v1, llava_v1 or a .jinja file"
             )
         return "own", text
     if template in CHAT_TEMPLATES:

@@ -160,7 +160,7 @@ class _Comparison:
 
     def rank(self, standard: Rounds, candidates: Sequence[Rounds]) -> list[RankedCandidate]:
         if any(len(candidate) != len(standard) for candidate in candidates):
-            raise AmpError(f"a candidate has another number of answers than the standard response ({len(standard)})")
+            raise AmpError(f"A candidate does not have as many answers as the standard response ({len(standard)})")
         compared = [self._compare(index, standard, candidate) for index, candidate in enumerate(candidates)]
         return sorted(compared, key=lambda one: (-(one.accuracy or 0), -(one.score or 0), one.index))
 

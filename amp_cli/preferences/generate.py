@@ -89,7 +89,7 @@ class GenerateSettings:
         if is_endpoint(self.base):
             raise AmpError("A model behind an endpoint cannot be fine-tuned here", hint="Give --base a model's weights")
         if self.levels > MAX_LEVELS:
-            raise AmpError(f"At most {MAX_LEVELS} levels, not {self.levels}")
+            raise AmpError(f"There may be at most {MAX_LEVELS} levels, not {self.levels}")
         series_names(self.levels)
 
     def models(self) -> tuple[Expert, ...]:
@@ -212,7 +212,7 @@ def _prepare(
 
 def _hash_of(path: Path) -> str:
     if not path.is_file():
-        raise AmpError(f"No data file at '{path}'", hint="Give a JSON or JSONL file")
+        raise AmpError(f"There is no data file '{path}'", hint="Give a JSON or JSONL file")
     return content_hash(path)
 
 
@@ -246,7 +246,9 @@ def _refuse_overwriting(settings: GenerateSettings, sources: Sources) -> None:
     read = [settings.data.resolve(), *(Path(image) for item in sources.items for image in item.images)]
     for path in read:
         if path.is_relative_to(out):
-            raise AmpError(f"--overwrite would delete '{path}', which is read", hint="Choose a new folder with --out")
+            raise AmpError(
+                f"--overwrite would delete '{path}', which is an input", hint="Choose a new folder with --out"
+            )
 
 
 def _work(settings: GenerateSettings, prepared: _Prepared) -> GenerateResult:

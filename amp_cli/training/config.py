@@ -132,7 +132,7 @@ class TrainConfig:
         if self.global_batch_size % (at_once * processes):
             sft = f" x per_device_batch_size {at_once}" if at_once > 1 else ""
             raise AmpError(
-                f"global_batch_size {self.global_batch_size} is no multiple of {processes} processes{sft}",
+                f"global_batch_size {self.global_batch_size} is not a multiple of {processes} processes{sft}",
                 hint="Change one of them with --set, or --num-processes",
             )
         share = self.global_batch_size // processes
@@ -236,7 +236,7 @@ def _read_recipe(size: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise AmpError(f"Cannot read the recipe '{path}': {error}") from error
     if not isinstance(values, dict):
-        raise AmpError(f"The recipe '{path}' is no list of `key: value`")
+        raise AmpError(f"The recipe '{path}' is not a list of `key: value`")
     return values
 
 

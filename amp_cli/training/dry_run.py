@@ -225,7 +225,7 @@ def _look_at_data(
                 last = error.message
             advance()
     if not encoded:
-        raise AmpError(f"None of {len(numbers)} sampled items can be trained on; the last: {last}")
+        raise AmpError(f"None of the {len(numbers)} sampled items can be trained on. The last: {last}")
     levels = [len(answers_of(item, config.method)) for item in items]
     return encoded, _facts(encoded, levels, rejected=rejected, sampled=len(numbers))
 

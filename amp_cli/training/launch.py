@@ -265,7 +265,7 @@ def _settings_of(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise AmpError(f"Cannot read the accelerate config '{file}': {error}") from error
     if not isinstance(values, dict) or "distributed_type" not in values:
-        raise AmpError(f"'{file}' is no accelerate config", hint="Make one with `accelerate config`")
+        raise AmpError(f"'{file}' is not an accelerate config", hint="Make one with `accelerate config`")
     return values
 
 

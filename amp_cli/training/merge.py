@@ -1,6 +1,6 @@
 """Merges a LoRA adapter into its base: a plain model folder, verified to answer as base plus adapter do."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class MergeSettings:
     base: str | None = None  # None: what the run or the adapter names
     vision_tower: str | None = None  # of an original LLaVA base, in place of what it names
     dtype: str = "stored"  # precision of the merged weights; `stored` is the base's own
+    trust_remote_code: bool = False  # whether Python code that comes with the base may run
     overwrite: bool = False
 
 
@@ -56,7 +57,12 @@ def merge_lora(settings: MergeSettings) -> MergeResult:
     adapter = adapter_folder(settings.adapter)
     base = settings.base or _recorded_base(adapter)
     spec = ModelSpec(
-        model=base, adapter=str(adapter), vision_tower=settings.vision_tower, dtype=settings.dtype, device="cpu"
+        model=base,
+        adapter=str(adapter),
+        vision_tower=settings.vision_tower,
+        dtype=settings.dtype,
+        device="cpu",
+        trust_remote_code=settings.trust_remote_code,
     )
     identity = {**check_model(spec), "dtype": spec.dtype}
     if settings.base is not None:
@@ -131,7 +137,7 @@ def _merge_into(part: Path, spec: ModelSpec) -> float:
     """Write the merged model to `part`, load it back, and return its largest difference of a logit."""
     # the first model is let go of before the second one is loaded
     expected, precision = _save_merged(part, spec)
-    merged = _logits(load_model(ModelSpec(model=str(part), dtype="stored", device="cpu")))
+    merged = _logits(load_model(replace(spec, model=str(part), adapter=None, vision_tower=None, dtype="stored")))
     difference = float((merged - expected).abs().max())
     allowed = TOLERANCES[precision] * float(expected.abs().max())
     if not difference <= allowed:

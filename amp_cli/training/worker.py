@@ -19,7 +19,7 @@ from amp_cli.training.config import TrainConfig
 RESULT = "result.json"
 """Written when the training is done: what its last event says too."""
 LOCK_SECONDS = 60
-"""A worker whose parent was killed ends at its next step; so long do we wait for it."""
+"""A worker whose parent was killed ends at its next step; this is how long we wait for it, in seconds."""
 
 
 def main() -> None:

@@ -170,7 +170,7 @@ def test_an_empty_answer_is_one_only_when_the_model_ended_it(image: Path) -> Non
     ("fault", "said"),
     [
         (Fault(status=401, message="who are you"), r"The model at .* refuses the key \(401\): who are you"),
-        (Fault(status=404, message="no such model"), r"knows no model 'llava' \(404\): no such model"),
+        (Fault(status=404, message="no such model"), r"does not know the model 'llava' \(404\): no such model"),
         (Fault(status=429, code="insufficient_quota"), "has no credit left"),
     ],
 )

@@ -126,7 +126,7 @@ def test_what_will_never_be_answered_is_rejected_at_once(fault: Fault, reason: s
     [
         (Fault(status=401, message="who are you"), r"refuses the key \(401\): who are you"),
         (Fault(status=403), r"refuses the key \(403\)"),
-        (Fault(status=404, message="no such model"), r"knows no model 'gpt-x' \(404\): no such model"),
+        (Fault(status=404, message="no such model"), r"does not know the model 'gpt-x' \(404\): no such model"),
         (Fault(status=429, code="insufficient_quota"), "no credit left"),
         (Fault(status=429, headers={"Retry-After": "3600"}), "asks to wait 3,600 s"),
     ],

@@ -67,7 +67,7 @@ def test_a_list_of_texts_goes_by_item_order_even_when_only_some_are_asked(tmp_pa
         ('{"id": "a"}', "in record 1, the field 'text' is missing"),
         ('{"text": "x"}', "in record 1, the field 'id' is missing"),
         ('{"id": "a", "text": "x"}\n{"id": "b", "te', "line 2 is no valid JSON"),
-        ('["x", 5]', "Entry 2 .* is no text"),
+        ('["x", 5]', "Entry 2 .* is not a text"),
         ("", "is empty"),
     ],
 )
@@ -82,7 +82,7 @@ def test_a_file_that_cannot_be_replayed_is_refused(content: str, message: str, t
         ("replay:", "names nothing"),
         ("local:", "names nothing"),
         ("replay:nowhere.jsonl", "There is no file 'nowhere.jsonl'"),
-        ("local:./nowhere", "No model folder"),
+        ("local:./nowhere", "no model folder"),
         (" ", "--judge is empty"),
     ],
 )

@@ -178,7 +178,10 @@ def test_rules_are_read_by_category_and_bad_ones_are_refused(tmp_path: Path) -> 
     path = tmp_path / "rule.json"
     path.write_text('{"conv": {"role": "Assistant", "prompt": "Be {fair}."}}')
     assert read_rules(path) == {"conv": "Be {fair}."}
-    for bad, message in (("[]", "no rules by category"), ('{"conv": {"role": "x"}}', "'conv' .* no text 'prompt'")):
+    for bad, message in (
+        ("[]", "not hold rules by category"),
+        ('{"conv": {"role": "x"}}', "'conv' .* no text 'prompt'"),
+    ):
         path.write_text(bad)
         with pytest.raises(AmpError, match=message):
             read_rules(path)
@@ -188,13 +191,13 @@ def test_rules_are_read_by_category_and_bad_ones_are_refused(tmp_path: Path) -> 
     ("text", "message"),
     [
         ("{anwser}", "unknown placeholder '{anwser}'"),
-        ("{answer.__class__}", "which is none"),
-        ("{answer[0]}", "which is none"),
-        ("{answer!r}", "which is none"),
-        ("{0} {1}", "which is none"),
-        ("{answer", "do not pair"),
-        ('{"json": 1}', "which is none"),
-        ("} {answer}", "do not pair"),
+        ("{answer.__class__}", "which is not valid"),
+        ("{answer[0]}", "which is not valid"),
+        ("{answer!r}", "which is not valid"),
+        ("{0} {1}", "which is not valid"),
+        ("{answer", "are unbalanced"),
+        ('{"json": 1}', "which is not valid"),
+        ("} {answer}", "are unbalanced"),
         ("{question} only", "never shows '{answer}'"),
         ("{} {} {}", "has 3 empty braces, not 4"),
         ("{} {} {} {answer}", "has 3 empty braces, not 4"),
@@ -208,9 +211,9 @@ def test_a_template_that_does_not_fit_is_refused_before_anything_is_judged(text:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"def broken(:", "no Python script"),
+        (b"def broken(:", "not a readable Python script"),
         (b"x = 5\nname = 'no places'", "assigns no template text"),
-        (b"x = 1\x00", "no Python script"),
+        (b"x = 1\x00", "not a readable Python script"),
         (b"\xff\xfe", "not UTF-8"),
     ],
 )

@@ -117,7 +117,7 @@ def test_a_safetensors_file_that_contradicts_itself_is_damaged(tmp_path: Path, c
 def test_a_text_file_is_no_pickle(tmp_path: Path) -> None:
     file = tmp_path / "pytorch_model.bin"
     file.write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(AmpError, match="it is no PyTorch file"):
+    with pytest.raises(AmpError, match="it is not a PyTorch file"):
         refuse_unfinished(file)
 
 
@@ -162,7 +162,7 @@ def test_shards_may_be_links_as_in_the_hubs_cache(base: Path, tmp_path: Path, ex
 @pytest.mark.parametrize("index", [[], {}, {"weight_map": []}, {"weight_map": {}}])
 def test_an_index_without_files_is_refused(tmp_path: Path, index: object) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(AmpError, match="is no index of weight files"):
+    with pytest.raises(AmpError, match="is not an index of weight files"):
         weight_files(tmp_path)
 
 
@@ -205,7 +205,7 @@ def test_a_pickle_of_anything_but_named_tensors_is_refused(tmp_path: Path, conte
     file = tmp_path / "pytorch_model.bin"
     torch.save(content, file)
     for read in (read_tensors, lambda file: stored_tensors([file])):
-        with pytest.raises(AmpError, match="is no plain list of named tensors"):
+        with pytest.raises(AmpError, match="is not a plain list of named tensors"):
             read(file)
 
 
@@ -218,5 +218,5 @@ def test_a_folder_without_weights_says_which_were_looked_for(base: Path) -> None
 def test_a_configuration_that_is_no_configuration_is_refused(base: Path) -> None:
     change_config(base)
     (base / "config.json").write_text("[]")
-    with pytest.raises(AmpError, match="is no model configuration"):
+    with pytest.raises(AmpError, match="is not a model configuration"):
         load_model(ModelSpec(model=str(base)))

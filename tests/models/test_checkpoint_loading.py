@@ -201,7 +201,7 @@ def lora_folder(tmp_path: Path, architecture: str) -> Path:
 
 def test_a_plain_language_model_has_no_eyes(plain: Path, tmp_path: Path) -> None:
     for adapter in (None, str(golden_adapter(tmp_path))):
-        with pytest.raises(AmpError, match="is a language model without eyes"):
+        with pytest.raises(AmpError, match="is a plain language model"):
             load_model(ModelSpec(model=str(plain), adapter=adapter))
     with pytest.raises(AmpError, match="is a language model without a projector"):
         to_hf(plain, tmp_path / "out")
@@ -220,7 +220,7 @@ def test_a_projector_file_that_holds_more_than_a_projector_is_refused(plain: Pat
     adapter = lora_folder(tmp_path, "LlamaForCausalLM")
     file = adapter / "non_lora_trainables.bin"
     torch.save({**torch.load(file), "base_model.model.model.norm.weight": torch.ones(64)}, file)
-    with pytest.raises(AmpError, match=r"holds '.*norm\.weight', which is no part of a projector"):
+    with pytest.raises(AmpError, match=r"holds '.*norm\.weight', which is not part of a projector"):
         load_model(ModelSpec(model=str(plain), adapter=str(adapter)))
 
 

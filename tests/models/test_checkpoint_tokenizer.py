@@ -245,7 +245,7 @@ def test_no_tokenizer_and_a_broken_one_are_sentences(golden: Path) -> None:
     content = (golden / "tokenizer.model").read_bytes()
     for broken in (content[: len(content) // 2], b"", b"version https://git-lfs.github.com/spec/v1\n"):
         (golden / "tokenizer.model").write_bytes(broken)
-        with pytest.raises(AmpError, match="is no SentencePiece model"):
+        with pytest.raises(AmpError, match="is not a SentencePiece model"):
             original_tokenizer(golden, vocabulary=VOCABULARY)
     (golden / "tokenizer.model").unlink()
     with pytest.raises(AmpError, match=r"has no tokenizer\.model"):

@@ -59,7 +59,7 @@ def test_the_tower_can_be_given_and_its_name_may_be_an_absolute_folder(
 
 def test_a_tower_that_is_nowhere_named_is_a_sentence(base: Path) -> None:
     change_config(base, mm_vision_tower=None)
-    with pytest.raises(AmpError, match=r"says nothing of a vision tower \(mm_vision_tower\) and holds none"):
+    with pytest.raises(AmpError, match=r"does not name a vision tower \(mm_vision_tower\) and does not contain one"):
         load_model(ModelSpec(model=str(base)))
 
 

@@ -77,7 +77,7 @@ def test_an_adapter_is_converted_to_transformers_and_read_by_plain_peft(
     bases: list[Path], adapter: Path, tmp_path: Path, spelling: Spelling, expected: torch.Tensor
 ) -> None:
     if spelling is NETWORK:
-        with pytest.raises(AmpError, match="is in the hf layout already"):
+        with pytest.raises(AmpError, match="is already in the hf layout"):
             to_hf(spell_adapter(adapter, spelling), tmp_path / "out")
         return
     out = to_hf(spell_adapter(adapter, spelling), tmp_path / "out")
@@ -100,7 +100,7 @@ def test_an_adapter_is_converted_to_the_original_layout(adapter: Path, tmp_path:
     before = all_weights(adapter)
     spell_adapter(adapter, spelling)
     if spelling is ORIGINAL:
-        with pytest.raises(AmpError, match="is in the llava layout already"):
+        with pytest.raises(AmpError, match="is already in the llava layout"):
             to_llava(adapter, tmp_path / "out")
         return
     out = to_llava(adapter, tmp_path / "out")
@@ -165,7 +165,7 @@ def test_what_is_no_adapter_of_a_llava_is_not_converted(
 
 def test_other_trained_weights_beside_an_adapter_are_not_dropped_silently(with_projector: Path, tmp_path: Path) -> None:
     save_file({"base_model.model.model.norm.weight": torch.zeros(64)}, with_projector / "mm_projector.safetensors")
-    with pytest.raises(AmpError, match=r"holds '.*norm\.weight', which is no part of a projector"):
+    with pytest.raises(AmpError, match=r"holds '.*norm\.weight', which is not part of a projector"):
         to_hf(with_projector, tmp_path / "out")
 
 

@@ -71,7 +71,7 @@ def test_a_folder_that_is_not_ours_or_of_another_model_is_left_alone(base: Path,
     out.mkdir()
     (out / "chapter1.tex").write_text("x")
     for overwrite in (False, True):
-        with pytest.raises(AmpError, match="is not empty and holds no result of this `amp convert`"):
+        with pytest.raises(AmpError, match="is not empty, and it does not hold a result of this `amp convert`"):
             convert(ConvertSettings(model=str(base), out=out, to="hf", overwrite=overwrite))
     assert [file.name for file in out.iterdir()] == ["chapter1.tex"]
     made = to_hf(base, tmp_path / "hf")
@@ -127,7 +127,7 @@ def test_a_model_that_is_in_that_layout_already_is_told_so(
     base: Path, converted: Path, tmp_path: Path, to: str
 ) -> None:
     model = converted if to == "hf" else base
-    with pytest.raises(AmpError, match=f"is in the {to} layout already"):
+    with pytest.raises(AmpError, match=f"is already in the {to} layout"):
         convert(ConvertSettings(model=str(model), out=tmp_path / "out", to=to))
     assert not (tmp_path / "out").exists()
 

@@ -53,8 +53,8 @@ def test_tiny_loads_in_float32_on_the_cpu_in_eval_mode() -> None:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("./nothing-here", "No model folder"),
-        ("no-such-thing", "No model folder"),
+        ("./nothing-here", "no model folder"),
+        ("no-such-thing", "no model folder"),
         ("nobody/nothing", "not on this disk"),
     ],
 )
@@ -161,7 +161,7 @@ def test_bare_target_names_reach_only_the_language_model(adapter: Path, tmp_path
 def test_a_run_folder_stands_for_its_adapter(adapter: Path, tmp_path: Path) -> None:
     shutil.copytree(adapter, tmp_path / "run" / "adapter")
     assert adapter_folder(str(tmp_path / "run")) == tmp_path / "run" / "adapter"
-    with pytest.raises(AmpError, match="no LoRA adapter"):
+    with pytest.raises(AmpError, match="not hold a LoRA adapter"):
         adapter_folder(str(tmp_path))
 
 

@@ -163,7 +163,7 @@ def test_a_ranked_candidate_survives_the_file() -> None:
 
 
 def test_another_number_of_rounds_is_refused() -> None:
-    with pytest.raises(AmpError, match="another number of answers"):
+    with pytest.raises(AmpError, match="as many answers"):
         check(TableEncoder({}), ("dog.", "cat."), "dog.")
 
 

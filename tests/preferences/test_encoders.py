@@ -95,5 +95,5 @@ def test_an_unknown_encoder_is_refused(name: str, message: str) -> None:
 
 
 def test_a_clip_folder_that_does_not_exist_is_refused_before_it_is_used(tmp_path: Path) -> None:
-    with pytest.raises(AmpError, match="No model folder"):
+    with pytest.raises(AmpError, match="no model folder"):
         make_encoder(f"clip:{tmp_path / 'none'}")

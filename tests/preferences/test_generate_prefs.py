@@ -240,7 +240,7 @@ def test_nothing_to_prefer_is_an_error_that_points_to_the_numbers(tmp_path: Path
         ),
         (
             {"method": "ig", "experts": (), "base": "tiny", "finetune_data": Path("f.json"), "levels": 9},
-            "At most 8 levels",
+            "at most 8 levels",
         ),
         ({"method": "best"}, "no method 'best'"),
     ],
@@ -251,9 +251,9 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message:
 
 
 def test_missing_data_and_models_are_refused_before_anything_is_written(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(AmpError, match="No data file at"):
+    with pytest.raises(AmpError, match="no data file"):
         generate(tmp_path / "none.json", tmp_path / "out")
-    with pytest.raises(AmpError, match=r"No model folder at '\./none'"):
+    with pytest.raises(AmpError, match=r"There is no model folder '\./none'"):
         generate_preferences(
             settings_for(data, tmp_path / "out", experts=(Expert(name="x", model="./none"),)), encoder=WordEncoder()
         )

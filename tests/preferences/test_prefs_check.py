@@ -173,7 +173,7 @@ def test_what_was_not_checked_is_said(folder: Path) -> None:
 
 
 def test_a_model_that_is_not_there_is_refused_before_anything_is_read(folder: Path) -> None:
-    with pytest.raises(AmpError, match="No model folder"):
+    with pytest.raises(AmpError, match="no model folder"):
         checked(folder, record(), model="./nowhere")
 
 

@@ -149,7 +149,7 @@ def test_bad_and_long_items_are_told(tmp_path: Path) -> None:
     path = write_preferences(tmp_path, records)
     plan = plan_training(load_config("tiny", overrides=["max_length=45"]), prefs=path)
     assert (plan.data.items, plan.data.rejected, plan.data.unusable) == (2, 1, 1)
-    with pytest.raises(AmpError, match="None of 2 sampled items can be trained on; the last: the item has"):
+    with pytest.raises(AmpError, match=r"None of the 2 sampled items can be trained on\. The last: the item has"):
         plan_training(load_config("tiny", overrides=["max_length=5"]), prefs=path)
 
 

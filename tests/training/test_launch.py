@@ -124,7 +124,7 @@ def test_a_users_accelerate_file_and_the_names_of_ours_are_taken(tmp_path: Path)
     with pytest.raises(AmpError, match="no accelerate config 'fdsp'"):
         plan_launch(RAGGED, [], config_file="fdsp")
     mine.write_text("hello")
-    with pytest.raises(AmpError, match="is no accelerate config"):
+    with pytest.raises(AmpError, match="is not an accelerate config"):
         plan_launch(RAGGED, [], config_file=str(mine))
 
 
@@ -159,7 +159,7 @@ def test_a_missing_file_or_model_is_refused_before_anything_is_written(tmp_path:
     with pytest.raises(AmpError, match="no preference file"):
         train_model(RAGGED, prefs=tmp_path / "none.jsonl", out=tmp_path / "out")
     prefs = write_preferences(tmp_path / "data")
-    with pytest.raises(AmpError, match="No model folder"):
+    with pytest.raises(AmpError, match="no model folder"):
         train_model(replace(RAGGED, base=str(tmp_path / "none")), prefs=prefs, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -121,5 +121,5 @@ def test_an_adapter_that_is_gone_is_a_sentence(first_run: Path, tmp_path: Path) 
     with pytest.raises(AmpError, match="has no weights"):
         load_config("tiny", adapter=str(tmp_path / "adapter"))
     (tmp_path / "adapter" / "adapter_config.json").unlink()
-    with pytest.raises(AmpError, match="holds no LoRA adapter"):
+    with pytest.raises(AmpError, match="does not hold a LoRA adapter"):
         load_config("tiny", adapter=str(tmp_path / "adapter"))

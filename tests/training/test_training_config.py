@@ -104,12 +104,12 @@ def test_the_global_batch_is_cut_among_processes_or_refused() -> None:
     config = TrainConfig(base="tiny", max_steps=1, global_batch_size=16)
     assert config.items_per_batch(1) == (16, 1)  # all at once: the trainer cuts it by tokens
     assert config.items_per_batch(8) == (2, 1)
-    with pytest.raises(AmpError, match="no multiple of 3 processes"):
+    with pytest.raises(AmpError, match="not a multiple of 3 processes"):
         config.items_per_batch(3)
     fine_tuning = TrainConfig(base="tiny", method="sft", max_steps=1, global_batch_size=16, per_device_batch_size=2)
     assert fine_tuning.items_per_batch(1) == (2, 8)
     assert fine_tuning.items_per_batch(8) == (2, 1)
-    with pytest.raises(AmpError, match="no multiple of 16 processes x per_device_batch_size 2"):
+    with pytest.raises(AmpError, match="not a multiple of 16 processes x per_device_batch_size 2"):
         fine_tuning.items_per_batch(16)
 
 

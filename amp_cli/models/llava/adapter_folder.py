@@ -27,7 +27,7 @@ def adapter_layout(folder: Path, name: str) -> str:
     strange = [key for key in names if respell_adapter(key, NETWORK) is None]
     if strange or not names:
         held = ", ".join(f"'{key}'" for key in strange[:3]) or "nothing"
-        raise AmpError(f"The adapter '{name}' holds {held}, which is no part of a LLaVA model")
+        raise AmpError(f"The adapter '{name}' holds {held}, which is not part of a LLaVA model")
     return ORIGINAL_LAYOUT if all(respell_adapter(key, ORIGINAL) == key for key in names) else TRANSFORMERS
 
 
@@ -46,7 +46,7 @@ def write_adapter(folder: Path, name: str, out: Path, *, to: str) -> int:
             is_new |= new != key
             weights[new] = tensor.contiguous()
     if not is_new:
-        raise AmpError(f"The adapter '{name}' is in the {to} layout already", hint="Give the other one with --to")
+        raise AmpError(f"The adapter '{name}' is already in the {to} layout", hint="Give the other one with --to")
     config = read_json(folder / "adapter_config.json")
     out.mkdir(parents=True, exist_ok=True)
     save_tensors(weights, out / ADAPTER_STEMS[0])

@@ -148,7 +148,7 @@ def _write_model(settings: ConvertSettings, out: Path, advance: Advance) -> Writ
         raise AmpError(f"'{settings.model}' is a language model without a projector or a vision tower")
     if source == settings.to:
         raise AmpError(
-            f"'{settings.model}' is in the {settings.to} layout already", hint="Give the other one with --to"
+            f"'{settings.model}' is already in the {settings.to} layout", hint="Give the other one with --to"
         )
     if source == ORIGINAL:
         checkpoint = open_original(folder, vision_tower=settings.vision_tower)

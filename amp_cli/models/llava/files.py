@@ -47,7 +47,7 @@ def _indexed(index: Path) -> list[Path]:
     record = read_json(index)
     weight_map = record.get("weight_map") if isinstance(record, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
-        raise AmpError(f"'{index}' is no index of weight files: it has no weight_map")
+        raise AmpError(f"'{index}' is not an index of weight files: it has no weight_map")
     names = sorted({str(name) for name in weight_map.values()})
     if any(Path(name).name != name for name in names):
         raise AmpError(f"'{index}' names files outside its folder")
@@ -75,7 +75,7 @@ def refuse_unfinished(file: Path) -> None:
     if start == b"PK" and not zipfile.is_zipfile(file):
         raise damaged(file, f"it has {size:,} bytes and no end")
     if start not in (b"PK", b"\x80\x02"):
-        raise damaged(file, "it is no PyTorch file")
+        raise damaged(file, "it is not a PyTorch file")
 
 
 def _safetensors_size(file: Path, size: int) -> int | None:
@@ -163,7 +163,7 @@ def _unpickled(file: Path, *, device: str) -> dict[str, torch.Tensor]:
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
     ):
-        raise AmpError(f"'{file}' is no plain list of named tensors")
+        raise AmpError(f"'{file}' is not a plain list of named tensors")
     return content
 
 

@@ -222,7 +222,7 @@ def _renamed(checkpoint: OriginalCheckpoint, file: Path, spelling: Spelling) -> 
             continue
         new = respell(name, spelling)
         if new is None:
-            raise AmpError(f"'{file}' holds '{name}', which is no part of a LLaVA-1.5 model")
+            raise AmpError(f"'{file}' holds '{name}', which is not part of a LLaVA-1.5 model")
         yield new, with_rows(tensor, name, checkpoint) if name in (EMBEDDING, HEAD) else tensor
 
 

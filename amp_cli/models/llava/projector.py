@@ -35,7 +35,7 @@ def read_projector(files: tuple[Path, ...], spelling: Spelling = NETWORK) -> dic
             name = projector_names(key, spelling)
             if name is None:
                 raise AmpError(
-                    f"'{file}' holds '{key}', which is no part of a projector",
+                    f"'{file}' holds '{key}', which is not part of a projector",
                     hint="Adapters that also trained other parts than the projector are not supported",
                 )
             weights[name] = tensor

@@ -110,7 +110,7 @@ def _original_in(folder: Path, adapter: Path | None, model: str, vision_tower: s
         files = projector_files(adapter) if adapter is not None else ()
         if adapter is None or not files or not (adapter / "config.json").is_file():
             raise AmpError(
-                f"'{model}' is a language model without eyes: it has no projector and no vision tower",
+                f"'{model}' is a plain language model: it has no projector and no vision tower",
                 hint="Give a vision-language model, or with --adapter LLaVA's adapter folder for this base "
                 "(config.json and non_lora_trainables.bin in it)",
             )
@@ -118,6 +118,6 @@ def _original_in(folder: Path, adapter: Path | None, model: str, vision_tower: s
         return open_original(folder, config=config, projector=files, vision_tower=vision_tower)
     if vision_tower is not None:
         raise AmpError(
-            f"'{model}' holds its vision tower already", hint="--vision-tower is for the original LLaVA layout"
+            f"'{model}' already holds its vision tower", hint="--vision-tower is for the original LLaVA layout"
         )
     return None

@@ -100,7 +100,7 @@ def _original_parts(folder: Path, image_token: int, kept: dict[str, torch.Tensor
                 continue
             new = respell(name, ORIGINAL)
             if new is None:
-                raise AmpError(f"'{file}' holds '{name}', which is no part of a LLaVA-1.5 model")
+                raise AmpError(f"'{file}' holds '{name}', which is not part of a LLaVA-1.5 model")
             if new.startswith(ORIGINAL.tower):
                 continue
             if new in (EMBEDDING, HEAD):

@@ -44,7 +44,7 @@ class Pieces:
         try:
             self.processor.Load(str(file))
         except (RuntimeError, OSError) as error:
-            raise AmpError(f"'{file}' is no SentencePiece model") from error
+            raise AmpError(f"'{file}' is not a SentencePiece model") from error
 
     @cached_property
     def names(self) -> list[str]:

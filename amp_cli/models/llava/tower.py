@@ -61,7 +61,7 @@ def find_tower(
         tower = _inner(name, own)
     elif folder is None and not name:
         raise AmpError(
-            f"'{checkpoint}' says nothing of a vision tower (mm_vision_tower) and holds none",
+            f"'{checkpoint}' does not name a vision tower (mm_vision_tower) and does not contain one",
             hint="Give --vision-tower FOLDER",
         )
     else:
