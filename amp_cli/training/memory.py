@@ -120,7 +120,7 @@ def estimate_memory(
     outline = Outline(network, config, dtype=dtype, autocast=on_gpu and dtype != torch.float32)
     # Images go through the tower before the pass, so that the language model's part is measured as if all were text.
     batch = forward.lay_out([_without_images(longest, network)])
-    twice = forward.lay_out([_without_images(longest, network)] * 2)
+    twice = batch if tokens == own else forward.lay_out([_without_images(longest, network)] * 2)
     forward = replace(forward, network=outline.base)
     images, features = outline.image_bytes(longest)
     times = tokens / own
@@ -128,7 +128,9 @@ def estimate_memory(
     fixed = features * times + _unpacked_bytes(outline.base, config, dtype)
     activations = []
     for on in (False, True):
-        one, two = (outline.pass_bytes(forward, _headless(some), checkpointing=on) for some in (batch, twice))
+        one = outline.pass_bytes(forward, _headless(batch), checkpointing=on)
+        # A pass of one item needs no line, and half of the time.
+        two = one if twice is batch else outline.pass_bytes(forward, _headless(twice), checkpointing=on)
         activations.append(round(one + (two - one) * (times - 1) + fixed))
     supervised = round(len(batch.targets) * times)
     return Estimate(
