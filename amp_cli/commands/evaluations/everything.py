@@ -102,7 +102,7 @@ def everything(
     """
     given = dict(locals())
     from amp_cli import ui
-    from amp_cli.benchmarks.answerers import model_identity
+    from amp_cli.asking.answerer import check_answerer
     from amp_cli.report.everything import named_folders, plan, run_all
 
     chosen = plan(named_folders(data or (), tuple(COMMANDS)), judge=judge)
@@ -112,7 +112,7 @@ def everything(
     settings = [_settings(name, folder, roots, given) for name, folder in chosen.folders.items()]
     first = settings[0]
     if first.spec is not None:
-        model_identity(first.spec, first.running)  # else every one of them would fail
+        check_answerer(first.spec, first.running)  # else every one of them would fail
     results = run_all(chosen, settings, out, overwrite=overwrite)
     _show(results, out, as_json=json)
     if results.failed or results.rejected:
