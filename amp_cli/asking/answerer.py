@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from amp_cli.records import PLAIN, Frame
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -11,3 +13,4 @@ class Request:
     id: str
     images: tuple[Path, ...]
     questions: tuple[str, ...]
+    frame: Frame = PLAIN

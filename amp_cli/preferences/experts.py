@@ -75,7 +75,7 @@ class ModelAnswering:
         from amp_cli.asking.answerer import Request
 
         requests = [
-            Request(id=item.id, images=tuple(Path(image) for image in item.images), questions=item.questions)
+            Request(id=item.id, images=tuple(map(Path, item.images)), questions=item.questions, frame=item.frame)
             for item in items
         ]
         if is_endpoint(expert.model):
