@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+from amp_cli.asking.answerer import Running
+from amp_cli.asking.judge import JudgeSettings
+from amp_cli.disk.settings import free, unrecorded
 from amp_cli.errors import AmpError
+from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer, BenchmarkItem
 
 RULES = {
@@ -23,55 +27,30 @@ Only = Literal["answer", "judge", "score"]
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSettings:
-    """One evaluation: what is asked of which model, and by which rule its answers are read.
+    """One evaluation: what is asked of which model, by which rule its answers are read, and who judges them.
 
-    `num_beams` and the five after it are the decoding; temperature 0 is deterministic. `judge` and what follows it
-    is for benchmarks that are judged; `judge_temperature` None is the benchmark's own, `judge_timeout` in seconds.
+    What may differ when a run goes on changes scoring or speed only; of the data, the hash is compared.
     """
 
     benchmark: str
-    out: Path
-    data: Path | None = None
-    model: str | None = None
-    adapter: str | None = None
-    vision_tower: str | None = None
-    image_root: Path | None = None
+    out: Path = unrecorded()
+    data: Path | None = free(None)
+    spec: ModelSpec | None = None
+    image_root: Path | None = free(None)
     answers: Path | None = None
-    questions: Path | None = None
-    synonyms: Path | None = None
+    questions: Path | None = free(None)
+    synonyms: Path | None = free(None)
     limit: int | None = None
     part: str = "all"
     sample: str = "hash"
-    rule: str = "strict"
+    rule: str = free("strict")
     prompt: str = "Describe this image in detail."
     prompt_suffix: str = "\nAnswer the question using a single word or phrase."
-    num_beams: int = 4
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    max_new_tokens: int = 16
-    batch_size: int = 8
-    concurrency: int = 8
-    num_processes: int | None = None
-    seed: int = 0
-    dtype: str = "auto"
-    device: str = "auto"
-    quantization: str | None = None
-    template: str = "auto"
-    trust_remote_code: bool = False
-    overwrite: bool = False
-    only: Only | None = None
-    judge: str | None = None
-    judge_url: str | None = None
-    judge_template: Path | None = None
-    judge_temperature: float | None = None
-    judge_concurrency: int = 8
-    judge_timeout: float = 120.0
-    max_cost: float | None = None
-    price: str | None = None
-    repeat: int = 1
-    verdicts: Path | None = None
+    decoding: Decoding = Decoding(num_beams=4, max_new_tokens=16)
+    running: Running = Running()
+    overwrite: bool = unrecorded(default=False)
+    only: Only | None = unrecorded(None)
+    judging: JudgeSettings = JudgeSettings()
 
     def __post_init__(self) -> None:
         rules = RULES.get(self.benchmark)
@@ -79,16 +58,13 @@ class EvalSettings:
             raise AmpError(f"There is no benchmark '{self.benchmark}'", hint=f"Known: {', '.join(RULES)}")
         if self.rule not in rules:
             raise AmpError(
-                f"'{self.rule}' is no rule of {self.benchmark}", hint=f"Give --rule {' or --rule '.join(rules)}"
+                f"'{self.rule}' is not a rule of {self.benchmark}", hint=f"Give --rule {' or --rule '.join(rules)}"
             )
         if self.only in ("judge", "score") and self.answers:
             raise AmpError(f"--only {self.only} reads the answers in --out, so --answers does not go with it")
-        if self.only in ("answer", "score") and (self.judge or self.judge_url or self.verdicts):
+        judging = self.judging
+        if self.only in ("answer", "score") and (judging.judge or judging.judge_url or judging.verdicts):
             raise AmpError(f"--only {self.only} asks no judge: --judge, --judge-url, --verdicts do not go with it")
-        if (self.judge or self.judge_url) and self.verdicts:
-            raise AmpError("--judge and --judge-url do not go with --verdicts", hint="--verdicts replaces the judge")
-        if self.repeat < 1:
-            raise AmpError(f"--repeat must be at least 1, not {self.repeat}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,22 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amp_cli.commands.evaluations.options import ProcessesOption
+from amp_cli.asking.answerer import Running
 from amp_cli.commands.options import (
-    MODEL,
-    BatchSizeOption,
-    DeviceOption,
-    DtypeOption,
+    LOADING,
+    MODEL_PANEL,
+    RUNNING,
     ImageRootOption,
     JsonOption,
     OutOption,
     OverwriteOption,
-    QuantizationOption,
-    SeedOption,
-    TemplateOption,
-    TrustRemoteCodeOption,
-    VisionTowerOption,
+    takes,
 )
+from amp_cli.models.spec import Decoding, Loading
 
 if TYPE_CHECKING:
     from amp_cli.report.sweep import Sweep
@@ -31,6 +27,7 @@ DECODING = "Decoding"
 CHEAP = ("pope", "chair")
 
 
+@takes(loading=LOADING, running=RUNNING.only("batch_size", "num_processes", "seed"))
 def sweep(
     run: Annotated[Path, typer.Argument(help="Run folder of `amp train`.")],
     out: OutOption,
@@ -48,9 +45,9 @@ def sweep(
         typer.Option("--limit", min=1, help="Images per benchmark, always the same.", rich_help_panel=DATA),
     ] = 100,
     model: Annotated[
-        str | None, typer.Option("--model", help="Base model (default: the run's)", rich_help_panel=MODEL)
+        str | None, typer.Option("--model", help="Base model (default: the run's)", rich_help_panel=MODEL_PANEL)
     ] = None,
-    vision_tower: VisionTowerOption = None,
+    loading: Loading = Loading(),
     image_root: ImageRootOption = None,
     num_beams: Annotated[int, typer.Option("--num-beams", min=1, help="Beams.", rich_help_panel=DECODING)] = 4,
     max_new_tokens: Annotated[
@@ -66,14 +63,7 @@ def sweep(
     prompt_suffix: Annotated[
         str, typer.Option("--prompt-suffix", help="Put after each of POPE's questions.", rich_help_panel=DECODING)
     ] = "\\nAnswer the question using a single word or phrase.",
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = "auto",
-    quantization: QuantizationOption = None,
-    template: TemplateOption = "auto",
-    trust_remote_code: TrustRemoteCodeOption = False,
-    batch_size: BatchSizeOption = 8,
-    num_processes: ProcessesOption = None,
-    seed: SeedOption = 0,
+    running: Running = Running(),
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -105,26 +95,23 @@ def sweep(
         benchmark="pope",
         out=out,
         limit=limit,
-        model=model or trained.model,
-        vision_tower=vision_tower or trained.vision_tower,
+        spec=replace(
+            loading,
+            vision_tower=loading.vision_tower or trained.vision_tower,
+            template=trained.template if loading.template == "auto" else loading.template,
+        ).of(model or trained.model),
         image_root=image_root,
         prompt_suffix=prompt_suffix.replace("\\n", "\n"),
-        num_beams=num_beams,
-        dtype=dtype,
-        device=device,
-        quantization=quantization,
-        template=trained.template if template == "auto" else template,
-        trust_remote_code=trust_remote_code,
-        batch_size=batch_size,
-        num_processes=num_processes,
-        seed=seed,
+        decoding=Decoding(num_beams=num_beams, max_new_tokens=16),
+        running=running,
     )
     chair = replace(
         pope,
         benchmark="chair",
         sample=resolve_sample("auto", folders.get("chair")),
-        max_new_tokens=max_new_tokens,
-        no_repeat_ngram_size=no_repeat_ngram_size,
+        decoding=Decoding(
+            num_beams=num_beams, max_new_tokens=max_new_tokens, no_repeat_ngram_size=no_repeat_ngram_size
+        ),
     )
     asked = [
         replace(settings, data=folder, image_root=image_root or images_of(settings.benchmark, folder))

@@ -13,6 +13,7 @@ from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.models.load import LoadedModel, load_model
 from amp_cli.models.prompts import encode_item, encode_prompts, render, square
+from amp_cli.models.spec import ModelSpec
 from amp_cli.records import Frame
 
 IMAGE = Image.new("RGB", (96, 96), (190, 190, 195))
@@ -20,7 +21,7 @@ IMAGE = Image.new("RGB", (96, 96), (190, 190, 195))
 
 @pytest.fixture(scope="module")
 def tiny() -> LoadedModel:
-    return load_model("tiny")
+    return load_model(ModelSpec(model="tiny"))
 
 
 def words(tiny: LoadedModel, ids: torch.Tensor) -> str:
@@ -119,7 +120,7 @@ def test_an_open_dialogue_holds_one_question_more_than_answers(tiny: LoadedModel
 
 
 def test_an_own_system_message_stands_in_place_of_the_template_s() -> None:
-    loaded = load_model("tiny")
+    loaded = load_model(ModelSpec(model="tiny"))
     loaded.chat_template = template_path("chat", "vicuna_v1.jinja").read_text(encoding="utf-8").strip()
     assert render(loaded, ["one?"], [], 1).startswith("A chat between a curious user ")
     assert render(loaded, ["one?"], [], 1, Frame(system="Be brief.")) == "Be brief. USER: <image>\none? ASSISTANT:"
@@ -144,7 +145,7 @@ def test_llava_s_templates_write_a_system_message_where_their_own_sentence_stand
     ],
 )
 def test_a_system_message_that_the_template_cannot_render_is_refused(own: str) -> None:
-    loaded = load_model("tiny")
+    loaded = load_model(ModelSpec(model="tiny"))
     loaded.chat_template = own
     with pytest.raises(AmpError, match="the chat template cannot render it"):
         render(loaded, ["one?"], [], 0, Frame(system="Be brief."))

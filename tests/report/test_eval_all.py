@@ -18,6 +18,7 @@ from amp_cli.errors import AmpError
 from amp_cli.main import app
 from amp_cli.records import Answer
 from amp_cli.report.everything import ALL, AllResults, Plan, plan, run_all
+from tests.support.settings import eval_settings
 
 
 @pytest.fixture
@@ -112,10 +113,10 @@ def test_nothing_at_hand_is_an_error_that_says_how_to_get_each(data: Path) -> No
 
 def test_each_benchmark_keeps_its_own_protocol(data: Path) -> None:
     pope, chair = (_settings(name, data, {}, options()) for name in ("pope", "chair"))
-    assert (pope.max_new_tokens, pope.no_repeat_ngram_size) == (16, 0)
-    assert (chair.max_new_tokens, chair.no_repeat_ngram_size) == (512, 5)
+    assert (pope.decoding.max_new_tokens, pope.decoding.no_repeat_ngram_size) == (16, 0)
+    assert (chair.decoding.max_new_tokens, chair.decoding.no_repeat_ngram_size) == (512, 5)
     mmhal = _settings("mmhal", data, {}, options(judge="some", repeat=3, limit=5, rule="official"))
-    assert (mmhal.judge, mmhal.repeat, mmhal.limit, mmhal.rule) == ("some", 3, None, "official")
+    assert (mmhal.judging.judge, mmhal.judging.repeat, mmhal.limit, mmhal.rule) == ("some", 3, None, "official")
     assert _settings("pope", data, {}, options(limit=5)).limit == 5
     assert _settings("chair", data, {}, options(rule="official")).rule == "strict"  # CHAIR has no rule of that name
     assert pope.prompt_suffix.startswith("\n")
@@ -157,7 +158,7 @@ def test_one_that_fails_is_named_and_the_others_go_on(data: Path) -> None:
 
 def test_another_model_in_the_same_folder_is_refused(data: Path) -> None:
     all_of(data, Model())
-    other = [EvalSettings(benchmark="pope", out=data, data=data, model="other")]
+    other = [eval_settings(benchmark="pope", out=data, data=data, model="other")]
     with pytest.raises(AmpError, match="model"):
         run_all(Plan(folders={"pope": data}, left_out={}), other, data.parent / "out")
 
@@ -166,11 +167,11 @@ def test_the_cost_limit_is_that_of_all_together(data: Path) -> None:
     limits = []
 
     def evaluate(settings: EvalSettings) -> EvalResult:
-        limits.append(settings.max_cost)
+        limits.append(settings.judging.max_cost)
         scores = {"benchmark": settings.benchmark, "judge": {"cost": 1.5}}
         return EvalResult(scores=scores, rejected={}, out=settings.out, seconds=0.0)
 
-    settings = [EvalSettings(benchmark=name, out=data, data=data, max_cost=2.0) for name in ("mmhal", "mrhal", "pope")]
+    settings = [eval_settings(benchmark=name, out=data, data=data, max_cost=2.0) for name in ("mmhal", "mrhal", "pope")]
     run_all(Plan(folders={}, left_out={}), settings, data.parent / "out", evaluate=evaluate)
     assert limits == [2.0, 0.5, 0.0]
 

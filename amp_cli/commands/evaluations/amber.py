@@ -5,33 +5,27 @@ from typing import Annotated, Literal
 
 import typer
 
-from amp_cli.commands.evaluations.options import (
-    DATA,
-    ONE_WORD,
-    AnswersOption,
-    BeamsOption,
-    NewTokensOption,
-    NgramOption,
-    OfficialOption,
-    OnlyOption,
-    OptionalModelOption,
-    ProcessesOption,
-    SuffixOption,
-    TemperatureOption,
-)
+from amp_cli.commands.evaluations.options import ONE_WORD, AnswersOption, OfficialOption, OnlyOption, SuffixOption
 from amp_cli.commands.evaluations.run import evaluate
 from amp_cli.commands.options import (
+    DATA_PANEL,
     AdapterOption,
     BatchSizeOption,
+    BeamsOption,
     ConcurrencyOption,
     DeviceOption,
     DtypeOption,
     ImageRootOption,
     JsonOption,
+    NewTokensOption,
+    NgramOption,
+    OptionalModelOption,
     OutOption,
     OverwriteOption,
+    ProcessesOption,
     QuantizationOption,
     SeedOption,
+    TemperatureOption,
     TemplateOption,
     TrustRemoteCodeOption,
     VisionTowerOption,
@@ -42,7 +36,7 @@ def amber(
     out: OutOption,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Folder with AMBER's queries and annotations.json.", rich_help_panel=DATA),
+        typer.Option("--data", help="Folder with AMBER's queries and annotations.json.", rich_help_panel=DATA_PANEL),
     ] = None,
     model: OptionalModelOption = None,
     adapter: AdapterOption = None,
@@ -51,7 +45,7 @@ def amber(
     answers: AnswersOption = None,
     part: Annotated[
         Literal["all", "generative", "discriminative", "existence", "attribute", "relation"],
-        typer.Option("--part", help="Which of its questions.", rich_help_panel=DATA),
+        typer.Option("--part", help="Which of its questions.", rich_help_panel=DATA_PANEL),
     ] = "all",
     rule: OfficialOption = "strict",
     only: OnlyOption = None,

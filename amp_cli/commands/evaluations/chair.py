@@ -5,32 +5,28 @@ from typing import Annotated, Literal
 
 import typer
 
-from amp_cli.commands.evaluations.options import (
-    DATA,
-    DECODING,
-    SCORING,
-    AnswersOption,
-    BeamsOption,
-    NewTokensOption,
-    NgramOption,
-    OnlyOption,
-    OptionalModelOption,
-    ProcessesOption,
-    TemperatureOption,
-)
+from amp_cli.commands.evaluations.options import SCORING_PANEL, AnswersOption, OnlyOption
 from amp_cli.commands.evaluations.run import evaluate
 from amp_cli.commands.options import (
+    DATA_PANEL,
+    DECODING_PANEL,
     AdapterOption,
     BatchSizeOption,
+    BeamsOption,
     ConcurrencyOption,
     DeviceOption,
     DtypeOption,
     ImageRootOption,
     JsonOption,
+    NewTokensOption,
+    NgramOption,
+    OptionalModelOption,
     OutOption,
     OverwriteOption,
+    ProcessesOption,
     QuantizationOption,
     SeedOption,
+    TemperatureOption,
     TemplateOption,
     TrustRemoteCodeOption,
     VisionTowerOption,
@@ -42,7 +38,7 @@ def chair(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", help="Folder with COCO's instances*.json (captions*.json beside it).", rich_help_panel=DATA
+            "--data", help="Folder with COCO's instances*.json (captions*.json beside it).", rich_help_panel=DATA_PANEL
         ),
     ] = None,
     model: OptionalModelOption = None,
@@ -52,14 +48,16 @@ def chair(
     answers: AnswersOption = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="Describe only so many images, always the same.", rich_help_panel=DATA),
+        typer.Option(
+            "--limit", min=1, help="Describe only so many images, always the same.", rich_help_panel=DATA_PANEL
+        ),
     ] = None,
     sample: Annotated[
         Literal["auto", "pope", "hash", "all"],
         typer.Option(
             "--sample",
             help="Which of COCO's images: POPE's 500, the first 500 by hash, or all; auto is pope if it is at hand.",
-            rich_help_panel=DATA,
+            rich_help_panel=DATA_PANEL,
         ),
     ] = "auto",
     synonyms: Annotated[
@@ -67,16 +65,16 @@ def chair(
         typer.Option(
             "--synonyms",
             help='JSON {"car": ["car", "cars"]} (default: synonyms.json below --data, or a table for COCO).',
-            rich_help_panel=SCORING,
+            rich_help_panel=SCORING_PANEL,
         ),
     ] = None,
     rule: Annotated[
         Literal["strict", "plain"],
-        typer.Option("--rule", help='plain counts "there is no dog" as a dog.', rich_help_panel=SCORING),
+        typer.Option("--rule", help='plain counts "there is no dog" as a dog.', rich_help_panel=SCORING_PANEL),
     ] = "strict",
     only: OnlyOption = None,
     prompt: Annotated[
-        str, typer.Option("--prompt", help="What the model is asked.", rich_help_panel=DECODING)
+        str, typer.Option("--prompt", help="What the model is asked.", rich_help_panel=DECODING_PANEL)
     ] = "Describe this image in detail.",
     num_beams: BeamsOption = 4,
     temperature: TemperatureOption = 0.0,

@@ -8,29 +8,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amp_cli.commands.evaluations import amber, chair, llava_bench, mmhal, mrhal, pope
-from amp_cli.commands.evaluations.options import (
-    DATA,
-    JudgeConcurrencyOption,
-    JudgeOption,
-    JudgeTimeoutOption,
-    JudgeUrlOption,
-    MaxCostOption,
-    OfficialOption,
-    PriceOption,
-    ProcessesOption,
-    RepeatOption,
-)
+from amp_cli.commands.evaluations.options import OfficialOption
 from amp_cli.commands.options import (
+    DATA_PANEL,
     AdapterOption,
     BatchSizeOption,
     ConcurrencyOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    JudgeConcurrencyOption,
+    JudgeOption,
+    JudgeTimeoutOption,
+    JudgeUrlOption,
+    MaxCostOption,
     ModelOption,
     OutOption,
     OverwriteOption,
+    PriceOption,
+    ProcessesOption,
     QuantizationOption,
+    RepeatOption,
     SeedOption,
     TrustRemoteCodeOption,
     VisionTowerOption,
@@ -61,7 +59,7 @@ def everything(
             "--data",
             metavar="[NAME=]DIR",
             help="Files of a benchmark, or of several; repeatable (default: what `amp download` fetched)",
-            rich_help_panel=DATA,
+            rich_help_panel=DATA_PANEL,
         ),
     ] = None,
     image_root: Annotated[
@@ -70,12 +68,12 @@ def everything(
             "--image-root",
             metavar="NAME=DIR",
             help="Images of a benchmark, where they are not among its files; repeatable.",
-            rich_help_panel=DATA,
+            rich_help_panel=DATA_PANEL,
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="Images of POPE and CHAIR, always the same.", rich_help_panel=DATA),
+        typer.Option("--limit", min=1, help="Images of POPE and CHAIR, always the same.", rich_help_panel=DATA_PANEL),
     ] = None,
     adapter: AdapterOption = None,
     vision_tower: VisionTowerOption = None,
@@ -112,7 +110,9 @@ def everything(
     for name, reason in chosen.left_out.items():
         ui.note(f"{name} is left out: {reason}")
     settings = [_settings(name, folder, roots, given) for name, folder in chosen.folders.items()]
-    model_identity(settings[0], model)  # else every one of them would fail
+    first = settings[0]
+    if first.spec is not None:
+        model_identity(first.spec, first.running)  # else every one of them would fail
     results = run_all(chosen, settings, out, overwrite=overwrite)
     _show(results, out, as_json=json)
     if results.failed or results.rejected:
@@ -123,6 +123,7 @@ def _settings(name: str, folder: Path, roots: Mapping[str, Path], given: Mapping
     """Return a benchmark's settings: its command's own defaults, and what was given here."""
     from amp_cli.benchmarks.chair import resolve_sample
     from amp_cli.benchmarks.settings import EvalSettings
+    from amp_cli.disk.settings import restore
     from amp_cli.report.everything import EVERY, images_of
 
     parameters = inspect.signature(COMMANDS[name]).parameters
@@ -134,7 +135,7 @@ def _settings(name: str, folder: Path, roots: Mapping[str, Path], given: Mapping
         options |= {"rule": "strict", "sample": resolve_sample(options["sample"], folder)}
     if "prompt_suffix" in options:
         options["prompt_suffix"] = options["prompt_suffix"].replace("\\n", "\n")
-    return EvalSettings(benchmark=name, **options)
+    return restore(EvalSettings, {**options, "benchmark": name})
 
 
 def _show(results: "AllResults", out: Path, *, as_json: bool) -> None:

@@ -5,10 +5,18 @@ from typing import Annotated
 
 import typer
 
-from amp_cli.commands.evaluations.options import (
-    DATA,
-    AnswersOption,
+from amp_cli.commands.evaluations.options import AnswersOption, OfficialOption, OnlyJudgedOption
+from amp_cli.commands.evaluations.run import evaluate
+from amp_cli.commands.options import (
+    DATA_PANEL,
+    AdapterOption,
+    BatchSizeOption,
     BeamsOption,
+    ConcurrencyOption,
+    DeviceOption,
+    DtypeOption,
+    ImageRootOption,
+    JsonOption,
     JudgeConcurrencyOption,
     JudgeOption,
     JudgeTemperatureOption,
@@ -18,30 +26,18 @@ from amp_cli.commands.evaluations.options import (
     MaxCostOption,
     NewTokensOption,
     NgramOption,
-    OfficialOption,
-    OnlyJudgedOption,
     OptionalModelOption,
-    PriceOption,
-    ProcessesOption,
-    RepeatOption,
-    TemperatureOption,
-    VerdictsOption,
-)
-from amp_cli.commands.evaluations.run import evaluate
-from amp_cli.commands.options import (
-    AdapterOption,
-    BatchSizeOption,
-    ConcurrencyOption,
-    DeviceOption,
-    DtypeOption,
-    ImageRootOption,
-    JsonOption,
     OutOption,
     OverwriteOption,
+    PriceOption,
+    ProcessesOption,
     QuantizationOption,
+    RepeatOption,
     SeedOption,
+    TemperatureOption,
     TemplateOption,
     TrustRemoteCodeOption,
+    VerdictsOption,
     VisionTowerOption,
 )
 
@@ -53,7 +49,7 @@ def mrhal(
         typer.Option(
             "--data",
             help="Folder with MRHal-Bench's JSON list (default: what `amp download` fetched)",
-            rich_help_panel=DATA,
+            rich_help_panel=DATA_PANEL,
         ),
     ] = None,
     model: OptionalModelOption = None,

@@ -5,33 +5,27 @@ from typing import Annotated
 
 import typer
 
-from amp_cli.commands.evaluations.options import (
-    DATA,
-    ONE_WORD,
-    AnswersOption,
-    BeamsOption,
-    NewTokensOption,
-    NgramOption,
-    OfficialOption,
-    OnlyOption,
-    OptionalModelOption,
-    ProcessesOption,
-    SuffixOption,
-    TemperatureOption,
-)
+from amp_cli.commands.evaluations.options import ONE_WORD, AnswersOption, OfficialOption, OnlyOption, SuffixOption
 from amp_cli.commands.evaluations.run import evaluate
 from amp_cli.commands.options import (
+    DATA_PANEL,
     AdapterOption,
     BatchSizeOption,
+    BeamsOption,
     ConcurrencyOption,
     DeviceOption,
     DtypeOption,
     ImageRootOption,
     JsonOption,
+    NewTokensOption,
+    NgramOption,
+    OptionalModelOption,
     OutOption,
     OverwriteOption,
+    ProcessesOption,
     QuantizationOption,
     SeedOption,
+    TemperatureOption,
     TemplateOption,
     TrustRemoteCodeOption,
     VisionTowerOption,
@@ -42,7 +36,9 @@ def pope(
     out: OutOption,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Folder with coco_pope_{random,popular,adversarial}.json.", rich_help_panel=DATA),
+        typer.Option(
+            "--data", help="Folder with coco_pope_{random,popular,adversarial}.json.", rich_help_panel=DATA_PANEL
+        ),
     ] = None,
     model: OptionalModelOption = None,
     adapter: AdapterOption = None,
@@ -54,12 +50,14 @@ def pope(
         typer.Option(
             "--questions",
             help="JSONL with question_id, image, text, category (default: found below --data).",
-            rich_help_panel=DATA,
+            rich_help_panel=DATA_PANEL,
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="Ask about so many images only, always the same.", rich_help_panel=DATA),
+        typer.Option(
+            "--limit", min=1, help="Ask about so many images only, always the same.", rich_help_panel=DATA_PANEL
+        ),
     ] = None,
     rule: OfficialOption = "strict",
     only: OnlyOption = None,

@@ -10,18 +10,19 @@ def evaluate(benchmark: str, options: Mapping[str, Any]) -> None:
     """Run a benchmark and show its scores; exit status 3 when items had to be left out.
 
     Args:
-        options: a command's own, by name; each is a field of EvalSettings but `json`.
+        options: a command's own, by name; each is a field of EvalSettings, or of a record in it, but `json`.
     """
     from amp_cli import ui
     from amp_cli.benchmarks.answering import REJECTED
     from amp_cli.benchmarks.runner import run_benchmark
     from amp_cli.benchmarks.settings import EvalSettings
+    from amp_cli.disk.settings import restore
     from amp_cli.report.tables import method_sentence, score_tables
 
     fields = {name: value for name, value in options.items() if name != "json"}
     if "prompt_suffix" in fields:
         fields["prompt_suffix"] = fields["prompt_suffix"].replace("\\n", "\n")
-    settings = EvalSettings(benchmark=benchmark, **fields)
+    settings = restore(EvalSettings, {**fields, "benchmark": benchmark})
     result = run_benchmark(settings)
     if options["json"]:
         ui.data(result.scores)
