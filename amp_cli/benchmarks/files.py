@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from amp_cli.disk.jsonl import content_hash, disk_errors_explained, read_json_records
-from amp_cli.downloads.places import cache_folder
+from amp_cli.downloads.places import benchmark_folder, cache_folder
 from amp_cli.errors import AmpError
 from amp_cli.models.images import check_image, find_image
 from amp_cli.records import Answer, BenchmarkItem, Verdict
@@ -221,6 +221,19 @@ def _spellings(name: str) -> tuple[str, str]:
     path = Path(name)
     bare = path.name.removeprefix(COCO_PREFIX)
     return name, str(path.with_name(bare if bare != path.name else COCO_PREFIX + path.name))
+
+
+def downloaded_images(benchmark: str, data: Path) -> Path | None:
+    """Return where the downloaded images of a benchmark are, for another one whose own `data` brings none.
+
+    Args:
+        benchmark: whose images serve; "" where nobody's do.
+    """
+    kinds = ("jpg", "jpeg", "png")
+    if not benchmark or any(next(data.glob(f"{depth}*.{kind}"), None) for depth in ("", "*/") for kind in kinds):
+        return None
+    images = benchmark_folder(benchmark) / "val2014"
+    return images if images.is_dir() else None
 
 
 def check_images(

@@ -1,22 +1,12 @@
-"""What an evaluation is asked to do, and the shape that every benchmark has."""
+"""What an evaluation is asked to do."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal
 
+from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.errors import AmpError
-from amp_cli.records import Answer, BenchmarkItem
 
-RULES = {
-    "pope": ("strict", "official"),
-    "chair": ("strict", "plain"),
-    "amber": ("strict", "official"),
-    "mmhal": ("strict", "official"),
-    "mrhal": ("strict", "official"),
-    "llava-bench": ("strict", "official"),
-    "llava-bench-wild": ("strict", "official"),
-}
 Only = Literal["answer", "judge", "score"]
 """The one step to take: answer and stop, judge the answers in `out`, or score what is in `out`."""
 
@@ -74,12 +64,12 @@ class EvalSettings:
     verdicts: Path | None = None
 
     def __post_init__(self) -> None:
-        rules = RULES.get(self.benchmark)
-        if rules is None:
-            raise AmpError(f"There is no benchmark '{self.benchmark}'", hint=f"Known: {', '.join(RULES)}")
+        if self.benchmark not in BENCHMARKS:
+            raise AmpError(f"There is no benchmark '{self.benchmark}'", hint=f"Known: {', '.join(BENCHMARKS)}")
+        rules = BENCHMARKS[self.benchmark].rules
         if self.rule not in rules:
             raise AmpError(
-                f"'{self.rule}' is no rule of {self.benchmark}", hint=f"Give --rule {' or --rule '.join(rules)}"
+                f"{self.benchmark} has no rule '{self.rule}'", hint=f"Give --rule {' or --rule '.join(rules)}"
             )
         if self.only in ("judge", "score") and self.answers:
             raise AmpError(f"--only {self.only} reads the answers in --out, so --answers does not go with it")
@@ -89,51 +79,3 @@ class EvalSettings:
             raise AmpError("--judge and --judge-url do not go with --verdicts", hint="--verdicts replaces the judge")
         if self.repeat < 1:
             raise AmpError(f"--repeat must be at least 1, not {self.repeat}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedBenchmark:
-    """The items, the files they came from (their content is the data's identity), and facts worth recording."""
-
-    items: tuple[BenchmarkItem, ...]
-    files: tuple[Path, ...]
-    facts: dict[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-
-class ItemScore(Protocol):
-    """One item's result: a line of `items.jsonl`."""
-
-    @property
-    def id(self) -> str: ...
-
-    def to_json(self) -> dict[str, Any]: ...
-
-
-Score = TypeVar("Score", bound=ItemScore)
-
-
-class Benchmark(Protocol[Score]):
-    """load -> ask -> score -> summarise, and `adopt` for answers at hand. Each benchmark is a module of this shape."""
-
-    def load(self, data: Path, settings: EvalSettings) -> LoadedBenchmark:
-        """Read the official files into items. Raises AmpError for what cannot be scored."""
-        ...
-
-    def ask(self, item: BenchmarkItem, settings: EvalSettings) -> tuple[str, ...]:
-        """Return the questions as the model gets them, one per round."""
-        ...
-
-    def adopt(
-        self, path: Path, items: Sequence[BenchmarkItem], data: Path, settings: EvalSettings
-    ) -> dict[str, Answer]:
-        """Read an answer file (ours or upstream's) and join it to the items by content."""
-        ...
-
-    def score(self, item: BenchmarkItem, answer: Answer, rule: str) -> Score:
-        """Hold one answer against the truth."""
-        ...
-
-    def summarise(self, scores: Sequence[Score], rule: str) -> dict[str, Any]:
-        """Return the benchmark's scores with their intervals."""
-        ...

@@ -84,10 +84,9 @@ def sweep(
     Example: amp eval sweep runs/train --data pope=POPE/output/coco --image-root val2014 --limit 100 --out runs/sweep
     """
     from amp_cli import ui
-    from amp_cli.benchmarks.chair import resolve_sample
     from amp_cli.benchmarks.settings import EvalSettings
     from amp_cli.errors import AmpError
-    from amp_cli.report.everything import folder_of, images_of, named_folders
+    from amp_cli.report.everything import folder_of, named_folders
     from amp_cli.report.sweep import find_points, run_sweep, trained_model
 
     points, left_out = find_points(run)
@@ -122,12 +121,12 @@ def sweep(
     chair = replace(
         pope,
         benchmark="chair",
-        sample=resolve_sample("auto", folders.get("chair")),
+        sample="auto",
         max_new_tokens=max_new_tokens,
         no_repeat_ngram_size=no_repeat_ngram_size,
     )
     asked = [
-        replace(settings, data=folder, image_root=image_root or images_of(settings.benchmark, folder))
+        replace(settings, data=folder, image_root=image_root)
         for settings in (pope, chair)
         if (folder := folders.get(settings.benchmark)) is not None
     ]
@@ -140,23 +139,24 @@ def sweep(
 def _show(result: "Sweep", *, as_json: bool) -> None:
     """Print the scores by step, name the best, and warn of a last step that is clearly worse."""
     from amp_cli import ui
-    from amp_cli.report.sweep import CURVES
-    from amp_cli.report.tables import shown
+    from amp_cli.benchmarks import BENCHMARKS
+    from amp_cli.benchmarks.showing import shown
 
     if as_json:
         ui.data(result.to_json())
     else:
-        curves = [curve for curve in CURVES if curve.benchmark in result.best]
+        curves = [(name, curve) for name in result.best for curve in BENCHMARKS[name].curves]
         rows = []
         for point, scores in zip(result.points, result.scores, strict=True):
             best_of = [name for name, step in result.best.items() if step == point.step]
             cells = [
-                shown(block[curve.name], block["ci95"].get(curve.name), name=curve.name)
-                for curve in curves
-                for block in [curve.block(scores[curve.benchmark])]
+                shown(curve.value(scores[name]), curve.interval(scores[name]), name=curve.name)
+                for name, curve in curves
             ]
             rows.append([f"{point.step:,}", *cells, f"best {', '.join(best_of)}" if best_of else ""])
-        ui.table("Scores by step; below each its 95 % interval", ["step", *(one.title for one in curves), ""], rows)
+        ui.table(
+            "Scores by step; below each its 95 % interval", ["step", *(curve.title for _, curve in curves), ""], rows
+        )
     for one in result.overtrained:
         step = result.best[one.benchmark]
         lesson = "It was trained too long" if step else "Training did harm there"

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.benchmarks.runner import BENCHMARKS, JUDGED, EvalResult, run_benchmark
+from amp_cli.benchmarks import BENCHMARKS
+from amp_cli.benchmarks.runner import EvalResult, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.run import Run
@@ -48,7 +49,7 @@ def plan(given: Mapping[str, Path], *, judge: str | None) -> Plan:
         folder = folder_of(name, given)
         if folder is None:
             left_out[name] = f"its files are not at hand: --data {name}=DIR, or `amp download {name}`"
-        elif name in JUDGED and judge is None:
+        elif BENCHMARKS[name].judge is not None and judge is None:
             left_out[name] = "it is rated by a judge, and no --judge is given"
         else:
             folders[name] = folder
@@ -105,16 +106,8 @@ EVERY = ""
 """The key of a folder that was given without a name: it is looked through for every benchmark."""
 
 
-FILES = {
-    "pope": ("coco_pope_*.json",),
-    "chair": ("instances*.json",),
-    "amber": ("query_*.json",),
-    "mmhal": ("response_template.json", "test_data.zip"),
-    "llava-bench": ("qa90_questions.jsonl",),
-    "llava-bench-wild": ("context.jsonl",),
-}
-"""The files by which a benchmark's folder is known; MRHal's have no name of their own."""
 ANY = ("*.json", "*.jsonl", "*.zip")
+"""What a downloaded folder holds where a benchmark's files have no names of their own."""
 
 
 def named_folders(values: Sequence[str], known: Collection[str]) -> dict[str, Path]:
@@ -142,15 +135,8 @@ def folder_of(name: str, given: Mapping[str, Path]) -> Path | None:
     """Return the folder of a benchmark's files: given by name, given for all, downloaded; None where there is none."""
     if name in given:
         return given[name]
-    for folder, patterns in ((given.get(EVERY), FILES.get(name, ())), (benchmark_folder(name), FILES.get(name, ANY))):
-        if folder is not None and folder.is_dir() and any(next(folder.rglob(pattern), None) for pattern in patterns):
+    patterns = BENCHMARKS[name].files
+    for folder, wanted in ((given.get(EVERY), patterns), (benchmark_folder(name), patterns or ANY)):
+        if folder is not None and folder.is_dir() and any(next(folder.rglob(one), None) for one in wanted):
             return folder
     return None
-
-
-def images_of(name: str, folder: Path) -> Path | None:
-    """Return where the images are if not below `folder`: CHAIR's, of which only annotations are downloaded."""
-    images = benchmark_folder("pope") / "val2014"
-    kinds = ("jpg", "jpeg", "png")
-    has_own = any(next(folder.glob(f"{depth}*.{kind}"), None) for depth in ("", "*/") for kind in kinds)
-    return images if name == "chair" and not has_own and images.is_dir() else None

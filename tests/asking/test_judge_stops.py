@@ -17,7 +17,7 @@ import pytest
 
 from amp_cli.asking.judge import Judge, JudgeSettings, open_judge
 from amp_cli.asking.judge_endpoint import EndpointJudge
-from amp_cli.benchmarks.judged import judge_settings
+from amp_cli.benchmarks.judging import judge_settings
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.jsonl import RecordLog
 from amp_cli.errors import AmpError

@@ -187,7 +187,11 @@ def test_a_folder_that_is_no_model_is_refused_before_anything_is_written(data: P
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"rule": "lenient"}, "no rule of pope"), ({"benchmark": "mmlu"}, "no benchmark"), ({"rule": "plain"}, "no rule")],
+    [
+        ({"rule": "lenient"}, "pope has no rule"),
+        ({"benchmark": "mmlu"}, "no benchmark"),
+        ({"rule": "plain"}, "no rule"),
+    ],
 )
 def test_unknown_benchmarks_and_rules_are_refused(changes: dict[str, str], message: str, data: Path) -> None:
     with pytest.raises(AmpError, match=message):

@@ -10,7 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from amp_cli.asking.answerer import Request
-from amp_cli.benchmarks.runner import BENCHMARKS, EvalResult, run_benchmark
+from amp_cli.benchmarks import BENCHMARKS
+from amp_cli.benchmarks.runner import EvalResult, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.commands.evaluations.everything import COMMANDS, _settings, _show
 from amp_cli.disk.run import Run

@@ -98,10 +98,4 @@ def chair(
 
     Example: amp eval chair --model 7b --data coco --image-root coco/val2014 --limit 500 --out runs/base-chair
     """
-    given = dict(locals())
-    from amp_cli.benchmarks.chair import resolve_sample
-    from amp_cli.downloads.places import benchmark_folder
-    from amp_cli.report.everything import images_of
-
-    images = image_root or images_of("chair", data or benchmark_folder("chair"))
-    evaluate("chair", given | {"sample": resolve_sample(sample, data), "image_root": images})
+    evaluate("chair", locals())

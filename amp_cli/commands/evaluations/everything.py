@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "pope": pope.pope,
+    "repope": pope.pope,
     "chair": chair.chair,
     "amber": amber.amber,
     "mmhal": mmhal.mmhal,
@@ -121,17 +122,16 @@ def everything(
 
 def _settings(name: str, folder: Path, roots: Mapping[str, Path], given: Mapping[str, Any]) -> "EvalSettings":
     """Return a benchmark's settings: its command's own defaults, and what was given here."""
-    from amp_cli.benchmarks.chair import resolve_sample
     from amp_cli.benchmarks.settings import EvalSettings
-    from amp_cli.report.everything import EVERY, images_of
+    from amp_cli.report.everything import EVERY
 
     parameters = inspect.signature(COMMANDS[name]).parameters
     options = {key: one.default for key, one in parameters.items() if key != "json"}
     options |= {key: value for key, value in given.items() if key in options}
-    options |= {"data": folder, "image_root": roots.get(name) or roots.get(EVERY) or images_of(name, folder)}
+    options |= {"data": folder, "image_root": roots.get(name) or roots.get(EVERY)}
     options["overwrite"] = False  # the folder of all is emptied as a whole
     if name == "chair":
-        options |= {"rule": "strict", "sample": resolve_sample(options["sample"], folder)}
+        options |= {"rule": "strict"}
     if "prompt_suffix" in options:
         options["prompt_suffix"] = options["prompt_suffix"].replace("\\n", "\n")
     return EvalSettings(benchmark=name, **options)
@@ -140,14 +140,15 @@ def _settings(name: str, folder: Path, roots: Mapping[str, Path], given: Mapping
 def _show(results: "AllResults", out: Path, *, as_json: bool) -> None:
     """Print one table of all benchmarks, and what is missing from it."""
     from amp_cli import ui
-    from amp_cli.report.tables import COLUMNS, shown
+    from amp_cli.benchmarks import BENCHMARKS
+    from amp_cli.benchmarks.showing import shown
 
     if as_json:
         ui.data(results.to_json())
     else:
         rows = []
         for name, scores in results.scores.items():
-            for number, column in enumerate(COLUMNS[name]):
+            for number, column in enumerate(BENCHMARKS[name].columns):
                 bounds = column.interval(scores)
                 text, _, interval = shown(column.value(scores), bounds, name=column.name).partition("\n")
                 rows.append([name if number == 0 else "", column.title, text, interval])

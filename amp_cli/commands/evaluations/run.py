@@ -13,10 +13,10 @@ def evaluate(benchmark: str, options: Mapping[str, Any]) -> None:
         options: a command's own, by name; each is a field of EvalSettings but `json`.
     """
     from amp_cli import ui
+    from amp_cli.benchmarks import BENCHMARKS
     from amp_cli.benchmarks.answering import REJECTED
     from amp_cli.benchmarks.runner import run_benchmark
     from amp_cli.benchmarks.settings import EvalSettings
-    from amp_cli.report.tables import method_sentence, score_tables
 
     fields = {name: value for name, value in options.items() if name != "json"}
     if "prompt_suffix" in fields:
@@ -28,9 +28,9 @@ def evaluate(benchmark: str, options: Mapping[str, Any]) -> None:
     elif settings.only == "answer":
         ui.note(f"{result.scores['n']:,} answers are in '{result.scores['answers']}'")
     else:
-        for table in score_tables(result.scores):
+        for table in BENCHMARKS[benchmark].tables(result.scores):
             ui.table(*table)
-        if sentence := method_sentence(result.scores):
+        if sentence := BENCHMARKS[benchmark].about(result.scores):
             ui.note(sentence[0].upper() + sentence[1:])
     if result.rejected:
         first, reason = next(iter(result.rejected.items()))
