@@ -56,7 +56,7 @@ def plan(given: Mapping[str, Path], *, judge: str | None) -> Plan:
     if not folders:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise AmpError(
-            f"There is nothing to evaluate. {reasons}", hint="Give --data NAME=DIR or run `amp download pope`"
+            f"There is nothing to evaluate. {reasons}", hint="Give --data NAME=DIR or run `amp download NAME`"
         )
     return Plan(folders=folders, left_out=left_out)
 

@@ -105,6 +105,12 @@ JUDGED_ROWS = _rows(
 )
 
 
+def quoted_rows() -> dict[str, list[dict[str, Any]]]:
+    """Return all quoted rows by benchmark, as `amp report --json` prints them."""
+    judged = {name: [row.to_json() for row in rows] for name, rows in JUDGED_ROWS.items()}
+    return {"pope": [row.to_json() for row in POPE_ROWS], **judged}
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuotedTable:
     """The paper's rows of a benchmark: what they are, where they come from, and columns, `model` being the first."""
