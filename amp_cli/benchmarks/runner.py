@@ -158,13 +158,16 @@ def _adopted(
     if path.resolve().is_relative_to(settings.out.resolve()):
         raise AmpError(f"'{path}' lies in --out '{settings.out}'", hint="Use --only score to score it again")
     answers = benchmark.adopt(path, items, data, settings)
-    asked = {item.id for item in items}
-    left_aside = len(answers.keys() - asked) if benchmark.is_part else 0
+    if not benchmark.is_part:
+        check_complete(items, answers, path)
+        return Adopted(answers=answers, left_aside=0)
+    kept = {item.id: answers[item.id] for item in items if item.id in answers}
+    # the whole may have been asked in an older, smaller version: what lacks an answer is left out, unless all does
+    check_complete([item for item in items if item.id in kept] or items, kept, path)
+    left_aside = len(answers) - len(kept)
     if left_aside:
-        answers = {item_id: answer for item_id, answer in answers.items() if item_id in asked}
         ui.note(f"{left_aside:,} answers are to questions that {benchmark.name} does not ask: they were left aside")
-    check_complete(items, answers, path)
-    return Adopted(answers=answers, left_aside=left_aside)
+    return Adopted(answers=kept, left_aside=left_aside)
 
 
 def _opened(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer | None) -> Run:
