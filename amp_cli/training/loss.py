@@ -7,6 +7,12 @@ from torch.nn.functional import logsigmoid
 
 PAIR_SETS = ("all", "adjacent", "best-vs-rest")
 REDUCTIONS = ("sum", "mean")
+TIE = 4 * torch.finfo(torch.float32).eps
+"""How far a margin may be from zero and still be a tie, as a share of the four sums that it comes from.
+
+Models compute in float32 or coarser, whatever type the sums arrive in. The same row in another layout, or on another
+processor, moves a sum by about 4e-7 of its size (3e-4 of 700 nats); four sums make a margin.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +20,7 @@ class MDPOLoss:
     """The loss of a batch and what one wants to watch. Only `loss` and `total` carry gradients.
 
     `total` is the sum over all pairs and items and `count` what it is divided by to give `loss`, so that a batch may be
-    cut into pieces without changing the update. Where an item lacks a level, margins and rewards are NaN.
+    cut into pieces without changing the update. Where an item lacks a level, margins, order and rewards are NaN.
     """
 
     loss: torch.Tensor  # scalar
@@ -22,7 +28,8 @@ class MDPOLoss:
     count: int
     pairs: tuple[tuple[int, int], ...]  # (better, worse) levels, in the order of the columns of `margins`
     margins: torch.Tensor  # (batch, pairs): reward of the better minus reward of the worse level, nats
-    accuracy: float  # share of the pairs in order; NaN without pairs
+    order: torch.Tensor  # (batch, pairs) float64: 1 in order, 0 not, 0.5 a tie; NaN where absent
+    accuracy: float  # mean of `order`: the share of pairs in order, a tie counts one half; NaN without pairs
     rewards: torch.Tensor  # (batch, levels): policy minus reference log-probability, nats
 
 
@@ -84,15 +91,28 @@ def mdpo_loss(
     total = torch.where(present, term, 0.0).sum()
     count = count_terms(mask.sum(dim=1).tolist(), pairs, reduction)
     margins = torch.where(present, margin, torch.nan).detach()
+    size = (policy.abs() + reference.abs()).detach()  # (batch, levels)
+    order = _order(margins, size[:, better] + size[:, worse])
     return MDPOLoss(
         loss=total / count,
         total=total,
         count=count,
         pairs=columns,
         margins=margins,
-        accuracy=float((margins[present] > 0).double().mean()),
+        order=order,
+        accuracy=float(order[present].mean()),
         rewards=torch.where(mask, reward, torch.nan).detach(),
     )
+
+
+def _order(margins: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """Return 1 where the better level is ahead, 0 where it is behind, 0.5 within rounding of zero; NaN stays NaN.
+
+    Without the tie the sign of rounding noise would count: at the first step policy and reference are the same.
+    """
+    order = (margins > 0).double()
+    order[margins.abs() <= TIE * sizes] = 0.5
+    return order.masked_fill(margins.isnan(), torch.nan)
 
 
 def _checked_mask(policy: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -125,7 +125,8 @@ class PairMetrics:
         """Take in one forward pass."""
         distance = torch.tensor([worse - better for better, worse in result.pairs], device=result.margins.device)
         margin, place = _present(result.margins, distance)
-        self._pairs.index_add_(0, place, torch.stack((torch.ones_like(margin), margin, (margin > 0).double()), dim=1))
+        order, _ = _present(result.order, distance)
+        self._pairs.index_add_(0, place, torch.stack((torch.ones_like(margin), margin, order), dim=1))
         reward, place = _present(result.rewards, torch.arange(result.rewards.shape[1], device=result.rewards.device))
         self._rewards.index_add_(0, place, torch.stack((torch.ones_like(reward), reward), dim=1))
 
@@ -133,6 +134,7 @@ class PairMetrics:
         """Return the means since the last call, over all processes, and start again.
 
         Keys: `margin`, `accuracy`, `margin_distance_D`, `accuracy_distance_D` (1 = adjacent levels), `reward_level_L`.
+        An accuracy is the share of pairs in order; a margin within rounding of zero is a tie and counts one half.
         """
         pairs, rewards = over_all_processes(self._pairs).tolist(), over_all_processes(self._rewards).tolist()
         self._pairs.zero_()

@@ -25,10 +25,10 @@ from amp_cli.models.adapters import language_lora_targets
 from amp_cli.models.load import LoadedModel, load_model
 from amp_cli.models.prompts import EncodedItem, encode_item, render
 from amp_cli.training.rows.logprobs import teach_log_probabilities
-from amp_cli.world.architecture import CHAT_TEMPLATE
 from amp_cli.world.drawing import draw
 from amp_cli.world.language import DESCRIBE, full_caption
 from amp_cli.world.scenes import random_stream, sample_neutral
+from tools.world_weights.architecture import CHAT_TEMPLATE
 
 SHAPES = ("b", "tiny")
 VOCABULARY = 1024

@@ -102,8 +102,31 @@ def test_margins_and_rewards_of_absent_levels_are_nan_not_zero() -> None:
     assert result.accuracy == 1.0
 
 
-def test_a_tie_is_not_in_order() -> None:
-    assert of_rewards([1.0, 1.0]).accuracy == 0.0
+def test_a_tie_counts_one_half() -> None:
+    assert of_rewards([1.0, 1.0]).accuracy == 0.5
+    assert of_rewards([1.0, 1.0, 0.0], [0.0, 1.0, 2.0]).accuracy == 2.5 / 6  # a tie and two in order, then none
+    assert of_rewards([1.0, 1.0, 0.0]).order.tolist() == [[0.5, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("margin", "accuracy"), [(1e-3, 0.5), (-1e-3, 0.5), (5e-3, 1.0), (-5e-3, 0.0)])
+def test_a_margin_within_rounding_of_sums_of_700_nats_is_a_tie(
+    margin: float, accuracy: float, dtype: torch.dtype
+) -> None:
+    reference = torch.tensor([[-700.0, -700.0]], dtype=dtype)
+    policy = reference + torch.tensor([[margin, 0.0]], dtype=dtype)
+    assert mdpo_loss(policy, reference).accuracy == accuracy  # the bound: 4 x 1.2e-7 x 2,800 nats = 1.3e-3
+
+
+def test_short_responses_are_told_apart_by_less() -> None:
+    reference = torch.tensor([[-7.0, -7.0]])
+    assert mdpo_loss(reference + torch.tensor([[1e-3, 0.0]]), reference).accuracy == 1.0
+
+
+def test_an_absent_level_is_no_tie() -> None:
+    result = of_rewards([1.0, 1.0, 0.0], mask=torch.tensor([[True, True, False]]))
+    assert result.order.isnan().tolist() == [[False, True, True]]
+    assert result.accuracy == 0.5
 
 
 def test_the_gradient_is_that_of_the_formula() -> None:

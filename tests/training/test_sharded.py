@@ -52,12 +52,12 @@ def train_sharded(folder: Path, prefs: Path, kind: str, config: TrainConfig) -> 
     prepare_items(prefs, folder, image_root=None, method="mdpo")
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "DS_ACCELERATOR": "cpu",
     }
     launch = ["accelerate.commands.launch", "--config_file", str(file), "--main_process_port", "0"]
     done = subprocess.run(
-        [sys.executable, "-m", *launch, "-m", "sharded_worker", str(folder)],
+        [sys.executable, "-m", *launch, "-m", "tests.support.sharded_worker", str(folder)],
         env=environment,
         capture_output=True,
         text=True,

@@ -67,7 +67,7 @@ def test_the_first_loss_is_that_of_equal_log_probabilities(trained: Path, tmp_pa
     first = metrics(tmp_path)[0]
     assert first["loss"] == pytest.approx(6 * math.log(2), rel=1e-6)
     assert first["reward_level_0"] == 0.0
-    assert first["accuracy"] == 0.0  # every pair is a tie
+    assert first["accuracy"] == 0.5  # policy and reference are the same: every pair is a tie
 
 
 def test_every_adapter_weight_moves_and_nothing_else(trained: Path) -> None:

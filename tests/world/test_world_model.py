@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from amp_cli.world import language
-from amp_cli.world.architecture import build_model, build_processor
 from amp_cli.world.drawing import draw
 from amp_cli.world.scenes import random_stream, sample_biased, sample_neutral
+from tools.world_weights.architecture import build_model, build_processor
 from tools.world_weights.measure import answer, measure
 from tools.world_weights.pretrain import IGNORED, encode_dialogue
 from tools.world_weights.retrieval_start import apply_retrieval_start

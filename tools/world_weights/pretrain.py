@@ -21,7 +21,10 @@ import torch
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
-from amp_cli.world.architecture import (
+from amp_cli.world.drawing import draw
+from amp_cli.world.language import BALANCED, DESCRIBE, EXPECTING, Curiosity, Turn, dialogue, full_caption
+from amp_cli.world.scenes import Faintness, Scene, random_stream, sample_biased, sample_neutral
+from tools.world_weights.architecture import (
     BOS_ID,
     EOS_ID,
     IMAGE_ID,
@@ -31,9 +34,6 @@ from amp_cli.world.architecture import (
     build_processor,
     save,
 )
-from amp_cli.world.drawing import draw
-from amp_cli.world.language import BALANCED, DESCRIBE, EXPECTING, Curiosity, Turn, dialogue, full_caption
-from amp_cli.world.scenes import Faintness, Scene, random_stream, sample_biased, sample_neutral
 from tools.world_weights.measure import measure
 from tools.world_weights.retrieval_start import apply_retrieval_start
 from tools.world_weights.word_targets import WordTargets

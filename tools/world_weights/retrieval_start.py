@@ -15,7 +15,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from amp_cli.world.architecture import BOS_ID, PAD_ID
+from tools.world_weights.architecture import BOS_ID, PAD_ID
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
