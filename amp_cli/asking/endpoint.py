@@ -1,7 +1,8 @@
 """An OpenAI-compatible endpoint as the model that answers, named `URL#NAME`: vLLM, SGLang, llama.cpp, a cloud."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,7 +11,7 @@ from amp_cli.asking.chat import OPENAI, ChatClient, endpoint_url, key_from_envir
 from amp_cli.asking.faults import ItemRejectedError, Patience, Wording
 from amp_cli.errors import AmpError
 from amp_cli.models.images import image_data_url
-from amp_cli.models.spec import Decoding
+from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer
 
 TEMPLATE = "endpoint"
@@ -47,18 +48,16 @@ def split_endpoint(model: str) -> tuple[str, str]:
     return url, name
 
 
-def check_endpoint(model: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def check_endpoint(spec: ModelSpec, *, num_processes: int | None = None) -> dict[str, Any]:
     """Return an endpoint's identity for `run.json`; nothing is sent yet.
 
-    Args:
-        options: what a user asked for of the model beside its name; none of it is ours to decide at an endpoint.
-
     Raises:
-        AmpError: it is no endpoint, it needs a key that is not set, or an option does not go with it.
+        AmpError: its address or name is not usable, it needs a key that is not set, or something is asked for of the
+            model beside its name: at an endpoint none of it is ours to decide.
     """
-    url, name = split_endpoint(model)
-    for option, value in (options or {}).items():
-        if value not in (None, False, "auto", "authors"):
+    url, name = split_endpoint(spec.model)
+    for option, value in {**asdict(spec), "num_processes": num_processes}.items():
+        if option != "model" and value not in (None, False, "auto", "authors"):
             flag = "--" + option.replace("_", "-")
             raise AmpError(
                 f"{flag} does not go with the endpoint '{url}': its server decides that",
@@ -77,7 +76,7 @@ class EndpointModel:
     """Answers through an endpoint. OPENAI_API_KEY goes to endpoints that ask for a key, and nowhere else."""
 
     def __init__(self, model: str, decoding: Decoding, *, seed: int, patience: Patience | None = None) -> None:
-        self._identity: dict[str, Any] = check_endpoint(model)["model"]
+        self._identity: dict[str, Any] = check_endpoint(ModelSpec(model=model))["model"]
         self._sampling = {
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,

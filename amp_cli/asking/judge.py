@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+from amp_cli.disk.settings import free, unrecorded
 from amp_cli.errors import AmpError
+from amp_cli.models.spec import ModelSpec
 from amp_cli.records import Verdict
 
 
@@ -42,40 +45,65 @@ class JudgeRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSettings:
-    """Which judge, and its limits.
+    """Which judge, and its limits; all may differ when a run goes on: its folder says for itself who judged there.
 
     Attributes:
         judge: a model of the endpoint, `local:MODEL` or `replay:FILE`.
-        url: the endpoint's base, as in `http://127.0.0.1:8000/v1`; None is OPENAI_BASE_URL or OpenAI's own.
-        concurrency: how many requests may be on their way at once.
+        judge_url: the endpoint's base, as in `http://127.0.0.1:8000/v1`; None is OPENAI_BASE_URL or OpenAI's own.
+        judge_template: what the judge is told; None is the official file beside the data, or our own wording.
+        judge_temperature: None is the benchmark's own.
+        judge_concurrency: how many requests may be on their way at once.
+        judge_timeout: seconds until a reply is given up.
         max_cost: stop before the next request could exceed it; in the currency of `price`, for one call of `judge`.
-        timeout: seconds until a reply is given up.
-        seed: sent along where given; endpoints may ignore it.
-        device, dtype: of a local judge.
-        items: ids of all items in order, for a replay file that is a list without ids.
+        price: what a million prompt and completion tokens cost, as in `2.5,10`.
+        repeat: verdicts per item.
+        verdicts: verdicts that exist already, in place of a judge.
+        device, dtype, seed: of a local judge; they are those of the evaluation.
     """
 
-    judge: str
-    url: str | None = None
-    concurrency: int = 8
-    max_cost: float | None = None
-    price: Price | None = None
-    timeout: float = 120.0
-    seed: int | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    items: tuple[str, ...] = ()
+    judge: str | None = free(None)
+    judge_url: str | None = free(None)
+    judge_template: Path | None = free(None)
+    judge_temperature: float | None = free(None)
+    judge_concurrency: int = free(8)
+    judge_timeout: float = free(120.0)
+    max_cost: float | None = free(None)
+    price: str | None = free(None)
+    repeat: int = free(1)
+    verdicts: Path | None = free(None)
+    device: str = unrecorded("auto")
+    dtype: str = unrecorded("auto")
+    seed: int = unrecorded(0)
 
     def __post_init__(self) -> None:
-        if not self.judge.strip():
+        if self.repeat < 1:
+            raise AmpError(f"--repeat must be at least 1, not {self.repeat}")
+        if (self.judge is not None or self.judge_url is not None) and self.verdicts is not None:
+            raise AmpError("--judge and --judge-url do not go with --verdicts", hint="--verdicts replaces the judge")
+        if self.judge_concurrency < 1 or self.judge_timeout <= 0:
+            raise AmpError(
+                f"judge_concurrency ({self.judge_concurrency}) and judge_timeout ({self.judge_timeout} s) "
+                "must be above 0"
+            )
+        if self.price is not None:
+            parse_price(self.price)
+        if self.judge is not None and not self.judge.strip():
             raise AmpError("--judge is empty", hint="Give --judge MODEL, local:MODEL or replay:FILE")
-        if self.concurrency < 1 or self.timeout <= 0:
-            raise AmpError(f"concurrency ({self.concurrency}) and timeout ({self.timeout} s) must be above 0")
-        if self.max_cost is not None and self.price is None:
+        if self.judge is not None and self.max_cost is not None and self.price is None:
             raise AmpError(
                 "--max-cost needs to know what tokens cost",
                 hint="Give --price PROMPT,COMPLETION for a million tokens each, as on your provider's price list",
             )
+
+    @property
+    def token_price(self) -> Price | None:
+        """What tokens cost, where that was given."""
+        return None if self.price is None else parse_price(self.price)
+
+    @property
+    def asks_endpoint(self) -> bool:
+        """Whether a judge is asked that is not on this machine."""
+        return self.judge is not None and not self.judge.startswith(("local:", "replay:"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +141,8 @@ def parse_price(text: str) -> Price:
         prompt, completion = (float(part) for part in text.split(","))
     except ValueError as error:
         raise AmpError(
-            f"'{text}' is no price", hint="Give two numbers, for a million prompt and completion tokens: --price 2.5,10"
+            f"'{text}' is not a price",
+            hint="Give two numbers, for a million prompt and completion tokens: --price 2.5,10",
         ) from error
     return Price(prompt=prompt, completion=completion)
 
@@ -133,9 +162,7 @@ def estimate(requests: Sequence[JudgeRequest], settings: JudgeSettings) -> Estim
     """Say before anything is sent what requests may take; local and replayed verdicts cost nothing."""
     prompt = sum(map(prompt_guess, requests))
     completion = sum(request.max_tokens for request in requests)
-    price = settings.price
-    if settings.judge.startswith(("local:", "replay:")):
-        price = Price(prompt=0, completion=0)
+    price = settings.token_price if settings.asks_endpoint else Price(prompt=0, completion=0)
     return Estimate(
         requests=len(requests),
         prompt_tokens=prompt,
@@ -204,25 +231,30 @@ class Judge(Protocol):
         ...
 
 
-def open_judge(settings: JudgeSettings) -> Judge:
+def open_judge(settings: JudgeSettings, *, items: Sequence[str] = ()) -> Judge:
     """Return the judge that `--judge` names: `local:MODEL`, `replay:FILE`, else a model of an endpoint.
+
+    Args:
+        items: ids of all items in order, for a replay file that is a list without ids.
 
     Raises:
         AmpError: no name, no such file, no key, an address that is none.
     """
+    if settings.judge is None:
+        raise AmpError("No judge is given", hint="Give --judge MODEL, local:MODEL or replay:FILE")
     kind, _, rest = settings.judge.partition(":")
     if kind in ("local", "replay") and not rest:
         raise AmpError(f"--judge {settings.judge} names nothing", hint="Give --judge local:MODEL or replay:FILE")
-    if kind in ("local", "replay") and settings.url is not None:
+    if kind in ("local", "replay") and settings.judge_url is not None:
         raise AmpError(f"--judge-url does not go with --judge {kind}:{rest}, which asks no endpoint")
     if kind == "local":
         from amp_cli.asking.judge_local import LocalJudge
 
-        return LocalJudge(rest, settings)
+        return LocalJudge(ModelSpec(model=rest, device=settings.device, dtype=settings.dtype), seed=settings.seed)
     if kind == "replay":
         from amp_cli.asking.judge_replay import ReplayJudge
 
-        return ReplayJudge(rest, settings)
+        return ReplayJudge(rest, items)
     from amp_cli.asking.judge_endpoint import EndpointJudge
 
     return EndpointJudge(settings)

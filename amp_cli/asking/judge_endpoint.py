@@ -19,21 +19,23 @@ class EndpointJudge:
     """Asks an endpoint's chat completions. The key is OPENAI_API_KEY; it is in no message, identity or note."""
 
     def __init__(self, settings: JudgeSettings, *, patience: Patience | None = None) -> None:
+        assert settings.judge is not None  # open_judge refuses it
+        self._model = settings.judge
         self._settings = settings
-        given = settings.url or os.environ.get("OPENAI_BASE_URL") or None
+        given = settings.judge_url or os.environ.get("OPENAI_BASE_URL") or None
         url = endpoint_url(given or OPENAI, who="judge", option="--judge-url")
         key = key_from_environment()
         if not key and given is None:
             raise AmpError(
-                f"The judge '{settings.judge}' needs a key",
+                f"The judge '{self._model}' needs a key",
                 hint="Set OPENAI_API_KEY, or give --judge-url for another endpoint, or --judge local:MODEL",
             )
         self._ledger = Ledger(settings)
         self._client = ChatClient(
-            model=settings.judge,
+            model=self._model,
             url=url,
             key=key,
-            timeout=settings.timeout,
+            timeout=settings.judge_timeout,
             patience=patience or Patience(),
             wording=JUDGE,
             key_at_once=True,
@@ -43,16 +45,16 @@ class EndpointJudge:
     def identity(self) -> dict[str, Any]:
         return {
             "kind": "endpoint",
-            "model": self._settings.judge,
+            "model": self._model,
             "url": self._client.url,
-            "sampling": {"seed": self._settings.seed},
+            "sampling": {"seed": None},
         }
 
     @property
     def notes(self) -> tuple[str, ...]:
         notes = []
         if "temperature" in self._client.unsupported:
-            notes.append(f"'{self._settings.judge}' takes no temperature; it used its own")
+            notes.append(f"'{self._model}' takes no temperature; it used its own")
         if lost := self._ledger.lost_attempts:
             notes.append(
                 f"{lost} request{'s' if lost > 1 else ''} ended without a usable reply and may have been charged"
@@ -90,7 +92,7 @@ class EndpointJudge:
                 requests,
                 start=start,
                 settle=settle,
-                limit=self._settings.concurrency,
+                limit=self._settings.judge_concurrency,
                 stop=self._client.stop,
                 blocked=lambda request, left: None if ledger.allows(request) else ledger.over(left),
             )
@@ -98,8 +100,6 @@ class EndpointJudge:
     async def _verdict(self, request: JudgeRequest) -> Verdict:
         messages = [{"role": role, "content": content} for role, content in request.messages]
         sampling: dict[str, Any] = {"temperature": request.temperature, "max_tokens": request.max_tokens}
-        if self._settings.seed is not None:
-            sampling["seed"] = self._settings.seed
         if request.verdict_line is not None:
             sampling["response_format"] = structured(request.verdict_line)
         reply = await self._client.reply(

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from amp_cli.asking.answerer import Request
-from amp_cli.asking.judge import JudgeRequest, JudgeSettings
+from amp_cli.asking.judge import JudgeRequest
 from amp_cli.models.resolve import check_model
-from amp_cli.models.spec import Decoding
+from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer, Verdict
 
 if TYPE_CHECKING:
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 class LocalJudge:
     """Judges by greedy decoding, whatever temperature is asked for; a system message goes before the user's."""
 
-    def __init__(self, model: str, settings: JudgeSettings) -> None:
-        self._model = model
-        self._settings = settings
-        self._checked = check_model(model)
+    def __init__(self, spec: ModelSpec, *, seed: int = 0) -> None:
+        self._spec = spec
+        self._seed = seed
+        self._checked = check_model(spec)
         self._notes: tuple[str, ...] = ()
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"kind": "local", "model": self._model, "weights": self._checked, "sampling": {"temperature": 0.0}}
+        spec = self._spec
+        facts = {"kind": "local", "model": spec.model, "weights": self._checked, "sampling": {"temperature": 0.0}}
+        return facts if spec.dtype == "auto" else {**facts, "dtype": spec.dtype}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -43,14 +45,14 @@ class LocalJudge:
 
         if not requests:
             return
-        loaded = load_text_model(self._model, dtype=self._settings.dtype, device=self._settings.device)
+        loaded = load_text_model(self._spec)
         asked = {f"{request.repeat} {request.id}": request for request in requests}
         prompts = {key: "\n\n".join(content for _, content in request.messages) for key, request in asked.items()}
         self._notes = loaded.notes + _too_long(loaded, prompts.values())
 
         def keep(answer: Answer) -> None:
             request = asked[answer.id]
-            on_verdict(Verdict(id=request.id, repeat=request.repeat, text=answer.answers[0], model=self._model))
+            on_verdict(Verdict(id=request.id, repeat=request.repeat, text=answer.answers[0], model=self._spec.model))
 
         for length in sorted({request.max_tokens for request in requests}):
             answer_requests(
@@ -62,7 +64,7 @@ class LocalJudge:
                 ],
                 Decoding(max_new_tokens=length),
                 batch_size=1,
-                seed=0,
+                seed=self._seed,
                 done=(),
                 on_answer=keep,
                 on_reject=lambda key, reason: on_reject(asked[key], reason),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from amp_cli.asking.judge import JudgeRequest, JudgeSettings
+from amp_cli.asking.judge import JudgeRequest
 from amp_cli.disk.jsonl import content_hash, read_json, read_json_records
 from amp_cli.errors import AmpError
 from amp_cli.records import Verdict
@@ -13,11 +13,11 @@ from amp_cli.records import Verdict
 class ReplayJudge:
     """Hands out replies by (id, repeat); our own `verdicts.jsonl` is such a file too."""
 
-    def __init__(self, file: str, settings: JudgeSettings) -> None:
+    def __init__(self, file: str, items: Sequence[str] = ()) -> None:
         self._path = Path(file).expanduser()
         if not self._path.is_file():
             raise AmpError(f"There is no file '{file}' to replay", hint="Give --judge replay:FILE")
-        self._items = settings.items
+        self._items = tuple(items)
         self._texts = _list_of_texts(self._path)
         self._verdicts = {} if self._texts is not None else _verdicts_by_key(self._path)
 

@@ -12,7 +12,7 @@ class Ledger:
     """
 
     def __init__(self, settings: JudgeSettings) -> None:
-        self._price = settings.price
+        self._price = settings.token_price
         self._limit = settings.max_cost
         self._reserved: dict[tuple[str, int], float] = {}
         self._ratio = 1.0

@@ -4,19 +4,13 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from amp_cli import ui
-from amp_cli.asking.answerer import Request
+from amp_cli.asking.answerer import Request, Running
 from amp_cli.asking.endpoint import EndpointModel, check_endpoint, is_endpoint
 from amp_cli.benchmarks.processes import Shares, plan_processes
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.run import Run
-from amp_cli.models.spec import Decoding
+from amp_cli.models.spec import ModelSpec
 from amp_cli.records import Answer
-
-AT_HOME = (
-    *("adapter", "vision_tower", "dtype", "device", "quantization", "template", "trust_remote_code"),
-    "num_processes",
-)
-"""Settings of a model that is loaded here; an endpoint's server has its own."""
 
 
 class Answerer(Protocol):
@@ -32,41 +26,30 @@ class Answerer(Protocol):
     ) -> None: ...
 
 
-def model_identity(settings: EvalSettings, model: str) -> dict[str, Any]:
+def model_identity(spec: ModelSpec, running: Running) -> dict[str, Any]:
     """Return the identity of the model that `--model` names, or refuse it before anything is written."""
-    if is_endpoint(model):
-        return check_endpoint(model, {name: getattr(settings, name) for name in AT_HOME})
+    if is_endpoint(spec.model):
+        return check_endpoint(spec, num_processes=running.num_processes)
     from amp_cli.models.resolve import check_model
 
-    plan_processes(settings)  # refuses what cannot be started
-    return check_model(model, adapter=settings.adapter, vision_tower=settings.vision_tower)
+    plan_processes(spec.device, running.num_processes)  # refuses what cannot be started
+    return check_model(spec)
 
 
 def choose_answerer(settings: EvalSettings, run: Run) -> Answerer:
     """Return what answers as the settings ask; what it is goes to `run.json`."""
-    assert settings.model is not None  # checked before the run was started
-    if is_endpoint(settings.model):
-        return _endpoint_answerer(settings.model, settings, run)
-    launch = plan_processes(settings)
+    spec = settings.spec
+    assert spec is not None  # checked before the run was started
+    if is_endpoint(spec.model):
+        return _endpoint_answerer(spec.model, settings, run)
+    launch = plan_processes(spec.device, settings.running.num_processes)
     if launch is not None:
-        return Shares(settings, decoding_of(settings), launch, run)
-    return _model_answerer(settings.model, settings, run)
-
-
-def decoding_of(settings: EvalSettings) -> Decoding:
-    """Return how answers are decoded."""
-    return Decoding(
-        num_beams=settings.num_beams,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        repetition_penalty=settings.repetition_penalty,
-        no_repeat_ngram_size=settings.no_repeat_ngram_size,
-        max_new_tokens=settings.max_new_tokens,
-    )
+        return Shares(spec, settings.decoding, settings.running, launch, run)
+    return _model_answerer(spec, settings, run)
 
 
 def _endpoint_answerer(model: str, settings: EvalSettings, run: Run) -> Answerer:
-    endpoint = EndpointModel(model, decoding_of(settings), seed=settings.seed)
+    endpoint = EndpointModel(model, settings.decoding, seed=settings.running.seed)
     for note in endpoint.notes:
         ui.warn(note)
     run.record(model=endpoint.identity)
@@ -79,7 +62,7 @@ def _endpoint_answerer(model: str, settings: EvalSettings, run: Run) -> Answerer
         on_reject: Callable[[str, str], None],
     ) -> None:
         endpoint.answer_requests(
-            requests, concurrency=settings.concurrency, done=done, on_answer=on_answer, on_reject=on_reject
+            requests, concurrency=settings.running.concurrency, done=done, on_answer=on_answer, on_reject=on_reject
         )
         run.record(model=endpoint.identity)
         for note in endpoint.late_notes:
@@ -88,20 +71,11 @@ def _endpoint_answerer(model: str, settings: EvalSettings, run: Run) -> Answerer
     return answer
 
 
-def _model_answerer(model: str, settings: EvalSettings, run: Run) -> Answerer:
+def _model_answerer(spec: ModelSpec, settings: EvalSettings, run: Run) -> Answerer:
     from amp_cli.asking.local import answer_requests
     from amp_cli.models.load import load_model
 
-    loaded = load_model(
-        model,
-        adapter=settings.adapter,
-        vision_tower=settings.vision_tower,
-        dtype=settings.dtype,
-        device=settings.device,
-        quantization=settings.quantization,
-        template=settings.template,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    loaded = load_model(spec)
     for note in loaded.notes:
         ui.warn(note)
     run.record(model=loaded.identity, device=str(loaded.device))
@@ -116,9 +90,9 @@ def _model_answerer(model: str, settings: EvalSettings, run: Run) -> Answerer:
         answer_requests(
             loaded,
             requests,
-            decoding_of(settings),
-            batch_size=settings.batch_size,
-            seed=settings.seed,
+            settings.decoding,
+            batch_size=settings.running.batch_size,
+            seed=settings.running.seed,
             done=done,
             on_answer=on_answer,
             on_reject=on_reject,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.asking.judge import Judge, JudgeRequest, JudgeSettings, count_usage, estimate, open_judge, parse_price
+from amp_cli.asking.judge import Judge, JudgeRequest, JudgeSettings, count_usage, estimate, open_judge
 from amp_cli.benchmarks.answering import REJECTED
 from amp_cli.benchmarks.benchmark import Judged, Wording
 from amp_cli.benchmarks.judged import JudgedScore
@@ -48,41 +48,30 @@ def prepare_judging(
     Raises:
         AmpError: nobody is to judge, or the judge, the template or the verdicts are not usable.
     """
-    if settings.verdicts is not None:
-        path = settings.verdicts
+    judging = settings.judging
+    if judging.verdicts is not None:
+        path = judging.verdicts
         if not path.is_file():
             raise AmpError(f"There is no file '{path}'", hint="--verdicts takes a JSONL or JSON file of verdicts")
         verdicts = judged.adopt_verdicts(path, items)
         file = {"kind": "verdicts", "file": path.name, "sha256": content_hash(path), "template": None}
         return Judging(facts=file, verdicts=tuple(verdicts))
     if judge is None:
-        judge = open_judge(judge_settings(settings, items))
-    wording = judged.wording(data, settings.judge_template)
-    temperature = judged.temperature if settings.judge_temperature is None else settings.judge_temperature
+        if judging.judge is None:
+            raise AmpError(
+                f"{settings.benchmark} is rated by a judge, and none is given",
+                hint="Give --judge MODEL (or local:MODEL, replay:FILE) or --verdicts FILE; "
+                "--only answer stops before it",
+            )
+        judge = open_judge(judging, items=[item.id for item in items])
+    wording = judged.wording(data, judging.judge_template)
+    temperature = judged.temperature if judging.judge_temperature is None else judging.judge_temperature
     is_replay = judge.identity["kind"] == "replay"  # nobody is told anything now, and what they were told is not known
     template = None if is_replay else dict(wording.identity)
     facts = {**judge.identity, "temperature": temperature, "template": template}
-    if settings.repeat > 1 and temperature == 0 and not is_replay:
+    if judging.repeat > 1 and temperature == 0 and not is_replay:
         ui.warn("At temperature 0 the verdicts on an item hardly differ: --repeat shows more with --judge-temperature")
     return Judging(facts=facts, judge=judge, wording=wording)
-
-
-def judge_settings(settings: EvalSettings, items: Sequence[BenchmarkItem] = ()) -> JudgeSettings:
-    """Return what the judge needs to know of the evaluation."""
-    if settings.judge is None:
-        raise AmpError(
-            f"{settings.benchmark} is rated by a judge, and none is given",
-            hint="Give --judge MODEL (or local:MODEL, replay:FILE) or --verdicts FILE; --only answer stops before it",
-        )
-    return JudgeSettings(
-        judge=settings.judge,
-        url=settings.judge_url,
-        concurrency=settings.judge_concurrency,
-        max_cost=settings.max_cost,
-        price=None if settings.price is None else parse_price(settings.price),
-        timeout=settings.judge_timeout,
-        items=tuple(item.id for item in items),
-    )
 
 
 def refuse_other_judge(out: Path, judging: Judging) -> None:
@@ -132,14 +121,14 @@ def collect_verdicts(
             max_tokens=MAX_TOKENS,
             verdict_line=judged.verdict_line(item, judging.wording),
         )
-        for repeat in range(settings.repeat)
+        for repeat in range(settings.judging.repeat)
         for item in items
         if item.id in answers and (item.id, repeat) not in done
     ]
     if not requests:
         return
-    if settings.judge is not None:
-        _announce(requests, judge_settings(settings))
+    if settings.judging.judge is not None:
+        _announce(requests, settings.judging)
     rejections = Rejections(settings.out / REJECTED)
     with ui.progress(f"judging {settings.benchmark}", len(requests) + len(done), done=len(done)) as advance:
 
@@ -159,7 +148,7 @@ def collect_verdicts(
 
 
 def _announce(requests: Sequence[JudgeRequest], settings: JudgeSettings) -> None:
-    if settings.judge.startswith("replay:"):
+    if settings.judge is None or settings.judge.startswith("replay:"):
         return
     expected = estimate(requests, settings)
     cost = "" if expected.cost is None or settings.price is None else f", at most about {expected.cost:.2f} to pay"
@@ -187,7 +176,7 @@ def score_verdicts(
         the items' results, facts on the verdicts, and item id -> reason for items that lack an answer or a verdict.
     """
     verdicts = [Verdict.from_json(record) for record in RecordLog(settings.out / VERDICTS).read()]
-    repeats = settings.repeat
+    repeats = settings.judging.repeat
     if run.facts.get("judging", {}).get("kind") == "verdicts":  # the file says how many there are
         repeats = max((repeats, *(one.repeat + 1 for one in verdicts)))
     by_repeat = [{one.id: one for one in verdicts if one.repeat == number} for number in range(repeats)]
@@ -265,7 +254,7 @@ def _list_unread(scores: Sequence[JudgedScore], out: Path, substitute: str) -> i
 
 def _judge_facts(run: Run, verdicts: Sequence[Verdict], settings: EvalSettings) -> dict[str, Any]:
     """Return what every score says of its judge: identity, the model it reported, template, rule, tokens, cost."""
-    price = None if settings.price is None else parse_price(settings.price)
+    price = settings.judging.token_price
     return {
         **run.facts.get("judging", {}),
         "reported_models": dict(Counter(one.model for one in verdicts if one.model is not None)),

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.asking.answerer import Request
-from amp_cli.benchmarks.settings import EvalSettings
+from amp_cli.asking.answerer import Request, Running
 from amp_cli.benchmarks.worker import JOB, LOCK, LOG
 from amp_cli.disk.jsonl import RecordLog, write_json
 from amp_cli.disk.run import Run
@@ -24,28 +23,28 @@ from amp_cli.launching import (
     visible_gpus,
     worker_environment,
 )
-from amp_cli.models.spec import Decoding
+from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer
 
 WORKER = "amp_cli.benchmarks.worker"
 LOCK_SECONDS = 60
-"""Workers whose parent was killed end at once; so long do we wait for them."""
+"""Workers whose parent was killed end at once; this is how long we wait for them, in seconds."""
 
 
-def plan_processes(settings: EvalSettings) -> Launch | None:
+def plan_processes(device: str, num_processes: int | None) -> Launch | None:
     """Return how to start the processes, or None where one answers: one per GPU, one on a CPU, else as many as asked.
 
     Raises:
         AmpError: more processes than GPUs, or several on the one device that is named.
     """
-    free_choice = settings.device in ("auto", "cuda")
-    gpus = visible_gpus() if free_choice and settings.num_processes != 1 else []
-    wanted = settings.num_processes or max(1, len(gpus))
+    free_choice = device in ("auto", "cuda")
+    gpus = visible_gpus() if free_choice and num_processes != 1 else []
+    wanted = num_processes or max(1, len(gpus))
     if wanted == 1:
         return None
-    if not free_choice and settings.device != "cpu":
+    if not free_choice and device != "cpu":
         raise AmpError(
-            f"--device {settings.device} is one device, and --num-processes {wanted} need several",
+            f"--device {device} is one device, and --num-processes {wanted} need several",
             hint="Leave out one of the two",
         )
     if gpus:
@@ -66,12 +65,13 @@ def plan_processes(settings: EvalSettings) -> Launch | None:
 class Shares:
     """An Answerer of several processes, each of which answers its share of the batches."""
 
-    def __init__(self, settings: EvalSettings, decoding: Decoding, launch: Launch, run: Run) -> None:
-        self._settings = settings
+    def __init__(self, spec: ModelSpec, decoding: Decoding, running: Running, launch: Launch, run: Run) -> None:
+        self._spec = spec
         self._decoding = decoding
+        self._running = running
         self._launch = launch
         self._run = run
-        self._out = settings.out
+        self._out = run.out
 
     def __call__(
         self,
@@ -97,14 +97,12 @@ class Shares:
             (self._out / JOB).unlink(missing_ok=True)
 
     def _job(self, requests: Sequence[Request], done: Collection[str]) -> dict[str, Any]:
-        settings = self._settings
-        model = ("model", "adapter", "vision_tower", "dtype", "device", "quantization", "template", "trust_remote_code")
         return {
-            "model": {name: getattr(settings, name) for name in model},
+            "spec": asdict(self._spec),
             "one_gpu_each": self._launch.config_file.stem == "multi_gpu",
             "decoding": asdict(self._decoding),
-            "batch_size": settings.batch_size,
-            "seed": settings.seed,
+            "batch_size": self._running.batch_size,
+            "seed": self._running.seed,
             "requests": [
                 {"id": one.id, "images": [str(path.resolve()) for path in one.images], "questions": one.questions}
                 for one in requests

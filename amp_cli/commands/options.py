@@ -1,41 +1,51 @@
 """Every option that several commands share, written once, and the groups that become one record."""
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
-from amp_cli.models.spec import ModelSpec
+from amp_cli.asking.answerer import Running
+from amp_cli.asking.judge import JudgeSettings
+from amp_cli.models.spec import Decoding, Loading, ModelSpec
 
-MODEL = "Model"
-OUTPUT = "Output"
-RUNNING = "Running"
+MODEL_PANEL = "Model"
+DECODING_PANEL = "Decoding"
+OUTPUT_PANEL = "Output"
+RUNNING_PANEL = "Running"
+DATA_PANEL = "Data"
+JUDGE_PANEL = "Judge"
 
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", rich_help_panel=OUTPUT)]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start afresh in --out.", rich_help_panel=OUTPUT)]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", rich_help_panel=OUTPUT_PANEL)]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Start afresh in --out.", rich_help_panel=OUTPUT_PANEL)
+]
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object instead of a table.", rich_help_panel=OUTPUT)
+    bool, typer.Option("--json", help="Print one JSON object instead of a table.", rich_help_panel=OUTPUT_PANEL)
 ]
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", help="Folder, hub id, or a name of `amp models`: 7b, amp-meg-7b, tiny, ...", rich_help_panel=MODEL
+        "--model",
+        help="Folder, hub id, or a name of `amp models`: 7b, amp-meg-7b, tiny, ...",
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 AdapterOption = Annotated[
     str | None,
-    typer.Option("--adapter", help="LoRA adapter: folder, run folder or hub id.", rich_help_panel=MODEL),
+    typer.Option("--adapter", help="LoRA adapter: folder, run folder or hub id.", rich_help_panel=MODEL_PANEL),
 ]
 VisionTowerOption = Annotated[
     str | None,
     typer.Option(
         "--vision-tower",
         help="Tower of an original LLaVA checkpoint: folder or hub id (default: the one it names)",
-        rich_help_panel=MODEL,
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 DtypeOption = Annotated[
@@ -43,25 +53,27 @@ DtypeOption = Annotated[
     typer.Option(
         "--dtype",
         help="float32, bfloat16, float16 or auto (float32 on a CPU, the model's own on a GPU).",
-        rich_help_panel=MODEL,
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.", rich_help_panel=MODEL)]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.", rich_help_panel=MODEL_PANEL)
+]
 QuantizationOption = Annotated[
     str | None,
-    typer.Option("--quantization", help="nf4 (4 bit) or int8, through bitsandbytes.", rich_help_panel=MODEL),
+    typer.Option("--quantization", help="nf4 (4 bit) or int8, through bitsandbytes.", rich_help_panel=MODEL_PANEL),
 ]
 TemplateOption = Annotated[
     str,
     typer.Option(
         "--template",
         help="Chat template: auto, authors (llava_v1 for LLaVA-1.5), own (the model's), vicuna_v1, llava_v1 or a file.",
-        rich_help_panel=MODEL,
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 TrustRemoteCodeOption = Annotated[
     bool,
-    typer.Option("--trust-remote-code", help="Run Python code that comes with the model.", rich_help_panel=MODEL),
+    typer.Option("--trust-remote-code", help="Run Python code that comes with the model.", rich_help_panel=MODEL_PANEL),
 ]
 ImageRootOption = Annotated[
     Path | None,
@@ -72,36 +84,156 @@ ImageRootOption = Annotated[
 BatchSizeOption = Annotated[
     int,
     typer.Option(
-        "--batch-size", min=1, help="Items per forward; halved when memory runs out.", rich_help_panel=RUNNING
+        "--batch-size", min=1, help="Items per forward; halved when memory runs out.", rich_help_panel=RUNNING_PANEL
     ),
 ]
 ConcurrencyOption = Annotated[
     int,
-    typer.Option("--concurrency", min=1, help="Items under way at once at an endpoint.", rich_help_panel=RUNNING),
+    typer.Option("--concurrency", min=1, help="Items under way at once at an endpoint.", rich_help_panel=RUNNING_PANEL),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=RUNNING)]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=RUNNING_PANEL)]
+OptionalModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Folder, hub id, a name of `amp models` (7b, amp-meg-7b, tiny), or an endpoint's URL#NAME.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+BeamsOption = Annotated[int, typer.Option("--num-beams", min=1, help="Beams.", rich_help_panel=DECODING_PANEL)]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", min=0.0, help="0 is deterministic.", rich_help_panel=DECODING_PANEL)
+]
+NewTokensOption = Annotated[
+    int,
+    typer.Option("--max-new-tokens", min=1, help="Length limit of an answer, tokens.", rich_help_panel=DECODING_PANEL),
+]
+NgramOption = Annotated[
+    int,
+    typer.Option(
+        "--no-repeat-ngram-size",
+        min=0,
+        help="No n tokens twice in an answer; 0 is off.",
+        rich_help_panel=DECODING_PANEL,
+    ),
+]
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--num-processes",
+        min=1,
+        help="Processes that share the questions, each with the model (default: one per GPU, one on a CPU)",
+        rich_help_panel=RUNNING_PANEL,
+        show_default=False,
+    ),
+]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge",
+        metavar="NAME",
+        help="Model of an OpenAI-compatible endpoint (key: OPENAI_API_KEY), local:MODEL, or replay:FILE of replies.",
+        rich_help_panel=JUDGE_PANEL,
+    ),
+]
+JudgeUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge-url",
+        metavar="URL",
+        help="The endpoint, as in http://127.0.0.1:8000/v1 (default: OPENAI_BASE_URL, else OpenAI's)",
+        rich_help_panel=JUDGE_PANEL,
+    ),
+]
+JudgeTemplateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--judge-template",
+        help="What the judge is told (default: the official file beside the data, else our own wording)",
+        rich_help_panel=JUDGE_PANEL,
+    ),
+]
+JudgeTemperatureOption = Annotated[
+    float | None,
+    typer.Option(
+        "--judge-temperature", min=0.0, help="Temperature (default: the benchmark's own)", rich_help_panel=JUDGE_PANEL
+    ),
+]
+JudgeConcurrencyOption = Annotated[
+    int, typer.Option("--judge-concurrency", min=1, help="Requests under way at once.", rich_help_panel=JUDGE_PANEL)
+]
+JudgeTimeoutOption = Annotated[
+    float,
+    typer.Option("--judge-timeout", min=1.0, help="Seconds until a reply is given up.", rich_help_panel=JUDGE_PANEL),
+]
+MaxCostOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cost", min=0.0, help="Stop before it costs more, in --price's money.", rich_help_panel=JUDGE_PANEL
+    ),
+]
+PriceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--price",
+        metavar="IN,OUT",
+        help="What a million prompt and completion tokens cost, as in 2.5,10.",
+        rich_help_panel=JUDGE_PANEL,
+    ),
+]
+RepeatOption = Annotated[
+    int,
+    typer.Option("--repeat", min=1, help="Verdicts per item; their spread is reported.", rich_help_panel=JUDGE_PANEL),
+]
+VerdictsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--verdicts",
+        help="Verdicts that exist already, in place of a judge: ours, or the released code's evaluation file.",
+        rich_help_panel=DATA_PANEL,
+    ),
+]
+
+
+REQUIRED: Any = inspect.Parameter.empty
+"""The default of an option that has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptionGroup:
     """Options that make one record: name -> (annotated type, default).
 
-    `make` gets their values by name and returns the record.
+    `make` gets their values by name and returns the record. `shared` are options of other groups, or of the command
+    itself, that it gets too where they are.
     """
 
     options: Mapping[str, tuple[Any, Any]]
     make: Callable[..., Any]
+    shared: tuple[str, ...] = ()
 
     def with_defaults(self, **defaults: Any) -> "OptionGroup":
         """Return the group with other defaults; an option without one here is left out and keeps the record's."""
         unknown = defaults.keys() - self.options.keys()
         assert not unknown, unknown
         options = {name: (kind, defaults.get(name, value)) for name, (kind, value) in self.options.items()}
-        return OptionGroup(options=options, make=self.make)
+        return replace(self, options=options)
 
     def only(self, *names: str) -> "OptionGroup":
         """Return the group with these options only; the record keeps its own defaults for the others."""
-        return OptionGroup(options={name: self.options[name] for name in names}, make=self.make)
+        return replace(self, options={name: self.options[name] for name in names})
+
+    def in_panel(self, title: str) -> "OptionGroup":
+        """Return the group with its options under another title of the help page."""
+        return replace(
+            self, options={name: (_under(title, kind), value) for name, (kind, value) in self.options.items()}
+        )
+
+
+def _under(title: str, kind: Any) -> Any:
+    plain, option = get_args(kind)
+    option = copy(option)
+    option.rich_help_panel = title
+    return Annotated[plain, option]
 
 
 def takes(**groups: OptionGroup) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -119,9 +251,13 @@ def takes(**groups: OptionGroup) -> Callable[[Callable[..., Any]], Callable[...,
 
         @wraps(command)
         def run(**values: Any) -> Any:
-            for parameter, group in groups.items():
-                values[parameter] = group.make(**{name: values.pop(name) for name in group.options})
-            return command(**values)
+            records = {
+                parameter: group.make(
+                    **{name: values[name] for name in (*group.options, *group.shared) if name in values}
+                )
+                for parameter, group in groups.items()
+            }
+            return command(**{name: values[name] for name in own if name not in groups}, **records)
 
         parameters: list[inspect.Parameter] = []
         for name, parameter in own.items():
@@ -129,12 +265,32 @@ def takes(**groups: OptionGroup) -> Callable[[Callable[..., Any]], Callable[...,
                 parameters += [_keyword(option, *declared) for option, declared in groups[name].options.items()]
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        # typer reads a command by its signature and its annotations; wraps() copied those of the command
-        vars(run)["__signature__"] = inspect.Signature(parameters)
-        run.__annotations__ = {one.name: one.annotation for one in parameters}
-        return run
+        return _signed(run, parameters)
 
     return decorate
+
+
+def command(
+    run: Callable[[Mapping[str, Any]], None], options: Mapping[str, tuple[Any, Any]], *, help: str
+) -> Callable[..., None]:
+    """Return a command that hands its options' values on by name.
+
+    Args:
+        options: name -> (annotated type, default), in the order of the help page.
+    """
+
+    def called(**values: Any) -> None:
+        run(values)
+
+    called.__doc__ = help
+    return _signed(called, [_keyword(name, *declared) for name, declared in options.items()])
+
+
+def _signed(run: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> Callable[..., Any]:
+    # typer reads a command by its signature and its annotations, whatever it takes in truth
+    vars(run)["__signature__"] = inspect.Signature(parameters)
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
 
 
 def _keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
@@ -143,3 +299,56 @@ def _keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
 
 def _spec_or_none(*, model: str | None = None, **options: Any) -> ModelSpec | None:
     return None if model is None else ModelSpec(model=model, **options)
+
+
+LOADING = OptionGroup(
+    options={
+        "vision_tower": (VisionTowerOption, None),
+        "dtype": (DtypeOption, "auto"),
+        "device": (DeviceOption, "auto"),
+        "quantization": (QuantizationOption, None),
+        "template": (TemplateOption, "auto"),
+        "trust_remote_code": (TrustRemoteCodeOption, False),
+    },
+    make=Loading,
+)
+MODEL = OptionGroup(
+    options={"model": (OptionalModelOption, None), "adapter": (AdapterOption, None), **LOADING.options},
+    make=_spec_or_none,
+)
+"""The model that is asked, or None where answers exist already."""
+DECODING = OptionGroup(
+    options={
+        "num_beams": (BeamsOption, 4),
+        "temperature": (TemperatureOption, 0.0),
+        "max_new_tokens": (NewTokensOption, 512),
+        "no_repeat_ngram_size": (NgramOption, 0),
+    },
+    make=Decoding,
+)
+RUNNING = OptionGroup(
+    options={
+        "batch_size": (BatchSizeOption, 8),
+        "concurrency": (ConcurrencyOption, 8),
+        "num_processes": (ProcessesOption, None),
+        "seed": (SeedOption, 0),
+    },
+    make=Running,
+)
+JUDGE = OptionGroup(
+    options={
+        "verdicts": (VerdictsOption, None),
+        "judge": (JudgeOption, None),
+        "judge_url": (JudgeUrlOption, None),
+        "judge_template": (JudgeTemplateOption, None),
+        "judge_temperature": (JudgeTemperatureOption, None),
+        "judge_concurrency": (JudgeConcurrencyOption, 8),
+        "judge_timeout": (JudgeTimeoutOption, 120.0),
+        "max_cost": (MaxCostOption, None),
+        "price": (PriceOption, None),
+        "repeat": (RepeatOption, 1),
+    },
+    shared=("device", "dtype", "seed"),
+    make=JudgeSettings,
+)
+"""A local judge is loaded on the device that is named for the model."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from amp_cli import ui
-from amp_cli.commands.options import RUNNING, JsonOption, OverwriteOption, SeedOption
+from amp_cli.commands.options import RUNNING_PANEL, JsonOption, OverwriteOption, SeedOption
 from amp_cli.disk.jsonl import RecordLog, read_json, write_json
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
@@ -25,7 +25,7 @@ def quickstart(
     levels: Annotated[
         int,
         typer.Option(
-            "--levels", min=3, max=6, help="K: levels of an item, the standard included.", rich_help_panel=RUNNING
+            "--levels", min=3, max=6, help="K: levels of an item, the standard included.", rich_help_panel=RUNNING_PANEL
         ),
     ] = 4,
     seed: SeedOption = 0,

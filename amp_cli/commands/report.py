@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amp_cli.commands.options import OUTPUT, JsonOption
+from amp_cli.commands.options import OUTPUT_PANEL, JsonOption
 
 if TYPE_CHECKING:
     from amp_cli.report.runs import GatheredRun
@@ -17,13 +17,13 @@ def report(
         typer.Argument(help="Folders of `amp eval` or `amp train`, or folders that hold such. The first is the base."),
     ],
     html: Annotated[
-        Path | None, typer.Option("--html", help="Write one self-contained page here.", rich_help_panel=OUTPUT)
+        Path | None, typer.Option("--html", help="Write one self-contained page here.", rich_help_panel=OUTPUT_PANEL)
     ] = None,
     title: Annotated[
-        str, typer.Option("--title", help="The page's title.", rich_help_panel=OUTPUT)
+        str, typer.Option("--title", help="The page's title.", rich_help_panel=OUTPUT_PANEL)
     ] = "Evaluation report",
     max_items: Annotated[
-        int, typer.Option("--max-items", min=1, help="Questions listed on the page.", rich_help_panel=OUTPUT)
+        int, typer.Option("--max-items", min=1, help="Questions listed on the page.", rich_help_panel=OUTPUT_PANEL)
     ] = 600,
     json: JsonOption = False,
 ) -> None:

@@ -6,31 +6,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amp_cli.commands.evaluations.options import ProcessesOption
+from amp_cli.asking.answerer import Running
 from amp_cli.commands.options import (
-    MODEL,
-    BatchSizeOption,
-    DeviceOption,
-    DtypeOption,
+    DATA_PANEL,
+    DECODING_PANEL,
+    LOADING,
+    MODEL_PANEL,
+    RUNNING,
     ImageRootOption,
     JsonOption,
     OutOption,
     OverwriteOption,
-    QuantizationOption,
-    SeedOption,
-    TemplateOption,
-    TrustRemoteCodeOption,
-    VisionTowerOption,
+    takes,
 )
+from amp_cli.models.spec import Loading
 
 if TYPE_CHECKING:
     from amp_cli.report.sweep import Sweep
 
-DATA = "Data"
-DECODING = "Decoding"
-CHEAP = ("pope", "chair")
 
-
+@takes(loading=LOADING, running=RUNNING.only("batch_size", "num_processes", "seed"))
 def sweep(
     run: Annotated[Path, typer.Argument(help="Run folder of `amp train`.")],
     out: OutOption,
@@ -40,40 +35,33 @@ def sweep(
             "--data",
             metavar="[NAME=]DIR",
             help="Files of pope or chair, or of both; repeatable (default: what `amp download` fetched)",
-            rich_help_panel=DATA,
+            rich_help_panel=DATA_PANEL,
         ),
     ] = None,
     limit: Annotated[
         int,
-        typer.Option("--limit", min=1, help="Images per benchmark, always the same.", rich_help_panel=DATA),
+        typer.Option("--limit", min=1, help="Images per benchmark, always the same.", rich_help_panel=DATA_PANEL),
     ] = 100,
     model: Annotated[
-        str | None, typer.Option("--model", help="Base model (default: the run's)", rich_help_panel=MODEL)
+        str | None, typer.Option("--model", help="Base model (default: the run's)", rich_help_panel=MODEL_PANEL)
     ] = None,
-    vision_tower: VisionTowerOption = None,
+    loading: Loading = Loading(),
     image_root: ImageRootOption = None,
-    num_beams: Annotated[int, typer.Option("--num-beams", min=1, help="Beams.", rich_help_panel=DECODING)] = 4,
+    num_beams: Annotated[int, typer.Option("--num-beams", min=1, help="Beams.", rich_help_panel=DECODING_PANEL)] = 4,
     max_new_tokens: Annotated[
         int,
-        typer.Option("--max-new-tokens", min=1, help="Length limit of a description.", rich_help_panel=DECODING),
+        typer.Option("--max-new-tokens", min=1, help="Length limit of a description.", rich_help_panel=DECODING_PANEL),
     ] = 512,
     no_repeat_ngram_size: Annotated[
         int,
         typer.Option(
-            "--no-repeat-ngram-size", min=0, help="No n tokens twice in a description.", rich_help_panel=DECODING
+            "--no-repeat-ngram-size", min=0, help="No n tokens twice in a description.", rich_help_panel=DECODING_PANEL
         ),
     ] = 5,
     prompt_suffix: Annotated[
-        str, typer.Option("--prompt-suffix", help="Put after each of POPE's questions.", rich_help_panel=DECODING)
+        str, typer.Option("--prompt-suffix", help="Put after each of POPE's questions.", rich_help_panel=DECODING_PANEL)
     ] = "\\nAnswer the question using a single word or phrase.",
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = "auto",
-    quantization: QuantizationOption = None,
-    template: TemplateOption = "auto",
-    trust_remote_code: TrustRemoteCodeOption = False,
-    batch_size: BatchSizeOption = 8,
-    num_processes: ProcessesOption = None,
-    seed: SeedOption = 0,
+    running: Running = Running(),
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -84,52 +72,46 @@ def sweep(
     Example: amp eval sweep runs/train --data pope=POPE/output/coco --image-root val2014 --limit 100 --out runs/sweep
     """
     from amp_cli import ui
+    from amp_cli.benchmarks import BENCHMARKS
     from amp_cli.benchmarks.settings import EvalSettings
     from amp_cli.errors import AmpError
     from amp_cli.report.everything import folder_of, named_folders
-    from amp_cli.report.sweep import find_points, run_sweep, trained_model
+    from amp_cli.report.sweep import find_points, run_sweep, swept, trained_model
 
     points, left_out = find_points(run)
     for sentence in left_out:
         ui.warn(sentence)
-    given = named_folders(data or (), CHEAP)
-    folders = {name: folder for name in CHEAP if (folder := folder_of(name, given)) is not None}
+    given = named_folders(data or (), swept())
+    folders = {name: folder for name in swept() if (folder := folder_of(name, given)) is not None}
     if not folders:
         raise AmpError(
             "Neither POPE's nor CHAIR's files are at hand",
             hint="Give --data pope=DIR or --data chair=DIR, or run `amp download pope`",
         )
     trained = trained_model(run)
-    pope = EvalSettings(
-        benchmark="pope",
-        out=out,
-        limit=limit,
-        model=model or trained.model,
-        vision_tower=vision_tower or trained.vision_tower,
-        image_root=image_root,
-        prompt_suffix=prompt_suffix.replace("\\n", "\n"),
-        num_beams=num_beams,
-        dtype=dtype,
-        device=device,
-        quantization=quantization,
-        template=trained.template if template == "auto" else template,
-        trust_remote_code=trust_remote_code,
-        batch_size=batch_size,
-        num_processes=num_processes,
-        seed=seed,
-    )
-    chair = replace(
-        pope,
-        benchmark="chair",
-        sample="auto",
-        max_new_tokens=max_new_tokens,
-        no_repeat_ngram_size=no_repeat_ngram_size,
-    )
-    asked = [
-        replace(settings, data=folder, image_root=image_root)
-        for settings in (pope, chair)
-        if (folder := folders.get(settings.benchmark)) is not None
-    ]
+    spec = replace(
+        loading,
+        vision_tower=loading.vision_tower or trained.vision_tower,
+        template=trained.template if loading.template == "auto" else loading.template,
+    ).of(model or trained.model)
+    asked = []
+    for name, folder in folders.items():
+        decoding = replace(BENCHMARKS[name].decoding, num_beams=num_beams)
+        if BENCHMARKS[name].items == "descriptions":
+            decoding = replace(decoding, max_new_tokens=max_new_tokens, no_repeat_ngram_size=no_repeat_ngram_size)
+        asked.append(
+            EvalSettings(
+                benchmark=name,
+                out=out,
+                data=folder,
+                limit=limit,
+                spec=spec,
+                image_root=image_root,
+                prompt_suffix=prompt_suffix.replace("\\n", "\n"),
+                decoding=decoding,
+                running=running,
+            )
+        )
     result = run_sweep(run, points, asked, out, overwrite=overwrite)
     _show(result, as_json=json)
     if result.rejected:

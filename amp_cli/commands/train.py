@@ -8,12 +8,13 @@ import typer
 
 from amp_cli import ui
 from amp_cli.commands.options import (
-    MODEL,
-    RUNNING,
+    MODEL_PANEL,
+    RUNNING_PANEL,
     ImageRootOption,
     JsonOption,
     OutOption,
     OverwriteOption,
+    TrustRemoteCodeOption,
     VisionTowerOption,
 )
 
@@ -35,17 +36,18 @@ def train(
     ] = "7b",
     base: Annotated[
         str | None,
-        typer.Option("--base", help="Model to start from (default: the recipe's)", rich_help_panel=MODEL),
+        typer.Option("--base", help="Model to start from (default: the recipe's)", rich_help_panel=MODEL_PANEL),
     ] = None,
     adapter: Annotated[
         str | None,
         typer.Option(
             "--adapter",
             help="LoRA adapter to go on with; the reference stays the base without it",
-            rich_help_panel=MODEL,
+            rich_help_panel=MODEL_PANEL,
         ),
     ] = None,
     vision_tower: VisionTowerOption = None,
+    trust_remote_code: TrustRemoteCodeOption = False,
     recipe: Annotated[
         str, typer.Option("--recipe", help="Variant of the recipe: paper or released.", rich_help_panel=TRAINING)
     ] = "paper",
@@ -76,12 +78,12 @@ def train(
         typer.Option(
             "--accelerate-config",
             help="Accelerate file, or fsdp, deepspeed_zero2, multi_node, ... (default: by the machine's GPUs)",
-            rich_help_panel=RUNNING,
+            rich_help_panel=RUNNING_PANEL,
         ),
     ] = None,
     num_processes: Annotated[
         int | None,
-        typer.Option("--num-processes", min=1, help="Processes (default: one per GPU)", rich_help_panel=RUNNING),
+        typer.Option("--num-processes", min=1, help="Processes (default: one per GPU)", rich_help_panel=RUNNING_PANEL),
     ] = None,
     tokens_per_step: Annotated[
         int | None,
@@ -89,7 +91,7 @@ def train(
             "--tokens-per-step",
             min=1,
             help="mdpo: tokens in one forward pass of a device; fewer take less memory (default: 4096)",
-            rich_help_panel=RUNNING,
+            rich_help_panel=RUNNING_PANEL,
         ),
     ] = None,
     torch_compile: Annotated[
@@ -97,7 +99,7 @@ def train(
         typer.Option(
             "--torch-compile",
             help="Compile the language model's MLPs; on a CPU 0 to 7 % faster, not timed on a GPU (default: off)",
-            rich_help_panel=RUNNING,
+            rich_help_panel=RUNNING_PANEL,
         ),
     ] = False,
     dry_run: Annotated[
@@ -105,7 +107,7 @@ def train(
         typer.Option(
             "--dry-run",
             help="Only say what memory and how many steps it would take; needs no weights, writes nothing.",
-            rich_help_panel=RUNNING,
+            rich_help_panel=RUNNING_PANEL,
         ),
     ] = False,
     overwrite: OverwriteOption = False,
@@ -118,7 +120,12 @@ def train(
     from amp_cli.commands.preferences.importing import usable_prefs
     from amp_cli.training.config import load_config
 
-    chosen = {"reference": reference, "tokens_per_step": tokens_per_step, "torch_compile": torch_compile or None}
+    chosen = {
+        "reference": reference,
+        "tokens_per_step": tokens_per_step,
+        "torch_compile": torch_compile or None,
+        "trust_remote_code": trust_remote_code or None,
+    }
     config = load_config(
         size,
         recipe=recipe,

@@ -7,11 +7,15 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from amp_cli import __version__
 from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.settings import default_settings, flatten, free_settings
 from amp_cli.errors import AmpError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "spacy")
 NAME = "run.json"
@@ -37,27 +41,27 @@ class Run:
         out: Path,
         *,
         command: str,
-        settings: Mapping[str, Any],
+        settings: "DataclassInstance | Mapping[str, Any]",
         identity: Mapping[str, Any] | None = None,
         seed: int | None = None,
         overwrite: bool = False,
-        free: Collection[str] = (),
     ) -> Self:
         """Open `out` for `command`; an unfinished or finished run with the same settings is resumed.
 
         Args:
+            settings: a record, whose fields say what may differ when the run goes on, or plain values.
             identity: model and data identity (revision or content hash), compared like the settings.
-            free: names of settings that may differ on resumption (they change speed, not results).
 
         Raises:
             AmpError: the folder holds a run with other settings, or other files, and `overwrite` is off.
         """
-        facts = _new_facts(command, _plain(settings), _plain(identity or {}), seed)
+        flat, free, defaults = _told_by(settings)
+        facts = _new_facts(command, _plain(flat), _plain(identity or {}), seed)
         if overwrite and (out / NAME).exists():
             disk_errors_explained(lambda: shutil.rmtree(out), out)
         if (out / NAME).exists():
             old = read_json(out / NAME)
-            _refuse_other_run(out, old, facts, free)
+            _refuse_other_run(out, old, facts, free, _plain(defaults))
             facts = {**old, "settings": facts["settings"], "state": "running", "ended": None}
             run = cls(out, facts, resumed=True)
         else:
@@ -75,7 +79,7 @@ class Run:
             AmpError: there is no run there.
         """
         if not (out / NAME).is_file():
-            raise AmpError(f"'{out}' is no run folder: it holds no {NAME}")
+            raise AmpError(f"'{out}' is not a run folder: it holds no {NAME}")
         return cls(out, read_json(out / NAME), resumed=True)
 
     def __enter__(self) -> Self:
@@ -114,14 +118,26 @@ def _new_facts(command: str, settings: dict[str, Any], identity: dict[str, Any],
     }
 
 
-def _refuse_other_run(out: Path, old: dict[str, Any], new: dict[str, Any], free: Collection[str]) -> None:
+def _told_by(
+    settings: "DataclassInstance | Mapping[str, Any]",
+) -> tuple[Mapping[str, Any], Collection[str], Mapping[str, Any]]:
+    """Return settings as they lie in `run.json`, those of them that are free, and the defaults of all."""
+    if isinstance(settings, Mapping):
+        return settings, (), {}
+    return flatten(settings), free_settings(settings), default_settings(type(settings))
+
+
+def _refuse_other_run(
+    out: Path, old: dict[str, Any], new: dict[str, Any], free: Collection[str], defaults: Mapping[str, Any]
+) -> None:
+    """Refuse to go on with other settings or another identity; what an older run does not name had its default."""
     if old.get("command") != new["command"]:
         raise AmpError(
             f"'{out}' holds a run of `{old.get('command')}`, not of `{new['command']}`",
             hint="Choose a new folder with --out, or start afresh with --overwrite",
         )
     for part in ("settings", "identity"):
-        before, now = old.get(part, {}), new[part]
+        before, now = {**(defaults if part == "settings" else {}), **old.get(part, {})}, new[part]
         for name in sorted({*before, *now} - set(free)):
             if before.get(name) != now.get(name):
                 raise AmpError(

@@ -34,6 +34,7 @@ from amp_cli.models.llava.source import Source, find_outline, find_source
 from amp_cli.models.llava.to_hf import keep_small_files, save_processor
 from amp_cli.models.precision import choose_device, choose_dtype, quantization_config, refuse_overflow
 from amp_cli.models.resolve import check_model, local_folder, model_and_adapter, model_config
+from amp_cli.models.spec import ModelSpec
 from amp_cli.models.templates import FOR_LLAVA, choose_template
 
 if TYPE_CHECKING:
@@ -83,45 +84,31 @@ class LoadedModel:
             self.processor.image_processor.do_pad = False
 
 
-def load_model(
-    model: str,
-    *,
-    adapter: str | None = None,
-    trainable: bool = False,
-    vision_tower: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    quantization: str | None = None,
-    template: str = "auto",
-    trust_remote_code: bool = False,
-) -> LoadedModel:
-    """Load a model by folder, hub id or alias (`7b`, `amp-meg-7b`, `tiny`); a LoRA adapter is attached, not merged.
+def load_model(spec: ModelSpec, *, trainable: bool = False) -> LoadedModel:
+    """Load a model; a LoRA adapter is attached, not merged.
 
     An original LLaVA checkpoint is converted in memory, or once to disk where `AMP_CACHE_CONVERTED` asks for it.
 
     Args:
         trainable: leave the adapter's weights trainable.
-        vision_tower: folder or hub id of an original checkpoint's tower, in place of what its configuration names.
-        dtype: `auto` is float32 on a CPU and bfloat16 on a GPU; `stored` is what the weights are stored in.
-        quantization: `nf4` (4-bit NormalFloat, double quantisation) or `int8`; language model only.
-        template: `auto`, `authors`, `own`, `vicuna_v1`, `llava_v1` or a path.
 
     Raises:
         AmpError: no such model, weights missing or damaged, parts or an adapter that do not fit.
     """
-    source = find_source(model, adapter=adapter, vision_tower=vision_tower)
-    config, place = source.config(), choose_device(device)
-    precision, torch_dtype = choose_dtype(dtype, place, config)
+    source = find_source(spec)
+    config, place = source.config(), choose_device(spec.device)
+    precision, torch_dtype = choose_dtype(spec.dtype, place, config)
     options = {
         "dtype": torch_dtype,
         "device_map": {"": place},
-        "quantization_config": quantization_config(quantization, torch_dtype),
+        "quantization_config": quantization_config(spec.quantization, torch_dtype),
+        "trust_remote_code": spec.trust_remote_code,
     }
-    network = _load_network(source, config, {**options, "trust_remote_code": trust_remote_code})
-    if dtype != "stored":
-        refuse_overflow(network, model, torch_dtype)
-    identity = {**source.identity, "dtype": precision, "quantization": quantization}
-    loaded = _with_processor(network, source, config, identity, template, trust_remote_code=trust_remote_code)
+    network = _load_network(source, config, options)
+    if spec.dtype != "stored":
+        refuse_overflow(network, spec.model, torch_dtype)
+    identity = {**source.identity, "dtype": precision, "quantization": spec.quantization}
+    loaded = _with_processor(network, source, config, identity, spec)
     if source.adapter is not None:
         from amp_cli.models.adapters import attach_adapter
 
@@ -131,42 +118,36 @@ def load_model(
     return loaded
 
 
-def load_outline(
-    model: str, *, vision_tower: str | None = None, dtype: str = "auto", device: str = "auto", template: str = "auto"
-) -> LoadedModel:
+def load_outline(spec: ModelSpec) -> LoadedModel:
     """Build a model without weights from its configuration, on the meta device, with its processor.
 
-    Arguments are those of `load_model`. Weights need not be on this disk.
+    Weights need not be on this disk.
 
     Raises:
         AmpError: no such model, or it cannot be built.
     """
-    source = find_outline(model, vision_tower=vision_tower)
+    source = find_outline(spec)
     config = source.config()
-    precision, torch_dtype = choose_dtype(dtype, choose_device(device), config)
+    precision, torch_dtype = choose_dtype(spec.dtype, choose_device(spec.device), config)
+    trusts = {"trust_remote_code": spec.trust_remote_code}
     try:
         original = source.original
-        built = AutoConfig.from_pretrained(source.folder) if original is None else llava_config(original)
+        built = AutoConfig.from_pretrained(source.folder, **trusts) if original is None else llava_config(original)
         with torch.device("meta"):
-            network = AutoModelForImageTextToText.from_config(built, dtype=torch_dtype)
+            network = AutoModelForImageTextToText.from_config(built, dtype=torch_dtype, **trusts)
         if (source.folder / "generation_config.json").is_file():
             network.generation_config = GenerationConfig.from_pretrained(source.folder)
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         kind = config.get("model_type", "unknown")
-        raise AmpError(f"'{model}' (model type '{kind}') could not be built: {_first_line(error)}") from error
-    return _with_processor(network, source, config, {"dtype": precision}, template, trust_remote_code=False)
+        raise AmpError(f"'{spec.model}' (model type '{kind}') could not be built: {_first_line(error)}") from error
+    return _with_processor(network, source, config, {"dtype": precision}, spec)
 
 
 def _with_processor(
-    network: Any,
-    source: Source,
-    config: dict[str, Any],
-    identity: dict[str, Any],
-    template: str,
-    *,
-    trust_remote_code: bool,
+    network: Any, source: Source, config: dict[str, Any], identity: dict[str, Any], spec: ModelSpec
 ) -> LoadedModel:
-    processor = _load_processor(source, config, trust_remote_code)
+    processor = _load_processor(source, config, spec.trust_remote_code)
+    template = spec.template
     if source.original_config is not None:
         template = FOR_LLAVA.get(template, template)
     template_name, template_text = choose_template(template, config, processor, source.model)
@@ -184,17 +165,18 @@ def _with_processor(
     )
 
 
-def load_text_model(model: str, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
+def load_text_model(spec: ModelSpec) -> LoadedModel:
     """Load a model to be asked without images: a plain language model, or any that `load_model` takes.
 
     Raises:
         AmpError: no such model, it cannot be loaded, or it brings no chat template.
     """
+    model = spec.model
     config, _ = model_config(model_and_adapter(model, None)[0])
     if not is_language_model(config):
-        return load_model(model, dtype=dtype, device=device)
-    identity, folder, place = check_model(model), local_folder(model), choose_device(device)
-    precision, torch_dtype = choose_dtype(dtype, place, config)
+        return load_model(spec)
+    identity, folder, place = check_model(spec), local_folder(model), choose_device(spec.device)
+    precision, torch_dtype = choose_dtype(spec.dtype, place, config)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:

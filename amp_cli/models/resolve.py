@@ -10,6 +10,7 @@ from amp_cli.downloads.hub_files import PICKLES, SAFE, SMALL
 from amp_cli.downloads.zoo import find_model
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import ADAPTER_STEMS, weight_files
+from amp_cli.models.spec import ModelSpec
 
 TINY = Path(__file__).resolve().parent.parent / "world" / "tiny"
 SAMPLED = 1 << 20
@@ -115,17 +116,17 @@ def folder_of_small_files(model: str) -> Path:
     return Path(explained(lambda: snapshot_download(place, allow_patterns=[*SMALL]), place))
 
 
-def check_model(model: str, *, adapter: str | None = None, vision_tower: str | None = None) -> dict[str, Any]:
+def check_model(spec: ModelSpec) -> dict[str, Any]:
     """Refuse, without loading weights, a model or adapter that cannot be used; return their identity."""
-    base, adapter = model_and_adapter(model, adapter)
+    base, adapter = model_and_adapter(spec.model, spec.adapter)
     _, folder = model_config(base)
     refuse_unusable_model(base, folder)
-    identity: dict[str, Any] = {"model": {**identity_of(base, folder), "name": model}}
+    identity: dict[str, Any] = {"model": {**identity_of(base, folder), "name": spec.model}}
     if adapter is not None:
         identity["adapter"] = identity_of(adapter, adapter_folder(adapter))
-    if vision_tower is not None:
-        _, tower = model_config(vision_tower)
-        identity["vision_tower"] = identity_of(vision_tower, tower)
+    if spec.vision_tower is not None:
+        _, tower = model_config(spec.vision_tower)
+        identity["vision_tower"] = identity_of(spec.vision_tower, tower)
     return identity
 
 

@@ -1,18 +1,16 @@
-"""Which model, and how it decodes: the two records that go from a command's options to the tensors."""
+"""Which model, and how it decodes: the records that go from a command's options to the tensors."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from amp_cli.disk.settings import free
 from amp_cli.errors import AmpError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """A model and how it is loaded.
+class Loading:
+    """How a model is loaded, whichever it is.
 
     Attributes:
-        model: a folder, a hub id, an alias (`7b`, `amp-meg-7b`, `tiny`), or an endpoint's URL#NAME.
-        adapter: a LoRA adapter: folder, run folder or hub id.
         vision_tower: folder or hub id of an original LLaVA checkpoint's tower, in place of what it names.
         dtype: `auto` is float32 on a CPU and bfloat16 on a GPU; `stored` is what the weights are stored in.
         device: `cpu`, `cuda`, `cuda:1`, `mps` or `auto`.
@@ -21,14 +19,30 @@ class ModelSpec:
         trust_remote_code: whether Python code that comes with the model may run.
     """
 
-    model: str
-    adapter: str | None = None
     vision_tower: str | None = None
     dtype: str = "auto"
     device: str = free("auto")
     quantization: str | None = None
     template: str = "auto"
     trust_remote_code: bool = False
+
+    def of(self, model: str, adapter: str | None = None) -> "ModelSpec":
+        """Return the model, to be loaded like this."""
+        loading = {one.name: getattr(self, one.name) for one in fields(Loading)}
+        return ModelSpec(model=model, adapter=adapter, **loading)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(Loading):
+    """A model and how it is loaded.
+
+    Attributes:
+        model: a folder, a hub id, an alias (`7b`, `amp-meg-7b`, `tiny`), or an endpoint's URL#NAME.
+        adapter: a LoRA adapter: folder, run folder or hub id.
+    """
+
+    model: str
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,19 +4,17 @@ import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from amp_cli import ui
+from amp_cli.asking.answerer import Request, Running
 from amp_cli.asking.endpoint import EndpointModel, is_endpoint
 from amp_cli.disk.jsonl import RecordLog
 from amp_cli.errors import AmpError
+from amp_cli.models.spec import Decoding, Loading
 from amp_cli.preferences.left_out import RejectedItems
 from amp_cli.preferences.levels import STANDARD
 from amp_cli.records import Answer, Candidate, SourceItem
-
-if TYPE_CHECKING:
-    from amp_cli.asking.answerer import Request
-from amp_cli.models.spec import Decoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +51,9 @@ class Answering(Protocol):
 class ModelAnswering:
     """Loads the expert's model, answers, and gives the memory back before the next expert comes; asks an endpoint."""
 
-    decoding: "Decoding"
-    batch_size: int
-    seed: int
-    concurrency: int = 8
-    vision_tower: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    quantization: str | None = None
-    template: str = "auto"
-    trust_remote_code: bool = False
+    loading: Loading
+    decoding: Decoding
+    running: Running
 
     def __call__(
         self,
@@ -72,8 +63,6 @@ class ModelAnswering:
         on_answer: Callable[[Answer], None],
         on_reject: Callable[[str, str], None],
     ) -> None:
-        from amp_cli.asking.answerer import Request
-
         requests = [
             Request(id=item.id, images=tuple(Path(image) for image in item.images), questions=item.questions)
             for item in items
@@ -86,16 +75,16 @@ class ModelAnswering:
     def _ask_endpoint(
         self,
         expert: Expert,
-        requests: Sequence["Request"],
+        requests: Sequence[Request],
         done: Collection[str],
         on_answer: Callable[[Answer], None],
         on_reject: Callable[[str, str], None],
     ) -> None:
-        endpoint = EndpointModel(expert.model, self.decoding, seed=_seed_of(expert, self.seed))
+        endpoint = EndpointModel(expert.model, self.decoding, seed=_seed_of(expert, self.running.seed))
         for note in endpoint.notes:
             ui.warn(note)
         endpoint.answer_requests(
-            requests, concurrency=self.concurrency, done=done, on_answer=on_answer, on_reject=on_reject
+            requests, concurrency=self.running.concurrency, done=done, on_answer=on_answer, on_reject=on_reject
         )
         for note in endpoint.late_notes:
             ui.warn(note)
@@ -103,7 +92,7 @@ class ModelAnswering:
     def _ask_model(
         self,
         expert: Expert,
-        requests: Sequence["Request"],
+        requests: Sequence[Request],
         done: Collection[str],
         on_answer: Callable[[Answer], None],
         on_reject: Callable[[str, str], None],
@@ -111,24 +100,15 @@ class ModelAnswering:
         from amp_cli.asking.local import answer_requests
         from amp_cli.models.load import load_model
 
-        loaded = load_model(
-            expert.model,
-            adapter=expert.adapter,
-            vision_tower=self.vision_tower,
-            dtype=self.dtype,
-            device=self.device,
-            quantization=self.quantization,
-            template=self.template,
-            trust_remote_code=self.trust_remote_code,
-        )
+        loaded = load_model(self.loading.of(expert.model, expert.adapter))
         for note in loaded.notes:
             ui.warn(note)
         answer_requests(
             loaded,
             requests,
             self.decoding,
-            batch_size=self.batch_size,
-            seed=_seed_of(expert, self.seed),
+            batch_size=self.running.batch_size,
+            seed=_seed_of(expert, self.running.seed),
             done=done,
             on_answer=on_answer,
             on_reject=on_reject,
@@ -156,7 +136,7 @@ def parse_expert(text: str) -> Expert:
     """Read `NAME=MODEL` or `NAME=MODEL+ADAPTER`; a plus in a folder that exists, or in an endpoint, is no separator."""
     name, equals, model = text.partition("=")
     if not equals:
-        raise AmpError(f"'{text}' is no expert", hint="--expert NAME=MODEL or NAME=MODEL+ADAPTER, strong to weak")
+        raise AmpError(f"'{text}' is not an expert", hint="--expert NAME=MODEL or NAME=MODEL+ADAPTER, strong to weak")
     if "+" not in model or is_endpoint(model) or Path(model).exists():
         return Expert(name=name, model=model)
     splits = [place for place, letter in enumerate(model) if letter == "+"]

@@ -1,15 +1,18 @@
 """`amp generate-prefs`: from sources over candidates to ranked levels, every step on disk and resumable."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
+from amp_cli.asking.answerer import Running
 from amp_cli.asking.endpoint import check_endpoint, is_endpoint
 from amp_cli.disk.jsonl import RecordLog, content_hash, write_json, write_records
 from amp_cli.disk.run import Run
+from amp_cli.disk.settings import free, nested, unrecorded
 from amp_cli.errors import AmpError
+from amp_cli.models.spec import Decoding, Loading
 from amp_cli.preferences.autocheck import Checker
 from amp_cli.preferences.encoders import Encoder, make_encoder
 from amp_cli.preferences.experts import Answering, Expert, ModelAnswering, collect_candidates, refuse_repeated_names
@@ -23,50 +26,36 @@ from amp_cli.preferences.sources import Sources, read_sources
 from amp_cli.records import PreferenceItem
 
 MAX_LEVELS = 8
-PAPER_DECODING: Mapping[str, Any] = {
-    "num_beams": 4,
-    "temperature": 0.7,
-    "top_p": 1.0,
-    "repetition_penalty": 1.1,
-    "no_repeat_ngram_size": 0,
-    "max_new_tokens": 512,
-}
-"""Fields of `core.requests.Decoding`: what the paper's experts answered with."""
+PAPER_DECODING = Decoding(num_beams=4, temperature=0.7, repetition_penalty=1.1)
+"""What the paper's experts answered with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSettings:
     """Everything that decides the preferences. `levels` belongs to `ig`; with `meg` the experts decide it.
 
-    `decoding` holds the fields of `core.requests.Decoding`; `compare_attributes` None means on for MiniLM only.
+    Data are known by their content. `compare_attributes` None means on for MiniLM only.
     """
 
-    data: Path
-    out: Path
+    data: Path = free()
+    out: Path = unrecorded()
     method: str
     experts: tuple[Expert, ...] = ()
     base: str | None = None
-    finetune_data: Path | None = None
+    finetune_data: Path | None = free(None)
     levels: int | None = None
     image_root: Path | None = None
     finetune_image_root: Path | None = None
-    tuning: FineTuning = field(default_factory=FineTuning)
-    decoding: Mapping[str, Any] = field(default_factory=lambda: dict(PAPER_DECODING))
+    tuning: FineTuning = nested(FineTuning())
+    loading: Loading = Loading()
+    decoding: Decoding = nested(PAPER_DECODING)
+    running: Running = Running()
     auto_check: bool = True
     encoder: str = "minilm"
     tau: float | None = None
     coverage: str = "standard"
     compare_attributes: bool | None = None
     spacy_model: str = DEFAULT_MODEL
-    vision_tower: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    quantization: str | None = None
-    template: str = "auto"
-    trust_remote_code: bool = False
-    batch_size: int = 8
-    concurrency: int = 8
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.method == "meg":
@@ -106,11 +95,6 @@ class GenerateSettings:
     def models(self) -> tuple[Expert, ...]:
         """The models that must exist before the start."""
         return self.experts if self.method == "meg" else (Expert(name=BASE, model=str(self.base)),)
-
-    def to_json(self) -> dict[str, Any]:
-        record = asdict(self)
-        del record["out"]
-        return record
 
 
 COMMAND = "generate-prefs"
@@ -169,11 +153,10 @@ def generate_preferences(
     run = Run.start(
         settings.out,
         command=COMMAND,
-        settings=settings.to_json(),
+        settings=settings,
         identity=prepared.identity,
-        seed=settings.seed,
+        seed=settings.running.seed,
         overwrite=overwrite,
-        free=("data", "finetune_data", "device", "concurrency"),
     )
     try:
         result = _work(settings, prepared)
@@ -213,10 +196,10 @@ def _prepare(
     if settings.finetune_data is not None and settings.levels is not None:
         root = settings.finetune_image_root
         finetune_sources = read_sources(settings.finetune_data, image_root=root)
-        nested_subsets(finetune_sources.items, settings.levels - 2, seed=settings.seed)
+        nested_subsets(finetune_sources.items, settings.levels - 2, seed=settings.running.seed)
     if answering is None:
-        answering = _make_answering(settings)
-        identity["models"] = _check_models(settings.models(), settings)
+        answering = ModelAnswering(loading=settings.loading, decoding=settings.decoding, running=settings.running)
+        identity["models"] = _check_models(settings.models(), settings.loading)
     return _Prepared(
         sources=sources,
         finetune_sources=finetune_sources,
@@ -235,7 +218,7 @@ def _hash_of(path: Path) -> str:
 
 def _make_checker(settings: GenerateSettings, encoder: Encoder | None) -> Checker:
     return Checker(
-        encoder=encoder or make_encoder(settings.encoder, device=settings.device),
+        encoder=encoder or make_encoder(settings.encoder, device=settings.loading.device),
         parser=ChunkParser(settings.spacy_model),
         tau=settings.tau,
         coverage=settings.coverage,
@@ -243,34 +226,17 @@ def _make_checker(settings: GenerateSettings, encoder: Encoder | None) -> Checke
     )
 
 
-def _make_answering(settings: GenerateSettings) -> ModelAnswering:
-    from amp_cli.models.spec import Decoding
-
-    return ModelAnswering(
-        decoding=Decoding(**settings.decoding),
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        concurrency=settings.concurrency,
-        vision_tower=settings.vision_tower,
-        dtype=settings.dtype,
-        device=settings.device,
-        quantization=settings.quantization,
-        template=settings.template,
-        trust_remote_code=settings.trust_remote_code,
-    )
-
-
-def _check_models(experts: Sequence[Expert], settings: GenerateSettings) -> dict[str, Any]:
+def _check_models(experts: Sequence[Expert], loading: Loading) -> dict[str, Any]:
     from amp_cli.models.resolve import check_model
 
-    # what is said of models goes for those that are loaded here; where there are none, it is a mistake
-    at_home = ("vision_tower", "quantization", "template", "trust_remote_code")
+    # what is said of models goes for those that are loaded here; where there are none, it is a mistake; auto-check
+    # may still use the device
     none_here = all(is_endpoint(expert.model) for expert in experts)
-    options = {name: getattr(settings, name) for name in at_home} if none_here else {}
+    at_endpoint = replace(loading, device="auto", dtype="auto") if none_here else Loading()
     return {
-        expert.name: check_endpoint(expert.model, options)
+        expert.name: check_endpoint(at_endpoint.of(expert.model, expert.adapter))
         if is_endpoint(expert.model)
-        else check_model(expert.model, adapter=expert.adapter, vision_tower=settings.vision_tower)
+        else check_model(loading.of(expert.model, expert.adapter))
         for expert in experts
     }
 
@@ -341,7 +307,7 @@ def _experts(settings: GenerateSettings, prepared: _Prepared) -> Sequence[Expert
         tuning=settings.tuning,
         finetune=prepared.finetune,
         folder=settings.out / "incremental",
-        seed=settings.seed,
+        seed=settings.running.seed,
     )
 
 

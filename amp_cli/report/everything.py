@@ -76,7 +76,7 @@ def run_all(
     """
     shared = {one.benchmark: None if one.data is None else one.data.resolve() for one in benchmarks}
     first = benchmarks[0]
-    settings = {"model": first.model, "adapter": first.adapter}
+    settings = {"model": first.spec and first.spec.model, "adapter": first.spec and first.spec.adapter}
     scores: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     rejected: dict[str, int] = {}
@@ -85,9 +85,10 @@ def run_all(
         run.record(data=shared)
         for number, one in enumerate(benchmarks, start=1):
             ui.note(f"{one.benchmark} ({number} of {len(benchmarks)})")
-            left = None if one.max_cost is None else max(0.0, one.max_cost - spent)
+            limit = one.judging.max_cost
+            judging = replace(one.judging, max_cost=None if limit is None else max(0.0, limit - spent))
             try:
-                result = evaluate(replace(one, out=out / one.benchmark, max_cost=left))
+                result = evaluate(replace(one, out=out / one.benchmark, judging=judging))
             except AmpError as error:
                 failed[one.benchmark] = error.message + (f". {error.hint}" if error.hint else "")
                 ui.warn(f"{one.benchmark} was not done: {failed[one.benchmark]}")

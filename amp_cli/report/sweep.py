@@ -148,7 +148,8 @@ def _sweep(
         for settings in benchmarks:
             ui.note(f"Step {point.step:,} ({number} of {len(points)}): {settings.benchmark}")
             adapter = None if point.adapter is None else str(point.adapter)
-            result = evaluate(replace(settings, adapter=adapter, out=out / point.folder / settings.benchmark))
+            spec = None if settings.spec is None else replace(settings.spec, adapter=adapter)
+            result = evaluate(replace(settings, spec=spec, out=out / point.folder / settings.benchmark))
             of_point[settings.benchmark] = result.scores
             rejected += len(result.rejected)
         scores.append(of_point)

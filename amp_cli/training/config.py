@@ -3,15 +3,17 @@
 import math
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
 from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.settings import free
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.models.resolve import adapter_folder, model_and_adapter
+from amp_cli.models.spec import ModelSpec
 
 METHODS = ("mdpo", "sft")
 PAIR_SETS = ("all", "adjacent", "best-vs-rest")
@@ -47,27 +49,28 @@ class TrainConfig:
     epochs: float | None = None  # this or max_steps
     max_steps: int | None = None
     global_batch_size: int = 16  # items in one update, over all devices
-    tokens_per_step: int = 4096  # mdpo: tokens in one forward pass of a device; an item that has more goes alone
-    per_device_batch_size: int | None = None  # sft: items in one forward pass (None: 1)
+    tokens_per_step: int = free(4096)  # mdpo: tokens in one forward pass of a device; an item that has more goes alone
+    per_device_batch_size: int | None = free(None)  # sft: items in one forward pass (None: 1)
     max_grad_norm: float = 0.3
     # speed and memory
-    reference: str = "auto"  # its log-probabilities: "online" in every step, "cache" once to disk, or as it pays
-    gradient_checkpointing: bool | None = None  # None: where the estimate says that memory would not do without
-    torch_compile: bool = False  # the language model's MLPs
+    reference: str = free("auto")  # its log-probabilities: "online" in every step, "cache" once to disk, or as it pays
+    gradient_checkpointing: bool | None = free(None)  # None: where the estimate says that memory would not do without
+    torch_compile: bool = free(default=False)  # the language model's MLPs
     # model and data
     max_length: int = 4096  # tokens of a row, image tokens included; longer items are rejected
     quantization: str | None = None
     dtype: str = "auto"
     template: str = "auto"
+    trust_remote_code: bool = False  # whether Python code that comes with the model may run
     pad_to_square: bool | None = None  # None: as the model was trained
     # running
     seed: int = 0
     save_steps: int = 100
-    keep_checkpoints: int = 2  # the newest; `amp eval sweep` scores those that are kept
+    keep_checkpoints: int = free(2)  # the newest; `amp eval sweep` scores those that are kept
     logging_steps: int = 10
-    report_to: str = "none"
-    data_workers: int = 0  # processes that read images ahead
-    threads: int | None = None  # CPU threads of a process; None: torch decides
+    report_to: str = free("none")
+    data_workers: int = free(0)  # processes that read images ahead
+    threads: int | None = free(None)  # CPU threads of a process; None: torch decides
 
     def __post_init__(self) -> None:
         _refuse_outside("method", self.method, METHODS)
@@ -139,6 +142,19 @@ class TrainConfig:
         """Return how many items are seen in all, each as often as it comes, when there are so many."""
         return (self.max_steps or 0) * self.global_batch_size or items * (self.epochs or 0)
 
+    @property
+    def spec(self) -> ModelSpec:
+        """The model to start from; where it is loaded, the device is chosen."""
+        return ModelSpec(
+            model=self.base,
+            adapter=self.adapter,
+            vision_tower=self.vision_tower,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            template=self.template,
+            trust_remote_code=self.trust_remote_code,
+        )
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -153,12 +169,8 @@ class TrainConfig:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Pick the training settings out of a run's settings."""
-        return cls.from_json({field.name: settings[field.name] for field in fields(cls)})
-
-    def changed(self, **values: Any) -> Self:
-        """Return the same settings with some changed."""
-        return replace(self, **values)
+        """Pick the training settings out of a run's settings; one that an older run lacks has its default."""
+        return cls.from_json({one.name: settings[one.name] for one in fields(cls) if one.name in settings})
 
 
 def load_config(

@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from statistics import fmean
@@ -196,13 +196,7 @@ def _choose_reference(config: TrainConfig, items: int) -> tuple[bool, str] | Non
 
 
 def _outline(config: TrainConfig, *, on_gpu: bool) -> LoadedModel:
-    outline = load_outline(
-        config.base,
-        vision_tower=config.vision_tower,
-        dtype=config.dtype,
-        device="cuda" if on_gpu else "cpu",
-        template=config.template,
-    )
+    outline = load_outline(replace(config.spec, device="cuda" if on_gpu else "cpu"))
     if config.pad_to_square is False:
         outline.crop_images()
     return outline

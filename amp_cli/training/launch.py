@@ -10,6 +10,7 @@ from typing import Any
 from amp_cli import ui
 from amp_cli.disk.jsonl import Rejections, content_hash, read_json
 from amp_cli.disk.run import Run
+from amp_cli.disk.settings import free
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.launching import (
@@ -27,11 +28,14 @@ from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import REJECTED, prepare_items
 from amp_cli.training.worker import RESULT
 
-FREE = (
-    "prefs", "per_device_batch_size", "tokens_per_step", "reference", "gradient_checkpointing", "torch_compile",
-    "data_workers", "threads", "report_to", "keep_checkpoints",
-)  # fmt: skip
-"""Settings that change speed, memory and disk, not results; the preferences are known by their content."""
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What a run folder of `amp train` is made with; the preferences are known by their content."""
+
+    config: TrainConfig
+    prefs: Path = free()
+    image_root: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +83,10 @@ def train_model(
     run = Run.start(
         out,
         command="train",
-        settings={**config.to_json(), "prefs": str(prefs.resolve()), "image_root": _absolute(image_root)},
-        identity={
-            **check_model(config.base, adapter=config.adapter, vision_tower=config.vision_tower),
-            "prefs_hash": prefs_hash,
-        },
+        settings=TrainSettings(config=config, prefs=prefs.resolve(), image_root=image_root and image_root.resolve()),
+        identity={**check_model(config.spec), "prefs_hash": prefs_hash},
         seed=config.seed,
         overwrite=overwrite,
-        free=FREE,
     )
     try:
         if not (out / RESULT).exists():
@@ -118,10 +118,6 @@ def _hash(prefs: Path) -> str:
         return content_hash(prefs)
     except OSError as error:
         raise AmpError(f"Cannot read '{prefs}': {error.strerror}") from error
-
-
-def _absolute(path: Path | None) -> str | None:
-    return None if path is None else str(path.resolve())
 
 
 LOG = "train.log"

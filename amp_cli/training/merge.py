@@ -15,6 +15,7 @@ from amp_cli.models.load import LoadedModel, load_model, save_model_folder
 from amp_cli.models.precision import refuse_not_finite
 from amp_cli.models.prompts import encode_prompts
 from amp_cli.models.resolve import adapter_base, adapter_folder, check_model, is_folder_name, model_place
+from amp_cli.models.spec import ModelSpec
 
 QUESTION = "Describe this image in detail."
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
@@ -54,8 +55,10 @@ def merge_lora(settings: MergeSettings) -> MergeResult:
     """
     adapter = adapter_folder(settings.adapter)
     base = settings.base or _recorded_base(adapter)
-    identity = check_model(base, adapter=str(adapter), vision_tower=settings.vision_tower)
-    identity["dtype"] = settings.dtype
+    spec = ModelSpec(
+        model=base, adapter=str(adapter), vision_tower=settings.vision_tower, dtype=settings.dtype, device="cpu"
+    )
+    identity = {**check_model(spec), "dtype": spec.dtype}
     if settings.base is not None:
         _refuse_other_base(adapter, settings.base, identity["model"])
     done = made_before(settings.out, command="merge-lora", identity=identity, overwrite=settings.overwrite)
@@ -63,9 +66,9 @@ def merge_lora(settings: MergeSettings) -> MergeResult:
         difference = done.facts["max_logit_difference"]
         return MergeResult(out=settings.out, base=done.settings["base"], max_logit_difference=difference)
     part = part_of(settings.out)
-    chosen = {"adapter": str(adapter), "base": base, "vision_tower": settings.vision_tower, "dtype": settings.dtype}
+    chosen = {"adapter": spec.adapter, "base": base, "vision_tower": spec.vision_tower, "dtype": spec.dtype}
     run = Run.start(part, command="merge-lora", settings=chosen, identity=identity)
-    difference = _merge_into(part, base, str(adapter), settings)
+    difference = _merge_into(part, spec)
     run.finish("done", max_logit_difference=difference)
     put_in_place(part, settings.out)
     return MergeResult(out=settings.out, base=base, max_logit_difference=difference)
@@ -124,11 +127,11 @@ def _same_name(one: str, other: str) -> bool:
     return any(elsewhere) and Path(places[0]).name == Path(places[1]).name
 
 
-def _merge_into(part: Path, base: str, adapter: str, settings: MergeSettings) -> float:
+def _merge_into(part: Path, spec: ModelSpec) -> float:
     """Write the merged model to `part`, load it back, and return its largest difference of a logit."""
     # the first model is let go of before the second one is loaded
-    expected, precision = _save_merged(part, base, adapter, settings)
-    merged = _logits(load_model(str(part), dtype="stored", device="cpu"))
+    expected, precision = _save_merged(part, spec)
+    merged = _logits(load_model(ModelSpec(model=str(part), dtype="stored", device="cpu")))
     difference = float((merged - expected).abs().max())
     allowed = TOLERANCES[precision] * float(expected.abs().max())
     if not difference <= allowed:
@@ -139,9 +142,9 @@ def _merge_into(part: Path, base: str, adapter: str, settings: MergeSettings) ->
     return difference
 
 
-def _save_merged(part: Path, base: str, adapter: str, settings: MergeSettings) -> tuple[torch.Tensor, str]:
+def _save_merged(part: Path, spec: ModelSpec) -> tuple[torch.Tensor, str]:
     """Merge and save; return the logits of base plus adapter from before, and the precision."""
-    loaded = load_model(base, adapter=adapter, vision_tower=settings.vision_tower, dtype=settings.dtype, device="cpu")
+    loaded = load_model(spec)
     for note in loaded.notes:
         ui.warn(note)
     expected = _logits(loaded)

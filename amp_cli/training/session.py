@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,16 +153,7 @@ def load_policy(config: TrainConfig, device: str) -> LoadedModel:
 
     The adapter is fresh, or the one to go on with.
     """
-    loaded = load_model(
-        config.base,
-        adapter=config.adapter,
-        trainable=True,
-        vision_tower=config.vision_tower,
-        dtype=config.dtype,
-        device=device,
-        quantization=config.quantization,
-        template=config.template,
-    )
+    loaded = load_model(replace(config.spec, device=device), trainable=True)
     if config.pad_to_square is False:
         loaded.crop_images()
     if config.method == "mdpo":

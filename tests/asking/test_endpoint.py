@@ -12,15 +12,15 @@ from amp_cli.asking.answerer import Request
 from amp_cli.asking.endpoint import EndpointModel, check_endpoint, is_endpoint
 from amp_cli.asking.faults import Patience
 from amp_cli.benchmarks.runner import run_benchmark
-from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.models.images import image_data_url
-from amp_cli.models.spec import Decoding
+from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.preferences.experts import parse_expert
 from amp_cli.preferences.generate import GenerateSettings, generate_preferences
 from amp_cli.records import Answer
 from tests.support.judge_server import Fault, JudgeServer
+from tests.support.settings import eval_settings
 
 QUICK = Patience(attempts=3, first_delay=0.01)
 KEY = "sk-very-secret"
@@ -216,7 +216,7 @@ def test_an_endpoint_is_told_from_folders_and_hub_ids() -> None:
     assert is_endpoint("http://127.0.0.1:8000/v1#llava")
     assert is_endpoint("https://host/v1#a/b")
     assert not any(map(is_endpoint, ("tiny", "owner/name", "./http", "/models/7b")))
-    assert check_endpoint("https://host:8/v1/#owner/llava") == {
+    assert check_endpoint(ModelSpec(model="https://host:8/v1/#owner/llava")) == {
         "model": {"kind": "endpoint", "name": "owner/llava", "url": "https://host:8/v1"}
     }
 
@@ -233,7 +233,7 @@ def test_an_endpoint_is_told_from_folders_and_hub_ids() -> None:
 )
 def test_an_address_that_cannot_work_is_refused_and_its_secrets_are_not_repeated(model: str, said: str) -> None:
     with pytest.raises(AmpError, match=said) as caught:
-        check_endpoint(model)
+        check_endpoint(ModelSpec(model=model))
     assert "hidden" not in caught.value.message + str(caught.value.hint)
 
 
@@ -242,7 +242,7 @@ def test_an_address_that_cannot_work_is_refused_and_its_secrets_are_not_repeated
     [{"adapter": "mine"}, {"quantization": "nf4"}, {"template": "vicuna_v1"}, {"num_processes": 2}, {"device": "cpu"}],
 )
 def test_what_only_a_model_loaded_here_can_have_is_refused(pope: Path, tmp_path: Path, option: dict[str, Any]) -> None:
-    settings = EvalSettings(
+    settings = eval_settings(
         benchmark="pope", data=pope, out=tmp_path / "out", model="http://127.0.0.1:9/v1#llava", **option
     )
     with pytest.raises(AmpError, match=r"--.* does not go with the endpoint"):
@@ -282,7 +282,7 @@ def pope(tmp_path: Path) -> Path:
 def test_a_benchmark_is_answered_and_a_stopped_run_asks_only_for_the_rest(pope: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with JudgeServer("Yes.", delay=0.02) as server:
-        settings = EvalSettings(
+        settings = eval_settings(
             benchmark="pope", data=pope, out=out, model=f"{server.url}#llava", num_beams=1, concurrency=1
         )
         server.fault_for = {"dog in 4": Fault(status=403, message="enough for today")}
@@ -303,7 +303,7 @@ def test_a_benchmark_is_answered_and_a_stopped_run_asks_only_for_the_rest(pope: 
 def test_answers_stand_in_the_items_order_however_they_arrived(pope: Path, tmp_path: Path) -> None:
     with JudgeServer("Yes.") as server:
         server.fault_for = {"dog in 0": Fault(text="Yes.", hang=0.3)}
-        run_benchmark(EvalSettings(benchmark="pope", data=pope, out=tmp_path / "out", model=f"{server.url}#llava"))
+        run_benchmark(eval_settings(benchmark="pope", data=pope, out=tmp_path / "out", model=f"{server.url}#llava"))
     lines = (tmp_path / "out" / "answers.jsonl").read_text().splitlines()
     ids = [json.loads(line)["id"] for line in lines]
     assert ids == sorted(ids)

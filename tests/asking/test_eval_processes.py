@@ -18,18 +18,19 @@ from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
+from tests.support.settings import eval_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CALL = """
 import json, sys
 from pathlib import Path
 from amp_cli.benchmarks.runner import run_benchmark
-from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.errors import AmpError
+from tests.support.settings import eval_settings
 settings = json.loads(sys.argv[1])
 settings |= {name: Path(settings[name]) for name in ("out", "data")}
 try:
-    run_benchmark(EvalSettings(**settings))
+    run_benchmark(eval_settings(**settings))
 except AmpError as error:
     sys.exit(f"{error.message} | {error.hint}")
 """
@@ -45,7 +46,7 @@ def settings(data: Path, out: Path, **changes: object) -> EvalSettings:
         "batch_size": 2,
         **changes,
     }
-    return EvalSettings(data=data, out=out, **values)  # type: ignore[arg-type]
+    return eval_settings(data=data, out=out, **values)
 
 
 def pope(folder: Path, count: int) -> Path:
@@ -93,16 +94,16 @@ def wait_for_answers(out: Path, running: "subprocess.Popen[str]") -> None:
 
 def test_one_process_per_gpu_and_one_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "visible_gpus", lambda: ["0", "1", "2"])
-    planned = plan_processes(settings(tmp_path, tmp_path, device="auto"))
+    planned = plan_processes("auto", None)
     assert planned is not None
     assert (planned.processes, planned.config_file.stem) == (3, "multi_gpu")
-    assert plan_processes(settings(tmp_path, tmp_path, device="auto", num_processes=1)) is None
-    assert plan_processes(settings(tmp_path, tmp_path, device="cpu")) is None
-    planned = plan_processes(settings(tmp_path, tmp_path, device="cpu", num_processes=2))
+    assert plan_processes("auto", 1) is None
+    assert plan_processes("cpu", None) is None
+    planned = plan_processes("cpu", 2)
     assert planned is not None
     assert (planned.processes, planned.config_file.stem) == (2, "multi_cpu")
     monkeypatch.setattr(processes, "visible_gpus", list)
-    assert plan_processes(settings(tmp_path, tmp_path, device="auto")) is None
+    assert plan_processes("auto", None) is None
 
 
 def test_more_processes_than_gpus_or_one_device_for_several_are_refused(

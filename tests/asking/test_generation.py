@@ -13,14 +13,14 @@ from amp_cli.asking.answerer import Request
 from amp_cli.asking.local import answer_requests
 from amp_cli.errors import AmpError
 from amp_cli.models.load import LoadedModel, load_model
-from amp_cli.models.spec import Decoding
+from amp_cli.models.spec import Decoding, ModelSpec
 
 GREEDY = Decoding(max_new_tokens=24)
 
 
 @pytest.fixture(scope="module")
 def tiny() -> LoadedModel:
-    return load_model("tiny")
+    return load_model(ModelSpec(model="tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_impossible_decoding_is_refused(bad: dict[str, float]) -> None:
 
 def test_activations_that_overflow_are_an_error_and_not_noise(tmp_path: Path) -> None:
     """A float16 holds numbers up to 65504; beyond them every logit is infinite or none."""
-    loaded = load_model("tiny", dtype="float16", device="cpu")
+    loaded = load_model(ModelSpec(model="tiny", dtype="float16", device="cpu"))
     loaded.model.model.language_model.norm.weight.data.mul_(30_000)
     Image.new("RGB", (96, 96)).save(tmp_path / "a.png")
     request = Request(id="a", images=(tmp_path / "a.png",), questions=("describe this image in detail.",))

@@ -8,7 +8,7 @@ from email.utils import format_datetime
 import pytest
 
 from amp_cli.asking.faults import Patience, retry_after_seconds
-from amp_cli.asking.judge import JudgeRequest, JudgeSettings, Price
+from amp_cli.asking.judge import JudgeRequest, JudgeSettings
 from amp_cli.asking.judge_endpoint import EndpointJudge
 from amp_cli.errors import AmpError
 from tests.support.judge_runs import Outcome, endpoint, requests, run
@@ -28,7 +28,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
 
 
 def test_a_verdict_keeps_the_reply_the_judge_s_own_name_the_request_s_id_and_the_tokens(server: JudgeServer) -> None:
-    outcome = run(endpoint(server, seed=7), requests(1, temperature=0.2, max_tokens=99))
+    outcome = run(endpoint(server), requests(1, temperature=0.2, max_tokens=99))
     assert outcome.verdicts[0].to_json() == {
         "id": "item-0",
         "repeat": 0,
@@ -40,7 +40,7 @@ def test_a_verdict_keeps_the_reply_the_judge_s_own_name_the_request_s_id_and_the
     }
     body = server.asked[0].body
     assert body["messages"] == [{"role": "user", "content": "item-0."}]
-    assert (body["model"], body["temperature"], body["max_tokens"], body["seed"]) == ("gpt-x", 0.2, 99, 7)
+    assert (body["model"], body["temperature"], body["max_tokens"], "seed" in body) == ("gpt-x", 0.2, 99, False)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_verdict_keeps_the_reply_the_judge_s_own_name_the_request_s_id_and_the
 )
 def test_a_passing_fault_is_tried_again_and_nothing_is_lost(fault: Fault, server: JudgeServer) -> None:
     server.faults.extend([None, fault])
-    outcome = run(endpoint(server, concurrency=1, timeout=1.0), requests(3))
+    outcome = run(endpoint(server, judge_concurrency=1, judge_timeout=1.0), requests(3))
     assert outcome.judged == {"item-0", "item-1", "item-2"}
     assert not outcome.rejected
     assert [one.prompt for one in server.asked] == ["item-0.", "item-1.", "item-1.", "item-2."]
@@ -137,7 +137,7 @@ def test_what_concerns_every_item_stops_at_once_and_keeps_what_arrived(
     server.faults.extend([None, fault])
     outcome = Outcome()
     with pytest.raises(AmpError, match=sentence) as caught:
-        run(endpoint(server, concurrency=1), requests(9), outcome)
+        run(endpoint(server, judge_concurrency=1), requests(9), outcome)
     assert outcome.judged == {"item-0"}
     assert len(server.asked) == 2
     assert caught.value.hint
@@ -149,20 +149,20 @@ def test_requests_on_their_way_are_kept_when_another_one_stops_the_run(server: J
     server.fault_for["item-2."] = Fault(status=500, hang=0.3)
     outcome = Outcome()
     with pytest.raises(AmpError, match="refuses the key"):
-        run(endpoint(server, concurrency=3, patience=Patience(first_delay=30.0)), requests(9), outcome)
+        run(endpoint(server, judge_concurrency=3, patience=Patience(first_delay=30.0)), requests(9), outcome)
     assert outcome.judged == {"item-0"}  # it was paid for; item-2 is not waited for
     assert len(server.asked) == 3
 
 
 def test_a_refused_connection_stops_at_once_with_the_address(server: JudgeServer) -> None:
-    judge = EndpointJudge(JudgeSettings(judge="gpt-x", url="http://127.0.0.1:9/v1"))
+    judge = EndpointJudge(JudgeSettings(judge="gpt-x", judge_url="http://127.0.0.1:9/v1"))
     with pytest.raises(AmpError, match=r"Cannot reach the judge at 'http://127\.0\.0\.1:9/v1'"):
         run(judge, requests(2))
 
 
 def test_no_more_requests_are_open_at_once_than_allowed(server: JudgeServer) -> None:
     server.delay = 0.05
-    outcome = run(endpoint(server, concurrency=3), requests(12))
+    outcome = run(endpoint(server, judge_concurrency=3), requests(12))
     assert len(outcome.verdicts) == 12
     assert server.busiest == 3
 
@@ -175,7 +175,7 @@ def test_verdicts_are_handed_over_one_by_one_in_the_calling_thread_before_more_i
         sent_before.append(len(server.asked))
         threads.add(threading.get_ident())
 
-    endpoint(server, concurrency=1).judge(requests(4), on_verdict=keep, on_reject=Outcome().reject)
+    endpoint(server, judge_concurrency=1).judge(requests(4), on_verdict=keep, on_reject=Outcome().reject)
     assert sent_before == [1, 2, 3, 4]
     assert threads == {threading.get_ident()}
 
@@ -185,8 +185,9 @@ def test_a_disk_that_is_full_ends_the_run(server: JudgeServer) -> None:
         raise AmpError("Cannot write")
 
     server.fault_for["item-1."] = Fault(hang=20.0, cut=0)
+    judge = endpoint(server, judge_concurrency=2, judge_timeout=60)
     with pytest.raises(AmpError, match="Cannot write"):
-        endpoint(server, concurrency=2, timeout=60).judge(requests(5), on_verdict=fail, on_reject=Outcome().reject)
+        judge.judge(requests(5), on_verdict=fail, on_reject=Outcome().reject)
     assert len(server.asked) <= 2  # the second may not have come in yet when the first is answered
 
 
@@ -206,7 +207,7 @@ def test_a_refusal_beside_an_empty_content_is_the_reply(server: JudgeServer) -> 
 
 def test_parameters_that_a_model_does_not_take_are_left_out_and_said(server: JudgeServer) -> None:
     server.faults.extend([Fault(status=400, param="max_tokens"), Fault(status=400, param="temperature")])
-    judge = endpoint(server, concurrency=1)
+    judge = endpoint(server, judge_concurrency=1)
     outcome = run(judge, requests(2, max_tokens=50))
     assert outcome.judged == {"item-0", "item-1"}
     assert len(server.asked) == 4
@@ -232,14 +233,14 @@ def test_a_verdict_s_form_is_asked_for_as_structured_output(server: JudgeServer)
 @pytest.mark.parametrize("fault", [Fault(status=400, param="response_format"), Fault(status=400), Fault(status=422)])
 def test_an_endpoint_without_structured_output_is_asked_for_a_plain_line(fault: Fault, server: JudgeServer) -> None:
     server.faults.append(fault)
-    outcome = run(endpoint(server, concurrency=1), requests(2, verdict_line=LINE))
+    outcome = run(endpoint(server, judge_concurrency=1), requests(2, verdict_line=LINE))
     assert outcome.judged == {"item-0", "item-1"}
     assert ["response_format" in asked.body for asked in server.asked] == [True, False, False]
 
 
 def priced(**changes: object) -> dict[str, object]:
     """1.00 for the 100 prompt tokens of `dear` requests, 1.00 for 10 completion tokens."""
-    return {"price": Price(prompt=10_000, completion=100_000), "max_cost": 7.0, "concurrency": 2, **changes}
+    return {"price": "10000,100000", "max_cost": 7.0, "judge_concurrency": 2, **changes}
 
 
 def dear(count: int) -> list[JudgeRequest]:
@@ -257,13 +258,13 @@ def test_max_cost_stops_before_a_request_that_would_pass_it(server: JudgeServer)
 def test_max_cost_learns_from_what_the_judge_counts(server: JudgeServer) -> None:
     server.usage = {"prompt_tokens": 200, "completion_tokens": 10}  # 3.00 each, twice the guess for the prompt
     with pytest.raises(AmpError, match="about 6 is spent"):
-        run(endpoint(server, **priced(concurrency=1, max_cost=8.5)), dear(9))
+        run(endpoint(server, **priced(judge_concurrency=1, max_cost=8.5)), dear(9))
     assert len(server.asked) == 2
 
 
 def test_max_cost_counts_requests_that_may_have_been_charged_without_a_reply(server: JudgeServer) -> None:
     server.faults.append(Fault(cut=40))
-    judge = endpoint(server, **priced(concurrency=1))
+    judge = endpoint(server, **priced(judge_concurrency=1))
     with pytest.raises(AmpError, match="about 6 is spent"):
         run(judge, dear(9))
     assert len(server.asked) == 3

@@ -17,7 +17,7 @@ from tests.support.judge_runs import requests, run
 
 def replay(path: Path, content: Any, **changes: Any) -> Any:
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return open_judge(JudgeSettings(judge=f"replay:{path}", **changes))
+    return open_judge(JudgeSettings(judge=f"replay:{path}"), **changes)
 
 
 def test_a_verdict_comes_back_from_json_as_it_went_and_refuses_what_is_none() -> None:
@@ -137,7 +137,7 @@ def test_tokens_are_guessed_from_characters_and_completions_at_full_length() -> 
         JudgeRequest(id="a", messages=(("system", "12345678"), ("user", "123456789")), max_tokens=100),  # 2 + 3 + 8
         JudgeRequest(id="b", messages=(("user", "猫が好き"),), max_tokens=50),  # 4 + 4
     ]
-    settings = JudgeSettings(judge="gpt-x", price=Price(prompt=1_000, completion=10_000))
+    settings = JudgeSettings(judge="gpt-x", price="1000,10000")
     guess = estimate(asked, settings)
     assert (guess.requests, guess.prompt_tokens, guess.completion_tokens) == (2, 21, 150)
     assert guess.cost == pytest.approx(0.021 + 1.5)

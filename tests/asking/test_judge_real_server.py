@@ -57,7 +57,9 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(url: str, **changes: object) -> JudgeSettings:
-    return JudgeSettings(**{"judge": "smollm2", "url": url, "concurrency": 2, "timeout": 300.0, **changes})
+    return JudgeSettings(
+        **{"judge": "smollm2", "judge_url": url, "judge_concurrency": 2, "judge_timeout": 300.0, **changes}
+    )
 
 
 def mmhal_requests() -> list[JudgeRequest]:
@@ -83,7 +85,7 @@ def test_a_real_server_s_replies_are_counted_and_the_guess_before_was_of_the_rig
     assert all(one.text.strip() and one.model == "smollm2" and one.request_id for one in outcome.verdicts)
     assert all(one.prompt_tokens and 0 < (one.completion_tokens or 0) <= 24 for one in outcome.verdicts)
     price = Price(prompt=1, completion=1)
-    counted, guessed = count_usage(outcome.verdicts, price), estimate(asked, settings(url, price=price))
+    counted, guessed = count_usage(outcome.verdicts, price), estimate(asked, settings(url, price="1,1"))
     assert counted.uncounted == 0
     assert 0.5 < guessed.prompt_tokens / counted.prompt_tokens < 2
     assert counted.completion_tokens <= guessed.completion_tokens

@@ -17,12 +17,11 @@ import pytest
 
 from amp_cli.asking.judge import Judge, JudgeSettings, open_judge
 from amp_cli.asking.judge_endpoint import EndpointJudge
-from amp_cli.benchmarks.judging import judge_settings
-from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.jsonl import RecordLog
 from amp_cli.errors import AmpError
 from tests.support.judge_runs import Outcome, endpoint, requests, run
 from tests.support.judge_server import Fault, JudgeServer
+from tests.support.settings import eval_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-proj-verysecret-0123456789"
@@ -37,7 +36,7 @@ from tests.support.judge_runs import requests
 url, file, count = sys.argv[1:]
 log = RecordLog(Path(file))
 done = log.ids()
-judge = open_judge(JudgeSettings(judge="gpt-x", url=url, concurrency=4, timeout=60))
+judge = open_judge(JudgeSettings(judge="gpt-x", judge_url=url, judge_concurrency=4, judge_timeout=60))
 judge.judge(
     [request for request in requests(int(count)) if request.id not in done],
     on_verdict=lambda verdict: log.append(verdict.to_json()),
@@ -140,7 +139,7 @@ def test_the_key_is_not_said_when_the_server_is_not_there(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    judge = EndpointJudge(JudgeSettings(judge="gpt-x", url="http://127.0.0.1:9/v1"))
+    judge = EndpointJudge(JudgeSettings(judge="gpt-x", judge_url="http://127.0.0.1:9/v1"))
     said = everything_said(judge, caplog)
     assert "Cannot reach the judge" in said
     assert KEY not in said
@@ -166,7 +165,7 @@ def test_an_address_with_secrets_or_none_at_all_is_refused_without_repeating_it(
     if by_environment:
         monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(AmpError) as caught:
-        open_judge(JudgeSettings(judge="gpt-x", url=None if by_environment else url))
+        open_judge(JudgeSettings(judge="gpt-x", judge_url=None if by_environment else url))
     assert "hunter2" not in f"{caught.value!r}{caught.value.hint}"
     assert caught.value.hint
 
@@ -177,9 +176,9 @@ def test_an_address_with_secrets_or_none_at_all_is_refused_without_repeating_it(
 def test_an_address_that_nobody_will_ask_is_refused_too_so_that_it_is_not_recorded(others: dict[str, Any]) -> None:
     with pytest.raises(AmpError, match="--judge-url") as caught:
         open_judge(
-            judge_settings(
-                EvalSettings(benchmark="mmhal", out=Path("out"), judge_url="http://me:hunter2@127.0.0.1:9/v1", **others)
-            )
+            eval_settings(
+                benchmark="mmhal", out=Path("out"), judge_url="http://me:hunter2@127.0.0.1:9/v1", **others
+            ).judging
         )
     assert "hunter2" not in f"{caught.value!r}{caught.value.hint}"
 

@@ -24,6 +24,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from amp_cli.models.adapters import language_lora_targets
 from amp_cli.models.load import LoadedModel, load_model
 from amp_cli.models.prompts import EncodedItem, encode_item, render
+from amp_cli.models.spec import ModelSpec
 from amp_cli.training.rows.logprobs import teach_log_probabilities
 from amp_cli.world.drawing import draw
 from amp_cli.world.language import DESCRIBE, full_caption
@@ -77,7 +78,7 @@ class Setting:
 
 def make_setting(shape: str) -> Setting:
     """Build shape B at random, or load the tiny model, and put a LoRA adapter on its language model."""
-    loaded = load_model("tiny", dtype="float32", device="cpu") if shape == "tiny" else _random_llava()
+    loaded = load_model(ModelSpec(model="tiny", dtype="float32", device="cpu")) if shape == "tiny" else _random_llava()
     loaded.model.requires_grad_(False)
     base = copy.deepcopy(loaded.model)
     lora = LoraConfig(

@@ -14,6 +14,7 @@ from amp_cli.errors import AmpError
 from amp_cli.main import app
 from tests.support.judge_server import JudgeServer
 from tests.support.judged_data import FakeJudge, Script, mmhal_folder, write_json, write_lines
+from tests.support.settings import eval_settings
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def settings(data: Path, **changes: Any) -> EvalSettings:
-    return EvalSettings(**{"benchmark": "mmhal", "data": data, "out": data.parent / "out", **changes})
+    return eval_settings(**{"benchmark": "mmhal", "data": data, "out": data.parent / "out", **changes})
 
 
 def test_a_killed_run_pays_for_no_verdict_twice(data: Path) -> None:
@@ -63,7 +64,7 @@ def test_a_refused_judge_changes_nothing_in_the_folder(data: Path) -> None:
         with pytest.raises(AmpError, match=r"judge\.model"):
             run_benchmark(settings(data, repeat=3, only=only), answerer=Script(), judge=FakeJudge(name="another"))
     assert (data.parent / "out" / "run.json").read_text() == run
-    assert run_benchmark(EvalSettings(benchmark="mmhal", out=data.parent / "out", only="score")).scores == scores
+    assert run_benchmark(eval_settings(benchmark="mmhal", out=data.parent / "out", only="score")).scores == scores
 
 
 def test_overwriting_starts_afresh_with_another_judge(data: Path) -> None:
@@ -88,14 +89,14 @@ def test_answers_first_then_the_judge_then_the_score_alone(data: Path) -> None:
     judged = run_benchmark(settings(data, only="judge", repeat=2), judge=FakeJudge())
     assert judged.scores["score"] == 5.0
     assert judged.scores["repeats"] == 2
-    again = EvalSettings(benchmark="mmhal", out=out, only="score")
+    again = eval_settings(benchmark="mmhal", out=out, only="score")
     assert run_benchmark(again).scores == judged.scores
 
 
 def test_scoring_alone_without_verdicts_says_that_there_are_none(data: Path) -> None:
     run_benchmark(settings(data, only="answer"), answerer=Script())
     with pytest.raises(AmpError, match="no verdict") as error:
-        run_benchmark(EvalSettings(benchmark="mmhal", out=data.parent / "out", only="score"))
+        run_benchmark(eval_settings(benchmark="mmhal", out=data.parent / "out", only="score"))
     assert "--only judge" in str(error.value.hint)
 
 
@@ -190,7 +191,7 @@ def test_own_verdicts_with_repeats_are_taken_from_a_file(data: Path) -> None:
     scores = run_benchmark(settings(data, verdicts=verdicts), answerer=Script()).scores
     assert (scores["score"], scores["repeats"]) == (1.0, 2)
     assert scores["judge"]["kind"] == "verdicts"
-    again = run_benchmark(EvalSettings(benchmark="mmhal", out=data.parent / "out", only="score"))
+    again = run_benchmark(eval_settings(benchmark="mmhal", out=data.parent / "out", only="score"))
     assert again.scores == scores
     lines[0]["repeat"] = 1
     with pytest.raises(AmpError, match="two verdicts on 'id0'"):

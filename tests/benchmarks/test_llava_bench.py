@@ -9,16 +9,16 @@ import pytest
 from amp_cli.benchmarks import llava_bench
 from amp_cli.benchmarks.llava_bench import find_files, read_items
 from amp_cli.benchmarks.runner import run_benchmark
-from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer
 from tests.support.judged_data import GOLDEN, Script, llava_folder, write_json, write_lines
+from tests.support.settings import eval_settings
 
 CASES = GOLDEN / "llava_bench"
 
 
 def evaluate(out: Path, **settings: Any) -> dict[str, Any]:
-    return run_benchmark(EvalSettings(**{"benchmark": "llava-bench", "out": out, **settings})).scores
+    return run_benchmark(eval_settings(**{"benchmark": "llava-bench", "out": out, **settings})).scores
 
 
 @pytest.mark.parametrize("case", ["full_90", "tricky", "nan"])
@@ -68,7 +68,7 @@ def test_the_strict_rule_takes_only_pairs_from_1_to_10_by_hand(tmp_path: Path) -
     data = llava_folder(tmp_path / "data")
     replies = write_json(tmp_path / "replies.json", ["8 6\nfine", "**5, 10**", "-1 -1"])
     scores = run_benchmark(
-        EvalSettings(benchmark="llava-bench", out=tmp_path / "out", data=data, judge=f"replay:{replies}"),
+        eval_settings(benchmark="llava-bench", out=tmp_path / "out", data=data, judge=f"replay:{replies}"),
         answerer=Script(),
     ).scores
     assert scores["categories"]["conv"]["relative"] == 75.0
@@ -147,7 +147,7 @@ def test_a_rule_file_without_a_category_is_refused(tmp_path: Path) -> None:
 def test_images_with_and_without_coco_s_prefix_are_found(tmp_path: Path) -> None:
     data = llava_folder(tmp_path / "data")
     script = Script()
-    settings = EvalSettings(benchmark="llava-bench", out=tmp_path / "out", data=data, only="answer")
+    settings = eval_settings(benchmark="llava-bench", out=tmp_path / "out", data=data, only="answer")
     assert run_benchmark(settings, answerer=script).scores["n"] == 3
     assert {request.images[0].name for request in script.asked} == {"COCO_val2014_000000000001.jpg"}
 

@@ -10,15 +10,15 @@ import pytest
 from amp_cli.asking.judge import JudgeRequest
 from amp_cli.benchmarks import mmhal
 from amp_cli.benchmarks.runner import run_benchmark
-from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.errors import AmpError
 from tests.support.judged_data import GOLDEN, Script, images, mmhal_folder, mmhal_records, write_json, write_lines
+from tests.support.settings import eval_settings
 
 CASES = GOLDEN / "mmhal"
 
 
 def evaluate(out: Path, **settings: Any) -> dict[str, Any]:
-    return run_benchmark(EvalSettings(benchmark="mmhal", out=out, **settings)).scores
+    return run_benchmark(eval_settings(benchmark="mmhal", out=out, **settings)).scores
 
 
 def replies(folder: Path, *texts: str) -> str:
@@ -87,7 +87,7 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     data = mmhal_folder(tmp_path / "data", count=9)  # the ninth is of the first type again
     judge = replies(tmp_path, *(f"Rating: {rating}" for rating in (6, 0, 1, 2, 3, 4, 5, 6)), "cannot say")
     scores = run_benchmark(
-        EvalSettings(benchmark="mmhal", out=tmp_path / "out", data=data, judge=judge), answerer=Script()
+        eval_settings(benchmark="mmhal", out=tmp_path / "out", data=data, judge=judge), answerer=Script()
     ).scores
     assert scores["score"] == 27 / 8
     assert scores["hallucination_rate"] == 3 / 8
@@ -119,7 +119,7 @@ def test_a_type_that_is_wholly_unscored_is_null(tmp_path: Path) -> None:
     data = mmhal_folder(tmp_path / "data", count=2)
     judge = replies(tmp_path, "Rating: 2", "?")
     scores = run_benchmark(
-        EvalSettings(benchmark="mmhal", out=tmp_path / "out", data=data, judge=judge), answerer=Script()
+        eval_settings(benchmark="mmhal", out=tmp_path / "out", data=data, judge=judge), answerer=Script()
     ).scores
     assert scores["types"]["adversarial"]["score"] is None
     assert scores["score"] == 2.0
@@ -135,12 +135,12 @@ def test_questions_and_images_are_read_from_the_archive(tmp_path: Path, monkeypa
         for name in ("0_o.png", "1_o.png", "stranger.png"):
             archive.write(tmp_path / "loose" / name, f"test_data/images/{name}")
     script = Script()
-    settings = EvalSettings(benchmark="mmhal", out=tmp_path / "out", data=data, only="answer")
+    settings = eval_settings(benchmark="mmhal", out=tmp_path / "out", data=data, only="answer")
     assert run_benchmark(settings, answerer=script).scores["n"] == 2
     assert [request.images[0].name for request in script.asked] == ["0_o.png", "1_o.png"]
     assert [file.name for file in data.iterdir()] == ["test_data.zip"]
     assert not list((tmp_path / "home").rglob("stranger.png"))
-    straight = EvalSettings(benchmark="mmhal", out=tmp_path / "out2", data=data / "test_data.zip", only="answer")
+    straight = eval_settings(benchmark="mmhal", out=tmp_path / "out2", data=data / "test_data.zip", only="answer")
     assert run_benchmark(straight, answerer=Script()).scores["n"] == 2
 
 
@@ -214,7 +214,7 @@ def test_the_judge_is_told_what_the_official_prompt_tells_by_the_official_templa
 
     with pytest.raises(AmpError, match="only listening"):
         run_benchmark(
-            EvalSettings(benchmark="mmhal", out=tmp_path / "out", data=data, answers=folder / "responses.json"),
+            eval_settings(benchmark="mmhal", out=tmp_path / "out", data=data, answers=folder / "responses.json"),
             judge=Listener(),
         )
     for request, prompt in zip(told[:2], expected, strict=True):

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from amp_cli.benchmarks.runner import run_benchmark
-from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.errors import AmpError
 from tests.support.judged_data import GOLDEN, Script, mrhal_folder, write_json
+from tests.support.settings import eval_settings
 
 CASES = GOLDEN / "mrhal"
 
 
 def evaluate(out: Path, **settings: Any) -> dict[str, Any]:
-    return run_benchmark(EvalSettings(benchmark="mrhal", out=out, **settings)).scores
+    return run_benchmark(eval_settings(benchmark="mrhal", out=out, **settings)).scores
 
 
 def judged_by(folder: Path, *texts: str) -> str:
@@ -65,7 +65,7 @@ def test_cumulative_and_mean_by_hand(tmp_path: Path) -> None:
     data = mrhal_folder(tmp_path / "data", rounds=(2, 3, 2))
     judge = judged_by(tmp_path, "Ratings: [6, 0]", "Ratings: [1, 2, 3]", "who knows")
     scores = run_benchmark(
-        EvalSettings(benchmark="mrhal", out=tmp_path / "out", data=data, judge=judge), answerer=Script()
+        eval_settings(benchmark="mrhal", out=tmp_path / "out", data=data, judge=judge), answerer=Script()
     ).scores
     assert scores["cumulative"]["score"] == 12 / 5
     assert scores["cumulative"]["hallucination_rate"] == 3 / 5
@@ -92,7 +92,7 @@ def test_the_rounds_are_asked_without_image_tags_and_the_judge_sees_all_of_them(
 
     with pytest.raises(AmpError, match="only listening"):
         run_benchmark(
-            EvalSettings(benchmark="mrhal", out=tmp_path / "out", data=data), answerer=script, judge=Listener()
+            eval_settings(benchmark="mrhal", out=tmp_path / "out", data=data), answerer=script, judge=Listener()
         )
     assert script.asked[0].questions == ("Question 1 of 0?", "Question 2 of 0?")
     ((_, text),) = told[1].messages
@@ -129,5 +129,5 @@ def test_two_dialogues_of_the_same_id_stay_two(tmp_path: Path) -> None:
     file = data / "some" / "where" / "dialogues.json"
     write_json(file, [record | {"id": "same"} for record in json.loads(file.read_text())])
     script = Script()
-    run_benchmark(EvalSettings(benchmark="mrhal", out=tmp_path / "out", data=data, only="answer"), answerer=script)
+    run_benchmark(eval_settings(benchmark="mrhal", out=tmp_path / "out", data=data, only="answer"), answerer=script)
     assert [request.id for request in script.asked] == ["same", "same-2"]

@@ -14,6 +14,7 @@ from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer
+from tests.support.settings import eval_settings
 
 
 class Script:
@@ -60,7 +61,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def settings(data: Path, **changes: Any) -> EvalSettings:
-    return EvalSettings(**{"benchmark": "pope", "data": data, "out": data.parent / "out", **changes})
+    return eval_settings(**{"benchmark": "pope", "data": data, "out": data.parent / "out", **changes})
 
 
 def test_a_run_writes_answers_items_scores_and_run_json(data: Path) -> None:
@@ -123,9 +124,9 @@ def test_the_batch_size_and_the_rule_may_change(data: Path) -> None:
 
 def test_answers_are_scored_again_without_a_model_and_without_data_being_named(data: Path) -> None:
     run_benchmark(settings(data), answerer=Script(text="NO"))
-    again = EvalSettings(benchmark="pope", out=data.parent / "out", only="score", rule="official")
+    again = eval_settings(benchmark="pope", out=data.parent / "out", only="score", rule="official")
     assert run_benchmark(again).scores["splits"]["random"]["yes_ratio"] == 1.0
-    strict = EvalSettings(benchmark="pope", out=data.parent / "out", only="score")
+    strict = eval_settings(benchmark="pope", out=data.parent / "out", only="score")
     assert run_benchmark(strict).scores["splits"]["random"]["yes_ratio"] == 0.0
 
 
@@ -188,9 +189,9 @@ def test_a_folder_that_is_no_model_is_refused_before_anything_is_written(data: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rule": "lenient"}, "pope has no rule"),
+        ({"rule": "lenient"}, "not a rule of pope"),
         ({"benchmark": "mmlu"}, "no benchmark"),
-        ({"rule": "plain"}, "no rule"),
+        ({"rule": "plain"}, "not a rule"),
     ],
 )
 def test_unknown_benchmarks_and_rules_are_refused(changes: dict[str, str], message: str, data: Path) -> None:

@@ -1,10 +1,12 @@
 """A run folder: resumed with the same settings, refused with others."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from amp_cli.disk.run import Run
+from amp_cli.disk.settings import free
 from amp_cli.errors import AmpError
 
 
@@ -28,10 +30,29 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
         Run.start(tmp_path / "run", command="amp train", settings={}, identity={"prefs": "def"})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Settings of a made-up command; `beams` came with a later version."""
+
+    words: str
+    batch_size: int = free(8)
+    beams: int = 1
+
+
 def test_settings_that_change_only_speed_may_differ(tmp_path: Path) -> None:
-    Run.start(tmp_path / "run", command="amp eval", settings={"batch_size": 8}, free=["batch_size"])
-    run = Run.start(tmp_path / "run", command="amp eval", settings={"batch_size": 4}, free=["batch_size"])
-    assert run.settings == {"batch_size": 4}
+    Run.start(tmp_path / "run", command="amp eval", settings=Asked(words="Is it?", batch_size=8))
+    run = Run.start(tmp_path / "run", command="amp eval", settings=Asked(words="Is it?", batch_size=4))
+    assert (run.resumed, run.settings["batch_size"]) == (True, 4)
+    with pytest.raises(AmpError, match="words"):
+        Run.start(tmp_path / "run", command="amp eval", settings=Asked(words="What?", batch_size=4))
+
+
+def test_a_setting_that_an_older_run_does_not_name_had_its_default(tmp_path: Path) -> None:
+    Run.start(tmp_path / "run", command="amp eval", settings={"words": "Is it?", "batch_size": 8})
+    with pytest.raises(AmpError, match=r"beams = 1, not 4"):
+        Run.start(tmp_path / "run", command="amp eval", settings=Asked(words="Is it?", beams=4))
+    run = Run.start(tmp_path / "run", command="amp eval", settings=Asked(words="Is it?"))
+    assert run.settings["beams"] == 1
 
 
 def test_another_command_s_folder_is_refused(tmp_path: Path) -> None:
@@ -70,5 +91,5 @@ def test_how_a_run_ended_stands_in_its_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(AmpError, match="no run folder"):
+    with pytest.raises(AmpError, match="not a run folder"):
         Run.read(tmp_path)

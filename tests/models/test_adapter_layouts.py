@@ -12,6 +12,7 @@ import torch
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.names import HUB, NETWORK, ORIGINAL, Spelling
 from amp_cli.models.load import load_model
+from amp_cli.models.spec import ModelSpec
 from amp_cli.training.merge import MergeSettings, merge_lora
 from tests.support.llava_checkpoints import (
     GOLDEN,
@@ -47,11 +48,11 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def expected() -> torch.Tensor:
-    return answers(load_model(str(GOLDEN / "base"), adapter=str(GOLDEN / "adapter")))
+    return answers(load_model(ModelSpec(model=str(GOLDEN / "base"), adapter=str(GOLDEN / "adapter"))))
 
 
 def adapted(base: Path, adapter: Path) -> torch.Tensor:
-    return answers(load_model(str(base), adapter=str(adapter)))
+    return answers(load_model(ModelSpec(model=str(base), adapter=str(adapter))))
 
 
 def same_on_all(bases: list[Path], adapter: Path, expected: torch.Tensor) -> None:
@@ -60,7 +61,7 @@ def same_on_all(bases: list[Path], adapter: Path, expected: torch.Tensor) -> Non
 
 
 def test_the_adapter_does_something(expected: torch.Tensor) -> None:
-    assert (answers(load_model(str(GOLDEN / "base"))) - expected).abs().max() > 0.01
+    assert (answers(load_model(ModelSpec(model=str(GOLDEN / "base")))) - expected).abs().max() > 0.01
 
 
 @EVERY
@@ -181,7 +182,7 @@ def test_an_adapter_that_does_not_fit_is_refused_with_the_first_names(
     change_config(adapter, name="adapter_config.json", **config)
     for base in bases:
         with pytest.raises(AmpError, match="does not fit this base model") as caught:
-            load_model(str(base), adapter=str(adapter))
+            load_model(ModelSpec(model=str(base), adapter=str(adapter)))
         assert count in caught.value.message
         assert all(part in caught.value.message for part in first), caught.value.message
         assert caught.value.message.count("base_model.model.") == min(3, int(re.findall(r"[1-9]\d*", count)[0]))
@@ -191,7 +192,7 @@ def test_an_adapter_of_another_kind_is_refused(bases: list[Path], adapter: Path)
     config = {"peft_type": "IA3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(AmpError, match=r"is of type '.*IA3', not LoRA"):
-        load_model(str(bases[0]), adapter=str(adapter))
+        load_model(ModelSpec(model=str(bases[0]), adapter=str(adapter)))
 
 
 # the projector beside an adapter
@@ -221,7 +222,7 @@ def test_a_projector_beside_the_adapter_is_merged_with_it(
         adapter=str(with_projector), base=str(GOLDEN / "base"), out=tmp_path / "merged", dtype="float32"
     )
     assert merge_lora(settings).max_logit_difference < 1e-4
-    merged = load_model(str(tmp_path / "merged"), template="vicuna_v1")
+    merged = load_model(ModelSpec(model=str(tmp_path / "merged"), template="vicuna_v1"))
     torch.testing.assert_close(answers(merged), with_projector_expected, rtol=0, atol=1e-4)
     assert merged.model.dtype == torch.float32
     assert {tensor.dtype for tensor in all_weights(tmp_path / "merged").values()} == {torch.float32}
@@ -231,7 +232,7 @@ def test_a_projector_of_another_size_is_refused(bases: list[Path], with_projecto
     file = with_projector / "non_lora_trainables.bin"
     torch.save({key: value[:32] for key, value in torch.load(file).items()}, file)
     with pytest.raises(AmpError, match=r"does not fit this base model: its '.*linear_1.*' has shape \(32"):
-        load_model(str(bases[0]), adapter=str(with_projector))
+        load_model(ModelSpec(model=str(bases[0]), adapter=str(with_projector)))
 
 
 def test_a_merge_of_layouts_that_differ_is_the_same_model(bases: list[Path], adapter: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from amp_cli.errors import AmpError
 from amp_cli.main import app
 from amp_cli.models.load import load_model
 from amp_cli.models.resolve import model_and_adapter, model_place
+from amp_cli.models.spec import ModelSpec
 from amp_cli.training.config import load_config
 from tests.support.llava_golden import GOLDEN, golden_model
 
@@ -37,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_name_for_base_and_adapter_loads_both(cache: Path) -> None:
-    loaded = load_model("amp-meg-7b")
+    loaded = load_model(ModelSpec(model="amp-meg-7b"))
     theirs = golden_model(with_adapter=True)
     ours, expected = loaded.model.state_dict(), theirs.model.state_dict()
     assert ours.keys() == expected.keys()
@@ -50,7 +51,7 @@ def test_a_name_for_base_and_adapter_loads_both(cache: Path) -> None:
 def test_without_its_tower_the_tower_is_named(cache: Path) -> None:
     shutil.rmtree(cache / f"models--{TOWER.replace('/', '--')}")
     with pytest.raises(AmpError, match=f"vision tower '{TOWER}' is neither in the checkpoint nor beside it"):
-        load_model("amp-meg-7b")
+        load_model(ModelSpec(model="amp-meg-7b"))
 
 
 def test_training_from_such_a_name_goes_on_with_its_adapter(cache: Path) -> None:
@@ -78,7 +79,7 @@ def test_a_folder_of_the_same_name_wins(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_an_adapter_in_place_of_a_model_is_said_to_be_one() -> None:
     with pytest.raises(AmpError, match="is a LoRA adapter, not a model"):
-        load_model(str(GOLDEN / "model" / "adapter"))
+        load_model(ModelSpec(model=str(GOLDEN / "model" / "adapter")))
 
 
 def test_eval_takes_the_downloaded_benchmark_when_no_data_is_given(

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from amp_cli.main import app
 from amp_cli.models.load import load_model
+from amp_cli.models.spec import ModelSpec
 from amp_cli.training.merge import MergeSettings, merge_lora
 from tests.support.llava_checkpoints import (
     GOLDEN,
@@ -40,7 +41,7 @@ def base(tmp_path: Path) -> Path:
 def test_the_option_turns_it_on_and_nothing_else_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMP_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("AMP_CACHE_CONVERTED", raising=False)
-    load_model(str(GOLDEN / "base"))
+    load_model(ModelSpec(model=str(GOLDEN / "base")))
     assert not (tmp_path / "home").exists()
     monkeypatch.setenv("AMP_CACHE_CONVERTED", "")  # so that the next line's change is undone
     assert CliRunner().invoke(app, ["--cache-converted", "models"]).exit_code == 0
@@ -48,12 +49,12 @@ def test_the_option_turns_it_on_and_nothing_else_does(tmp_path: Path, monkeypatc
 
 
 def test_one_conversion_is_kept_and_used_the_second_time(base: Path, kept: Path) -> None:
-    first = answers(load_model(str(base)))
+    first = answers(load_model(ModelSpec(model=str(base))))
     (folder,) = kept.iterdir()
-    torch.testing.assert_close(first, answers(load_model(str(GOLDEN / "base"))), rtol=0, atol=1e-5)
+    torch.testing.assert_close(first, answers(load_model(ModelSpec(model=str(GOLDEN / "base")))), rtol=0, atol=1e-5)
     for file in folder.glob("*.safetensors"):  # a change that only a second use of it can show
         save_file({name: tensor * 1.5 for name, tensor in load_file(file).items()}, file, {"format": "pt"})
-    assert (answers(load_model(str(base))) - first).abs().max() > 0.1
+    assert (answers(load_model(ModelSpec(model=str(base)))) - first).abs().max() > 0.1
     assert folder in kept.iterdir()
 
 
@@ -61,9 +62,9 @@ def test_it_is_the_same_model_to_a_run_with_and_without(
     base: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that was started without the option goes on with it: what `run.json` compares is equal."""
-    cached = [load_model(str(base)) for _ in range(2)][-1]
+    cached = [load_model(ModelSpec(model=str(base))) for _ in range(2)][-1]
     monkeypatch.delenv("AMP_CACHE_CONVERTED")
-    plain = load_model(str(base))
+    plain = load_model(ModelSpec(model=str(base)))
     assert cached.identity == plain.identity
     assert cached.chat_template.strip() == plain.chat_template.strip()
     assert (cached.background, cached.vocabulary) == (plain.background, plain.vocabulary)
@@ -71,7 +72,7 @@ def test_it_is_the_same_model_to_a_run_with_and_without(
 
 @pytest.mark.parametrize("what", ["weights", "configuration", "tower", "tokenizer"])
 def test_another_checkpoint_is_converted_anew(base: Path, kept: Path, tmp_path: Path, what: str) -> None:
-    load_model(str(base))
+    load_model(ModelSpec(model=str(base)))
     if what == "weights":
         change_weights(base, lambda weights: {**weights, "lm_head.weight": weights["lm_head.weight"] * 2})
     elif what == "configuration":
@@ -80,18 +81,18 @@ def test_another_checkpoint_is_converted_anew(base: Path, kept: Path, tmp_path: 
         change_weights(tmp_path / TOWER, lambda weights: {name: tensor * 2 for name, tensor in weights.items()})
     else:
         change_config(base, name="tokenizer_config.json", legacy=True)
-    load_model(str(base))
+    load_model(ModelSpec(model=str(base)))
     assert len(list(kept.iterdir())) == 2
 
 
 def test_a_conversion_that_was_killed_is_made_again(base: Path, kept: Path) -> None:
-    load_model(str(base))
+    load_model(ModelSpec(model=str(base)))
     (folder,) = kept.iterdir()
     part = folder.with_name(folder.name + ".part")
     shutil.move(folder, part)
     for file in part.glob("*.safetensors"):
         file.write_bytes(b"half")
-    load_model(str(base))
+    load_model(ModelSpec(model=str(base)))
     assert list(kept.iterdir()) == [folder]
 
 
@@ -99,7 +100,7 @@ def test_what_the_user_should_know_is_said_the_second_time_too(tmp_path: Path, k
     folder = golden_copy(tmp_path, "base_vision_inside")
     changed = "model.vision_tower.vision_tower.vision_model.encoder.layers.0.mlp.fc1.bias"
     change_weights(folder, lambda weights: {**weights, changed: weights[changed] + 1})
-    notes = [load_model(str(folder)).notes for _ in range(2)]
+    notes = [load_model(ModelSpec(model=str(folder))).notes for _ in range(2)]
     assert notes[0] == notes[1]
     assert len(notes[0]) == 1
 

@@ -13,6 +13,7 @@ from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import read_tensors, refuse_unfinished, stored_tensors, weight_files
 from amp_cli.models.load import load_model
 from amp_cli.models.resolve import check_model
+from amp_cli.models.spec import ModelSpec
 from tests.support.llava_checkpoints import GOLDEN, answers, change_config, golden_adapter, golden_copy, shard, to_hf
 
 
@@ -23,7 +24,7 @@ def base(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def expected() -> torch.Tensor:
-    return answers(load_model(str(GOLDEN / "base")))
+    return answers(load_model(ModelSpec(model=str(GOLDEN / "base"))))
 
 
 class Harmful:
@@ -46,26 +47,26 @@ def pickled(folder: Path) -> Path:
 @pytest.mark.parametrize("is_pickled", [False, True], ids=["safetensors", "bin"])
 def test_shards_with_an_index_are_the_whole_model(base: Path, expected: torch.Tensor, is_pickled: bool) -> None:
     shard(base, pickled=is_pickled)
-    assert torch.equal(answers(load_model(str(base))), expected)
+    assert torch.equal(answers(load_model(ModelSpec(model=str(base)))), expected)
 
 
 def test_a_single_pickle_is_the_whole_model(base: Path, expected: torch.Tensor) -> None:
     pickled(base)
-    assert torch.equal(answers(load_model(str(base))), expected)
+    assert torch.equal(answers(load_model(ModelSpec(model=str(base)))), expected)
 
 
 def test_a_pickle_of_before_pytorch_1_6_is_read(base: Path, expected: torch.Tensor) -> None:
     file = pickled(base)
     torch.save(torch.load(file), file, _use_new_zipfile_serialization=False)
     assert file.read_bytes()[:2] == b"\x80\x02"
-    assert torch.equal(answers(load_model(str(base))), expected)
+    assert torch.equal(answers(load_model(ModelSpec(model=str(base)))), expected)
 
 
 def test_safetensors_win_over_a_pickle(base: Path, expected: torch.Tensor) -> None:
     weights = load_file(base / "model.safetensors")
     torch.save({name: tensor * 2 for name, tensor in weights.items()}, base / "pytorch_model.bin")
     assert weight_files(base) == [base / "model.safetensors"]
-    assert torch.equal(answers(load_model(str(base))), expected)
+    assert torch.equal(answers(load_model(ModelSpec(model=str(base)))), expected)
 
 
 @pytest.mark.parametrize("is_pickled", [False, True], ids=["safetensors", "bin"])
@@ -75,7 +76,7 @@ def test_a_shard_that_was_downloaded_in_part_is_named(base: Path, is_pickled: bo
     content = second.read_bytes()
     second.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(AmpError, match=rf"'{second}' is damaged"):
-        check_model(str(base))
+        check_model(ModelSpec(model=str(base)))
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.9999])
@@ -85,7 +86,7 @@ def test_half_of_an_old_pickle_is_damaged_and_not_harmful(base: Path, share: flo
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(AmpError, match=rf"'{file}' is damaged"):
-        load_model(str(base))
+        load_model(ModelSpec(model=str(base)))
 
 
 def header_only(header: object) -> bytes:
@@ -123,7 +124,7 @@ def test_a_text_file_is_no_pickle(tmp_path: Path) -> None:
 def test_an_index_that_names_a_missing_file_is_refused(base: Path) -> None:
     shard(base, pickled=False)[1].unlink()
     with pytest.raises(AmpError, match=r"names 'model-00002-of-00002\.safetensors', which is missing"):
-        check_model(str(base))
+        check_model(ModelSpec(model=str(base)))
 
 
 def test_a_weight_that_its_shard_lacks_is_named_when_loading_and_when_converting(base: Path, tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_a_weight_that_its_shard_lacks_is_named_when_loading_and_when_converting
     del weights["model.norm.weight"]
     save_file(weights, first, {"format": "pt"})
     with pytest.raises(AmpError, match=r"lacks 1 of the weights its configuration asks for, first '.*norm\.weight'"):
-        load_model(str(base))
+        load_model(ModelSpec(model=str(base)))
     with pytest.raises(AmpError, match=r"lacks 1 of the weights its configuration asks for, first '.*norm\.weight'"):
         to_hf(base, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -155,7 +156,7 @@ def test_shards_may_be_links_as_in_the_hubs_cache(base: Path, tmp_path: Path, ex
         blob = tmp_path / f"blob-{file.name}"
         file.rename(blob)
         file.symlink_to(blob)
-    assert torch.equal(answers(load_model(str(base))), expected)
+    assert torch.equal(answers(load_model(ModelSpec(model=str(base)))), expected)
 
 
 @pytest.mark.parametrize("index", [[], {}, {"weight_map": []}, {"weight_map": {}}])
@@ -183,7 +184,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(
     if name == "adapter_model.bin":
         (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(AmpError, match=rf"{name}' is (a pickle that wants to run code; it was not run|damaged)"):
-        load_model(str(base), adapter=str(adapter))
+        load_model(ModelSpec(model=str(base), adapter=str(adapter)))
     assert not marker.exists()
     pickle.loads(pickle.dumps(content))
     assert marker.exists()  # the pickle is harmful indeed
@@ -211,11 +212,11 @@ def test_a_pickle_of_anything_but_named_tensors_is_refused(tmp_path: Path, conte
 def test_a_folder_without_weights_says_which_were_looked_for(base: Path) -> None:
     (base / "model.safetensors").unlink()
     with pytest.raises(AmpError, match=r"has no weights \(model\.safetensors or pytorch_model\.bin\)"):
-        check_model(str(base))
+        check_model(ModelSpec(model=str(base)))
 
 
 def test_a_configuration_that_is_no_configuration_is_refused(base: Path) -> None:
     change_config(base)
     (base / "config.json").write_text("[]")
     with pytest.raises(AmpError, match="is no model configuration"):
-        load_model(str(base))
+        load_model(ModelSpec(model=str(base)))

@@ -13,6 +13,7 @@ from amp_cli.errors import AmpError
 from amp_cli.models.llava.original import llava_config, open_original
 from amp_cli.models.load import load_model
 from amp_cli.models.prompts import encode_prompts
+from amp_cli.models.spec import ModelSpec
 from tests.support.llava_checkpoints import (
     GOLDEN,
     TOWER,
@@ -38,11 +39,13 @@ def base(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def expected() -> torch.Tensor:
-    return answers(load_model(str(GOLDEN / "base")))
+    return answers(load_model(ModelSpec(model=str(GOLDEN / "base"))))
 
 
 def pixels(folder: Path, size: tuple[int, int]) -> torch.Tensor:
-    values: torch.Tensor = encode_prompts(load_model(str(folder)), [(("What?",), ())], [[image(*size)]])["pixel_values"]
+    values: torch.Tensor = encode_prompts(
+        load_model(ModelSpec(model=str(folder))), [(("What?",), ())], [[image(*size)]]
+    )["pixel_values"]
     return values
 
 
@@ -56,7 +59,7 @@ def test_original_weights_are_read_though_transformers_rewrote_the_configuration
     theirs = llava_config(open_original(base)).to_dict()
     change_config(base, without=without, **{key: theirs[key] for key in ("text_config", "vision_config")})
     change_config(base, architectures=["LlavaForConditionalGeneration"], image_token_index=1000, model_type="llava")
-    assert torch.equal(answers(load_model(str(base))), expected)
+    assert torch.equal(answers(load_model(ModelSpec(model=str(base)))), expected)
 
 
 def test_a_hybrid_is_of_the_kind_that_its_text_configuration_says(base: Path) -> None:
@@ -74,7 +77,7 @@ def test_transformers_weights_are_read_though_the_original_keys_were_left_in_the
     to_hf(base, tmp_path / "hf")
     original = read_config(base)
     change_config(tmp_path / "hf", **{key: value for key, value in original.items() if key.startswith("mm_")})
-    torch.testing.assert_close(answers(load_model(str(tmp_path / "hf"))), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(answers(load_model(ModelSpec(model=str(tmp_path / "hf")))), expected, rtol=0, atol=1e-5)
 
 
 # projector and other weights
@@ -85,7 +88,7 @@ def test_a_model_without_projector_is_refused(tmp_path: Path, name: str) -> None
     folder = golden_copy(tmp_path, name)
     change_weights(folder, lambda weights: {key: value for key, value in weights.items() if "mm_projector" not in key})
     with pytest.raises(AmpError, match=r"has no projector|lacks the projector weight 'model\.mm_projector\.0\.bias'"):
-        load_model(str(folder))
+        load_model(ModelSpec(model=str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -103,13 +106,13 @@ def test_a_model_without_projector_is_refused(tmp_path: Path, name: str) -> None
 def test_a_projector_of_another_kind_is_refused(base: Path, change: Any, reason: str) -> None:
     change_weights(base, change)
     with pytest.raises(AmpError, match=reason):
-        load_model(str(base))
+        load_model(ModelSpec(model=str(base)))
 
 
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_norm.weight", "model.layers.2.mlp.up_proj.weight"])
 def test_a_weight_that_the_model_has_no_place_for_is_named(base: Path, tmp_path: Path, name: str) -> None:
     change_weights(base, lambda weights: {**weights, name: torch.zeros(112, 64)})
-    for use in (lambda: load_model(str(base)), lambda: to_hf(base, tmp_path / "out")):
+    for use in (lambda: load_model(ModelSpec(model=str(base))), lambda: to_hf(base, tmp_path / "out")):
         with pytest.raises(AmpError, match=rf"no place for.* first .*{re.escape(name.removeprefix('model.'))}"):
             use()
 
@@ -117,7 +120,7 @@ def test_a_weight_that_the_model_has_no_place_for_is_named(base: Path, tmp_path:
 @pytest.mark.parametrize("name", ["model.rewards.weight", "value_head.weight", "model.embed_positions.weight"])
 def test_a_weight_that_is_no_part_of_any_llava_is_named(base: Path, tmp_path: Path, name: str) -> None:
     change_weights(base, lambda weights: {**weights, name: torch.zeros(4)})
-    for use in (lambda: load_model(str(base)), lambda: to_hf(base, tmp_path / "out")):
+    for use in (lambda: load_model(ModelSpec(model=str(base))), lambda: to_hf(base, tmp_path / "out")):
         with pytest.raises(AmpError, match=re.escape(name)):
             use()
 
@@ -131,7 +134,7 @@ def test_constants_that_old_versions_saved_change_nothing(base: Path, tmp_path: 
     change_weights(base, lambda weights: {**weights, **constants})
     position_ids = {"vision_model.embeddings.position_ids": torch.zeros(1, 17, dtype=torch.long)}
     change_weights(tmp_path / TOWER, lambda weights: {**weights, **position_ids})
-    loaded = load_model(str(base))
+    loaded = load_model(ModelSpec(model=str(base)))
     assert torch.equal(answers(loaded), expected)
     assert loaded.notes == ()
     converted = load_file(to_hf(base, tmp_path / "hf") / "model-00001-of-00002.safetensors")
@@ -143,14 +146,14 @@ def test_constants_that_old_versions_saved_change_nothing(base: Path, tmp_path: 
 
 def test_a_model_that_is_shown_the_class_token_reads_one_position_more(base: Path, expected: torch.Tensor) -> None:
     change_config(base, mm_vision_select_feature="cls_patch")
-    loaded = load_model(str(base))
+    loaded = load_model(ModelSpec(model=str(base)))
     assert answers(loaded).shape[0] == expected.shape[0] + 1
     assert loaded.model.config.vision_feature_select_strategy == "full"
 
 
 def test_the_tower_s_layer_is_the_one_that_the_configuration_names(base: Path, expected: torch.Tensor) -> None:
     change_config(base, mm_vision_select_layer=-1)
-    assert not torch.equal(answers(load_model(str(base))), expected)
+    assert not torch.equal(answers(load_model(ModelSpec(model=str(base)))), expected)
 
 
 @pytest.mark.parametrize("changes", [{"image_aspect_ratio": "square"}, {"image_aspect_ratio": None}])
@@ -161,7 +164,7 @@ def test_a_model_that_was_not_trained_on_padded_images_sees_their_centre(
     centre = image(112, 56).crop((28, 0, 84, 56))
     converted = to_hf(base, tmp_path / "hf")
     for folder in (base, converted, to_llava(converted, tmp_path / "back")):
-        loaded = load_model(str(folder))
+        loaded = load_model(ModelSpec(model=str(folder)))
         assert loaded.background is None
         cropped = encode_prompts(loaded, [(("What?",), ())], [[centre]])["pixel_values"]
         assert torch.equal(pixels(folder, (112, 56)), cropped)
@@ -169,7 +172,7 @@ def test_a_model_that_was_not_trained_on_padded_images_sees_their_centre(
 
 def test_a_model_that_was_trained_on_padded_images_sees_all_of_them(base: Path, tmp_path: Path) -> None:
     for folder in (base, to_hf(base, tmp_path / "hf")):
-        assert load_model(str(folder)).background == (122, 116, 104)
+        assert load_model(ModelSpec(model=str(folder))).background == (122, 116, 104)
         stripe = pixels(folder, (112, 56))[0, :, :10]  # above the image: the mean colour, 0 after normalisation
         assert stripe.abs().max() < 0.02
 
@@ -199,7 +202,7 @@ def lora_folder(tmp_path: Path, architecture: str) -> Path:
 def test_a_plain_language_model_has_no_eyes(plain: Path, tmp_path: Path) -> None:
     for adapter in (None, str(golden_adapter(tmp_path))):
         with pytest.raises(AmpError, match="is a language model without eyes"):
-            load_model(str(plain), adapter=adapter)
+            load_model(ModelSpec(model=str(plain), adapter=adapter))
     with pytest.raises(AmpError, match="is a language model without a projector"):
         to_hf(plain, tmp_path / "out")
 
@@ -209,8 +212,8 @@ def test_a_plain_language_model_with_llavas_lora_folder_is_the_whole(
     plain: Path, tmp_path: Path, architecture: str
 ) -> None:
     adapter = lora_folder(tmp_path, architecture)
-    whole = answers(load_model(str(GOLDEN / "base"), adapter=str(GOLDEN / "adapter")))
-    assert torch.equal(answers(load_model(str(plain), adapter=str(adapter))), whole)
+    whole = answers(load_model(ModelSpec(model=str(GOLDEN / "base"), adapter=str(GOLDEN / "adapter"))))
+    assert torch.equal(answers(load_model(ModelSpec(model=str(plain), adapter=str(adapter)))), whole)
 
 
 def test_a_projector_file_that_holds_more_than_a_projector_is_refused(plain: Path, tmp_path: Path) -> None:
@@ -218,7 +221,7 @@ def test_a_projector_file_that_holds_more_than_a_projector_is_refused(plain: Pat
     file = adapter / "non_lora_trainables.bin"
     torch.save({**torch.load(file), "base_model.model.model.norm.weight": torch.ones(64)}, file)
     with pytest.raises(AmpError, match=r"holds '.*norm\.weight', which is no part of a projector"):
-        load_model(str(plain), adapter=str(adapter))
+        load_model(ModelSpec(model=str(plain), adapter=str(adapter)))
 
 
 # other kinds, and numbers that do not fit
@@ -228,7 +231,7 @@ def test_a_projector_file_that_holds_more_than_a_projector_is_refused(plain: Pat
 def test_a_model_around_another_language_model_is_named(base: Path, kind: str) -> None:
     change_config(base, architectures=[kind], model_type="llava_other")
     with pytest.raises(AmpError, match=f"is an original LLaVA checkpoint around '{kind}', which is not supported"):
-        load_model(str(base))
+        load_model(ModelSpec(model=str(base)))
 
 
 def test_a_model_whose_parts_are_named_otherwise_is_named_too(base: Path) -> None:
@@ -236,7 +239,7 @@ def test_a_model_whose_parts_are_named_otherwise_is_named_too(base: Path) -> Non
     change_config(base, architectures=["LlavaMptForCausalLM"], model_type="llava_mpt")
     change_weights(base, lambda weights: {k.replace("model.", "transformer.", 1): v for k, v in weights.items()})
     with pytest.raises(AmpError, match="around 'LlavaMptForCausalLM'"):
-        load_model(str(base))
+        load_model(ModelSpec(model=str(base)))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +254,7 @@ def test_a_model_whose_parts_are_named_otherwise_is_named_too(base: Path) -> Non
 def test_what_transformers_llava_cannot_hold_is_a_sentence(base: Path, name: str, value: object) -> None:
     change_config(base, **{name: value})
     with pytest.raises(AmpError, match=rf"has {name} = {value!r}, which transformers' LLaVA cannot hold"):
-        load_model(str(base))
+        load_model(ModelSpec(model=str(base)))
 
 
 @pytest.mark.parametrize(
@@ -261,18 +264,21 @@ def test_what_transformers_llava_cannot_hold_is_a_sentence(base: Path, name: str
 def test_weights_that_overflow_float16_are_refused(base: Path, name: str, network_name: str) -> None:
     change_weights(base, lambda weights: {**weights, name: torch.full(weights[name].shape, 1e6)})
     with pytest.raises(AmpError, match=rf"does not fit float16: the weight '.*{re.escape(network_name)}'"):
-        load_model(str(base), dtype="float16")
-    load_model(str(base), dtype="bfloat16")
+        load_model(ModelSpec(model=str(base), dtype="float16"))
+    load_model(ModelSpec(model=str(base), dtype="bfloat16"))
 
 
 def test_stored_precision_is_the_checkpoints(base: Path) -> None:
-    assert load_model(str(base), dtype="stored").model.dtype == torch.float16
+    assert load_model(ModelSpec(model=str(base), dtype="stored")).model.dtype == torch.float16
 
 
 def test_an_original_checkpoint_loads_in_four_bits(tmp_path: Path) -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
     folder = random_checkpoint(tmp_path / "model")
-    full, quantised = load_model(str(folder)), load_model(str(folder), quantization="nf4")
+    full, quantised = (
+        load_model(ModelSpec(model=str(folder))),
+        load_model(ModelSpec(model=str(folder), quantization="nf4")),
+    )
     packed = [name for name, part in quantised.model.named_modules() if isinstance(part, bitsandbytes.nn.Linear4bit)]
     assert len(packed) == 2 * 7
     assert all("language_model" in name for name in packed)
@@ -281,7 +287,7 @@ def test_an_original_checkpoint_loads_in_four_bits(tmp_path: Path) -> None:
 
 
 def test_the_embedding_is_not_changed_by_the_rows_that_are_appended(base: Path) -> None:
-    loaded = load_model(str(base), dtype="stored")
+    loaded = load_model(ModelSpec(model=str(base), dtype="stored"))
     stored = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
     rows = loaded.model.get_input_embeddings().weight
     assert rows.shape == (1024, 64)

@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from amp_cli.models.llava.names import HUB, respell
 from amp_cli.models.load import load_model
 from amp_cli.models.prompts import encode_prompts, render
+from amp_cli.models.spec import ModelSpec
 from tests.support.llava_checkpoints import (
     GOLDEN,
     TOWER,
@@ -64,7 +65,9 @@ def test_a_tower_inside_is_a_folder_after_there_and_back(tmp_path: Path) -> None
     prefix = "model.vision_tower.vision_tower."
     found = {f"{prefix}{name}": tensor for name, tensor in all_weights(back / TOWER).items()}
     assert same_tensors(all_weights(back) | found, all_weights(folder))
-    assert torch.equal(answers(load_model(str(back))), answers(load_model(str(folder))))
+    assert torch.equal(
+        answers(load_model(ModelSpec(model=str(back)))), answers(load_model(ModelSpec(model=str(folder))))
+    )
 
 
 @pytest.mark.parametrize("parts", ["odd rows", "mean rows"])
@@ -90,7 +93,7 @@ def test_what_transformers_saved_comes_back_with_as_many_rows_as_it_had(tmp_path
     again = to_hf(to_llava(folder, tmp_path / "llava"), tmp_path / "again")
     assert same_tensors(hub_weights(again), hub_weights(folder))
     assert read_config(again)["text_config"]["vocab_size"] == rows
-    first, second = (load_model(str(place)) for place in (to_llava(folder, tmp_path / "llava"), again))
+    first, second = (load_model(ModelSpec(model=str(place))) for place in (to_llava(folder, tmp_path / "llava"), again))
     torch.testing.assert_close(answers(first), answers(second), rtol=0, atol=1e-5)
 
 
@@ -100,7 +103,7 @@ def test_a_model_with_tied_embeddings_comes_back_tied(base: Path, tmp_path: Path
     converted = to_hf(base, tmp_path / "hf")
     back = to_llava(converted, tmp_path / "back")
     assert same_tensors(all_weights(back), all_weights(base))
-    logits = [answers(load_model(str(folder))) for folder in (base, converted, back)]
+    logits = [answers(load_model(ModelSpec(model=str(folder)))) for folder in (base, converted, back)]
     assert torch.equal(logits[0], logits[1])
     assert torch.equal(logits[0], logits[2])
 
@@ -125,7 +128,7 @@ def test_two_conversions_give_the_same_bytes(base: Path, tmp_path: Path) -> None
 
 
 def test_plain_transformers_reads_the_converted_folder_as_load_model_reads_the_original(converted: Path) -> None:
-    ours = load_model(str(GOLDEN / "base"))
+    ours = load_model(ModelSpec(model=str(GOLDEN / "base")))
     processor = AutoProcessor.from_pretrained(converted, backend="pil")
     model = AutoModelForImageTextToText.from_pretrained(converted, dtype=torch.float32).eval()
     text = render(ours, ["What is on the left?"], [], 1)
@@ -143,7 +146,7 @@ def test_plain_transformers_reads_the_converted_folder_as_load_model_reads_the_o
 
 
 def test_load_model_reads_the_converted_folder_as_the_original(converted: Path) -> None:
-    first, second = load_model(str(GOLDEN / "base")), load_model(str(converted))
+    first, second = load_model(ModelSpec(model=str(GOLDEN / "base"))), load_model(ModelSpec(model=str(converted)))
     torch.testing.assert_close(answers(second), answers(first), rtol=0, atol=1e-5)
     assert (second.vocabulary, second.background) == (first.vocabulary, first.background)
     assert second.chat_template.strip() == first.chat_template.strip()

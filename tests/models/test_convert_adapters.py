@@ -16,6 +16,7 @@ from amp_cli.models.llava.convert import ConvertSettings, convert
 from amp_cli.models.llava.names import HUB, NETWORK, ORIGINAL, Spelling
 from amp_cli.models.load import load_model
 from amp_cli.models.prompts import render, square
+from amp_cli.models.spec import ModelSpec
 from tests.support.llava_checkpoints import (
     GOLDEN,
     Tensors,
@@ -49,11 +50,11 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def expected() -> torch.Tensor:
-    return answers(load_model(str(GOLDEN / "base"), adapter=str(GOLDEN / "adapter")))
+    return answers(load_model(ModelSpec(model=str(GOLDEN / "base"), adapter=str(GOLDEN / "adapter"))))
 
 
 def adapted(base: Path, adapter: Path) -> torch.Tensor:
-    return answers(load_model(str(base), adapter=str(adapter)))
+    return answers(load_model(ModelSpec(model=str(base), adapter=str(adapter))))
 
 
 def same_on_all(bases: list[Path], adapter: Path, expected: torch.Tensor) -> None:
@@ -83,7 +84,7 @@ def test_an_adapter_is_converted_to_transformers_and_read_by_plain_peft(
     model = AutoModelForImageTextToText.from_pretrained(bases[1], dtype=torch.float32)
     model = PeftModel.from_pretrained(model, out).eval()
     assert not [name for name, _ in model.named_parameters() if "lora_" in name and "vision_tower" in name]
-    ours = load_model(str(bases[1]), template="vicuna_v1")
+    ours = load_model(ModelSpec(model=str(bases[1]), template="vicuna_v1"))
     image_and_text = AutoProcessor.from_pretrained(bases[1], backend="pil")
     inputs = image_and_text(
         images=square(ours, image()), text=render(ours, ["What is on the left?"], [], 1), return_tensors="pt"

@@ -16,6 +16,7 @@ from amp_cli.models.llava.convert import ConvertSettings, convert
 from amp_cli.models.llava.files import save_tensors
 from amp_cli.models.load import load_model
 from amp_cli.models.resolve import TINY
+from amp_cli.models.spec import ModelSpec
 from tests.support.llava_checkpoints import (
     GOLDEN,
     TOWER,
@@ -171,7 +172,9 @@ def test_a_tower_that_was_named_by_a_folder_elsewhere_moves_into_the_result(base
         )
         back = to_llava(convert(settings).out, tmp_path / f"back{number}")
         assert read_config(back) == {**read_config(base), "mm_vision_tower": "vision_tower"}
-        assert torch.equal(answers(load_model(str(back))), answers(load_model(str(GOLDEN / "base"))))
+        assert torch.equal(
+            answers(load_model(ModelSpec(model=str(back)))), answers(load_model(ModelSpec(model=str(GOLDEN / "base"))))
+        )
 
 
 def test_a_tower_is_given_with_original_models_alone(converted: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from amp_cli.asking.local import answer_requests
 from amp_cli.models.llava.convert import ConvertSettings, convert
 from amp_cli.models.load import LoadedModel, load_model
 from amp_cli.models.prompts import encode_dialogue
-from amp_cli.models.spec import Decoding
+from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.training.merge import MergeSettings, merge_lora
 from tests.support.llava_golden import (
     ADAPTER,
@@ -55,7 +55,7 @@ def test_token_ids_are_those_of_the_original(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("padded", [True, False], ids=["pad", "square"])
 @pytest.mark.parametrize("case", [case for case in CASES if case["images"]], ids=name_of)
 def test_pixels_are_bit_equal_to_the_original_s(case: dict[str, Any], padded: bool) -> None:
-    loaded = in_template_of(load_model(str(GOLDEN / "model" / "base")), case)
+    loaded = in_template_of(load_model(ModelSpec(model=str(GOLDEN / "model" / "base"))), case)
     if not padded:
         loaded.crop_images()
     pixels = encode_dialogue(loaded, *dialogue_of(case), images_of(case))["pixel_values"]
@@ -99,14 +99,14 @@ def test_greedy_tokens_are_the_original_s(case: dict[str, Any], base: str, with_
 def merged(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     out = tmp_path_factory.mktemp("golden") / "merged"
     merge_lora(MergeSettings(adapter=ADAPTER, out=out, base=str(GOLDEN / "model" / "base"), dtype="float32"))
-    return load_model(str(out))
+    return load_model(ModelSpec(model=str(out)))
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     out = tmp_path_factory.mktemp("golden") / "converted"
     convert(ConvertSettings(model=str(GOLDEN / "model" / "base"), out=out, to="hf"))
-    return load_model(str(out))
+    return load_model(ModelSpec(model=str(out)))
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)

@@ -13,6 +13,7 @@ from amp_cli.errors import AmpError
 from amp_cli.models.adapters import language_lora_targets
 from amp_cli.models.load import load_model, save_model_folder
 from amp_cli.models.resolve import TINY, adapter_folder, check_model, folder_identity
+from amp_cli.models.spec import ModelSpec
 
 PROMPT = torch.tensor([[1, 20, 30, 40]])
 
@@ -27,7 +28,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LoRA adapter of the tiny model whose B matrices are not zero."""
     folder = tmp_path_factory.mktemp("adapter")
     torch.manual_seed(0)
-    base = load_model("tiny").model
+    base = load_model(ModelSpec(model="tiny")).model
     adapted = get_peft_model(base, LoraConfig(r=4, target_modules=language_lora_targets(base)))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
@@ -42,7 +43,7 @@ def logits(model: object) -> torch.Tensor:
 
 
 def test_tiny_loads_in_float32_on_the_cpu_in_eval_mode() -> None:
-    loaded = load_model("tiny", device="cpu")
+    loaded = load_model(ModelSpec(model="tiny", device="cpu"))
     assert loaded.model.dtype == torch.float32
     assert not loaded.model.training
     assert loaded.identity["template"] == "own"
@@ -59,28 +60,30 @@ def test_tiny_loads_in_float32_on_the_cpu_in_eval_mode() -> None:
 )
 def test_a_model_that_is_nowhere_is_a_sentence(model: str, reason: str) -> None:
     with pytest.raises(AmpError, match=reason):
-        load_model(model)
+        load_model(ModelSpec(model=model))
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AmpError, match=r"no config\.json"):
-        check_model(str(tmp_path))
+        check_model(ModelSpec(model=str(tmp_path)))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(AmpError, match="no weights"):
-        check_model(str(tmp_path))
+        check_model(ModelSpec(model=str(tmp_path)))
 
 
 def test_a_language_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(AmpError, match="model type 'bert'"):
-        load_model(str(tmp_path))
+        load_model(ModelSpec(model=str(tmp_path)))
 
 
 def test_a_hybrid_is_read_as_its_weights_are_named_and_not_as_its_configuration_says(copy_of_tiny: Path) -> None:
     config = json.loads((copy_of_tiny / "config.json").read_text())
     (copy_of_tiny / "config.json").write_text(json.dumps({**config, "mm_vision_tower": "openai/clip"}))
-    assert torch.equal(logits(load_model(str(copy_of_tiny)).model), logits(load_model("tiny").model))
+    assert torch.equal(
+        logits(load_model(ModelSpec(model=str(copy_of_tiny))).model), logits(load_model(ModelSpec(model="tiny")).model)
+    )
 
 
 def test_missing_weights_are_refused_not_drawn_anew(copy_of_tiny: Path) -> None:
@@ -89,14 +92,14 @@ def test_missing_weights_are_refused_not_drawn_anew(copy_of_tiny: Path) -> None:
     del weights[dropped]
     save_file(weights, copy_of_tiny / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(AmpError, match="lacks 1 of the weights"):
-        load_model(str(copy_of_tiny))
+        load_model(ModelSpec(model=str(copy_of_tiny)))
 
 
 def test_a_truncated_weight_file_is_refused(copy_of_tiny: Path) -> None:
     content = (copy_of_tiny / "model.safetensors").read_bytes()
     (copy_of_tiny / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(AmpError, match=r"model.safetensors' is damaged: it has .* bytes, it should have"):
-        check_model(str(copy_of_tiny))
+        check_model(ModelSpec(model=str(copy_of_tiny)))
 
 
 def test_an_index_that_names_a_missing_shard_is_refused(copy_of_tiny: Path) -> None:
@@ -104,11 +107,11 @@ def test_an_index_that_names_a_missing_shard_is_refused(copy_of_tiny: Path) -> N
     index = {"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
     (copy_of_tiny / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(AmpError, match="names 'model-00001-of-00002"):
-        check_model(str(copy_of_tiny))
+        check_model(ModelSpec(model=str(copy_of_tiny)))
 
 
 def test_an_adapter_changes_the_answers_and_is_frozen(adapter: Path) -> None:
-    base, adapted = load_model("tiny"), load_model("tiny", adapter=str(adapter))
+    base, adapted = load_model(ModelSpec(model="tiny")), load_model(ModelSpec(model="tiny", adapter=str(adapter)))
     assert (logits(base.model) - logits(adapted.model)).abs().max() > 1e-3
     assert not any(parameter.requires_grad for parameter in adapted.model.parameters())
     with adapted.model.disable_adapter():
@@ -118,8 +121,8 @@ def test_an_adapter_changes_the_answers_and_is_frozen(adapter: Path) -> None:
 def test_an_adapter_is_attached_as_peft_itself_would(adapter: Path) -> None:
     from peft import PeftModel
 
-    theirs = PeftModel.from_pretrained(load_model("tiny").model, adapter).eval()
-    assert torch.equal(logits(theirs), logits(load_model("tiny", adapter=str(adapter)).model))
+    theirs = PeftModel.from_pretrained(load_model(ModelSpec(model="tiny")).model, adapter).eval()
+    assert torch.equal(logits(theirs), logits(load_model(ModelSpec(model="tiny", adapter=str(adapter))).model))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,7 @@ def test_an_adapter_that_does_not_fit_is_refused(adapter: Path, tmp_path: Path, 
     weights = load_file(adapter / "adapter_model.safetensors")
     save_file(change(weights), tmp_path / "adapter" / "adapter_model.safetensors")  # type: ignore[operator]
     with pytest.raises(AmpError, match=reason):
-        load_model("tiny", adapter=str(tmp_path / "adapter"))
+        load_model(ModelSpec(model="tiny", adapter=str(tmp_path / "adapter")))
 
 
 def test_bare_target_names_reach_only_the_language_model(adapter: Path, tmp_path: Path) -> None:
@@ -149,7 +152,7 @@ def test_bare_target_names_reach_only_the_language_model(adapter: Path, tmp_path
     config = json.loads((adapter / "adapter_config.json").read_text())
     config["target_modules"] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
-    adapted = load_model("tiny", adapter=str(tmp_path / "adapter")).model
+    adapted = load_model(ModelSpec(model="tiny", adapter=str(tmp_path / "adapter"))).model
     names = [name for name, _ in adapted.named_parameters() if "lora_" in name]
     assert names
     assert all("language_model" in name for name in names)
@@ -164,7 +167,7 @@ def test_a_run_folder_stands_for_its_adapter(adapter: Path, tmp_path: Path) -> N
 
 def test_four_bit_answers_are_near_the_full_ones_and_only_the_language_model_is_quantised() -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
-    full, quantised = load_model("tiny"), load_model("tiny", quantization="nf4")
+    full, quantised = load_model(ModelSpec(model="tiny")), load_model(ModelSpec(model="tiny", quantization="nf4"))
     packed = [name for name, part in quantised.model.named_modules() if isinstance(part, bitsandbytes.nn.Linear4bit)]
     assert len(packed) == 4 * 7
     assert all("language_model" in name for name in packed)
@@ -173,7 +176,7 @@ def test_four_bit_answers_are_near_the_full_ones_and_only_the_language_model_is_
 
 
 def test_eight_bit_answers_are_near_the_full_ones() -> None:
-    full, quantised = load_model("tiny"), load_model("tiny", quantization="int8")
+    full, quantised = load_model(ModelSpec(model="tiny")), load_model(ModelSpec(model="tiny", quantization="int8"))
     difference = (logits(full.model) - logits(quantised.model)).norm() / logits(full.model).norm()
     assert 0 < difference < 0.1
 
@@ -181,13 +184,13 @@ def test_eight_bit_answers_are_near_the_full_ones() -> None:
 def test_unknown_settings_are_refused() -> None:
     for settings in ({"dtype": "float12"}, {"device": "abacus"}, {"quantization": "nf3"}, {"template": "nothing"}):
         with pytest.raises(AmpError):
-            load_model("tiny", **settings)
+            load_model(ModelSpec(model="tiny", **settings))
 
 
 def test_a_saved_folder_is_the_same_model_with_the_template_in_use(tmp_path: Path) -> None:
-    loaded = load_model("tiny", template="vicuna_v1")
+    loaded = load_model(ModelSpec(model="tiny", template="vicuna_v1"))
     save_model_folder(loaded, tmp_path / "out")
-    again = load_model(str(tmp_path / "out"), template="own")
+    again = load_model(ModelSpec(model=str(tmp_path / "out"), template="own"))
     assert torch.equal(logits(loaded.model), logits(again.model))
     assert again.chat_template == loaded.chat_template
 

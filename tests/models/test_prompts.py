@@ -13,13 +13,14 @@ from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.models.load import LoadedModel, load_model
 from amp_cli.models.prompts import encode_item, encode_prompts, render, square
+from amp_cli.models.spec import ModelSpec
 
 IMAGE = Image.new("RGB", (96, 96), (190, 190, 195))
 
 
 @pytest.fixture(scope="module")
 def tiny() -> LoadedModel:
-    return load_model("tiny")
+    return load_model(ModelSpec(model="tiny"))
 
 
 def words(tiny: LoadedModel, ids: torch.Tensor) -> str:

@@ -11,9 +11,10 @@ from PIL import Image
 
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
+from amp_cli.models.spec import Decoding
 from amp_cli.preferences.experts import Expert
 from amp_cli.preferences.figures import Tally
-from amp_cli.preferences.generate import PAPER_DECODING, GenerateResult, GenerateSettings, generate_preferences
+from amp_cli.preferences.generate import GenerateResult, GenerateSettings, generate_preferences
 from amp_cli.preferences.incremental import FinetuneJob
 from amp_cli.preferences.levels import build_preferences
 from amp_cli.records import Answer, Candidate, PreferenceItem, SourceItem
@@ -257,13 +258,7 @@ def test_missing_data_and_models_are_refused_before_anything_is_written(data: Pa
 
 def test_the_default_decoding_is_the_papers() -> None:
     settings = settings_for(Path("data.json"), Path("out"))
-    assert settings.decoding == PAPER_DECODING
-    assert {name: settings.decoding[name] for name in ("num_beams", "temperature", "repetition_penalty")} == {
-        "num_beams": 4,
-        "temperature": 0.7,
-        "repetition_penalty": 1.1,
-    }
-    assert settings.decoding["max_new_tokens"] == 512
+    assert settings.decoding == Decoding(num_beams=4, temperature=0.7, repetition_penalty=1.1, max_new_tokens=512)
 
 
 def test_incremental_generation_fine_tunes_then_asks_strong_to_weak(data: Path, tmp_path: Path) -> None:

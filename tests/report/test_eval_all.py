@@ -13,12 +13,13 @@ from amp_cli.asking.answerer import Request
 from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.runner import EvalResult, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
-from amp_cli.commands.evaluations.everything import COMMANDS, _settings, _show
+from amp_cli.commands.eval import settings_among_all, show_all
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.main import app
 from amp_cli.records import Answer
 from amp_cli.report.everything import ALL, AllResults, Plan, plan, run_all
+from tests.support.settings import eval_settings
 
 
 @pytest.fixture
@@ -81,12 +82,8 @@ def options(**changes: Any) -> dict[str, Any]:
 
 def all_of(data: Path, model: Model) -> AllResults:
     chosen = plan({"": data}, judge=None)
-    settings = [_settings(name, folder, {}, options()) for name, folder in chosen.folders.items()]
+    settings = [settings_among_all(name, folder, {}, options()) for name, folder in chosen.folders.items()]
     return run_all(chosen, settings, data.parent / "out", evaluate=model.evaluate)
-
-
-def test_every_benchmark_can_be_asked() -> None:
-    assert list(COMMANDS) == list(BENCHMARKS)
 
 
 def test_what_is_at_hand_is_asked_and_the_rest_left_out_with_the_reason(data: Path) -> None:
@@ -112,21 +109,23 @@ def test_nothing_at_hand_is_an_error_that_says_how_to_get_each(data: Path) -> No
 
 
 def test_each_benchmark_keeps_its_own_protocol(data: Path) -> None:
-    pope, chair = (_settings(name, data, {}, options()) for name in ("pope", "chair"))
-    assert (pope.max_new_tokens, pope.no_repeat_ngram_size) == (16, 0)
-    assert (chair.max_new_tokens, chair.no_repeat_ngram_size) == (512, 5)
-    mmhal = _settings("mmhal", data, {}, options(judge="some", repeat=3, limit=5, rule="official"))
-    assert (mmhal.judge, mmhal.repeat, mmhal.limit, mmhal.rule) == ("some", 3, None, "official")
-    assert _settings("pope", data, {}, options(limit=5)).limit == 5
-    assert _settings("chair", data, {}, options(rule="official")).rule == "strict"  # CHAIR has no rule of that name
+    pope, chair = (settings_among_all(name, data, {}, options()) for name in ("pope", "chair"))
+    assert (pope.decoding.max_new_tokens, pope.decoding.no_repeat_ngram_size) == (16, 0)
+    assert (chair.decoding.max_new_tokens, chair.decoding.no_repeat_ngram_size) == (512, 5)
+    mmhal = settings_among_all("mmhal", data, {}, options(judge="some", repeat=3, limit=5, rule="official"))
+    assert (mmhal.judging.judge, mmhal.judging.repeat, mmhal.limit, mmhal.rule) == ("some", 3, None, "official")
+    assert settings_among_all("pope", data, {}, options(limit=5)).limit == 5
+    assert (
+        settings_among_all("chair", data, {}, options(rule="official")).rule == "strict"
+    )  # CHAIR has no rule of that name
     assert pope.prompt_suffix.startswith("\n")
 
 
 def test_images_are_given_by_name_or_for_all(data: Path) -> None:
     elsewhere = data.parent
-    assert _settings("pope", data, {"pope": elsewhere}, options()).image_root == elsewhere
-    assert _settings("chair", data, {"pope": elsewhere}, options()).image_root is None
-    assert _settings("chair", data, {"": elsewhere}, options()).image_root == elsewhere
+    assert settings_among_all("pope", data, {"pope": elsewhere}, options()).image_root == elsewhere
+    assert settings_among_all("chair", data, {"pope": elsewhere}, options()).image_root is None
+    assert settings_among_all("chair", data, {"": elsewhere}, options()).image_root == elsewhere
 
 
 def test_scores_and_reasons_are_on_disk_and_each_benchmark_in_its_own_folder(data: Path) -> None:
@@ -158,7 +157,7 @@ def test_one_that_fails_is_named_and_the_others_go_on(data: Path) -> None:
 
 def test_another_model_in_the_same_folder_is_refused(data: Path) -> None:
     all_of(data, Model())
-    other = [EvalSettings(benchmark="pope", out=data, data=data, model="other")]
+    other = [eval_settings(benchmark="pope", out=data, data=data, model="other")]
     with pytest.raises(AmpError, match="model"):
         run_all(Plan(folders={"pope": data}, left_out={}), other, data.parent / "out")
 
@@ -167,17 +166,17 @@ def test_the_cost_limit_is_that_of_all_together(data: Path) -> None:
     limits = []
 
     def evaluate(settings: EvalSettings) -> EvalResult:
-        limits.append(settings.max_cost)
+        limits.append(settings.judging.max_cost)
         scores = {"benchmark": settings.benchmark, "judge": {"cost": 1.5}}
         return EvalResult(scores=scores, rejected={}, out=settings.out, seconds=0.0)
 
-    settings = [EvalSettings(benchmark=name, out=data, data=data, max_cost=2.0) for name in ("mmhal", "mrhal", "pope")]
+    settings = [eval_settings(benchmark=name, out=data, data=data, max_cost=2.0) for name in ("mmhal", "mrhal", "pope")]
     run_all(Plan(folders={}, left_out={}), settings, data.parent / "out", evaluate=evaluate)
     assert limits == [2.0, 0.5, 0.0]
 
 
 def test_one_table_shows_all_scores_with_their_intervals(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _show(all_of(data, Model()), data.parent / "out", as_json=False)
+    show_all(all_of(data, Model()), data.parent / "out", as_json=False)
     shown = " ".join(capsys.readouterr().out.split())
     assert "pope │ accuracy, all │ 1.000 │ 1.000-1.000" in shown
     assert "chair │ CHAIR-i │ 0.000 │ 0.000-0.000" in shown

@@ -14,6 +14,7 @@ from amp_cli.errors import AmpError
 from amp_cli.main import app
 from amp_cli.report.compare import compare_runs
 from tests.support.judged_data import FakeJudge, Script, mmhal_folder, mrhal_folder, write_json
+from tests.support.settings import eval_settings
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def settings(data: Path, **changes: Any) -> EvalSettings:
-    return EvalSettings(**{"benchmark": "mmhal", "data": data, "out": data.parent / "out", **changes})
+    return eval_settings(**{"benchmark": "mmhal", "data": data, "out": data.parent / "out", **changes})
 
 
 def by_name(base: Path, other: Path) -> dict[str, Difference]:

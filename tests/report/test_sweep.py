@@ -19,6 +19,7 @@ from amp_cli.errors import AmpError
 from amp_cli.records import Answer
 from amp_cli.report.everything import folder_of, named_folders
 from amp_cli.report.sweep import PLOT, SWEEP, Point, Sweep, find_points, run_sweep, trained_model
+from tests.support.settings import eval_settings
 
 IMAGES = 30
 
@@ -134,7 +135,7 @@ class Model:
 def sweep_of(data: Path, model: Model, *steps: int, names: Sequence[str] = ("pope", "chair"), **changes: Any) -> Sweep:
     out = data.parent / "sweep"
     points = [Point(step=step, adapter=Path(f"adapter-{step}") if step else None) for step in steps]
-    settings = [EvalSettings(benchmark=name, out=out, data=data, **changes) for name in names]
+    settings = [eval_settings(benchmark=name, out=out, data=data, model="tiny", **changes) for name in names]
     return run_sweep(data.parent / "run", points, settings, out, evaluate=model.evaluate)
 
 

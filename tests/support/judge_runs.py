@@ -38,7 +38,7 @@ def requests(count: int, **changes: Any) -> list[JudgeRequest]:
 
 def endpoint(server: JudgeServer, *, patience: Patience = QUICK, **changes: Any) -> EndpointJudge:
     return EndpointJudge(
-        JudgeSettings(**{"judge": "gpt-x", "url": server.url, "timeout": 5.0, **changes}), patience=patience
+        JudgeSettings(**{"judge": "gpt-x", "judge_url": server.url, "judge_timeout": 5.0, **changes}), patience=patience
     )
 
 

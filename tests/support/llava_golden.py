@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from amp_cli.models.images import open_image
 from amp_cli.models.load import LoadedModel, load_model
+from amp_cli.models.spec import ModelSpec
 from amp_cli.models.templates import chat_template_text
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "llava"
@@ -24,7 +25,9 @@ TEMPLATES = {"v1": "vicuna_v1", "vicuna_v1": "vicuna_v1", "llava_v1": "llava_v1"
 @cache
 def golden_model(base: str = "base", *, with_adapter: bool = False) -> LoadedModel:
     """Load a golden model once per test run."""
-    return load_model(str(GOLDEN / "model" / base), adapter=ADAPTER if with_adapter else None, device="cpu")
+    return load_model(
+        ModelSpec(model=str(GOLDEN / "model" / base), adapter=ADAPTER if with_adapter else None, device="cpu")
+    )
 
 
 def tensors_of(case: dict[str, Any]) -> dict[str, torch.Tensor]:

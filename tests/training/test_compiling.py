@@ -1,6 +1,7 @@
 """Compiled MLPs: the same update, the adapter switched off for the reference included."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from amp_cli.errors import AmpError
 from amp_cli.training.session import load_policy
 from tests.training.test_trainer import RAGGED, gradients, metrics, relative_difference, train
 
-ONLINE = RAGGED.changed(reference="online", lr_scheduler_type="constant")
+ONLINE = replace(RAGGED, reference="online", lr_scheduler_type="constant")
 
 
 has_compiler = pytest.mark.skipif(
@@ -24,7 +25,7 @@ def test_compiled_mlps_give_the_same_losses_and_gradients(tmp_path: Path) -> Non
     for compiled in (False, True):
         folder = tmp_path / str(compiled)
         with gradients() as collected:
-            train(folder, ONLINE.changed(torch_compile=compiled, gradient_checkpointing=True))
+            train(folder, replace(ONLINE, torch_compile=compiled, gradient_checkpointing=True))
         seen.append((collected, metrics(folder)))
     (plain, lines), (compiled_gradients, compiled_lines) = seen
     assert relative_difference(compiled_gradients[0], plain[0]) < 1e-5
@@ -33,7 +34,7 @@ def test_compiled_mlps_give_the_same_losses_and_gradients(tmp_path: Path) -> Non
 
 @has_compiler
 def test_every_layers_mlp_is_compiled_and_nothing_else() -> None:
-    model = load_policy(ONLINE.changed(torch_compile=True), "cpu").model
+    model = load_policy(replace(ONLINE, torch_compile=True), "cpu").model
     compiled = {name for name, module in model.named_modules() if module._compiled_call_impl is not None}
     layers = len(model.get_decoder().layers)
     assert len(compiled) == layers
@@ -48,4 +49,4 @@ def test_without_a_compiler_that_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", missing)
     with pytest.raises(AmpError, match="needs a C\\+\\+ compiler"):
-        load_policy(ONLINE.changed(torch_compile=True), "cpu")
+        load_policy(replace(ONLINE, torch_compile=True), "cpu")

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from amp_cli.main import app
 from amp_cli.models.load import load_outline
 from amp_cli.models.prompts import EncodedItem, EncodedResponse
 from amp_cli.models.resolve import TINY
+from amp_cli.models.spec import ModelSpec
 from amp_cli.training.config import load_config
 from amp_cli.training.dry_run import plan_training
 from amp_cli.training.memory import estimate_memory
@@ -184,7 +186,7 @@ def test_the_flags_set_the_settings(prefs: Path, tmp_path: Path) -> None:
 
 
 def test_under_autocast_a_checkpointed_pass_grows_by_inputs_and_one_layer(shape_7b: Path) -> None:
-    outline = load_outline(str(shape_7b), dtype="bfloat16").model
+    outline = load_outline(ModelSpec(model=str(shape_7b), dtype="bfloat16")).model
     ids = torch.arange(1024) % 100 + 10
     marks = torch.where(torch.arange(1024) < 900, -1, 0)
     one = EncodedResponse(input_ids=ids, supervised=marks == 0, round=marks)
@@ -192,7 +194,7 @@ def test_under_autocast_a_checkpointed_pass_grows_by_inputs_and_one_layer(shape_
     config = load_config("7b", overrides=[f"base={shape_7b}"])
     short, long = (
         estimate_memory(
-            outline, config.changed(tokens_per_step=tokens), [item],
+            outline, replace(config, tokens_per_step=tokens), [item],
             precision="bfloat16", on_gpu=True, processes=1, layout=SHARED,
         )
         for tokens in (1024, 4096)

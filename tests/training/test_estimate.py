@@ -1,5 +1,6 @@
 """The estimate of a training step's memory: against real tensors, against the kernel, and what follows from it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,12 @@ def test_a_step_without_numbers_takes_what_a_real_one_takes(
 
 def test_memory_grows_with_the_tokens_of_a_pass(loaded: LoadedModel, items: list[EncodedItem]) -> None:
     one = estimate_of(loaded, items, CONFIG)
-    three = estimate_of(loaded, items, CONFIG.changed(global_batch_size=3))
+    three = estimate_of(loaded, items, replace(CONFIG, global_batch_size=3))
     assert three.tokens == 3 * one.tokens
     for is_on in (False, True):
         expected = real_peak(loaded, [items[0]] * 3, layout=SHARED, checkpointing=is_on)
         assert three.of_pass(checkpointing=is_on) == pytest.approx(expected, rel=0.1)
-    limited = estimate_of(loaded, items, CONFIG.changed(global_batch_size=3, tokens_per_step=1))
+    limited = estimate_of(loaded, items, replace(CONFIG, global_batch_size=3, tokens_per_step=1))
     assert limited == one  # an item longer than the budget goes alone
 
 
@@ -98,7 +99,7 @@ def test_memory_grows_with_the_tokens_of_a_pass(loaded: LoadedModel, items: list
 def test_weights_are_counted_as_they_are_stored(loaded: LoadedModel, quantization: str | None) -> None:
     if quantization is not None:
         pytest.importorskip("bitsandbytes")
-    real = load_policy(CONFIG.changed(quantization=quantization), "cpu").model
+    real = load_policy(replace(CONFIG, quantization=quantization), "cpu").model
     stored = 0
     for name, weight in real.named_parameters():
         if "lora_" in name:
@@ -115,7 +116,7 @@ def test_an_adapter_takes_sixteen_bytes_a_weight_and_four_more_among_several(
     loaded: LoadedModel, items: list[EncodedItem]
 ) -> None:
     trainable = sum(weight.numel() for weight in loaded.model.parameters() if weight.requires_grad)
-    config = CONFIG.changed(global_batch_size=2)
+    config = replace(CONFIG, global_batch_size=2)
     assert estimate_of(loaded, items, config).adapter == 16 * trainable
     assert estimate_of(loaded, items, config, processes=2).adapter == 20 * trainable
 
@@ -156,7 +157,7 @@ def test_a_session_follows_the_estimate_and_records_it(
         return arguments(self, loaded, checkpointing)
 
     monkeypatch.setattr(session.Session, "_arguments", spy)
-    config = RAGGED.changed(max_steps=1, save_steps=1, gradient_checkpointing=None)
+    config = replace(RAGGED, max_steps=1, save_steps=1, gradient_checkpointing=None)
     result = train(tmp_path, config, [preference(0, levels=2)])
     assert (seen, result["gradient_checkpointing"]) == ([expected], expected)
     assert result["estimate"]["total"] > result["estimate"]["total_checkpointed"] > result["estimate"]["weights"] > 5e6

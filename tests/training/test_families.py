@@ -20,7 +20,7 @@ from amp_cli.asking.local import answer_requests
 from amp_cli.models.load import load_model
 from amp_cli.models.prompts import encode_item
 from amp_cli.models.resolve import TINY
-from amp_cli.models.spec import Decoding
+from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.training.config import load_config
 from amp_cli.training.rows.forward import SHARED
 from amp_cli.training.rows.selftest import choose_forward
@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_images_of_other_shapes_share_a_batch(folder: Path, tmp_path: Path) -> None:
-    loaded = load_model(str(folder))
+    loaded = load_model(ModelSpec(model=str(folder)))
     assert loaded.background is None  # only LLaVA-1.5 was trained on padded squares
     requests = []
     for number, size in enumerate([(70, 40), (40, 70), (64, 64)]):

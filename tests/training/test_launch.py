@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def test_a_file_without_a_usable_item_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_accelerate_config_follows_the_machines_gpus() -> None:
-    config = RAGGED.changed(global_batch_size=16)
+    config = replace(RAGGED, global_batch_size=16)
     for gpus, name, processes in (([], "cpu", 1), (["0"], "one_gpu", 1), (["0", "1", "2", "3"], "multi_gpu", 4)):
         planned = plan_launch(config, gpus)
         assert (planned.config_file.stem, planned.processes) == (name, processes)
@@ -149,9 +150,9 @@ def test_no_nvidia_tool_means_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("amp_cli.training.launch.find_spec", lambda name: None)
     with pytest.raises(AmpError, match="needs bitsandbytes"):
-        check_packages(RAGGED.changed(quantization="nf4"))
+        check_packages(replace(RAGGED, quantization="nf4"))
     with pytest.raises(AmpError, match="report_to=wandb"):
-        check_packages(RAGGED.changed(report_to="wandb"))
+        check_packages(replace(RAGGED, report_to="wandb"))
 
 
 def test_a_missing_file_or_model_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_a_missing_file_or_model_is_refused_before_anything_is_written(tmp_path:
         train_model(RAGGED, prefs=tmp_path / "none.jsonl", out=tmp_path / "out")
     prefs = write_preferences(tmp_path / "data")
     with pytest.raises(AmpError, match="No model folder"):
-        train_model(RAGGED.changed(base=str(tmp_path / "none")), prefs=prefs, out=tmp_path / "out")
+        train_model(replace(RAGGED, base=str(tmp_path / "none")), prefs=prefs, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -265,7 +266,7 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(tmp_path: Path, m
     with pytest.raises(KeyError):  # no result: not the point here
         train_model(RAGGED, prefs=prefs, out=tmp_path / "out")
     with pytest.raises(AmpError, match=r"beta = 0\.1, not 0\.2"):
-        train_model(RAGGED.changed(beta=0.2), prefs=prefs, out=tmp_path / "out")
+        train_model(replace(RAGGED, beta=0.2), prefs=prefs, out=tmp_path / "out")
     with prefs.open("a") as file:
         file.write(json.dumps(preference(7, levels=2)) + "\n")
     with pytest.raises(AmpError, match="prefs_hash"):
@@ -286,7 +287,7 @@ print(json.dumps(train_model(TrainConfig.from_json(config), prefs=prefs, out=out
 
 @pytest.mark.slow
 def test_the_same_call_after_kill_9_ends_bit_equal_to_an_unbroken_run(tmp_path: Path) -> None:
-    config = RAGGED.changed(max_steps=16)
+    config = replace(RAGGED, max_steps=16)
     prefs = write_preferences(tmp_path / "data")
     call = [sys.executable, "-c", CALL, json.dumps(config.to_json()), str(prefs), str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": str(Path(launch.__file__).parents[2])}
@@ -325,7 +326,7 @@ def train_in_process(folder: Path, config: Any) -> None:
 def test_two_processes_train_as_one_with_ragged_levels(tmp_path: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     train(alone, RAGGED)
-    config = RAGGED.changed(tokens_per_step=1)
+    config = replace(RAGGED, tokens_per_step=1)
     Run.start(together, command="train", settings=config.to_json())
     prepare_items(alone / "data" / "prefs.jsonl", together, image_root=None, method="mdpo")
     spread = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.models.load import load_model
 from amp_cli.models.resolve import TINY, identity_of
+from amp_cli.models.spec import ModelSpec
 from amp_cli.training import merge
 from amp_cli.training.merge import MergeSettings, merge_lora
 from tests.support.training_items import write_preferences
@@ -29,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         identity={"model": identity_of("tiny", TINY)},
     )
     write_preferences(folder / "data")
-    train(folder, RAGGED.changed(max_steps=4))
+    train(folder, replace(RAGGED, max_steps=4))
     return folder
 
 
@@ -39,9 +41,9 @@ def settings(run: Path, out: Path, base: str | None = None, *, overwrite: bool =
 
 def test_the_merged_folder_answers_as_base_plus_adapter(run: Path, tmp_path: Path) -> None:
     result = merge_lora(settings(run, tmp_path / "merged"))
-    both = load_model("tiny", adapter=str(run))
-    merged = load_model(str(tmp_path / "merged"))
-    base = load_model("tiny")
+    both = load_model(ModelSpec(model="tiny", adapter=str(run)))
+    merged = load_model(ModelSpec(model=str(tmp_path / "merged")))
+    base = load_model(ModelSpec(model="tiny"))
     expected = merge._logits(both)
     torch.testing.assert_close(merge._logits(merged), expected, rtol=0, atol=0.02)
     assert (merge._logits(base) - expected).abs().max() > 0.5  # the adapter does something

@@ -15,7 +15,7 @@ from amp_cli.training import reference
 from amp_cli.training.reference import ReferenceCache, cache_identity, choose_reference, item_key
 from tests.training.test_trainer import RAGGED, adapter, metrics, train
 
-CACHED = RAGGED.changed(reference="cache")
+CACHED = replace(RAGGED, reference="cache")
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +45,9 @@ def files(home: Path) -> list[Path]:
 
 def test_a_cached_reference_trains_as_one_that_is_computed_in_every_step(tmp_path: Path) -> None:
     online, cached = tmp_path / "online", tmp_path / "cached"
-    config = RAGGED.changed(max_steps=4, round_weight=0.05)
-    assert train(online, config.changed(reference="online"))["reference"] == "online"
-    assert train(cached, config.changed(reference="cache"))["reference"] == "cache"
+    config = replace(RAGGED, max_steps=4, round_weight=0.05)
+    assert train(online, replace(config, reference="online"))["reference"] == "online"
+    assert train(cached, replace(config, reference="cache"))["reference"] == "cache"
     for one, other in zip(metrics(online), metrics(cached), strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert other["margin"] == pytest.approx(one["margin"], rel=1e-3, abs=1e-5)
@@ -57,7 +57,7 @@ def test_another_run_on_the_same_items_computes_nothing_again(tmp_path: Path, ho
     train(tmp_path / "first", CACHED)
     assert sum(passes) == 8
     passes.clear()
-    train(tmp_path / "second", CACHED.changed(beta=0.2, penalty=0.0, lora_r=2, seed=1, round_weight=0.05))
+    train(tmp_path / "second", replace(CACHED, beta=0.2, penalty=0.0, lora_r=2, seed=1, round_weight=0.05))
     assert passes == [1, 0]  # one to see that the numbers still hold
     assert len(files(home)) == 1
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from amp_cli.training.sft import IGNORED, sft_batch
 from tests.support.training_items import ANSWERS, QUESTION, write_preferences
 from tests.training.test_trainer import RAGGED, adapter, gradients, metrics, relative_difference, train
 
-SFT = RAGGED.changed(method="sft", max_steps=4)
+SFT = replace(RAGGED, method="sft", max_steps=4)
 
 
 def test_only_the_best_response_is_trained_on_and_only_its_answer_is_labelled(tmp_path: Path) -> None:
@@ -43,7 +44,7 @@ def test_fine_tuning_lowers_the_loss_and_moves_the_adapter(tmp_path: Path) -> No
 
 
 def test_the_first_loss_is_the_mean_over_answer_tokens_of_the_base(tmp_path: Path) -> None:
-    train(tmp_path, SFT.changed(max_steps=1, save_steps=1, global_batch_size=8, per_device_batch_size=8))
+    train(tmp_path, replace(SFT, max_steps=1, save_steps=1, global_batch_size=8, per_device_batch_size=8))
     data = EncodedItems(load_policy(SFT, "cpu"), load_items(tmp_path, "sft"), method="sft")
     batch = sft_batch(data, range(8), pad_id=0)
     labels = batch.pop("labels")
@@ -58,7 +59,7 @@ def test_a_batch_may_be_cut_at_will(tmp_path: Path) -> None:
     outcomes = []
     for per_device in (4, 1):
         with gradients() as seen:
-            train(tmp_path / str(per_device), SFT.changed(per_device_batch_size=per_device, max_steps=1, save_steps=1))
+            train(tmp_path / str(per_device), replace(SFT, per_device_batch_size=per_device, max_steps=1, save_steps=1))
         outcomes.append(seen[0])
     assert relative_difference(outcomes[1], outcomes[0]) < 1e-5
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,14 +20,14 @@ from amp_cli.training.launch import train_model
 from tests.training.test_trainer import RAGGED, adapter, metrics, train
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = RAGGED.changed(max_steps=3, save_steps=3)
+CONFIG = replace(RAGGED, max_steps=3, save_steps=3)
 ZERO_3 = {"zero_stage": 3, "zero3_init_flag": False}
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    train(folder, CONFIG.changed(reference="online"))
+    train(folder, replace(CONFIG, reference="online"))
     return folder
 
 
@@ -70,7 +71,7 @@ def train_sharded(folder: Path, prefs: Path, kind: str, config: TrainConfig) -> 
 
 @pytest.mark.slow
 def test_two_processes_by_our_own_file_train_as_one(alone: Path, tmp_path: Path) -> None:
-    config = CONFIG.changed(tokens_per_step=100, reference="cache")
+    config = replace(CONFIG, tokens_per_step=100, reference="cache")
     result = train_model(
         config, prefs=alone / "data" / "prefs.jsonl", out=tmp_path / "run", accelerate_config="multi_cpu"
     )
@@ -92,7 +93,7 @@ def test_processes_that_share_the_model_train_as_one(
 ) -> None:
     if name == "DEEPSPEED" and find_spec("deepspeed") is None:
         pytest.skip("DeepSpeed is not installed: make test-deepspeed")
-    config = CONFIG.changed(tokens_per_step=120, reference="online", gradient_checkpointing=checkpointing)
+    config = replace(CONFIG, tokens_per_step=120, reference="online", gradient_checkpointing=checkpointing)
     said = train_sharded(tmp_path, alone / "data" / "prefs.jsonl", kind, config)
     assert said.count(f"trains by {name}") == 2
     first, second = (re.findall(rf"process {number} alone: (\d+)", said) for number in (0, 1))

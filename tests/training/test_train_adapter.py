@@ -1,6 +1,7 @@
 """Going on with an adapter: it starts where the adapter stands, changes it alone, and keeps its projector."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 
 from amp_cli.errors import AmpError
 from amp_cli.models.load import load_model
+from amp_cli.models.spec import ModelSpec
 from amp_cli.training.config import TrainConfig, load_config
 from amp_cli.training.session import load_policy
 from tests.support.llava_checkpoints import GOLDEN, answers, golden_adapter, train_projector
@@ -24,7 +26,7 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def goes_on(run: Path) -> TrainConfig:
-    return RAGGED.changed(adapter=str(run), max_steps=1, save_steps=1)
+    return replace(RAGGED, adapter=str(run), max_steps=1, save_steps=1)
 
 
 def test_rank_and_alpha_are_the_adapters(first_run: Path) -> None:
@@ -42,7 +44,7 @@ def test_another_rank_or_alpha_than_the_adapters_is_refused(first_run: Path, ove
 
 def test_the_policy_starts_as_base_plus_adapter_and_the_reference_is_the_base(first_run: Path) -> None:
     policy = load_policy(goes_on(first_run), "cpu")
-    both, base = load_model("tiny", adapter=str(first_run)), load_model("tiny")
+    both, base = load_model(ModelSpec(model="tiny", adapter=str(first_run))), load_model(ModelSpec(model="tiny"))
     started = answers(policy)
     torch.testing.assert_close(started, answers(both), rtol=0, atol=1e-5)
     assert (started - answers(base)).abs().max() > 0.01
@@ -60,7 +62,7 @@ def test_the_adapters_weights_alone_are_trained(first_run: Path) -> None:
 
 def test_the_first_rewards_are_those_of_an_adapter_that_has_learnt_already(first_run: Path, tmp_path: Path) -> None:
     """A fresh adapter is its own reference: no reward at all. The adapter's policy has moved away from the base."""
-    train(tmp_path / "fresh", RAGGED.changed(max_steps=1, save_steps=1))
+    train(tmp_path / "fresh", replace(RAGGED, max_steps=1, save_steps=1))
     train(tmp_path / "second", goes_on(first_run))
     fresh, second = metrics(tmp_path / "fresh")[0], metrics(tmp_path / "second")[0]
     rewards = [name for name in fresh if name.startswith("reward_level_")]
@@ -92,7 +94,7 @@ def test_a_step_changes_no_weight_of_the_base(first_run: Path, tmp_path: Path, m
         for name, parameter in kept[0].model.named_parameters()
         if "lora_" not in name
     }
-    fresh = dict(load_model("tiny").model.named_parameters())
+    fresh = dict(load_model(ModelSpec(model="tiny")).model.named_parameters())
     assert set(trained) == set(fresh)
     assert all(torch.equal(trained[name], parameter) for name, parameter in fresh.items())
 
@@ -100,15 +102,15 @@ def test_a_step_changes_no_weight_of_the_base(first_run: Path, tmp_path: Path, m
 def test_a_projector_that_came_with_the_adapter_goes_on_with_it(tmp_path: Path) -> None:
     """From LLaVA's own folder on an original base, all the way to the new run's adapter."""
     folder = train_projector(golden_adapter(tmp_path))
-    config = RAGGED.changed(
-        base=str(GOLDEN / "base"), adapter=str(folder), lora_r=8, lora_alpha=16, max_steps=1, save_steps=1
+    config = replace(
+        RAGGED, base=str(GOLDEN / "base"), adapter=str(folder), lora_r=8, lora_alpha=16, max_steps=1, save_steps=1
     )
     train(tmp_path / "run", config)
     carried = torch.load(tmp_path / "run" / "adapter" / "non_lora_trainables.bin")
     given = torch.load(folder / "non_lora_trainables.bin")
     assert set(carried) == set(given)
     assert all(torch.equal(tensor, carried[name]) for name, tensor in given.items())
-    again = load_model(str(GOLDEN / "base"), adapter=str(tmp_path / "run"))
+    again = load_model(ModelSpec(model=str(GOLDEN / "base"), adapter=str(tmp_path / "run")))
     projector = again.model.get_base_model().model.multi_modal_projector.linear_1.weight
     assert torch.equal(projector.float(), given["base_model.model.model.mm_projector.0.weight"].float())
 

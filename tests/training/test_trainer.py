@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_first_loss_is_that_of_equal_log_probabilities(trained: Path, tmp_path: Path) -> None:
     four_levels = [preference(number, levels=4) for number in range(4)]
-    train(tmp_path, RAGGED.changed(max_steps=1, save_steps=1), four_levels)
+    train(tmp_path, replace(RAGGED, max_steps=1, save_steps=1), four_levels)
     first = metrics(tmp_path)[0]
     assert first["loss"] == pytest.approx(6 * math.log(2), rel=1e-6)
     assert first["reward_level_0"] == 0.0
@@ -87,7 +88,7 @@ def test_the_adapter_stands_in_the_language_model_alone(trained: Path) -> None:
 
 
 def test_training_lowers_the_loss_and_puts_pairs_in_order(tmp_path: Path) -> None:
-    config = RAGGED.changed(max_steps=12, save_steps=12, global_batch_size=8, penalty=0.1)
+    config = replace(RAGGED, max_steps=12, save_steps=12, global_batch_size=8, penalty=0.1)
     result = train(tmp_path, config)
     lines = metrics(tmp_path)
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -121,7 +122,7 @@ def test_a_batch_may_be_cut_at_will_with_ragged_levels(tmp_path: Path, reduction
     for tokens in (4096, 150, 1):  # 4 items; about 2 in each pass; 1 in each
         folder = tmp_path / str(tokens)
         with gradients() as seen:
-            train(folder, RAGGED.changed(tokens_per_step=tokens, reduction=reduction))
+            train(folder, replace(RAGGED, tokens_per_step=tokens, reduction=reduction))
         outcomes.append((seen, metrics(folder)))
     whole, lines = outcomes[0]
     for cut, cut_lines in outcomes[1:]:
@@ -138,13 +139,13 @@ def test_an_epochs_last_update_with_fewer_items_may_be_cut_too(tmp_path: Path) -
     outcomes = []
     for tokens in (4096, 1):  # three items at once, or one by one
         with gradients() as seen:
-            train(tmp_path / str(tokens), RAGGED.changed(tokens_per_step=tokens, max_steps=1, save_steps=1), records)
+            train(tmp_path / str(tokens), replace(RAGGED, tokens_per_step=tokens, max_steps=1, save_steps=1), records)
         outcomes.append(seen[0])
     assert relative_difference(outcomes[1], outcomes[0]) < 1e-5
 
 
 def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(tmp_path: Path) -> None:
-    config = RAGGED.changed(max_steps=6)
+    config = replace(RAGGED, max_steps=6)
     train(tmp_path / "unbroken", config)
     broken = tmp_path / "broken"
     shutil.copytree(tmp_path / "unbroken", broken)
@@ -159,21 +160,21 @@ def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(tmp_path: Path) -> None:
 
 
 def test_a_run_killed_before_its_adapter_was_written_trains_no_step_more(tmp_path: Path) -> None:
-    train(tmp_path, RAGGED.changed(max_steps=3, save_steps=1))
+    train(tmp_path, replace(RAGGED, max_steps=3, save_steps=1))
     before = adapter(tmp_path)
     shutil.rmtree(tmp_path / "adapter")
-    result = train(tmp_path, RAGGED.changed(max_steps=3, save_steps=1))
+    result = train(tmp_path, replace(RAGGED, max_steps=3, save_steps=1))
     assert (result["steps"], result["resumed_from"]) == (3, "checkpoint-3")
     assert all(torch.equal(value, before[name]) for name, value in adapter(tmp_path).items())
 
 
 def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path: Path) -> None:
-    train(tmp_path, RAGGED.changed(max_steps=4, save_steps=1, keep_checkpoints=3))
+    train(tmp_path, replace(RAGGED, max_steps=4, save_steps=1, keep_checkpoints=3))
     assert {folder.name for folder in (tmp_path / "checkpoints").iterdir()} == {f"checkpoint-{n}" for n in (2, 3, 4)}
 
 
 def test_a_checkpoint_with_a_file_cut_short_is_ignored_and_removed(tmp_path: Path) -> None:
-    train(tmp_path, RAGGED.changed(max_steps=4))
+    train(tmp_path, replace(RAGGED, max_steps=4))
     newest = tmp_path / "checkpoints" / "checkpoint-4"
     content = (newest / "optimizer.pt").read_bytes()
     (newest / "optimizer.pt").write_bytes(content[: len(content) // 2])
@@ -184,15 +185,15 @@ def test_a_checkpoint_with_a_file_cut_short_is_ignored_and_removed(tmp_path: Pat
 
 def test_the_loss_of_one_item_by_pair_set_and_penalty_reaches_the_trainer(tmp_path: Path) -> None:
     records = [preference(0, levels=4)]
-    config = RAGGED.changed(max_steps=1, save_steps=1, global_batch_size=1)
+    config = replace(RAGGED, max_steps=1, save_steps=1, global_batch_size=1)
     for pairs, terms in (("adjacent", 3), ("best-vs-rest", 3), ("all", 6)):
         folder = tmp_path / pairs
-        train(folder, config.changed(pairs=pairs), records)
+        train(folder, replace(config, pairs=pairs), records)
         assert metrics(folder)[0]["loss"] == pytest.approx(terms * math.log(2), rel=1e-6)
 
 
 def test_gradient_checkpointing_changes_no_update(tmp_path: Path, trained: Path) -> None:
-    train(tmp_path, RAGGED.changed(gradient_checkpointing=True))
+    train(tmp_path, replace(RAGGED, gradient_checkpointing=True))
     for name, value in adapter(trained).items():
         torch.testing.assert_close(adapter(tmp_path)[name], value, rtol=1e-4, atol=1e-6)
 
@@ -200,7 +201,7 @@ def test_gradient_checkpointing_changes_no_update(tmp_path: Path, trained: Path)
 def test_a_4_bit_base_trains_a_step_on_the_cpu(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     records = [preference(0, levels=2)]
-    config = RAGGED.changed(max_steps=1, save_steps=1, global_batch_size=1, quantization="nf4")
+    config = replace(RAGGED, max_steps=1, save_steps=1, global_batch_size=1, quantization="nf4")
     result = train(tmp_path, config, records)
     assert result["model"]["quantization"] == "nf4"
     assert metrics(tmp_path)[0]["loss"] == pytest.approx(math.log(2), rel=1e-3)
@@ -210,7 +211,7 @@ def test_a_4_bit_base_trains_a_step_on_the_cpu(tmp_path: Path) -> None:
 
 def test_an_item_longer_than_max_length_is_rejected_with_its_length(tmp_path: Path) -> None:
     records = [preference(0, levels=2), preference(1, levels=2, rounds=2)]
-    result = train(tmp_path, RAGGED.changed(max_steps=1, save_steps=1, max_length=45), records)
+    result = train(tmp_path, replace(RAGGED, max_steps=1, save_steps=1, max_length=45), records)
     rejected = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
     assert result["items"] == 1
     assert [record["id"] for record in rejected] == ["item-1"]
@@ -219,7 +220,7 @@ def test_an_item_longer_than_max_length_is_rejected_with_its_length(tmp_path: Pa
 
 def test_no_item_within_max_length_stops_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(AmpError, match="No item can be trained on"):
-        train(tmp_path, RAGGED.changed(max_length=5))
+        train(tmp_path, replace(RAGGED, max_length=5))
 
 
 def test_the_model_card_and_the_configuration_name_the_base(trained: Path) -> None:

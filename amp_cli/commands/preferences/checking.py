@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amp_cli.commands.options import OUTPUT, ImageRootOption, JsonOption
+from amp_cli.commands.options import OUTPUT_PANEL, ImageRootOption, JsonOption
 
 if TYPE_CHECKING:
     from amp_cli.preferences.check.check import Report
@@ -44,12 +44,15 @@ def check(
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with status 3 on warnings too.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--strict", help="Exit with status 3 on warnings too.", rich_help_panel=OUTPUT_PANEL)
     ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Folder for check.json and findings.jsonl, the list of all.", rich_help_panel=OUTPUT
+            "--out",
+            "-o",
+            help="Folder for check.json and findings.jsonl, the list of all.",
+            rich_help_panel=OUTPUT_PANEL,
         ),
     ] = None,
     json: JsonOption = False,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from amp_cli.commands.options import OUTPUT, ImageRootOption, JsonOption, OverwriteOption
+from amp_cli.commands.options import OUTPUT_PANEL, ImageRootOption, JsonOption, OverwriteOption
 
 if TYPE_CHECKING:
     from amp_cli.preferences.formats.export import Exported
@@ -28,7 +28,7 @@ def export(
         typer.Option(
             "--to",
             help="trl, ms-swift, llama-factory (pairs), amp-authors (all levels), hub (a folder).",
-            rich_help_panel=OUTPUT,
+            rich_help_panel=OUTPUT_PANEL,
         ),
     ],
     out: Annotated[
@@ -37,13 +37,13 @@ def export(
             "--out",
             "-o",
             help="A file; trl: .parquet (images inside) or .jsonl; amp-authors: .json; hub: a folder; else .jsonl.",
-            rich_help_panel=OUTPUT,
+            rich_help_panel=OUTPUT_PANEL,
         ),
     ],
     pairs: Annotated[
         Literal["all", "adjacent", "best-vs-rest"],
         typer.Option(
-            "--pairs", help="Which levels become pairs, where the layout holds pairs.", rich_help_panel=OUTPUT
+            "--pairs", help="Which levels become pairs, where the layout holds pairs.", rich_help_panel=OUTPUT_PANEL
         ),
     ] = "all",
     image_root: ImageRootOption = None,

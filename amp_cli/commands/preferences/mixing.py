@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amp_cli.commands.options import OUTPUT, ImageRootOption, JsonOption, OutOption, OverwriteOption, SeedOption
+from amp_cli.commands.options import OUTPUT_PANEL, ImageRootOption, JsonOption, OutOption, OverwriteOption, SeedOption
 
 if TYPE_CHECKING:
     from amp_cli.preferences.mixing import Mixed
@@ -21,7 +21,7 @@ def mix(
         typer.Option(
             "--held-out",
             help="Share of items for held_out.jsonl, 0 to below 1; no image is on both sides.",
-            rich_help_panel=OUTPUT,
+            rich_help_panel=OUTPUT_PANEL,
         ),
     ] = 0.0,
     seed: SeedOption = 0,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_cli.commands.options import OUTPUT, JsonOption
+from amp_cli.commands.options import OUTPUT_PANEL, JsonOption
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -25,7 +25,7 @@ def stats(
             "--out",
             "-o",
             help="Folder for stats.json, stats.png and the list of what could not be read.",
-            rich_help_panel=OUTPUT,
+            rich_help_panel=OUTPUT_PANEL,
             show_default=False,
         ),
     ] = None,

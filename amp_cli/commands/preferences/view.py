@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from amp_cli.commands.options import OUTPUT, ImageRootOption, JsonOption
+from amp_cli.commands.options import OUTPUT_PANEL, ImageRootOption, JsonOption
 
 PAGE = "Page"
 
 
 def view(
     prefs: Annotated[str, typer.Argument(metavar="PREFS", help="File, folder or hub id, in our format or another.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.", rich_help_panel=OUTPUT)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.", rich_help_panel=OUTPUT_PANEL)],
     image_root: ImageRootOption = None,
     limit: Annotated[
         int, typer.Option("--limit", min=1, help="Items on the page, the file's first.", rich_help_panel=PAGE)

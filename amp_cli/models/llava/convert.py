@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from amp_cli.models.resolve import (
     local_folder,
     model_place,
 )
+from amp_cli.models.spec import ModelSpec
 from amp_cli.models.templates import CHAT_TEMPLATES, chat_template_text
 
 
@@ -132,7 +133,7 @@ def _identity(settings: ConvertSettings, *, is_adapter: bool) -> dict[str, Any]:
         if settings.vision_tower is not None:
             raise AmpError("--vision-tower goes with a model, not with an adapter")
         return {"adapter": identity_of(settings.model, adapter_folder(settings.model))}
-    return check_model(settings.model, vision_tower=settings.vision_tower)
+    return check_model(ModelSpec(model=settings.model, vision_tower=settings.vision_tower))
 
 
 def _bytes_of(model: str, *, is_adapter: bool) -> int:
@@ -195,13 +196,13 @@ def _verify(settings: ConvertSettings, *, is_adapter: bool) -> dict[str, float]:
     """Return the largest logit difference of each test prompt between source and result."""
 
     if not is_adapter:
-        source = {"model": settings.model, "vision_tower": settings.vision_tower}
-        return largest_differences(source, {"model": str(settings.out)})
+        source = ModelSpec(model=settings.model, vision_tower=settings.vision_tower)
+        return largest_differences(source, ModelSpec(model=str(settings.out)))
     base = adapter_base(adapter_folder(settings.model))
     if not base:
         raise AmpError(f"The adapter '{settings.model}' names no base, which --verify needs")
     return largest_differences(
-        {"model": base, "adapter": settings.model}, {"model": base, "adapter": str(settings.out)}
+        ModelSpec(model=base, adapter=settings.model), ModelSpec(model=base, adapter=str(settings.out))
     )
 
 
@@ -213,8 +214,8 @@ _DIALOGUES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], tuple[int, 
 """Questions and earlier answers, and the size of the image."""
 
 
-def largest_differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, float]:
-    """Load two models one after the other (arguments of `load_model`) and compare them on a few prompts.
+def largest_differences(first: ModelSpec, second: ModelSpec) -> dict[str, float]:
+    """Load two models one after the other, on the CPU, and compare them on a few prompts.
 
     Returns:
         Template and prompt -> largest difference of a logit, over all positions.
@@ -234,8 +235,8 @@ def largest_differences(first: dict[str, Any], second: dict[str, Any]) -> dict[s
 
 
 @torch.no_grad()
-def _outputs(arguments: dict[str, Any]) -> dict[str, tuple[dict[str, torch.Tensor], torch.Tensor]]:
-    loaded = load_model(**arguments, device="cpu")
+def _outputs(spec: ModelSpec) -> dict[str, tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    loaded = load_model(replace(spec, device="cpu"))
     found = {}
     for template in CHAT_TEMPLATES:
         loaded.chat_template = chat_template_text(template)

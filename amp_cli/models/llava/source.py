@@ -1,7 +1,7 @@
 """What the arguments MODEL, adapter and vision tower mean on this disk, whichever layout they are in."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from amp_cli.models.resolve import (
     model_and_adapter,
     model_config,
 )
+from amp_cli.models.spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +48,17 @@ class Source:
         return dict(read_json(self.folder / "config.json"))
 
 
-def find_source(model: str, *, adapter: str | None, vision_tower: str | None) -> Source:
+def find_source(spec: ModelSpec) -> Source:
     """Find every part, fetching from the hub what is missing there.
 
     Raises:
         AmpError: a part is missing or damaged, or they do not fit together.
     """
-    identity = check_model(model, adapter=adapter, vision_tower=vision_tower)
-    base, adapter = model_and_adapter(model, adapter)
+    identity = check_model(spec)
+    base, adapter = model_and_adapter(spec.model, spec.adapter)
     adapter_at = None if adapter is None else (adapter, adapter_folder(adapter))
     folder = local_folder(base)
-    original = _original_in(folder, adapter_at[1] if adapter_at else None, base, vision_tower)
+    original = _original_in(folder, adapter_at[1] if adapter_at else None, base, spec.vision_tower)
     config: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
     if original is not None:
@@ -66,7 +67,7 @@ def find_source(model: str, *, adapter: str | None, vision_tower: str | None) ->
         if os.environ.get("AMP_CACHE_CONVERTED"):
             folder, original = converted_folder(original), None
     return Source(
-        model=model,
+        model=spec.model,
         folder=folder,
         original=original,
         original_config=config,
@@ -76,18 +77,18 @@ def find_source(model: str, *, adapter: str | None, vision_tower: str | None) ->
     )
 
 
-def find_outline(model: str, *, vision_tower: str | None) -> Source:
+def find_outline(spec: ModelSpec) -> Source:
     """Find what tells a model's shape: no weights, save for an original checkpoint, of which their files' headers tell.
 
     Raises:
         AmpError: a part is missing or damaged.
     """
-    config, _ = model_config(model)
-    if says_original(config) or vision_tower is not None:
-        return find_source(model, adapter=None, vision_tower=vision_tower)
+    config, _ = model_config(spec.model)
+    if says_original(config) or spec.vision_tower is not None:
+        return find_source(replace(spec, adapter=None))
     return Source(
-        model=model,
-        folder=folder_of_small_files(model),
+        model=spec.model,
+        folder=folder_of_small_files(spec.model),
         original=None,
         original_config=None,
         adapter=None,

@@ -1,0 +1,1 @@
+"""Addresses that programs may import from, whatever moves inside."""
