@@ -198,7 +198,7 @@ def rates(sums: "Array") -> dict[str, "Array"]:
 
 
 NO_OBJECT = "(no object)"
-"""The key of a word file under which stand names that hold an object's word and are no such object ("bus stop")."""
+"""The key of a word file for names that contain an object's word but are not that object ("bus stop")."""
 
 
 def read_vocabulary(file: Path | None, categories: Sequence[str]) -> Vocabulary:
@@ -207,7 +207,7 @@ def read_vocabulary(file: Path | None, categories: Sequence[str]) -> Vocabulary:
     words = read_json(path)
     if not isinstance(words, dict) or not all(map(_are_texts, words.values())):
         raise AmpError(
-            f"'{path}' is no word file", hint='Its form is {"car": ["car", "cars"], "person": ["man", "woman"]}'
+            f"'{path}' is not a word file", hint='Its form is {"car": ["car", "cars"], "person": ["man", "woman"]}'
         )
     not_objects = words.pop(NO_OBJECT, [])
     known = {name: words.get(name, ()) for name in categories}

@@ -72,7 +72,7 @@ def read_instances(file: Path) -> tuple[list[str], dict[Any, str], dict[Any, set
     """Return the names of the object classes, image id -> file name, and image id -> names of the objects in it."""
     instances = read_json(file)
     if not isinstance(instances, dict) or not all(key in instances for key in ("images", "annotations", "categories")):
-        raise AmpError(f"'{file}' is no COCO instances file: images, annotations and categories are needed")
+        raise AmpError(f"'{file}' is not a COCO instances file: it needs images, annotations and categories")
     try:
         categories = {entry["id"]: str(entry["name"]) for entry in instances["categories"]}
         images = {entry["id"]: str(entry["file_name"]) for entry in instances["images"]}
@@ -81,7 +81,7 @@ def read_instances(file: Path) -> tuple[list[str], dict[Any, str], dict[Any, set
             if entry["image_id"] in objects and entry["category_id"] in categories:
                 objects[entry["image_id"]].add(categories[entry["category_id"]])
     except (KeyError, TypeError) as error:
-        raise AmpError(f"'{file}' is no COCO instances file: an entry lacks {error}") from error
+        raise AmpError(f"'{file}' is not a COCO instances file: an entry lacks {error}") from error
     if not images:
         raise AmpError(f"'{file}' names no images")
     return list(categories.values()), images, objects

@@ -1,7 +1,6 @@
 """What judged benchmarks share: an item's result, means over repeats with spread and intervals, tables and rows."""
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +49,8 @@ class JudgedScore:
     @property
     def ratings(self) -> tuple[float, ...] | None:
         """The mean over the repeats, rating by rating; None where the item is unscored."""
+        import statistics
+
         return tuple(map(statistics.fmean, zip(*self.readable, strict=True))) if self.readable else None
 
     def to_json(self) -> dict[str, Any]:
@@ -153,6 +154,8 @@ def _spread(
     scores: Sequence[JudgedScore], rows: Callable[[Sequence[JudgedScore]], "Array"], rates: Rates
 ) -> dict[str, float | None] | None:
     """Return the standard deviation (n - 1) of each score over the repeats."""
+    import statistics
+
     repeats = max((len(one.readings) for one in scores), default=0)
     if repeats < 2:
         return None

@@ -183,7 +183,7 @@ def read_data(file: Path) -> list[dict[str, Any]]:
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise AmpError(f"'{file}' cannot be read: {error}", hint="Fetch it again: `amp download mmhal`") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise AmpError(f"'{names[0]}' in '{file}' is no list of questions", hint=_HINT)
+        raise AmpError(f"'{names[0]}' in '{file}' is not a list of questions", hint=_HINT)
     return records
 
 

@@ -92,7 +92,7 @@ def _found_data(settings: EvalSettings) -> Path:
         return folder
     if settings.answers is not None and BENCHMARKS[name].answers_hold_truth:
         return settings.answers
-    raise AmpError(f"Where is the data of {name}?", hint=f"Give --data DIR, or run `amp download {name}` first")
+    raise AmpError(f"The data of {name} was not found", hint=f"Give --data DIR, or run `amp download {name}` first")
 
 
 def _as_recorded(settings: EvalSettings) -> EvalSettings:
@@ -176,7 +176,7 @@ def _opened(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer 
 
 
 def _answers(items: Sequence[BenchmarkItem], out: Path) -> dict[str, Answer]:
-    """Return the answers on disk; those to questions that there are not are refused."""
+    """Return the answers on disk; answers to unknown questions are refused."""
     answers = {record["id"]: Answer.from_json(record) for record in RecordLog(out / ANSWERS).read()}
     _refuse_strangers(items, answers, out)
     return answers

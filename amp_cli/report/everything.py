@@ -123,7 +123,7 @@ def named_folders(values: Sequence[str], known: Collection[str]) -> dict[str, Pa
         if name != EVERY and name not in known:
             if not place:
                 raise AmpError(f"There is no folder '{value}'", hint="Give --data DIR or --data NAME=DIR")
-            raise AmpError(f"There is no benchmark '{name}' here", hint=f"Known: {', '.join(known)}")
+            raise AmpError(f"There is no benchmark '{name}'", hint=f"Known: {', '.join(known)}")
         if not Path(place).is_dir():
             raise AmpError(f"There is no folder '{place}'", hint=f"Give --data {name}=DIR, a folder that exists")
         if name in folders:

@@ -64,11 +64,11 @@ def find_points(run: Path) -> tuple[list[Point], list[str]]:
     """Return the points of a training run by step (0 is its start), and a sentence for each that cannot be used.
 
     Raises:
-        AmpError: `run` is no training run, or has saved nothing yet.
+        AmpError: `run` is not a training run, or has saved nothing yet.
     """
     facts = Run.read(run)
     if facts.facts.get("command") != "train":
-        raise AmpError(f"'{run}' holds no training run", hint="Give the --out of `amp train`")
+        raise AmpError(f"'{run}' is not a training run", hint="Give the --out of `amp train`")
     start = facts.settings.get("adapter")
     adapters: dict[int, Path | None] = {0: Path(start) if start else None}
     left_out = []

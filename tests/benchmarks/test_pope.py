@@ -259,7 +259,7 @@ def test_our_own_answers_are_read_by_id(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("answers", "message"),
-    [([], "another number of answers"), (["yes", "no"], "another number of answers"), ("yes", "must be a list")],
+    [([], "as many answers as questions"), (["yes", "no"], "as many answers as questions"), ("yes", "must be a list")],
 )
 def test_our_own_answers_of_a_wrong_shape_are_refused(answers: object, message: str, tmp_path: Path) -> None:
     data = labels(tmp_path / "data", random=[row("a.jpg", "dog", "yes")])
