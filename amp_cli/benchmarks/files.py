@@ -298,7 +298,8 @@ def own_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
     for number, record in enumerate(records_of(path), start=1):
         if "id" not in record or not isinstance(record.get("text"), str):
             raise AmpError(
-                f"'{path}', record {number}, is not a verdict: it has neither the released code's fields nor `id` and `text`",
+                f"'{path}', record {number}, is not a verdict: it has neither the released code's fields nor "
+                "`id` and `text`",
                 hint="Raw replies in another form go through --judge replay:FILE",
             )
         verdicts.append(Verdict.from_json({**record, "id": str(record["id"])}))

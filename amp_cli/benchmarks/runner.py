@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
+from amp_cli.asking.answerer import Answerer, check_answerer
 from amp_cli.asking.judge import Judge
 from amp_cli.benchmarks import BENCHMARKS
-from amp_cli.benchmarks.answerers import Answerer, model_identity
 from amp_cli.benchmarks.answering import ANSWERS, REJECTED, answer_items
 from amp_cli.benchmarks.benchmark import Benchmark, ItemScore, LoadedBenchmark
 from amp_cli.benchmarks.files import check_complete, downloaded_images
@@ -162,7 +162,7 @@ def _opened(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer 
     if settings.answers is not None:
         identity["answer_file"] = content_hash(settings.answers)
     elif answerer is None and settings.spec is not None:
-        identity |= model_identity(settings.spec, settings.running)
+        identity |= check_answerer(settings.spec, settings.running)
     elif answerer is None and settings.judging.verdicts is None:
         raise AmpError("Nothing to evaluate", hint="Give --model M, or --answers FILE with answers that exist already")
     return Run.start(

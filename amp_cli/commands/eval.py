@@ -193,7 +193,7 @@ def everything(given: Mapping[str, Any]) -> None:
     Example: amp eval all --model 7b --adapter runs/train --out runs/mdpo-all
     """
     from amp_cli import ui
-    from amp_cli.benchmarks.answerers import model_identity
+    from amp_cli.asking.answerer import check_answerer
     from amp_cli.report.everything import named_folders, plan, run_all
 
     chosen = plan(named_folders(given["data"] or (), tuple(BENCHMARKS)), judge=given["judge"])
@@ -203,7 +203,7 @@ def everything(given: Mapping[str, Any]) -> None:
     settings = [settings_among_all(name, folder, roots, given) for name, folder in chosen.folders.items()]
     first = settings[0]
     if first.spec is not None:
-        model_identity(first.spec, first.running)  # else every one of them would fail
+        check_answerer(first.spec, first.running)  # else every one of them would fail
     results = run_all(chosen, settings, given["out"], overwrite=given["overwrite"])
     show_all(results, given["out"], as_json=given["json"])
     if results.failed or results.rejected:

@@ -241,7 +241,7 @@ def test_captions_in_chairs_own_format_are_read(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_instances_file_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "instances.json").write_text(content)
-    with pytest.raises(AmpError, match="no COCO instances file"):
+    with pytest.raises(AmpError, match="not a COCO instances file"):
         chair.load(tmp_path, EvalSettings(benchmark="chair", out=tmp_path))
 
 

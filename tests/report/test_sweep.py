@@ -95,7 +95,7 @@ def test_checkpoints_without_the_projector_that_the_first_adapter_brought_are_le
 def test_a_folder_without_a_training_run_or_without_checkpoints_is_refused(command: str, tmp_path: Path) -> None:
     with Run.start(tmp_path / "run", command=command, settings={"base": "tiny"}) as run:
         run.finish()
-    with pytest.raises(AmpError, match=r"no training run|no checkpoint"):
+    with pytest.raises(AmpError, match=r"not a training run|no checkpoint"):
         find_points(tmp_path / "run")
 
 

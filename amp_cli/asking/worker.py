@@ -1,4 +1,4 @@
-"""Answers one process's share: `python -m amp_cli.benchmarks.worker RUN_FOLDER`, started through accelerate."""
+"""Answers one process's share: `python -m amp_cli.asking.worker RUN_FOLDER`, started through accelerate."""
 
 import fcntl
 import os
@@ -56,6 +56,10 @@ def _answer_share(folder: Path, job: dict[str, Any]) -> None:
         log.append(answer.to_json())
         report(answer=answer.to_json())
 
+    def refuse(item: str, reason: str) -> None:
+        log.append({"id": item, "reason": reason})
+        report(rejected=item, reason=reason)
+
     answer_requests(
         loaded,
         [
@@ -67,7 +71,7 @@ def _answer_share(folder: Path, job: dict[str, Any]) -> None:
         seed=job["seed"],
         done=set(job["done"]),
         on_answer=keep,
-        on_reject=lambda item, reason: report(rejected=item, reason=reason),
+        on_reject=refuse,
         share=(number, count),
     )
 
