@@ -1,4 +1,4 @@
-"""The commands of README and the guides, typed as they stand there; only large models are exchanged for the embedded one.
+"""The commands of README and the guides, typed as they stand; only large models are exchanged for the embedded one.
 
 They are run in this process, which has torch and all else loaded already; what a process of its own sees of them is
 tested at the end.
