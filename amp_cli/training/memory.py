@@ -1,4 +1,17 @@
-"""Estimates what one device holds in training, and from that whether gradients need checkpointing."""
+"""Estimates what one device holds in training, and from that whether gradients need checkpointing.
+
+    total = weights + adapter (16 bytes a weight) + the larger of: the tower alone; activations + head
+
+Activations come from an `Outline`: our own forward and backward pass over a model without weights, in which every
+storage that is made and freed is counted (`LiveBytes`). They are measured where it is cheap and drawn out along two
+straight lines. With d layers and items of one length:
+
+    layers     peak(d) = peak(3) + (d - 3) * (peak(3) - peak(2))             one more layer, one more of the same
+    items      peak(t) = one + (t - 1) * (two - one)                         t = tokens of a pass / tokens of an item
+
+What a layer adds is, without checkpointing, all that its backward pass needs; with it, only its input: on the embedded
+model, for one item of 4 levels, 1,004,696 bytes against 44,032.
+"""
 
 import copy
 import re
@@ -105,15 +118,19 @@ def estimate_memory(
     own = forward.tokens([longest])
     tokens = own * at_once if config.method == "sft" else max(own, min(config.tokens_per_step, own * at_once))
     outline = Outline(network, config, dtype=dtype, autocast=on_gpu and dtype != torch.float32)
+    # Images go through the tower before the pass, so that the language model's part is measured as if all were text.
     batch = forward.lay_out([_without_images(longest, network)])
-    twice = forward.lay_out([_without_images(longest, network)] * 2)
+    twice = batch if tokens == own else forward.lay_out([_without_images(longest, network)] * 2)
     forward = replace(forward, network=outline.base)
     images, features = outline.image_bytes(longest)
     times = tokens / own
+    # held all through a pass, whatever the depth: the images' features, and the layer that is being unpacked
     fixed = features * times + _unpacked_bytes(outline.base, config, dtype)
     activations = []
     for on in (False, True):
-        one, two = (outline.pass_bytes(forward, _headless(some), checkpointing=on) for some in (batch, twice))
+        one = outline.pass_bytes(forward, _headless(batch), checkpointing=on)
+        # A pass of one item needs no line, and half of the time.
+        two = one if twice is batch else outline.pass_bytes(forward, _headless(twice), checkpointing=on)
         activations.append(round(one + (two - one) * (times - 1) + fixed))
     supervised = round(len(batch.targets) * times)
     return Estimate(
@@ -253,7 +270,7 @@ class Outline:
         decoder = self.base.get_decoder()
         layers = decoder.layers
         found = []
-        for depth in (2, 3):
+        for depth in (2, 3):  # cut short: tracing takes as long as there are layers
             decoder.layers = layers[:depth]
             found.append(self._pass_of_depth(forward, batch))
         decoder.layers = layers
@@ -335,6 +352,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gi
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
+        # By storage, not by tensor: a view takes no memory. Its address is free for another one when it dies.
         if storage._cdata in self._seen:
             return
         self._seen.add(storage._cdata)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from amp_cli import __version__, main
 from amp_cli.errors import AmpError
@@ -33,18 +34,23 @@ def test_the_version_is_printed_alone() -> None:
     assert run("--version").stdout == f"amp {__version__}\n"
 
 
+def help_of(command: list[str]) -> str:
+    done = CliRunner().invoke(main.app, [*command, "--help"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_help_opens_and_gives_an_example(command: list[str]) -> None:
-    done = run(*command, "--help", COLUMNS="200")
-    assert done.returncode == 0, done.stderr
+    page = help_of(command)
     if len(command) == 2 or command not in ([], ["eval"]):
-        assert "Example: amp" in done.stdout, command
+        assert "Example: amp" in page, command
 
 
 def test_no_default_is_swallowed_by_markup() -> None:
     """Square brackets in a help text are read as markup, and what they hold vanishes."""
     for command in COMMANDS[1:]:
-        assert not re.search(r"\w \.(\s|$)", run(*command, "--help", COLUMNS="200").stdout), command
+        assert not re.search(r"\w \.(\s|$)", help_of(command)), command
 
 
 def test_an_error_of_the_user_s_is_two_lines_without_colour_codes(capfd: pytest.CaptureFixture[str]) -> None:

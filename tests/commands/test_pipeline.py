@@ -1,4 +1,8 @@
-"""README's six commands, typed as they stand there; only the large models are exchanged for the embedded one."""
+"""The commands of README and the guides, typed as they stand; only large models are exchanged for the embedded one.
+
+They are run in this process, which has torch and all else loaded already; what a process of its own sees of them is
+tested at the end.
+"""
 
 import json
 import re
@@ -6,10 +10,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from amp_cli.main import app, main
 from tests.support.prefs_formats import rated, turns, write_json, write_lines
 from tests.support.training_items import draw, write_preferences
 
@@ -23,20 +30,30 @@ EXCHANGED = {
 }
 
 
-def commands_of_readme(heading: str) -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.split(heading)[1]
+def commands_of_docs(heading: str) -> list[str]:
+    """Return the commands of the first block under a heading of README or the guides."""
+    pages = (file.read_text(encoding="utf-8") for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
+    section = next(page for page in pages if f"{heading}\n" in page).split(f"{heading}\n")[1]
     match = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
     assert match
     block = match[1].replace("\\\n", " ")
     return [line.split("#")[0].strip() for line in block.splitlines() if line.startswith("amp ")]
 
 
-def type_in(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def type_in(line: str, folder: Path) -> str:
+    """Run a command that must go well, as if typed in `folder`; return what it printed."""
     words = shlex.split(line)
     assert words[0] == "amp"
+    with chdir(folder):
+        done = CliRunner().invoke(app, words[1:], catch_exceptions=False)
+    assert done.exit_code == 0, f"{line}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def start(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-c", "from amp_cli.main import main; main()", *words[1:]],
+        [sys.executable, "-c", "from amp_cli.main import main; main()", *shlex.split(line)[1:]],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -69,15 +86,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_readme_s_six_commands_work_as_they_stand(folder: Path) -> None:
-    lines = commands_of_readme("## The loop on your own data, in six commands")
+    lines = commands_of_docs("## The loop on your own data, in six commands")
     assert [line.split()[1] for line in lines] == ["doctor", "generate-prefs", "train", "merge-lora", "eval", "report"]
     before = lines[4].replace("my-7b", "7b").replace("pope-after", "pope-before")
     for line in [*lines[:5], before, lines[5]]:
         for large, small in EXCHANGED.items():
             line = line.replace(large, small)
-        done = type_in(line, folder)
-        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
-        assert "Traceback" not in done.stderr
+        type_in(line, folder)
     assert (folder / "report.html").stat().st_size > 5000
     assert json.loads((folder / "prefs/stats.json").read_text())["items"] > 0
     assert (folder / "my-7b/model.safetensors").exists()
@@ -92,12 +107,11 @@ def test_readme_s_commands_for_original_checkpoints_work_as_they_stand(tmp_path:
     levels = [{"answers": [answer], "source": answer} for answer in ("A red dog.", "A dog.", "A blue cat.")]
     item = {"id": "1", "images": ["images/wide.png"], "questions": ["What is it?"], "levels": levels}
     (tmp_path / "prefs.jsonl").write_text(json.dumps(item))
-    lines = commands_of_readme("### Original LLaVA checkpoints and adapters")
+    lines = commands_of_docs("### Original LLaVA checkpoints and adapters")
     assert [line.split()[1] for line in lines] == ["convert", "convert", "merge-lora", "train"]
     smaller = " --set quantization=none --set max_steps=1 --set global_batch_size=1"
     for line in [*lines[:3], lines[3] + smaller]:
-        done = type_in(line, tmp_path)
-        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+        type_in(line, tmp_path)
     assert (tmp_path / "back" / "tokenizer.model").is_file()
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
@@ -141,17 +155,16 @@ def test_readme_s_commands_for_preference_data_work_as_they_stand(tmp_path: Path
         item = {"id": name, "images": ["coco/a/1.png"], "questions": ["What?"], "levels": levels}
         write_lines(tmp_path / f"{name}.jsonl", [item, {**item, "id": f"{name}-2", "images": ["coco/a/2.png"]}])
     exchanged = {"openbmb/RLAIF-V-Dataset": "rlaif.jsonl", "~/.cache/amp/benchmarks/pope": "pope", **EXCHANGED}
-    lines = commands_of_readme("## Preference data in and out")
+    lines = commands_of_docs("## Preference data in and out")
     assert [line.split()[2] for line in lines] == [
         *("import", "import", "import", "check", "stats", "view", "mix", "export", "export")
     ]
     for line in lines:
         for large, small in exchanged.items():
             line = line.replace(large, small)
-        done = type_in(line, tmp_path)
-        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+        printed = type_in(line, tmp_path)
         if " check " in line:
-            assert "leakage" in done.stdout  # the image that the benchmark has
+            assert "leakage" in printed  # the image that the benchmark has
     assert (tmp_path / "trl/train.parquet").is_file()
     assert (tmp_path / "my-preferences/README.md").is_file()
 
@@ -159,15 +172,15 @@ def test_readme_s_commands_for_preference_data_work_as_they_stand(tmp_path: Path
 @pytest.mark.slow
 def test_readme_s_commands_for_fast_training_work_as_they_stand(tmp_path: Path) -> None:
     write_preferences(tmp_path)
-    dry, real = commands_of_readme("## Training, fast and lean")
+    dry, real = commands_of_docs("## Training, fast and lean")
     for line in (dry, real):
-        done = type_in(line.replace("--size 7b", EXCHANGED["--size 7b"] + " --set save_steps=5"), tmp_path)
-        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+        type_in(line.replace("--size 7b", EXCHANGED["--size 7b"] + " --set save_steps=5"), tmp_path)
         assert (tmp_path / "run").exists() == (line == real)
 
 
+@pytest.mark.slow
 def test_a_command_in_json_prints_one_object_and_nothing_else(folder: Path) -> None:
-    done = type_in(
+    done = start(
         "amp eval pope --model tiny --data POPE/output/coco --image-root val2014 --out json-run --json", folder
     )
     assert done.returncode == 0, done.stderr
@@ -186,14 +199,22 @@ def test_a_command_in_json_prints_one_object_and_nothing_else(folder: Path) -> N
         ("amp train --size 70b --prefs data.json --out x6", "70b"),
     ],
 )
-def test_what_is_not_there_is_one_error_and_one_hint(folder: Path, line: str, message: str) -> None:
-    done = type_in(line, folder)
-    assert done.returncode == 1, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.count("Error:") == 1
-    assert message in done.stderr
+def test_what_is_not_there_is_one_error_and_one_hint(
+    folder: Path, line: str, message: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", shlex.split(line))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capfd.readouterr()
+    assert (ended.value.code, out) == (1, "")
+    assert (err.count("Error:"), err.count("Hint:")) == (1, 1)
+    assert message in err
+
+
+@pytest.mark.slow
+def test_a_process_ends_with_one_for_what_is_not_there_and_with_two_for_wrong_usage(folder: Path) -> None:
+    done = start("amp report absent", folder)
+    assert (done.returncode, done.stdout) == (1, "")
     assert "Traceback" not in done.stderr
-
-
-def test_wrong_usage_has_exit_status_two(folder: Path) -> None:
-    assert type_in("amp train --no-such-option", folder).returncode == 2
+    assert start("amp train --no-such-option", folder).returncode == 2

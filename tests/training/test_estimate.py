@@ -54,6 +54,12 @@ def estimate_of(loaded: LoadedModel, items: list[EncodedItem], config: TrainConf
     return estimate_memory(loaded.model.get_base_model(), config, items, **given)
 
 
+@pytest.fixture(scope="module")
+def estimates(loaded: LoadedModel, items: list[EncodedItem]) -> dict[str, Estimate]:
+    """Of a pass of one item, by layout."""
+    return {layout: estimate_of(loaded, items, CONFIG, layout=layout) for layout in (SHARED, SHARED_DENSE, ROWS)}
+
+
 def real_peak(loaded: LoadedModel, items: list[EncodedItem], *, layout: str, checkpointing: bool) -> int:
     """Return the most bytes that the tensors of a real forward and backward pass took at once."""
     network = loaded.model.get_base_model()
@@ -74,18 +80,25 @@ def real_peak(loaded: LoadedModel, items: list[EncodedItem], *, layout: str, che
     return counter.peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("layout", [SHARED, SHARED_DENSE, ROWS])
 def test_a_step_without_numbers_takes_what_a_real_one_takes(
-    loaded: LoadedModel, items: list[EncodedItem], layout: str, checkpointing: bool
+    loaded: LoadedModel,
+    items: list[EncodedItem],
+    estimates: dict[str, Estimate],
+    layout: str,
+    checkpointing: bool,
 ) -> None:
-    found = estimate_of(loaded, items, CONFIG, layout=layout)
     expected = real_peak(loaded, items[:1], layout=layout, checkpointing=checkpointing)
-    assert found.of_pass(checkpointing=checkpointing) == pytest.approx(expected, rel=0.1)
+    assert estimates[layout].of_pass(checkpointing=checkpointing) == pytest.approx(expected, rel=0.1)
 
 
-def test_memory_grows_with_the_tokens_of_a_pass(loaded: LoadedModel, items: list[EncodedItem]) -> None:
-    one = estimate_of(loaded, items, CONFIG)
+@pytest.mark.slow
+def test_memory_grows_with_the_tokens_of_a_pass(
+    loaded: LoadedModel, items: list[EncodedItem], estimates: dict[str, Estimate]
+) -> None:
+    one = estimates[SHARED]
     three = estimate_of(loaded, items, replace(CONFIG, global_batch_size=3))
     assert three.tokens == 3 * one.tokens
     for is_on in (False, True):
@@ -112,17 +125,20 @@ def test_weights_are_counted_as_they_are_stored(loaded: LoadedModel, quantizatio
     assert weight_bytes(loaded.model.get_base_model(), quantization) == pytest.approx(stored, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_an_adapter_takes_sixteen_bytes_a_weight_and_four_more_among_several(
-    loaded: LoadedModel, items: list[EncodedItem]
+    loaded: LoadedModel, items: list[EncodedItem], estimates: dict[str, Estimate]
 ) -> None:
     trainable = sum(weight.numel() for weight in loaded.model.parameters() if weight.requires_grad)
-    config = replace(CONFIG, global_batch_size=2)
-    assert estimate_of(loaded, items, config).adapter == 16 * trainable
-    assert estimate_of(loaded, items, config, processes=2).adapter == 20 * trainable
+    assert estimates[SHARED].adapter == 16 * trainable
+    assert estimate_of(loaded, items, replace(CONFIG, global_batch_size=2), processes=2).adapter == 20 * trainable
 
 
-def test_half_precision_takes_less_of_all_but_the_adapter(loaded: LoadedModel, items: list[EncodedItem]) -> None:
-    whole = estimate_of(loaded, items, CONFIG)
+@pytest.mark.slow
+def test_half_precision_takes_less_of_all_but_the_adapter(
+    loaded: LoadedModel, items: list[EncodedItem], estimates: dict[str, Estimate]
+) -> None:
+    whole = estimates[SHARED]
     half = estimate_of(loaded, items, CONFIG, precision="bfloat16", on_gpu=True)
     assert half.weights * 2 == whole.weights
     assert half.adapter == whole.adapter
@@ -144,6 +160,7 @@ def test_the_tower_counts_where_it_takes_more_than_the_pass() -> None:
     assert large.of_pass(checkpointing=False) == 540
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("room", "expected"), [(10**12, False), (0, True)])
 def test_a_session_follows_the_estimate_and_records_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, expected: bool
@@ -172,6 +189,7 @@ def test_bytes_are_shown_for_people() -> None:
     assert (shown_bytes(14_430_000_000), shown_bytes(1_250_000)) == ("14.4 GB", "1.2 MB")
 
 
+@pytest.mark.slow
 def test_the_real_model_is_left_as_it_is(loaded: LoadedModel, items: list[EncodedItem]) -> None:
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
     estimate_of(loaded, items, CONFIG)

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from torch.nn.functional import scaled_dot_product_attention
 
-from amp_cli.models.prompts import EncodedItem
+from amp_cli.models.prompts import EncodedItem, EncodedResponse
 from amp_cli.training.rows import families
-from amp_cli.training.rows.attention import SHARED_PREFIX, use_attention
+from amp_cli.training.rows.attention import SHARED_PREFIX, shared_prefix_attention, use_attention
 from amp_cli.training.rows.forward import LAYOUTS, ROWS, SHARED_DENSE, ForwardPass
+from amp_cli.training.rows.layout import lay_out_shared
 from amp_cli.training.rows.selftest import choose_forward, describe
 from tests.support.family_measures import Difference, Measured, by, compare, plainly
 from tests.support.tiny_families import FAMILIES, IMAGE, TEXT, as_text, build, llava, make_items
@@ -195,6 +197,27 @@ def test_images_that_see_all_of_themselves_are_numbered_along_the_row() -> None:
     assert blocks is not None
     assert blocks.tolist() == [0, 0, -1, -1, 1, -1]
     assert families.image_blocks(model_of("LLaVA, Llama").get_base_model(), torch.tensor([IMAGE, 5])) is None
+
+
+def test_an_image_in_a_branch_sees_all_of_itself_too() -> None:
+    ids = (
+        [5, IMAGE, IMAGE, 6, 7],
+        [5, IMAGE, IMAGE, 8, IMAGE, IMAGE, IMAGE, 9],
+    )  # the second shows one in a later round
+    responses = tuple(
+        EncodedResponse(input_ids=torch.tensor(one), supervised=torch.arange(len(one)) > 2, round=torch.zeros(len(one)))
+        for one in ids
+    )
+    batch = lay_out_shared([EncodedItem(responses=responses, image_inputs={})])
+    assert batch.sharing is not None
+    sharing = replace(
+        batch.sharing, blocks=families.image_blocks(model_of("Gemma3").get_base_model(), batch.input_ids[0])
+    )
+    query, key, value = torch.randn(3, 1, 2, batch.input_ids.shape[1], 4, dtype=torch.float64)
+    layer = SimpleNamespace(config=SimpleNamespace(), layer_idx=0)
+    ours, _ = shared_prefix_attention(layer, query, key, value, None, sharing=sharing)
+    by_mask = scaled_dot_product_attention(query, key, value, attn_mask=sharing.mask()).transpose(1, 2)
+    torch.testing.assert_close(ours, by_mask)
 
 
 def test_only_the_answers_of_a_model_that_reads_prompts_both_ways_are_causal() -> None:

@@ -2,7 +2,13 @@
 
 The original reads a prompt in chunks between `<image>`s, each with a dummy blank before it, and (unless `legacy`) none
 after a special token. The `tokenizers` library can be told so: `<image>` splits the text before the blank is put in
-front, `<s>`, `</s>` and `<unk>` after it.
+front, `<s>`, `</s>` and `<unk>` after it. With ▁ for a blank, as SentencePiece writes it:
+
+    text                 legacy                     else
+    the<image>the        ▁the <image> ▁the          the same: each chunk is read as a text of its own
+    the</s>USER:         ▁the </s> ▁USER :          ▁the </s> USER :       the dummy blank is cut off again
+    the</s> the          ▁the </s> ▁ ▁the           ▁the </s> ▁ ▁the       a blank that was there stays
+    </s>the              </s> ▁the                  </s> the
 """
 
 import re
@@ -111,6 +117,7 @@ def _added_tokens(folder: Path, pieces: int) -> dict[str, int]:
 
 def _fast_tokenizer(pieces: Pieces, *, legacy: bool) -> Tokenizer:
     sp = pieces.processor
+    # A byte-pair model has no list of merges in its file: pieces' scores are the ranks in which they were merged.
     scores = {name: sp.get_score(id) for id, name in enumerate(pieces.names) if name not in pieces.silent}
     vocabulary = {name: id for id, name in enumerate(pieces.names)}
     merges = generate_merges(vocabulary, scores, pieces.silent)
@@ -136,6 +143,8 @@ def _normalizers(pieces: Pieces, *, legacy: bool) -> list[Any]:
     if legacy:
         return blanks
     special = "|".join(map(re.escape, pieces.special))
+    # "</s> a" has become "▁</s>▁a" by now. The first ▁ goes, since the original puts none before a special token; the
+    # second is doubled, since the original reads " a" with a dummy blank of its own: "</s>▁▁a".
     return [
         *blanks,
         normalizers.Replace(Regex(rf"\A{BLANK}(?={special})"), ""),
@@ -155,6 +164,7 @@ def _first_role_piece(pieces: Pieces) -> str:
 
 def _role_border(pieces: Pieces) -> Any:
     first = _first_role_piece(pieces)
+    # Cut "US" from "ER:", so that no merge reaches over the border. \A: after an end token a new piece begins.
     rest = f"{_AFTER_END}:".removeprefix(first)
     return pre_tokenizers.Split(Regex(rf"\A{re.escape(first)}(?={re.escape(rest)})"), "isolated") if first else None
 
@@ -189,6 +199,8 @@ def _wrapped(
 ) -> PreTrainedTokenizerFast:
     """Give every id up to the padding token a name, and wrap the whole as transformers' tokenizer."""
     sp = pieces.processor
+    # ids    0 ... pieces-1 | pieces ... vocabulary-1            | vocabulary | vocabulary+1
+    #        the pieces     | added by a fine-tuning, or unused | <image>    | <pad>, unless there is one
     by_number = {number: name for name, number in added.items() if name != IMAGE}  # cut out before, so never read
     unused = range(len(pieces.names), vocabulary)
     names = [by_number.get(number, f"<unused{number}>") for number in unused] + [IMAGE]

@@ -1,4 +1,20 @@
-"""Attention over a row in which the levels of an item share their prefix, registered with transformers."""
+"""Attention over a row in which the levels of an item share their prefix, registered with transformers.
+
+A row of segments (see `layout`) is one small attention after the other, each of a segment's queries over the keys of
+its prefix and its own:
+
+    row          a b c | D E | F
+    queries      a b c   D E         F
+    keys         a b c   a b c D E   a b c F
+
+The n-th query from the end sees all keys but the last n: the causal triangle stands at the lower right.
+
+    prefix a b, segment C D E        the same with a window of 3 tokens
+          a b C D E                        a b C D E
+      C   x x x . .                    C   x x x . .
+      D   x x x x .                    D   . x x x .
+      E   x x x x x                    E   . . x x x
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,8 +57,10 @@ def shared_prefix_attention(
     """
     if sharing is None or attention_mask is not None or softcap is not None:
         raise ValueError("this attention needs a row with shared prefixes, and knows no mask and no soft cap")
+    # A layer that has a window but does not hand it on would have us let all tokens see all before them.
     if sliding_window is None and layer_window(module.config, module.layer_idx) is not None:
         raise ValueError("its layers slide a window and do not tell their attention so")
+    # Flash attention knows 16-bit numbers and the causal triangle only; the whole images of `blocks` need a mask.
     fused = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and sharing.blocks is None
     if fused:
         return _in_one_call(query, key, value, scaling, sliding_window, sharing), None
@@ -69,6 +87,7 @@ def _in_one_call(
         sharing.longest_query,
         sharing.longest_key,
         scale=scaling,
+        # how far to the left and right of itself a query sees, itself not counted; -1 is without end
         window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
@@ -96,7 +115,10 @@ def _by_segment(
             values = torch.cat((value[:, :, prefix], value[:, :, own]), dim=2)
         else:
             keys, values = key[:, :, own], value[:, :, own]
-        blocks = sharing.blocks[own] if sharing.blocks is not None and not prefix_length else None
+        # keys, values: (1, heads, prefix + length, width)
+        blocks = sharing.blocks[own] if sharing.blocks is not None else None
+        # `is_causal` puts the triangle at the upper left, which is right for as many keys as queries alone; where it is
+        # right it is faster than a mask, which flash attention does not take.
         is_plain = not prefix_length and blocks is None and (sliding_window is None or length <= sliding_window)
         attended.append(
             scaled_dot_product_attention(
@@ -108,7 +130,7 @@ def _by_segment(
                 scale=scaling,
             )
         )
-    return torch.cat(attended, dim=2).transpose(1, 2).contiguous()
+    return torch.cat(attended, dim=2).transpose(1, 2).contiguous()  # (1, length, heads, width)
 
 
 def _mask(
@@ -119,7 +141,7 @@ def _mask(
     if sliding_window is not None:
         sees = sees.triu(prefix_length - sliding_window + 1)
     if blocks is not None:
-        sees = sees | ((blocks[:, None] == blocks) & (blocks >= 0))
+        sees[:, prefix_length:] |= (blocks[:, None] == blocks) & (blocks >= 0)
     return sees
 
 

@@ -49,6 +49,7 @@ def token_types(network: Any, input_ids: torch.Tensor, answers: torch.Tensor) ->
         raise ValueError(f"models of type '{network.config.model_type}' mark image tokens in a way of their own")
     if network.config.model_type in WHOLE_PROMPTS:
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        # 0 for what stands before the first answer and sees all of itself, 1 for what comes after and sees only back
         return {name: (places >= answers[:, None].to(input_ids.device)).int()}
     return {name: stands_for_images(network, input_ids).int()}
 
@@ -72,6 +73,10 @@ def image_blocks(network: Any, input_ids: torch.Tensor) -> torch.Tensor | None:
     """Return each token's image, numbered along the row (length,), -1 for text; None where only order counts."""
     if network.config.model_type not in WHOLE_IMAGES:
         return None
+    # tokens   <i> <i> is <i> .     An image begins where a run of image tokens does: families that want this write a
+    # inside    1   1   0  1   0    token before and after each image, so that two runs never touch.
+    # begins    1   0   0  1   0
+    # blocks    0   0  -1  1  -1
     inside = stands_for_images(network, input_ids).long()
     begins = (inside.diff(prepend=inside.new_zeros(1)) == 1).long()
     return torch.where(inside == 1, begins.cumsum(0) - 1, -1)
@@ -102,6 +107,7 @@ def why_not_shared(network: Any, *, max_length: int, dense_mask: bool) -> str | 
         return None
     if plain_attention(network) != "sdpa":
         return "it takes no mask of true and false"
+    # One mask serves all layers, so a window must not bite in any of them.
     windows = [layer_window(text, number) for number in range(text.num_hidden_layers)]
     window = min((window for window in windows if window is not None), default=max_length)
     if window < max_length:
@@ -111,6 +117,7 @@ def why_not_shared(network: Any, *, max_length: int, dense_mask: bool) -> str | 
 
 def _original_length(text: Any) -> int | None:
     """Return the length beyond which rotary positions depend on what is read together; None where they never do."""
+    # {"rope_type": ...} for all layers, or one such for each type of layer: {"full_attention": {...}, ...}
     given = getattr(text, "rope_parameters", None) or {}
     sets = [given] if "rope_type" in given else [one for one in given.values() if isinstance(one, dict)]
     scaled = [one for one in sets if one["rope_type"] in SCALED_BY_LENGTH]

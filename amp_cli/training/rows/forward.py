@@ -1,4 +1,11 @@
-"""How items go through a model: laid out in rows, images shown, log-probabilities summed."""
+"""How items go through a model: laid out in rows, images shown, log-probabilities summed.
+
+Two levels that share a b c (`layout` draws who sees whom):
+
+    SHARED         a b c D E F               our attention, told the segments               6 tokens
+    SHARED_DENSE   a b c D E F               the model's, told a (1, 1, 6, 6) mask          6 tokens
+    ROWS           a b c D E / a b c F .     the model's, told a (2, 5) padding mask       10 tokens
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -48,7 +55,7 @@ class ForwardPass:
         alone = [self.tokens([item]) for item in items]
         if self.layout != ROWS:
             return cut_by_tokens(alone, budget)
-        # rows are as long as the longest of the pass
+        # Rows are as long as the longest of the pass, so that lengths do not add up.
         return cut_by_tokens(alone, budget, together=lambda numbers: self.tokens([items[one] for one in numbers]))
 
     def lay_out(self, items: Sequence[EncodedItem]) -> Batch:
@@ -58,6 +65,8 @@ class ForwardPass:
         else:
             batch = lay_out_shared(items, positions=positions_of(self.network))
         sharing = batch.sharing and replace(batch.sharing, blocks=image_blocks(self.network, batch.input_ids[0]))
+        # (responses,). Only families that read whole prompts look at them, and those have a row for every response:
+        # a shared row is one row and takes any one place.
         starts = first_answers([response for item in items for response in item.responses])
         types = token_types(self.network, batch.input_ids, starts if batch.sharing is None else starts[:1])
         return replace(batch, sharing=sharing, token_types=types)

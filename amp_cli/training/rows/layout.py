@@ -1,4 +1,20 @@
-"""Lays items out for the model: one row in which the levels of an item share their prefix, or plain padded rows."""
+"""Lays items out for the model: one row in which the levels of an item share their prefix, or plain padded rows.
+
+An item of two levels that both begin with a b c, of which D E F are answer tokens:
+
+    plain rows     a b c D E      shared row   a b c | D E | F      6 tokens in place of 10
+                   a b c F .      positions    0 1 2   3 4   3      F stands at 3, as in its plain row
+
+    who sees whom        a b c D E F      segments    Segment(0, 3, 0, 0)   a b c, a prefix
+                     a   x                            Segment(3, 2, 0, 3)   D E, after the 3 tokens from place 0
+                     b   x x                          Segment(5, 1, 0, 3)   F, after the same
+                     c   x x x
+                     D   x x x x          keys, by segment    0 1 2 | 0 1 2 3 4 | 0 1 2 5
+                     E   x x x x x        query_starts        0 3 5 6
+                     F   x x x . . x      key_starts          0 3 8 12
+
+    predictors     2 3 2  (D is predicted at c, E at D, F at c again)      targets   D E F      responses   0 0 1
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,7 +68,7 @@ class SharedRow:
         length = int(self.query_starts[-1])
         sees = torch.zeros(length, length, dtype=torch.bool, device=self.keys.device)
         for start, own, prefix_start, prefix in self.segments:
-            sees[start : start + own, prefix_start : prefix_start + prefix] = True
+            sees[start : start + own, prefix_start : prefix_start + prefix] = True  # nothing for a prefix itself
             sees[start : start + own, start : start + own] = torch.ones_like(sees[:own, :own]).tril()
         if self.blocks is not None:
             sees |= (self.blocks[:, None] == self.blocks) & (self.blocks >= 0)
@@ -140,6 +156,8 @@ def lay_out_shared(items: Sequence[EncodedItem], *, positions: Positions | None 
         end = append(item.responses[0], positions(item, item.responses[0]), 0, shared)
         for response in item.responses:
             place = response.supervised.nonzero()[:, 0]  # (supervised tokens of the response,)
+            # A token is predicted one place before it. Of a response's own place p that is, in the row,
+            # prefix_start + p within the prefix, and from there on end + p - shared: the branch begins at `end`.
             before = place - 1
             predictors.append(torch.where(before < shared, prefix_start, end - shared) + before)
             places.append(place)
@@ -159,6 +177,7 @@ def lay_out_shared(items: Sequence[EncodedItem], *, positions: Positions | None 
 
 def common_prefix(responses: Sequence[torch.Tensor]) -> int:
     """Return how many leading tokens all sequences share; at least one token of each is left over."""
+    # One less than the shortest: an empty branch would be an attention call without queries.
     shortest = min(len(response) for response in responses) - 1
     first = responses[0][:shortest]
     differs = torch.stack([response[:shortest] != first for response in responses]).any(dim=0)  # (shortest,)
@@ -224,7 +243,7 @@ def cut_by_tokens(
 ) -> list[list[int]]:
     """Return the passes, each a list of item numbers: the longest items first, each into the first pass with room.
 
-    An item longer than the budget gets a pass of its own.
+    An item longer than the budget gets a pass of its own. Lengths 5 4 3 2 in a budget of 7 make [5 2] [4 3].
 
     Args:
         lengths: tokens of each item alone.

@@ -43,6 +43,7 @@ def teach_log_probabilities(network: Any) -> None:
         if features is not None:  # a fresh dict for each call: models write into it
             given["mm_encoder_outputs"] = {"image": SimpleNamespace(**features)}
         hidden = self.model(**given, use_cache=False).last_hidden_state  # (rows, length, width)
+        # Only the N places that predict an answer token reach the head: (N, width), not (rows * length, vocabulary).
         return token_logps(self.get_output_embeddings(), hidden.flatten(0, 1)[predictors], targets)
 
     network.forward = types.MethodType(forward, network)
@@ -60,6 +61,7 @@ def _encode_images(core: Any, images: Sequence[dict[str, torch.Tensor]]) -> list
     stackable = all(set(one) == {"pixel_values"} and one["pixel_values"].dim() == 4 for one in shown)
     if not shown or not stackable or len({one["pixel_values"].shape[1:] for one in shown}) > 1:
         return [_features(core, one) if one else None for one in images]
+    # (images of all items, 3, height, width) -> (images of all items, tokens, width), cut by item again below
     together = _features(core, {"pixel_values": torch.cat([one["pixel_values"] for one in shown])})["pooler_output"]
     counts = [len(one["pixel_values"]) for one in shown]
     starts = iter([sum(counts[:number]) for number in range(len(counts))])
@@ -79,6 +81,7 @@ def image_inputs(model: Any, batch: Batch, *, image_once: bool) -> dict[str, Any
 
     A shared row holds the image tokens of an item once, plain rows hold them once per level.
     """
+    # How often an item's images are shown; for items of 2 and 3 levels [1, 1] in a shared row, [2, 3] in plain rows.
     levels = batch.levels.tolist() if batch.sharing is None else [1] * len(batch.levels)
     images = batch.image_inputs
     repeated = [one for one, count in zip(images, levels, strict=True) if one for _ in range(count)]
@@ -100,6 +103,7 @@ def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     filled = []
     for tensor in tensors:
         missing = [most - own for most, own in zip(largest, tensor.shape[1:], strict=True)]
+        # `pad` counts sides from the last, (before, after) each: lacks of 1 and 2 are (0, 2, 0, 1)
         filled.append(
             pad(tensor, [side for lack in reversed(missing) for side in (0, lack)]) if any(missing) else tensor
         )
@@ -143,6 +147,7 @@ def sum_by_round(tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Add up (N,) token log-probabilities to (responses, rounds)."""
     responses = int(batch.levels.sum())
     rounds = int(batch.rounds.max()) + 1
+    # One cell for each round of each response, in a row: cell = response * rounds + round.
     sums = torch.zeros(responses * rounds, dtype=torch.float64, device=tokens.device)
     return sums.index_add(0, batch.responses * rounds + batch.rounds, tokens.double()).view(responses, rounds)
 
@@ -182,11 +187,13 @@ class _FrozenHead(torch.autograd.Function):
         wants_slope = context.needs_input_grad[0]
         logps: list[torch.Tensor] = []
         slopes: list[torch.Tensor] = []
+        # In pieces of `rows` tokens, each with its own small graph: (rows, vocabulary) logits give their slope and go.
         for part, target in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
             with torch.set_grad_enabled(wants_slope):
                 leaf = part.detach().requires_grad_(wants_slope)
                 tokens = _logps(head, leaf.view_as(leaf), target)  # hooks on a head's inputs (FSDP's) refuse a leaf
                 if wants_slope:
+                    # A token's log-probability depends on its own row of `part` alone: the sum's gradient has all.
                     slopes += torch.autograd.grad(tokens.sum(), leaf)
             logps.append(tokens.detach())
         if wants_slope:

@@ -1,4 +1,11 @@
-"""Before hours are spent: are our log-probabilities the model's own on real items, and which layout may be used?"""
+"""Before hours are spent: are our log-probabilities the model's own on real items, and which layout may be used?
+
+expected    each response alone, unpacked, through the model's full logits: what the others are held against
+foresight   half an answer asked with and without its other half: no difference, or no layout at all
+layouts     shared row, shared row with one mask, plain rows: each first by rule, then by what it gives
+   images      features computed once per item, then pixels in every pass
+the first way whose worst response is within the tolerance is taken; the reasons of the others are kept
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -63,10 +70,12 @@ def choose_forward(
             name = str(precision).removeprefix("torch.")
             raise ValueError(f"its log-probabilities are no numbers in {name}: try --set dtype=bfloat16 or float32")
         _refuse_foresight(model, items, device, tolerance)
+    # (responses,) answer tokens of each: a sum's rounding grows with them, so differences are held per token
     counts = torch.tensor([int(one.supervised.sum()) for item in items for one in item.responses], device=device)
     refused: list[tuple[str, str]] = []
     for layout in layouts:
         dense = layout == SHARED_DENSE
+        # Rules come first: a few short items would not show what goes wrong beyond a window or a length.
         against = None if layout == ROWS else why_not_shared(network, max_length=max_length, dense_mask=dense)
         if against is not None:
             refused.append((layout, against))
@@ -95,6 +104,7 @@ def _difference(
     try:
         sums = _sums(model, way, items, expected.device)
     except (ValueError, TypeError, RuntimeError, AttributeError, IndexError, KeyError) as error:
+        # What a family's own code raises when it is read in a way that it was not written for: try the next way.
         if isinstance(error, torch.OutOfMemoryError):
             raise
         return float("nan"), (str(error).strip() or type(error).__name__).splitlines()[0][:200]
@@ -115,6 +125,8 @@ def _refuse_foresight(model: Any, items: Sequence[EncodedItem], device: torch.de
     places = whole.supervised.nonzero()[:, 0]  # (supervised tokens,)
     end = int(places[(len(places) - 1) // 2]) + 1
     half = whole.supervised & (torch.arange(len(whole.supervised)) < end)  # (length,)
+    # whole   p p A B C D     supervised . . x x . .     the second lacks C D, which must make no difference
+    # cut     p p A B         supervised . . x x
     uncut = replace(whole, supervised=half)
     cut = replace(whole, input_ids=whole.input_ids[:end], supervised=half[:end], round=whole.round[:end])
     sums, _ = _own_logps(model, [replace(item, responses=(uncut, cut))], device)
@@ -126,7 +138,7 @@ def _sums(model: Any, way: ForwardPass, items: Sequence[EncodedItem], device: to
     """Return the (responses,) sums of log-probabilities as `way` computes them."""
     batch = way.lay_out(items).to(device)
     before = way.network.config.get_text_config()._attn_implementation
-    with attending_by(way.network, before):
+    with attending_by(way.network, before):  # what is tried must not stay switched on when it fails
         way.use()
         return way.round_logps(model, batch, way.show_images(model, batch)).sum(dim=1)
 
