@@ -1,13 +1,13 @@
 """Who answers: a model on this machine, several processes with it, or an endpoint. Needs no torch until it answers."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from amp_cli.disk.settings import free
 from amp_cli.models.spec import Decoding, ModelSpec
-from amp_cli.records import Answer
+from amp_cli.records import PLAIN, Answer, Frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,21 @@ class Request:
     id: str
     images: tuple[Path, ...]
     questions: tuple[str, ...]
+    frame: Frame = PLAIN
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as another process reads it, wherever that one runs."""
+        images = [str(path.resolve()) for path in self.images]
+        return {"id": self.id, "images": images, "questions": list(self.questions), **self.frame.to_json()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        return cls(
+            id=record["id"],
+            images=tuple(map(Path, record["images"])),
+            questions=tuple(record["questions"]),
+            frame=Frame.from_json(record),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +112,11 @@ def open_answerer(spec: ModelSpec, decoding: Decoding, running: Running, *, fold
 
 
 def batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
-    """Yield batches of like items: same number of images and rounds, questions of similar length."""
-    groups: dict[tuple[int, int], list[Request]] = {}
+    """Yield batches of like items: as many images and rounds, images in the same rounds, similar length."""
+    groups: dict[tuple[int, int, tuple[int, ...]], list[Request]] = {}
     for request in requests:
-        groups.setdefault((len(request.images), len(request.questions)), []).append(request)
+        like = (len(request.images), len(request.questions), request.frame.image_rounds)
+        groups.setdefault(like, []).append(request)
     for _, members in sorted(groups.items()):
         members.sort(key=lambda request: (sum(map(len, request.questions)), request.id))
         for start in range(0, len(members), batch_size):

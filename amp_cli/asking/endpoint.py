@@ -168,15 +168,17 @@ class EndpointAnswerer:
             )
 
     async def _answer(self, request: Request) -> Answer:
-        """Ask one round after the other; the images stand before the first question."""
+        """Ask one round after the other; each image stands before the question that it is shown with."""
         try:
             images = [{"type": "image_url", "image_url": {"url": image_data_url(path)}} for path in request.images]
         except AmpError as error:
             raise ItemRejectedError(error.message) from error
-        messages: list[dict[str, Any]] = []
-        for question in request.questions:
-            first = not messages and bool(images)
-            content = [*images, {"type": "text", "text": question}] if first else question
+        system = request.frame.system
+        messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+        for number, question in enumerate(request.questions):
+            count = request.frame.images_in(number, len(request.images))
+            shown, images = images[:count], images[count:]
+            content = [*shown, {"type": "text", "text": question}] if shown else question
             messages.append({"role": "user", "content": content})
             reply = await self._client.reply(messages, self._sampling)
             text = (reply.text or "").strip()

@@ -17,7 +17,7 @@ from amp_cli.models.load import LoadedModel, load_model
 from amp_cli.models.precision import refuse_not_finite
 from amp_cli.models.prompts import encode_prompts, end_token_ids
 from amp_cli.models.spec import Decoding, ModelSpec
-from amp_cli.records import Answer
+from amp_cli.records import Answer, Frame
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -108,7 +108,7 @@ def _with_images(
     for request in batch:
         try:
             images = [open_image(path) for path in request.images]
-            render(loaded, request.questions, request.questions[:-1], len(images))
+            render(loaded, request.questions, request.questions[:-1], len(images), request.frame)
         except AmpError as error:
             on_reject(request.id, error.message)
         else:
@@ -150,18 +150,25 @@ def _answer_batch(
     loaded: LoadedModel, items: Sequence[tuple[Request, list["Image"]]], decoding: Decoding
 ) -> list[list[str]]:
     answers: list[list[str]] = [[] for _ in items]
-    shown = [images for _, images in items]
+    frames = [request.frame for request, _ in items]
+    count = 0
     for number in range(len(items[0][0].questions)):
+        count += frames[0].images_in(number, len(items[0][1]))  # a batch has its images in the same rounds
+        shown = [images[:count] for _, images in items]
         dialogues = [(request.questions[: number + 1], done) for (request, _), done in zip(items, answers, strict=True)]
-        for texts, answer in zip(answers, _generate(loaded, dialogues, shown, decoding), strict=True):
+        for texts, answer in zip(answers, _generate(loaded, dialogues, shown, frames, decoding), strict=True):
             texts.append(answer)
     return answers
 
 
 def _generate(
-    loaded: LoadedModel, dialogues: Sequence[Any], shown: Sequence[Sequence["Image"]], decoding: Decoding
+    loaded: LoadedModel,
+    dialogues: Sequence[Any],
+    shown: Sequence[Sequence["Image"]],
+    frames: Sequence[Frame],
+    decoding: Decoding,
 ) -> list[str]:
-    batch = encode_prompts(loaded, dialogues, shown).to(loaded.device, dtype=loaded.model.dtype)
+    batch = encode_prompts(loaded, dialogues, shown, frames).to(loaded.device, dtype=loaded.model.dtype)
     with torch.inference_mode():
         ids = loaded.model.generate(
             **batch,

@@ -105,10 +105,7 @@ class Shares:
             "decoding": asdict(self._decoding),
             "batch_size": self._running.batch_size,
             "seed": self._running.seed,
-            "requests": [
-                {"id": one.id, "images": [str(path.resolve()) for path in one.images], "questions": one.questions}
-                for one in requests
-            ],
+            "requests": [one.to_json() for one in requests],
             "done": sorted(done),
         }
 

@@ -62,10 +62,7 @@ def _answer_share(folder: Path, job: dict[str, Any]) -> None:
 
     answer_requests(
         loaded,
-        [
-            Request(id=one["id"], images=tuple(map(Path, one["images"])), questions=tuple(one["questions"]))
-            for one in job["requests"]
-        ],
+        [Request.from_json(one) for one in job["requests"]],
         Decoding(**job["decoding"]),
         batch_size=job["batch_size"],
         seed=job["seed"],

@@ -111,7 +111,7 @@ def collect_candidates(
     refused_before: set[str] = set()
     for number, expert in enumerate(experts, start=1):
         asked = [
-            Request(id=item.id, images=tuple(map(Path, item.images)), questions=item.questions)
+            Request(id=item.id, images=tuple(map(Path, item.images)), questions=item.questions, frame=item.frame)
             for item in items
             if item.id not in refused_before
         ]
