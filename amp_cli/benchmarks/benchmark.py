@@ -188,8 +188,8 @@ class Benchmark(Generic[Score]):
     @property
     def rules(self) -> tuple[str, ...]:
         """The rules by which answers can be read; the first is the default."""
-        return self.default_of("rule").choices
+        return self.option("rule").choices
 
-    def default_of(self, name: str) -> Option:
+    def option(self, name: str) -> Option:
         """Return one of its options."""
         return next(one for one in self.options if one.name == name)

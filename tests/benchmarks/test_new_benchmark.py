@@ -5,7 +5,9 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from amp_cli.asking.answerer import Request
 from amp_cli.benchmarks import BENCHMARKS
@@ -14,6 +16,7 @@ from amp_cli.benchmarks.files import own_answers, records_of
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.benchmarks.yes_no import yes_no_benchmark
+from amp_cli.commands.eval import command_of
 from amp_cli.records import Answer, BenchmarkItem
 from amp_cli.report.compare import compare_runs
 from amp_cli.report.everything import folder_of
@@ -113,3 +116,17 @@ def test_its_protocol_and_its_folder_are_known(data: Path) -> None:
     settings = EvalSettings(benchmark="toy", out=data)
     assert settings.prompt_suffix.endswith("single word or phrase.")
     assert folder_of("toy", {"": data}) == data
+
+
+def test_it_has_a_command(data: Path) -> None:
+    app = typer.Typer()
+    app.command()(command_of(TOY))
+    answers = data.parent / "answers.jsonl"
+    lines = [json.dumps({"id": f"q{number}", "answers": ["Yes"]}) + "\n" for number in range(20)]
+    answers.write_text("".join(lines))
+    words = ["--data", str(data), "--answers", str(answers), "--out", str(data.parent / "typed"), "--json"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    scores = json.loads(result.stdout)
+    assert (scores["benchmark"], scores["overall"]["accuracy"], scores["overall"]["yes_ratio"]) == ("toy", 0.5, 1.0)
+    assert "Ask whether images are red." in CliRunner().invoke(app, ["--help"]).stdout

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from amp_cli.benchmarks.repope import read_official
 from amp_cli.benchmarks.runner import EvalResult, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
+from amp_cli.main import app
 
 SPLITS = ("random", "popular", "adversarial")
 THINGS = {"dog": "yes", "cat": "no", "bear": "yes", "cup": "no"}
@@ -80,6 +82,16 @@ def test_answers_of_a_pope_run_are_scored_by_the_corrected_labels(
     again = run_benchmark(EvalSettings(benchmark="repope", out=result.out, only="score"))
     assert again.scores == result.scores
     assert Run.read(result.out).facts["data"]["questions"] == {"random": 3, "popular": 3, "adversarial": 3}
+
+
+def test_the_command_rescores_a_pope_run(pope_run: Path) -> None:
+    data = labels(pope_run.parent / "repope", "coco_repope", CORRECTED)
+    words = ["--answers", str(pope_run / "answers.jsonl"), "--data", str(data), "--out", str(pope_run.parent / "out")]
+    result = CliRunner().invoke(app, ["eval", "repope", *words, "--json"])
+    assert result.exit_code == 0, result.output
+    scores = json.loads(result.stdout)
+    assert (scores["benchmark"], scores["overall"]["n"], scores["left_aside"]) == ("repope", 9, 3)
+    assert "3 answers are to questions that repope does not ask" in result.stderr
 
 
 def test_upstreams_answers_to_pope_are_scored_by_way_of_its_questions(pope_run: Path) -> None:
