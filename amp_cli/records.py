@@ -45,6 +45,60 @@ def _refuse_uneven(answers: Sequence[str], questions: Sequence[str], whose: str)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What stands around the rounds of a dialogue.
+
+    Attributes:
+        system: the system message; None leaves the chat template's own, where it has one.
+        image_rounds: for each image the round, from 0 and never falling, whose question it is shown with; empty where
+            all stand with the first, as in most data.
+    """
+
+    system: str | None = None
+    image_rounds: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.system is not None and (not isinstance(self.system, str) or not self.system.strip()):
+            raise AmpError(f"'system' must be a text that is not empty, not {self.system!r:.80}")
+        if not all(type(number) is int and number >= 0 for number in self.image_rounds):
+            raise AmpError(f"'image_rounds' must hold whole numbers from 0, not {self.image_rounds!r:.80}")
+        if list(self.image_rounds) != sorted(self.image_rounds):
+            raise AmpError("'image_rounds' must not fall: images stand in the order in which they are shown")
+        if not any(self.image_rounds):
+            object.__setattr__(self, "image_rounds", ())
+
+    def images_in(self, number: int, images: int) -> int:
+        """Return how many of an item's `images` are shown with the question of a round, counted from 0."""
+        if self.image_rounds:
+            return self.image_rounds.count(number)
+        return images if number == 0 else 0
+
+    def refuse_misfit(self, images: int, rounds: int) -> None:
+        """Refuse places that are not those of this many images in this many rounds."""
+        if self.image_rounds and len(self.image_rounds) != images:
+            raise AmpError(f"'image_rounds' has {len(self.image_rounds)} numbers for {images} images")
+        if self.image_rounds and self.image_rounds[-1] >= rounds:
+            raise AmpError(f"'image_rounds' names round {self.image_rounds[-1]}; the last of {rounds} is {rounds - 1}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that an item has of it: none for most items."""
+        record: dict[str, Any] = {} if self.system is None else {"system": self.system}
+        return {**record, "image_rounds": list(self.image_rounds)} if self.image_rounds else record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """Read the fields of an item; null and an empty list are as if the field was not there."""
+        rounds = record.get("image_rounds") or ()
+        if isinstance(rounds, str) or not isinstance(rounds, Sequence):
+            raise AmpError(f"'image_rounds' must be a list of numbers, not {rounds!r:.80}")
+        return cls(system=record.get("system") or None, image_rounds=tuple(rounds))
+
+
+PLAIN = Frame()
+"""No system message, all images with the first question."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceItem:
     """Images, one question per round, and the data set's own (standard) answer to each."""
 
@@ -52,12 +106,14 @@ class SourceItem:
     images: tuple[str, ...]
     questions: tuple[str, ...]
     answers: tuple[str, ...]
+    frame: Frame = PLAIN
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _refuse_empty_id(self.id)
         if not self.questions:
             raise AmpError("the item has no question")
+        self.frame.refuse_misfit(len(self.images), len(self.questions))
         _refuse_uneven(self.answers, self.questions, "the standard response")
 
     def to_json(self) -> dict[str, Any]:
@@ -66,6 +122,7 @@ class SourceItem:
             "images": list(self.images),
             "questions": list(self.questions),
             "answers": list(self.answers),
+            **self.frame.to_json(),
             "meta": self.meta,
         }
 
@@ -76,6 +133,7 @@ class SourceItem:
             images=texts(required(record, "images"), "images"),
             questions=texts(required(record, "questions"), "questions"),
             answers=texts(required(record, "answers"), "answers"),
+            frame=Frame.from_json(record),
             meta=dict(_object(record.get("meta") or {}, "'meta'")),
         )
 
@@ -144,6 +202,7 @@ class PreferenceItem:
     images: tuple[str, ...]
     questions: tuple[str, ...]
     levels: tuple[Level, ...]
+    frame: Frame = PLAIN
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -154,6 +213,7 @@ class PreferenceItem:
             raise AmpError(f"the item has {len(self.levels)} level(s); a preference needs at least 2")
         for number, level in enumerate(self.levels):
             _refuse_uneven(level.answers, self.questions, f"level {number}")
+        self.frame.refuse_misfit(len(self.images), len(self.questions))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -161,6 +221,7 @@ class PreferenceItem:
             "images": list(self.images),
             "questions": list(self.questions),
             "levels": [level.to_json() for level in self.levels],
+            **self.frame.to_json(),
             "meta": self.meta,
         }
 
@@ -174,6 +235,7 @@ class PreferenceItem:
             images=texts(record.get("images", []), "images"),
             questions=texts(required(record, "questions"), "questions"),
             levels=tuple(Level.from_json(_object(level, "a level")) for level in levels),
+            frame=Frame.from_json(record),
             meta=dict(_object(record.get("meta") or {}, "'meta'")),
         )
 

@@ -1,9 +1,13 @@
-"""What a model is asked, and with what at once: plain records that need no torch."""
+"""Who answers: a model on this machine, several processes with it, or an endpoint. Needs no torch until it answers."""
 
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, Self
 
 from amp_cli.disk.settings import free
+from amp_cli.models.spec import Decoding, ModelSpec
+from amp_cli.records import PLAIN, Answer, Frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +17,21 @@ class Request:
     id: str
     images: tuple[Path, ...]
     questions: tuple[str, ...]
+    frame: Frame = PLAIN
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as another process reads it, wherever that one runs."""
+        images = [str(path.resolve()) for path in self.images]
+        return {"id": self.id, "images": images, "questions": list(self.questions), **self.frame.to_json()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        return cls(
+            id=record["id"],
+            images=tuple(map(Path, record["images"])),
+            questions=tuple(record["questions"]),
+            frame=Frame.from_json(record),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,3 +48,76 @@ class Running:
     concurrency: int = free(8)
     num_processes: int | None = free(None)
     seed: int = 0
+
+
+class Answerer(Protocol):
+    """Answers requests that are not in `done`; the model, or a script in its place."""
+
+    def __call__(
+        self,
+        requests: Sequence[Request],
+        *,
+        done: Collection[str],
+        on_answer: Callable[[Answer], None],
+        on_reject: Callable[[str, str], None],
+    ) -> None:
+        """Answer them; rounds are asked in turn, own earlier answers in the history.
+
+        Args:
+            requests: all there are, those that are done too: a sampled text depends on what is in its batch.
+            on_answer: called once for each finished item, before the next one is looked at.
+            on_reject: called with id and reason for an item that cannot be asked; the rest goes on.
+
+        Raises:
+            AmpError: it has to stop; what has arrived was handed over.
+        """
+        ...
+
+
+class Record(Protocol):
+    """Takes facts about who answers, for `run.json`."""
+
+    def __call__(self, **facts: Any) -> None: ...
+
+
+def check_answerer(spec: ModelSpec, running: Running) -> dict[str, Any]:
+    """Return the identity of the model that is to answer, or refuse it before anything is written or loaded."""
+    from amp_cli.asking.endpoint import check_endpoint, is_endpoint
+    from amp_cli.asking.processes import plan_processes
+    from amp_cli.models.resolve import check_model
+
+    if is_endpoint(spec.model):
+        return check_endpoint(spec, num_processes=running.num_processes)
+    plan_processes(spec.device, running.num_processes)  # refuses what cannot be started
+    return check_model(spec)
+
+
+def open_answerer(spec: ModelSpec, decoding: Decoding, running: Running, *, folder: Path, record: Record) -> Answerer:
+    """Return who answers. A model is loaded when it is asked, and let go of when it has answered.
+
+    Args:
+        folder: where several processes leave what they have finished; see `take_over`.
+    """
+    from amp_cli.asking.endpoint import EndpointAnswerer, is_endpoint
+    from amp_cli.asking.processes import Shares, plan_processes
+
+    if is_endpoint(spec.model):
+        return EndpointAnswerer(spec, decoding, running, record)
+    launch = plan_processes(spec.device, running.num_processes)
+    if launch is not None:
+        return Shares(spec, decoding, running, launch, folder, record)
+    from amp_cli.asking.local import LocalAnswerer
+
+    return LocalAnswerer(spec, decoding, running, record)
+
+
+def batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
+    """Yield batches of like items: as many images and rounds, images in the same rounds, similar length."""
+    groups: dict[tuple[int, int, tuple[int, ...]], list[Request]] = {}
+    for request in requests:
+        like = (len(request.images), len(request.questions), request.frame.image_rounds)
+        groups.setdefault(like, []).append(request)
+    for _, members in sorted(groups.items()):
+        members.sort(key=lambda request: (sum(map(len, request.questions)), request.id))
+        for start in range(0, len(members), batch_size):
+            yield members[start : start + batch_size]

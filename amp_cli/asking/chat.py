@@ -31,6 +31,8 @@ NO_KEY = "none"
 """The library sends something; servers that want no key ignore it."""
 OPTIONAL = ("temperature", "top_p", "max_tokens", "seed", "response_format")
 """Parameters that are left out where an endpoint says that its model does not take them."""
+HOPELESS = 20
+"""After so many refused items and not one answer, the set-up is at fault, not the items."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,10 @@ class ChatClient:
                 break
         raise ItemRejectedError(f"given up after {attempt} attempt{'s' if attempt > 1 else ''}: {outcome}")
 
+    def hopeless(self, rejected: int, last: str) -> AmpError:
+        """Return the end of a run in which nothing was answered and so many requests were rejected."""
+        return AmpError(f"The first {rejected} items were all refused. The last: {last}", hint=self._wording.doubt)
+
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.stop.wait(), seconds)
@@ -177,7 +183,7 @@ def _read(body: str, headers: Mapping[str, str], account: Account) -> Reply | Ex
     try:
         reply = json.loads(body)
     except ValueError:
-        return TransientFault("the reply is no whole JSON", may_be_charged=True)
+        return TransientFault("the reply is not complete JSON", may_be_charged=True)
     usage = reply.get("usage") if isinstance(reply, dict) else None
     prompt, completion = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     try:
@@ -221,7 +227,7 @@ def endpoint_url(url: str, *, who: str, option: str) -> str:
     """Return an endpoint's address without a slash at its end.
 
     Raises:
-        AmpError: no http(s) address, or one that holds a password or a query (where keys hide); it is not repeated.
+        AmpError: not an http(s) address, or one that holds a password or a query (where keys hide); it is not repeated.
     """
     try:
         parts = urlsplit(url)
@@ -229,7 +235,7 @@ def endpoint_url(url: str, *, who: str, option: str) -> str:
     except ValueError:
         port_is_number = False
     if not port_is_number or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise AmpError(f"{option} is no http or https address", hint="As in http://127.0.0.1:8000/v1")
+        raise AmpError(f"{option} is not an http or https address", hint="As in http://127.0.0.1:8000/v1")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise AmpError(
             f"The address of the {who} at '{parts.hostname}' holds a user name, a password or a query",
@@ -246,20 +252,43 @@ async def run_together(
     requests: Sequence[Request],
     *,
     start: Callable[[Request], Coroutine[Any, Any, Result]],
-    settle: Callable[[Request, asyncio.Task[Result]], AmpError | None],
+    on_result: Callable[[Request, Result], None],
+    on_reject: Callable[[Request, str], None],
     limit: int,
-    stop: asyncio.Event,
+    client: ChatClient,
     blocked: Callable[[Request, int], AmpError | None] = lambda request, left: None,
+    over: Callable[[Request], None] = lambda request: None,
 ) -> None:
     """Work on all requests, no more than `limit` at once. On Ctrl-C what has arrived is kept and the rest cancelled.
 
+    When the run ends early, what is on its way may arrive, but is not tried again. It ends early where the first
+    `HOPELESS` requests were all rejected.
+
     Args:
         start: called when a request's turn comes; returns the work.
-        settle: takes what came of it; returns what ends the whole run, or None.
-        stop: set when the run ends early: what is on its way may arrive, but is not to be tried again.
+        on_result, on_reject: take what came of it.
         blocked: says why a request may not be sent while others are on their way (of `left` that are not sent yet);
             it ends the run when nothing is on its way any more.
+        over: told that a request is no longer on its way, before what came of it is handed over.
     """
+    answered = rejected = 0
+
+    def settle(request: Request, task: asyncio.Task[Result]) -> AmpError | None:
+        """Hand over what came of a request; return what ends the whole run."""
+        nonlocal answered, rejected
+        over(request)
+        try:
+            result = task.result()
+        except ItemRejectedError as error:
+            rejected += 1
+            on_reject(request, str(error))
+            return client.hopeless(rejected, str(error)) if not answered and rejected == HOPELESS else None
+        except AmpError as error:
+            return error
+        answered += 1
+        on_result(request, result)
+        return None
+
     waiting = deque(requests)
     running: dict[asyncio.Task[Result], Request] = {}
     end: AmpError | None = None
@@ -282,7 +311,7 @@ async def run_together(
         while running or (waiting and end is None):
             end = end or send()
             if end is not None:
-                stop.set()
+                client.stop.set()
             if running:
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 hand_over(done)

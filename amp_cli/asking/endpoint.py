@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 
-from amp_cli.asking.answerer import Request
+from amp_cli import ui
+from amp_cli.asking.answerer import Record, Request, Running
 from amp_cli.asking.chat import OPENAI, ChatClient, endpoint_url, key_from_environment, run_together
 from amp_cli.asking.faults import ItemRejectedError, Patience, Wording
 from amp_cli.errors import AmpError
@@ -18,13 +19,12 @@ TEMPLATE = "endpoint"
 """What `run.json` calls the chat template: an endpoint applies its own."""
 TIMEOUT = 300.0
 """Seconds until a reply is given up."""
-HOPELESS = 20
-"""So many items refused, and not one answered: the set-up is at fault, not the items."""
 WORDING = Wording(
     who="model",
     kept="answers",
     option="the address",
     check="the name after the #, and that what stands before the #",
+    doubt="Does the model take images, and does its server work?",
 )
 SENT_NOT = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 """Fields of Decoding that these endpoints have no parameter for, with the values that ask for nothing."""
@@ -72,16 +72,20 @@ def _is_openai(url: str) -> bool:
     return urlsplit(url).hostname == urlsplit(OPENAI).hostname
 
 
-class EndpointModel:
+class EndpointAnswerer:
     """Answers through an endpoint. OPENAI_API_KEY goes to endpoints that ask for a key, and nowhere else."""
 
-    def __init__(self, model: str, decoding: Decoding, *, seed: int, patience: Patience | None = None) -> None:
-        self._identity: dict[str, Any] = check_endpoint(ModelSpec(model=model))["model"]
+    def __init__(
+        self, spec: ModelSpec, decoding: Decoding, running: Running, record: Record, *, patience: Patience | None = None
+    ) -> None:
+        self._identity: dict[str, Any] = check_endpoint(ModelSpec(model=spec.model))["model"]
+        self._concurrency = running.concurrency
+        self._record = record
         self._sampling = {
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,
             "max_tokens": decoding.max_new_tokens,
-            "seed": seed,
+            "seed": running.seed,
         }
         self._unsent = {
             name: getattr(decoding, name) for name, off in SENT_NOT.items() if getattr(decoding, name) != off
@@ -125,64 +129,56 @@ class EndpointModel:
             return ()
         return (f"'{self._identity['name']}' takes no {', no '.join(ignored)}; it used its own",)
 
-    def answer_requests(
+    def __call__(
         self,
         requests: Sequence[Request],
         *,
-        concurrency: int,
         done: Collection[str],
         on_answer: Callable[[Answer], None],
         on_reject: Callable[[str, str], None],
     ) -> None:
-        """Answer every request that is not in `done`; see `core.generation.answer_requests`.
+        """Answer what is not in `done`.
 
         Raises:
             AmpError: it has to stop (no such server or model, wrong key); what has arrived was handed over.
         """
+        for note in self.notes:
+            ui.warn(note)
+        self._record(model=self.identity)
         pending = [request for request in requests if request.id not in done]
-        asyncio.run(self._answer_all(pending, concurrency, on_answer, on_reject))
+        asyncio.run(self._answer_all(pending, on_answer, on_reject))
+        self._record(model=self.identity)
+        for note in self.late_notes:
+            ui.warn(note)
 
     async def _answer_all(
         self,
         requests: Sequence[Request],
-        concurrency: int,
         on_answer: Callable[[Answer], None],
         on_reject: Callable[[str, str], None],
     ) -> None:
-        answered = rejected = 0
-
-        def settle(request: Request, task: asyncio.Task[Answer]) -> AmpError | None:
-            nonlocal answered, rejected
-            try:
-                answer = task.result()
-            except ItemRejectedError as error:
-                rejected += 1
-                on_reject(request.id, str(error))
-                if not answered and rejected == HOPELESS:
-                    return AmpError(
-                        f"The first {rejected} items were all refused. The last: {error}",
-                        hint="Does the model take images, and does its server work?",
-                    )
-            except AmpError as error:
-                return error
-            else:
-                answered += 1
-                on_answer(answer)
-            return None
-
         async with self._client.open():
-            await run_together(requests, start=self._answer, settle=settle, limit=concurrency, stop=self._client.stop)
+            await run_together(
+                requests,
+                start=self._answer,
+                on_result=lambda request, answer: on_answer(answer),
+                on_reject=lambda request, reason: on_reject(request.id, reason),
+                limit=self._concurrency,
+                client=self._client,
+            )
 
     async def _answer(self, request: Request) -> Answer:
-        """Ask one round after the other; the images stand before the first question."""
+        """Ask one round after the other; each image stands before the question that it is shown with."""
         try:
             images = [{"type": "image_url", "image_url": {"url": image_data_url(path)}} for path in request.images]
         except AmpError as error:
             raise ItemRejectedError(error.message) from error
-        messages: list[dict[str, Any]] = []
-        for question in request.questions:
-            first = not messages and bool(images)
-            content = [*images, {"type": "text", "text": question}] if first else question
+        system = request.frame.system
+        messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+        for number, question in enumerate(request.questions):
+            count = request.frame.images_in(number, len(request.images))
+            shown, images = images[:count], images[count:]
+            content = [*shown, {"type": "text", "text": question}] if shown else question
             messages.append({"role": "user", "content": content})
             reply = await self._client.reply(messages, self._sampling)
             text = (reply.text or "").strip()

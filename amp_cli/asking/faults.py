@@ -33,12 +33,14 @@ class Wording:
     Attributes:
         who: `judge` or `model`. kept: what a stopped run has kept. option: what names the address.
         check: the options to look at when a model is not known.
+        doubt: what to ask oneself when every item is refused.
     """
 
     who: str
     kept: str
     option: str
     check: str
+    doubt: str
 
 
 @dataclass(frozen=True, kw_only=True)

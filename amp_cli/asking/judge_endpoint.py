@@ -12,7 +12,13 @@ from amp_cli.asking.ledger import Ledger
 from amp_cli.errors import AmpError
 from amp_cli.records import Verdict
 
-JUDGE = Wording(who="judge", kept="verdicts", option="--judge-url", check="--judge, and that --judge-url")
+JUDGE = Wording(
+    who="judge",
+    kept="verdicts",
+    option="--judge-url",
+    check="--judge, and that --judge-url",
+    doubt="Does the judge take prompts like these, and does its server work?",
+)
 
 
 class EndpointJudge:
@@ -83,18 +89,16 @@ class EndpointJudge:
             ledger.reserve(request)
             return self._verdict(request)
 
-        def settle(request: JudgeRequest, task: asyncio.Task[Verdict]) -> AmpError | None:
-            ledger.release(request)
-            return _hand_over(task, request, on_verdict, on_reject)
-
         async with self._client.open():
             await run_together(
                 requests,
                 start=start,
-                settle=settle,
+                on_result=lambda request, verdict: on_verdict(verdict),
+                on_reject=on_reject,
                 limit=self._settings.judge_concurrency,
-                stop=self._client.stop,
+                client=self._client,
                 blocked=lambda request, left: None if ledger.allows(request) else ledger.over(left),
+                over=ledger.release,
             )
 
     async def _verdict(self, request: JudgeRequest) -> Verdict:
@@ -132,21 +136,3 @@ def structured(verdict_line: str) -> dict[str, Any]:
         "additionalProperties": False,
     }
     return {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
-
-
-def _hand_over(
-    task: asyncio.Task[Verdict],
-    request: JudgeRequest,
-    on_verdict: Callable[[Verdict], None],
-    on_reject: Callable[[JudgeRequest, str], None],
-) -> AmpError | None:
-    """Tell the caller what came of a request; return what ends the whole run."""
-    try:
-        verdict = task.result()
-    except ItemRejectedError as error:
-        on_reject(request, str(error))
-    except AmpError as error:
-        return error
-    else:
-        on_verdict(verdict)
-    return None

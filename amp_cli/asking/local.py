@@ -1,5 +1,6 @@
 """Batched generation over items: resumable by id, one bad item never stops the rest, out of memory halves the batch."""
 
+import gc
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
@@ -8,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import LogitsProcessorList
 
-from amp_cli.asking.answerer import Request
+from amp_cli import ui
+from amp_cli.asking.answerer import Record, Request, Running, batches
 from amp_cli.errors import AmpError
 from amp_cli.models.images import open_image
-from amp_cli.models.load import LoadedModel
+from amp_cli.models.load import LoadedModel, load_model
 from amp_cli.models.precision import refuse_not_finite
 from amp_cli.models.prompts import encode_prompts, end_token_ids
-from amp_cli.models.spec import Decoding
-from amp_cli.records import Answer
+from amp_cli.models.spec import Decoding, ModelSpec
+from amp_cli.records import Answer, Frame
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +26,44 @@ if TYPE_CHECKING:
 BEAM_LENGTH_PENALTY = 0.0
 """Beams are compared by their summed log-probability. The released code divided it by the length of prompt
 and answer together, nearly the same for all beams; today's would divide by the answer's length alone."""
+
+
+class LocalAnswerer:
+    """A model in this process. Its memory is given back before the next one comes."""
+
+    def __init__(self, spec: ModelSpec, decoding: Decoding, running: Running, record: Record) -> None:
+        self._spec = spec
+        self._decoding = decoding
+        self._running = running
+        self._record = record
+
+    def __call__(
+        self,
+        requests: Sequence[Request],
+        *,
+        done: Collection[str],
+        on_answer: Callable[[Answer], None],
+        on_reject: Callable[[str, str], None],
+    ) -> None:
+        """Answer what is not in `done`."""
+        loaded = load_model(self._spec)
+        for note in loaded.notes:
+            ui.warn(note)
+        self._record(model=loaded.identity, device=str(loaded.device))
+        answer_requests(
+            loaded,
+            requests,
+            self._decoding,
+            batch_size=self._running.batch_size,
+            seed=self._running.seed,
+            done=done,
+            on_answer=on_answer,
+            on_reject=on_reject,
+        )
+        del loaded
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def answer_requests(
@@ -48,7 +88,7 @@ def answer_requests(
         share: number and count of the processes that share the batches with something left to do; whole batches, so
             that the texts are those of one process.
     """
-    pending = [batch for batch in _batches(requests, batch_size) if any(one.id not in done for one in batch)]
+    pending = [batch for batch in batches(requests, batch_size) if any(one.id not in done for one in batch)]
     number, count = share
     for batch in pending[number::count]:
         usable = list(_with_images(loaded, batch, on_reject))
@@ -60,17 +100,6 @@ def answer_requests(
                 on_answer(Answer(id=request.id, answers=tuple(texts)))
 
 
-def _batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
-    """Batches of like items: same number of images and rounds, questions of similar length."""
-    groups: dict[tuple[int, int], list[Request]] = {}
-    for request in requests:
-        groups.setdefault((len(request.images), len(request.questions)), []).append(request)
-    for _, members in sorted(groups.items()):
-        members.sort(key=lambda request: (sum(map(len, request.questions)), request.id))
-        for start in range(0, len(members), batch_size):
-            yield members[start : start + batch_size]
-
-
 def _with_images(
     loaded: LoadedModel, batch: Sequence[Request], on_reject: Callable[[str, str], None]
 ) -> Iterator[tuple[Request, list["Image"]]]:
@@ -79,7 +108,7 @@ def _with_images(
     for request in batch:
         try:
             images = [open_image(path) for path in request.images]
-            render(loaded, request.questions, request.questions[:-1], len(images))
+            render(loaded, request.questions, request.questions[:-1], len(images), request.frame)
         except AmpError as error:
             on_reject(request.id, error.message)
         else:
@@ -121,18 +150,25 @@ def _answer_batch(
     loaded: LoadedModel, items: Sequence[tuple[Request, list["Image"]]], decoding: Decoding
 ) -> list[list[str]]:
     answers: list[list[str]] = [[] for _ in items]
-    shown = [images for _, images in items]
+    frames = [request.frame for request, _ in items]
+    count = 0
     for number in range(len(items[0][0].questions)):
+        count += frames[0].images_in(number, len(items[0][1]))  # a batch has its images in the same rounds
+        shown = [images[:count] for _, images in items]
         dialogues = [(request.questions[: number + 1], done) for (request, _), done in zip(items, answers, strict=True)]
-        for texts, answer in zip(answers, _generate(loaded, dialogues, shown, decoding), strict=True):
+        for texts, answer in zip(answers, _generate(loaded, dialogues, shown, frames, decoding), strict=True):
             texts.append(answer)
     return answers
 
 
 def _generate(
-    loaded: LoadedModel, dialogues: Sequence[Any], shown: Sequence[Sequence["Image"]], decoding: Decoding
+    loaded: LoadedModel,
+    dialogues: Sequence[Any],
+    shown: Sequence[Sequence["Image"]],
+    frames: Sequence[Frame],
+    decoding: Decoding,
 ) -> list[str]:
-    batch = encode_prompts(loaded, dialogues, shown).to(loaded.device, dtype=loaded.model.dtype)
+    batch = encode_prompts(loaded, dialogues, shown, frames).to(loaded.device, dtype=loaded.model.dtype)
     with torch.inference_mode():
         ids = loaded.model.generate(
             **batch,
@@ -144,7 +180,7 @@ def _generate(
 
 
 def _finite(scores: torch.Tensor, loaded: LoadedModel) -> torch.Tensor:
-    """Pass on a step's scores, (sequences, vocabulary), unless they are no numbers: their text would be noise."""
+    """Pass on a step's scores, (sequences, vocabulary), unless they are not finite: their text would be noise."""
     refuse_not_finite(scores, loaded.name, loaded.identity["dtype"])
     return scores
 

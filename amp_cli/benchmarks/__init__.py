@@ -1,1 +1,17 @@
-"""Benchmarks: ask a model, score what it answered, set runs side by side."""
+"""The benchmarks: each is one file that tells all of itself, and one line here."""
+
+from typing import Any
+
+from amp_cli.benchmarks import amber, chair, llava_bench, mmhal, mrhal, pope, repope
+from amp_cli.benchmarks.benchmark import Benchmark
+
+BENCHMARKS: dict[str, Benchmark[Any]] = {
+    "pope": pope.BENCHMARK,
+    "repope": repope.BENCHMARK,
+    "chair": chair.BENCHMARK,
+    "amber": amber.BENCHMARK,
+    "mmhal": mmhal.BENCHMARK,
+    "mrhal": mrhal.BENCHMARK,
+    "llava-bench": llava_bench.BENCHMARK,
+    "llava-bench-wild": llava_bench.WILD,
+}

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +18,38 @@ from amp_cli.benchmarks.amber_files import (
     read_words,
     refuse_unknown_words,
 )
-from amp_cli.benchmarks.amber_words import AmberWords, NamedObject
-from amp_cli.benchmarks.files import check_complete
+from amp_cli.benchmarks.amber_items import (
+    ANSWER_COUNTS,
+    DESCRIPTION_COUNTS,
+    AmberAnswer,
+    AmberDescription,
+    AmberScore,
+    read_score,
+)
+from amp_cli.benchmarks.amber_words import AmberWords
+from amp_cli.benchmarks.benchmark import OFFICIAL, ONE_WORD, Benchmark, LoadedBenchmark, Option
+from amp_cli.benchmarks.comparing import Difference, chosen_differences, paired_differences
 from amp_cli.benchmarks.intervals import METHOD, ratio, score_intervals
-from amp_cli.benchmarks.settings import EvalSettings, LoadedBenchmark
+from amp_cli.benchmarks.showing import (
+    Given,
+    Reply,
+    Row,
+    Table,
+    block_rows,
+    column,
+    description_reply,
+    kind_of,
+    shown,
+    yes_no_reply,
+)
+from amp_cli.benchmarks.yes_no import ask as ask_for_one_word
 from amp_cli.benchmarks.yes_no import read_strict
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
 if TYPE_CHECKING:
     from amp_cli.benchmarks.intervals import Array
+    from amp_cli.benchmarks.settings import EvalSettings
 
 
 LEAVES = ("existence", *ATTRIBUTES, "relation")
@@ -38,11 +60,9 @@ GROUPS = {
     **{name: (name,) for name in ATTRIBUTES},
     "relation": ("relation",),
 }
-DESCRIPTION_COUNTS = ("descriptions", "with_invented", "nouns", "invented", "truth", "covered", "foreseen", "came_true")
-ANSWER_COUNTS = ("n", "correct", "truth_no", "said_no", "right_no")
 DESCRIPTION_RATES = ("chair", "cover", "hal", "cog")
 ANSWER_RATES = ("accuracy", "precision", "recall", "f1")
-COLUMNS = len(DESCRIPTION_COUNTS) + len(LEAVES) * len(ANSWER_COUNTS)
+WIDTH = len(DESCRIPTION_COUNTS) + len(LEAVES) * len(ANSWER_COUNTS)
 
 _START = 0.001
 """AMBER's metrics.txt starts every denominator with it, so nothing is ever divided by zero there."""
@@ -50,116 +70,12 @@ _F1_TERM = 0.0001
 _F1_TERM_EXISTENCE = 0.001
 
 
-@dataclass(frozen=True, kw_only=True)
-class AmberDescription:
-    """One description's result. `covered` and `came_true` are places in `truth` and `foreseen`."""
-
-    id: str
-    images: tuple[str, ...]
-    question: str
-    answer: str
-    objects: tuple[NamedObject, ...]
-    truth: tuple[str, ...]
-    covered: tuple[int, ...]
-    foreseen: tuple[str, ...]
-    came_true: tuple[int, ...]
-    likeness: str
-    rule: str
-    kind: str = GENERATIVE
-
-    @property
-    def counted(self) -> tuple[NamedObject, ...]:
-        """The objects that assert something: AMBER's script counts denied ones too."""
-        return tuple(one for one in self.objects if self.rule == "official" or not one.denied)
-
-    @property
-    def invented(self) -> tuple[NamedObject, ...]:
-        """The counted objects that the image does not hold."""
-        return tuple(one for one in self.counted if one.invented)
-
-    def counts(self) -> tuple[int, ...]:
-        """What this description adds to each of DESCRIPTION_COUNTS."""
-        invented = len(self.invented)
-        found = (len(self.truth), len(self.covered), len(self.foreseen), len(self.came_true))
-        return (1, invented > 0, len(self.counted), invented, *found)
-
-    def to_json(self) -> dict[str, Any]:
-        record = asdict(self)
-        record["invented"] = sorted({one.word for one in self.invented})
-        record["missed"] = [one for place, one in enumerate(self.truth) if place not in self.covered]
-        return record
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "AmberDescription":
-        return cls(
-            objects=tuple(NamedObject(**one) for one in record["objects"]),
-            images=tuple(record["images"]),
-            truth=tuple(record["truth"]),
-            covered=tuple(record["covered"]),
-            foreseen=tuple(record["foreseen"]),
-            came_true=tuple(record["came_true"]),
-            **{name: record[name] for name in ("id", "question", "answer", "likeness", "rule", "kind")},
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class AmberAnswer:
-    """One yes/no answer's result. `reading` is None where the answer is neither; the truth is `label`."""
-
-    id: str
-    images: tuple[str, ...]
-    question: str
-    answer: str
-    kind: str
-    label: bool
-    reading: bool | None
-    rule: str
-
-    @property
-    def correct(self) -> bool | None:
-        """Whether the answer is right; None where it is unscored. AMBER's script takes what it cannot read as wrong."""
-        if self.reading is None:
-            return False if self.rule == "official" else None
-        return self.reading == self.label
-
-    def counts(self) -> tuple[int, ...]:
-        """What this answer adds to each of ANSWER_COUNTS; an unscored one adds nothing."""
-        if self.correct is None:
-            return (0,) * len(ANSWER_COUNTS)
-        said_no = self.reading is False
-        return (1, self.correct, not self.label, said_no, said_no and not self.label)
-
-    def to_json(self) -> dict[str, Any]:
-        words = {True: "yes", False: "no", None: None}
-        label, reading = words[self.label], words[self.reading]
-        return asdict(self) | {"label": label, "reading": reading, "correct": self.correct}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "AmberAnswer":
-        return cls(
-            images=tuple(record["images"]),
-            label=record["label"] == "yes",
-            reading=None if record["reading"] is None else record["reading"] == "yes",
-            **{name: record[name] for name in ("id", "question", "answer", "kind", "rule")},
-        )
-
-
-AmberScore = AmberDescription | AmberAnswer
-
-
-def read_score(record: Mapping[str, Any]) -> AmberScore:
-    """Return a line of `items.jsonl` as what it was."""
-    of_kind: type[AmberDescription] | type[AmberAnswer]
-    of_kind = AmberDescription if record["kind"] == GENERATIVE else AmberAnswer
-    return of_kind.from_json(record)
-
-
 def image_counts(scores: Sequence[AmberScore]) -> "Array":
-    """Return (images, COLUMNS): what each image adds to the description's counts, then to each leaf's."""
+    """Return (images, WIDTH): what each image adds to the description's counts, then to each leaf's."""
     import numpy as np
 
     rows = {images: row for row, images in enumerate(dict.fromkeys(one.images for one in scores))}
-    counts = np.zeros((len(rows), COLUMNS))
+    counts = np.zeros((len(rows), WIDTH))
     for one in scores:
         start = 0 if isinstance(one, AmberDescription) else _first_column(one.kind)
         added = one.counts()
@@ -168,7 +84,7 @@ def image_counts(scores: Sequence[AmberScore]) -> "Array":
 
 
 def rates(sums: "Array", rule: str) -> dict[str, "Array"]:
-    """Name every score of (draws, COLUMNS) sums: `generative/chair`, `relation/f1`, ...; undefined ones are NaN.
+    """Name every score of (draws, WIDTH) sums: `generative/chair`, `relation/f1`, ...; undefined ones are NaN.
 
     Under the rule `official`, denominators start at 0.001, so that nothing is undefined, and F1 is of precision and
     recall rounded to a tenth of a percent, its own denominator being enlarged a little.
@@ -231,7 +147,7 @@ NOUNS = "Nouns and singulars are found by spaCy's small English model; AMBER's s
 DENIED = 'Objects that a description says are not there ("there is no dog") are left out; AMBER\'s script counts them.'
 
 
-def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
+def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
     """Read AMBER's queries and annotations, wherever they lie below `data`."""
     files = query_files(data)
     annotation_file = find_file(data, "annotations.json")
@@ -262,21 +178,17 @@ def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
     )
 
 
-def ask(item: BenchmarkItem, settings: EvalSettings) -> tuple[str, ...]:
+def ask(item: BenchmarkItem, settings: "EvalSettings") -> tuple[str, ...]:
     """Return AMBER's own query; a yes/no question with the prompt suffix."""
-    (question,) = item.questions
-    if item.reference["kind"] == GENERATIVE or settings.prompt_suffix.strip() in question:
-        return (question,)
-    return (question + settings.prompt_suffix,)
+    return item.questions if item.reference["kind"] == GENERATIVE else ask_for_one_word(item, settings)
 
 
-def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: EvalSettings) -> dict[str, Answer]:
+def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: "EvalSettings") -> dict[str, Answer]:
     """Read our own answers, or AMBER's `{"id", "response"}` list; those to other parts are left aside."""
     answers = read_answers(path)
     asked = {item.id for item in items}
     if settings.part != "all":
         answers = {item_id: answer for item_id, answer in answers.items() if item_id in asked}
-    check_complete(items, answers, path)
     return answers
 
 
@@ -323,7 +235,7 @@ def summarise(scores: Sequence[AmberScore], rule: str) -> dict[str, Any]:
     }
     descriptions = [one for one in scores if isinstance(one, AmberDescription)]
     answers = [one for one in scores if isinstance(one, AmberAnswer)]
-    summary: dict[str, Any] = {"benchmark": "amber", "rule": rule, "n": len(scores)}
+    summary: dict[str, Any] = {"n": len(scores)}
     summary["generative"] = _descriptions_block(descriptions, measured, intervals, rule) if descriptions else None
     blocks = {
         group: _answers_block(of_group, measured, intervals, group, rule)
@@ -386,3 +298,108 @@ def _answers_block(
     if rule == "official":
         block["printed"] = {name: round((block[name] or 0.0) * 100, 1) for name in ANSWER_RATES}
     return block
+
+
+COLUMNS = (
+    column("CHAIR", "generative/chair", lower_is_better=True),
+    column("Cover", "generative/cover"),
+    column("Hal", "generative/hal", lower_is_better=True),
+    column("Cog", "generative/cog", lower_is_better=True),
+    column("accuracy", "discriminative/accuracy"),
+    column("F1", "discriminative/f1"),
+    column("AMBER score", "amber_score"),
+)
+
+
+def compare(pairs: Sequence[tuple[AmberScore, AmberScore]], rule: str) -> list[Difference]:
+    """Compare the scores of the report's table over the items that both runs have."""
+    paired = paired_differences(pairs, image_counts, lambda sums: rates(sums, rule))
+    return chosen_differences(paired, [one.difference for one in COLUMNS if one.difference])
+
+
+def row(first: AmberScore, given: Given[AmberScore]) -> Row:
+    """Return a question's answers or an image's descriptions side by side."""
+    if isinstance(first, AmberAnswer):
+        answers = [(name, one) for name, one in given if isinstance(one, AmberAnswer)]
+        return Row(
+            images=first.images,
+            question=first.question,
+            truth="yes" if first.label else "no",
+            note=first.kind,
+            replies=tuple(yes_no_reply(name, one.answer, one.correct) for name, one in answers),
+            differs=len({one.reading for _, one in answers}) > 1,
+            is_short=True,
+        )
+    descriptions = [(name, one) for name, one in given if isinstance(one, AmberDescription)]
+    named = {(one.covered, frozenset(found.word for found in one.invented)) for _, one in descriptions}
+    return Row(
+        images=first.images,
+        question=first.question,
+        truth=", ".join(dict.fromkeys(first.truth)),
+        note="",
+        replies=tuple(_reply(name, one) for name, one in descriptions),
+        differs=len(named) > 1,
+        is_short=False,
+    )
+
+
+def _reply(run: str, one: AmberDescription) -> Reply:
+    spans = [
+        (found.start, found.end, kind_of(is_counted=found in one.counted, is_invented=found.invented))
+        for found in one.objects
+    ]
+    invented = sorted({found.word for found in one.invented})
+    missed = [word for place, word in enumerate(one.truth) if place not in one.covered]
+    return description_reply(run, one.answer, spans, invented=invented, missed=missed)
+
+
+def tables(scores: Mapping[str, Any]) -> list[Table]:
+    """Return a table of the descriptions and one of the yes/no questions, each narrow enough for 80 columns."""
+    below = "below each score its 95 % interval"
+    shown_tables = []
+    if described := scores["generative"]:
+        cells = [shown(described[name], described["ci95"][name]) for name in DESCRIPTION_RATES]
+        title = f"AMBER, descriptions; rule {described['rule']}; {below}"
+        shown_tables.append((title, ["n", "CHAIR", "Cover", "Hal", "Cog"], [[str(described["n"]), *cells]]))
+    if asked := scores["discriminative"]:
+        unparsed = f"{asked['unparsed']:,} answers unparsed"
+        title = f"AMBER, yes/no questions (no is the positive class), {unparsed}; rule {scores['rule']}; {below}"
+        shown_tables.append((title, *block_rows({"all": asked, **scores["types"]}, ANSWER_RATES)))
+    return shown_tables
+
+
+def about(scores: Mapping[str, Any]) -> str:
+    """Say in what the scores of descriptions differ from AMBER's own."""
+    if not scores.get("generative"):
+        return ""
+    differences = " ".join(scores["generative"]["differences"]).removesuffix(".")
+    return f"descriptions are not scored by AMBER's own script. {differences}"
+
+
+BENCHMARK = Benchmark(
+    name="amber",
+    title="AMBER: what descriptions invent, and yes/no questions",
+    help="""Ask AMBER's questions: descriptions (CHAIR, Cover, Hal, Cog) and yes/no (accuracy, F1); no judge.
+
+    Example: amp eval amber --model 7b --part discriminative --out runs/base-amber
+    """,
+    options=(
+        Option(name="data", help="Folder with AMBER's queries and annotations.json."),
+        Option(name="part", help="Which of its questions.", default="all", choices=tuple(PARTS)),
+        OFFICIAL,
+        ONE_WORD,
+    ),
+    files=("query_*.json",),
+    load=load,
+    ask=ask,
+    adopt=adopt,
+    score=score,
+    summarise=summarise,
+    read_score=read_score,
+    compare=compare,
+    row=row,
+    tables=tables,
+    columns=COLUMNS,
+    items="questions and descriptions",
+    about=about,
+)

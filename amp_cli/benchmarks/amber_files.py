@@ -92,7 +92,7 @@ def read_annotations(file: Path) -> dict[str, dict[str, Any]]:
         else:
             is_valid = truth in ("yes", "no")
         if not is_valid:
-            raise AmpError(f"'{file}', record {number}: {truth!r:.60} is no truth of the type {record['type']!r}")
+            raise AmpError(f"'{file}', record {number}: {truth!r:.60} is not a truth of the type {record['type']!r}")
         if str(record["id"]) in annotations:
             raise AmpError(f"'{file}', record {number}: the id {record['id']} is there twice")
         annotations[str(record["id"])] = {"kind": kind, "truth": truth, "foreseen": foreseen}
@@ -104,7 +104,7 @@ def read_words(data: Path) -> tuple[AmberWords, list[Path]]:
     table_file, safe_file = find_file(data, "relation.json"), find_file(data, "safe_words.txt")
     table = read_json(table_file)
     if not isinstance(table, dict) or not all(map(_are_texts, table.values())):
-        raise AmpError(f"'{table_file}' is no table of words", hint='Its form is {"sofa": ["couch", "chair"]}')
+        raise AmpError(f"'{table_file}' is not a table of words", hint='Its form is {"sofa": ["couch", "chair"]}')
     safe = safe_file.read_text(encoding="utf-8").splitlines()
     return AmberWords(table, frozenset(word for word in safe if word)), [table_file, safe_file]
 

@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from amp_cli import ui
-from amp_cli.asking.answerer import Request
-from amp_cli.benchmarks.answerers import Answerer, choose_answerer
+from amp_cli.asking.answerer import Answerer, Request, open_answerer
+from amp_cli.asking.processes import take_over
 from amp_cli.benchmarks.files import check_images, holds_images, image_folder, unpack_images
-from amp_cli.benchmarks.processes import take_over
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.jsonl import RecordLog, Rejections, write_records
 from amp_cli.disk.run import Run
@@ -27,7 +26,13 @@ def answer_items(
 ) -> None:
     """Ask what is not in `answers.jsonl` yet; the model is loaded only if something is left to ask."""
     log = RecordLog(settings.out / ANSWERS)
-    take_over(log)
+    rejections = Rejections(settings.out / REJECTED)
+    take_over(
+        settings.out,
+        on_answer=lambda answer: log.append(answer.to_json()),
+        on_reject=rejections.add,
+        done=log.ids(),
+    )
     done = log.ids()
     pending = [item for item in items if item.id not in done]
     if not pending:
@@ -44,7 +49,6 @@ def answer_items(
             f"None of the images of {len(pending):,} items can be used. The first: {first}",
             hint="Give --image-root, the folder that image paths start from",
         )
-    rejections = Rejections(settings.out / REJECTED)
     for item_id, reason in faults.items():
         rejections.add(item_id, reason)
     if not usable:
@@ -59,7 +63,7 @@ def answer_items(
         for item in items
         if item.id in usable or item.id in done
     ]
-    answer = answerer or choose_answerer(settings, run)
+    answer = answerer or _open_answerer(settings, run)
     with ui.progress(f"answering {settings.benchmark}", len(requests), done=len(requests) - len(usable)) as advance:
 
         def keep(one: Answer) -> None:
@@ -68,6 +72,11 @@ def answer_items(
 
         answer(requests, done=done, on_answer=keep, on_reject=rejections.add)
     _put_in_order(log, items)
+
+
+def _open_answerer(settings: EvalSettings, run: Run) -> Answerer:
+    assert settings.spec is not None  # checked before the run was started
+    return open_answerer(settings.spec, settings.decoding, settings.running, folder=settings.out, record=run.record)
 
 
 def _put_in_order(log: RecordLog, items: Sequence[BenchmarkItem]) -> None:

@@ -1,24 +1,35 @@
 """CHAIR: which objects does a description name, and which of them are not in the image?"""
 
-import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_cli.benchmarks.files import add_answer, check_complete, own_answers, records_of
+from amp_cli.benchmarks.benchmark import Benchmark, LoadedBenchmark, Option, rule_option
+from amp_cli.benchmarks.coco import captions_by_image, choose_images, find_annotations, read_instances, resolve_sample
+from amp_cli.benchmarks.comparing import Difference, chosen_differences, paired_differences
+from amp_cli.benchmarks.files import add_answer, own_answers, records_of
 from amp_cli.benchmarks.intervals import METHOD, ratio, score_intervals
 from amp_cli.benchmarks.mentions import Mention, Vocabulary, count_words, find_mentions, names_in
-from amp_cli.benchmarks.pope import label_file
-from amp_cli.benchmarks.settings import EvalSettings, LoadedBenchmark
+from amp_cli.benchmarks.showing import (
+    Given,
+    Reply,
+    Row,
+    Table,
+    column,
+    description_reply,
+    kind_of,
+    shown,
+    title_of,
+)
 from amp_cli.disk.jsonl import read_json
 from amp_cli.disk.templates import template_path
-from amp_cli.downloads.places import benchmark_folder
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
 if TYPE_CHECKING:
     from amp_cli.benchmarks.intervals import Array
+    from amp_cli.benchmarks.settings import EvalSettings
 
 
 COUNTS = ("descriptions", "with_invented", "mentions", "invented", "present", "recalled", "words")
@@ -94,7 +105,7 @@ class ChairScore:
         )
 
 
-def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
+def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
     """Read COCO annotations: images, the objects in them, and the objects that their reference captions name."""
     files = find_annotations(data, settings.synonyms)
     names, images, objects = read_instances(files.instances)
@@ -125,23 +136,16 @@ def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
     return LoadedBenchmark(items=items, files=files.truth, facts=facts)
 
 
-def ask(item: BenchmarkItem, settings: EvalSettings) -> tuple[str, ...]:
-    """Return the request for a description."""
-    return item.questions
-
-
-def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: EvalSettings) -> dict[str, Answer]:
+def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: "EvalSettings") -> dict[str, Answer]:
     """Read our own answers, or CHAIR's `{"image_id", "caption"}` records."""
     records = records_of(path)
     if all("answers" in record for record in records):
-        answers = own_answers(records, path)
-    else:
-        answers = {}
-        for record in records:
-            if "image_id" not in record or not isinstance(record.get("caption"), str):
-                raise AmpError(f"'{path}' holds a record without `image_id` and `caption`: {record!r:.120}")
-            add_answer(answers, Answer(id=str(record["image_id"]), answers=(record["caption"],)), path)
-    check_complete(items, answers, path)
+        return own_answers(records, path)
+    answers: dict[str, Answer] = {}
+    for record in records:
+        if "image_id" not in record or not isinstance(record.get("caption"), str):
+            raise AmpError(f"'{path}' holds a record without `image_id` and `caption`: {record!r:.120}")
+        add_answer(answers, Answer(id=str(record["image_id"]), answers=(record["caption"],)), path)
     return answers
 
 
@@ -165,7 +169,7 @@ def summarise(scores: Sequence[ChairScore], rule: str) -> dict[str, Any]:
     """Return CHAIR-s, CHAIR-i, recall and mean length in words, with intervals. An undefined ratio is None."""
     units = image_counts(scores)
     intervals = score_intervals(units, rates)
-    summary: dict[str, Any] = {"benchmark": "chair", "rule": rule}
+    summary: dict[str, Any] = {}
     for name, value in rates(units.sum(axis=0, keepdims=True)).items():
         summary[name] = None if value[0] != value[0] else float(value[0])
     summary["n"] = len(scores)
@@ -194,83 +198,7 @@ def rates(sums: "Array") -> dict[str, "Array"]:
 
 
 NO_OBJECT = "(no object)"
-"""The key of a word file under which stand names that hold an object's word and are no such object ("bus stop")."""
-
-
-PINNED = 500
-"""How many of COCO's images papers describe; which ones differs from paper to paper, so it is pinned here."""
-SALT = "amp chair "
-_POPE_SPLITS = ("random", "popular", "adversarial")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """The images to describe, and the rule that chose them."""
-
-    rule: str
-    ids: tuple[Any, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what identifies the list: equal hashes are equal lists."""
-        listed = "\n".join(sorted(str(image_id) for image_id in self.ids))
-        return {"rule": self.rule, "n": len(self.ids), "sha256": hashlib.sha256(listed.encode()).hexdigest()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnnotationFiles:
-    """Where the truth about the images stands; the last two may be absent."""
-
-    instances: Path
-    captions: Path | None
-    synonyms: Path | None
-
-    @property
-    def truth(self) -> tuple[Path, ...]:
-        """The files that say what is in the images."""
-        return (self.instances, self.captions) if self.captions else (self.instances,)
-
-
-def find_annotations(data: Path, synonyms: Path | None) -> AnnotationFiles:
-    """Find `instances*.json` below `data`, and the captions and words that belong to it."""
-    if not data.is_dir():
-        raise AmpError(
-            f"There is no folder '{data}'", hint="Give --data a folder with COCO annotations (instances*.json)"
-        )
-    found = sorted(data.rglob("instances*.json"))
-    if len(found) > 1:  # COCO's own folder holds the training images' file too
-        found = [file for file in found if "val" in file.name] or found
-    if len(found) != 1:
-        listed = ", ".join(f"'{file.relative_to(data)}'" for file in found) or "none"
-        raise AmpError(
-            f"One COCO instances file (instances*.json) is needed below '{data}', found: {listed}",
-            hint="Point --data at a folder with one of them",
-        )
-    captions = found[0].with_name(found[0].name.replace("instances", "captions", 1))
-    if synonyms is not None and not synonyms.is_file():
-        raise AmpError(f"No word file at '{synonyms}'", hint='--synonyms takes a JSON file {"car": ["car", "cars"]}')
-    beside = next(iter(sorted(data.rglob("synonyms.json"))), None)
-    return AnnotationFiles(
-        instances=found[0], captions=captions if captions.is_file() else None, synonyms=synonyms or beside
-    )
-
-
-def read_instances(file: Path) -> tuple[list[str], dict[Any, str], dict[Any, set[str]]]:
-    """Return the names of the object classes, image id -> file name, and image id -> names of the objects in it."""
-    instances = read_json(file)
-    if not isinstance(instances, dict) or not all(key in instances for key in ("images", "annotations", "categories")):
-        raise AmpError(f"'{file}' is no COCO instances file: images, annotations and categories are needed")
-    try:
-        categories = {entry["id"]: str(entry["name"]) for entry in instances["categories"]}
-        images = {entry["id"]: str(entry["file_name"]) for entry in instances["images"]}
-        objects: dict[Any, set[str]] = {image_id: set() for image_id in images}
-        for entry in instances["annotations"]:
-            if entry["image_id"] in objects and entry["category_id"] in categories:
-                objects[entry["image_id"]].add(categories[entry["category_id"]])
-    except (KeyError, TypeError) as error:
-        raise AmpError(f"'{file}' is no COCO instances file: an entry lacks {error}") from error
-    if not images:
-        raise AmpError(f"'{file}' names no images")
-    return list(categories.values()), images, objects
+"""The key of a word file for names that contain an object's word but are not that object ("bus stop")."""
 
 
 def read_vocabulary(file: Path | None, categories: Sequence[str]) -> Vocabulary:
@@ -279,7 +207,7 @@ def read_vocabulary(file: Path | None, categories: Sequence[str]) -> Vocabulary:
     words = read_json(path)
     if not isinstance(words, dict) or not all(map(_are_texts, words.values())):
         raise AmpError(
-            f"'{path}' is no word file", hint='Its form is {"car": ["car", "cars"], "person": ["man", "woman"]}'
+            f"'{path}' is not a word file", hint='Its form is {"car": ["car", "cars"], "person": ["man", "woman"]}'
         )
     not_objects = words.pop(NO_OBJECT, [])
     known = {name: words.get(name, ()) for name in categories}
@@ -292,71 +220,104 @@ def _are_texts(phrases: object) -> bool:
     return isinstance(phrases, list) and all(isinstance(phrase, str) for phrase in phrases)
 
 
-def choose_images(images: Mapping[Any, str], sample: str, limit: int | None, data: Path) -> Sample:
-    """Return the images to describe: the same ones for everybody who has the same annotations.
-
-    A file of at most PINNED images is taken whole. Of a larger one (COCO has 40,504) `pope` takes POPE's images,
-    `hash` the PINNED whose ids' salted SHA-256 come first, `all` every one. `limit` takes the first so many in the
-    order of the hashes.
-    """
-    rule = "all" if len(images) <= PINNED else sample
-    if rule == "pope":
-        wanted = pope_images(data)
-        chosen = [image_id for image_id, name in images.items() if _number(name) in wanted]
-        if not chosen:
-            raise AmpError(
-                f"None of {len(images):,} annotated images is one of POPE's",
-                hint="Give --sample hash, or --data with COCO val2014's annotations",
-            )
-    else:
-        chosen = list(images)
-    if limit is None and rule == "all":
-        return Sample(rule=rule, ids=tuple(chosen))
-    number = PINNED if limit is None and rule == "hash" else limit
-    return Sample(rule=rule, ids=tuple(sorted(chosen, key=_place)[:number]))
+def compare(pairs: Sequence[tuple[ChairScore, ChairScore]], rule: str) -> list[Difference]:
+    """Compare every score over the images that both runs described."""
+    return chosen_differences(paired_differences(pairs, image_counts, rates), SCORES)
 
 
-def resolve_sample(sample: str, data: Path | None) -> str:
-    """Return what `auto` means here: POPE's images if its files are at hand, else those that come first by hash."""
-    if sample != "auto":
-        return sample
-    return "pope" if _pope_files(data) else "hash"
+def row(first: ChairScore, given: Given[ChairScore]) -> Row:
+    """Return an image's descriptions side by side."""
+    named = {(frozenset(m.name for m in one.counted), frozenset(m.name for m in one.invented)) for _, one in given}
+    return Row(
+        images=first.images,
+        question=first.question,
+        truth=", ".join(first.present) or "none of the objects looked for",
+        note="",
+        replies=tuple(_reply(name, one) for name, one in given),
+        differs=len(named) > 1,
+        is_short=False,
+    )
 
 
-def pope_images(data: Path) -> set[str]:
-    """Return the numbers of the images that POPE asks about, read from its files."""
-    files = _pope_files(data)
-    if not files:
-        raise AmpError(
-            f"No coco_pope_random.json below '{data}', and POPE was not downloaded",
-            hint="Run `amp download pope`, or give --sample hash",
+def _reply(run: str, one: ChairScore) -> Reply:
+    spans = [
+        (
+            mention.start,
+            mention.end,
+            kind_of(is_counted=mention in one.counted, is_invented=mention.name not in one.present),
         )
-    return {_number(str(record.get("image", ""))) for file in files for record in records_of(file)}
+        for mention in one.mentions
+    ]
+    invented = sorted({mention.name for mention in one.invented})
+    return description_reply(run, one.answer, spans, invented=invented, missed=one.missed)
 
 
-def _pope_files(data: Path | None) -> list[Path]:
-    """Return POPE's label files below `data`, or where `amp download` puts them."""
-    folders = [folder for folder in (data, benchmark_folder("pope")) if folder is not None and folder.is_dir()]
-    found = ([file for split in _POPE_SPLITS if (file := label_file(folder, split))] for folder in folders)
-    return next((files for files in found if files), [])
+COLUMNS = (
+    column("CHAIR-i", "chair_i", lower_is_better=True),
+    column("CHAIR-s", "chair_s", lower_is_better=True),
+    column("recall", "recall"),
+    replace(column("words", "words", lower_is_better=None), is_charted=False),
+)
 
 
-def _number(name: str) -> str:
-    """Return `000000000042` of `val2014/COCO_val2014_000000000042.jpg`."""
-    return PurePosixPath(name).stem.rpartition("_")[2]
+def tables(scores: Mapping[str, Any]) -> list[Table]:
+    """Return one line: how many descriptions, and every score."""
+    columns = [one for one in COLUMNS if one.value(scores) is not None]
+    cells = [shown(one.value(scores), one.interval(scores), name=one.name) for one in columns]
+    return [(title_of(scores), ["n", *(one.title for one in columns)], [[str(scores["n"]), *cells]])]
 
 
-def _place(image_id: Any) -> bytes:
-    return hashlib.sha256(f"{SALT}{image_id}".encode()).digest()
+def about(scores: Mapping[str, Any]) -> str:
+    """Say which images were described."""
+    sample = scores.get("sample")  # evaluations of earlier versions lack it
+    return f"images: list '{sample['rule']}' of {sample['n']:,}, sha256 {sample['sha256'][:8]}" if sample else ""
 
 
-def captions_by_image(file: Path | None, wanted: Collection[Any]) -> dict[Any, list[str]]:
-    """Return the reference captions of each wanted image; empty without a file."""
-    captions: dict[Any, list[str]] = {}
-    if file is None:
-        return captions
-    among = set(wanted)
-    for entry in read_json(file).get("annotations", ()):
-        if entry["image_id"] in among:
-            captions.setdefault(entry["image_id"], []).append(str(entry["caption"]))
-    return captions
+BENCHMARK = Benchmark(
+    name="chair",
+    title="CHAIR: objects named in descriptions that are not there",
+    help="""Have images described and count the objects that are named but not there (CHAIR-i, CHAIR-s), and recall.
+
+    Example: amp eval chair --model 7b --data coco --image-root coco/val2014 --limit 500 --out runs/base-chair
+    """,
+    options=(
+        Option(name="data", help="Folder with COCO's instances*.json (captions*.json beside it)."),
+        Option(name="limit", help="Describe only so many images, always the same."),
+        Option(
+            name="sample",
+            help="Which of COCO's images: POPE's 500, the first 500 by hash, or all; auto is pope if it is at hand.",
+            default="auto",
+            choices=("auto", "pope", "hash", "all"),
+        ),
+        Option(
+            name="synonyms",
+            help='JSON {"car": ["car", "cars"]} (default: synonyms.json below --data, or a table for COCO).',
+            panel="Scoring",
+        ),
+        rule_option("strict", "plain", help='plain counts "there is no dog" as a dog.'),
+        Option(
+            name="prompt", help="What the model is asked.", default="Describe this image in detail.", panel="Decoding"
+        ),
+    ),
+    files=("instances*.json",),
+    images_of="pope",
+    settle=lambda settings: replace(settings, sample=resolve_sample(settings.sample, settings.data)),
+    load=load,
+    adopt=adopt,
+    score=score,
+    summarise=summarise,
+    read_score=ChairScore.from_json,
+    compare=compare,
+    row=row,
+    tables=tables,
+    columns=COLUMNS,
+    curves=(
+        column("CHAIR-i (lower is better)", "chair_i", lower_is_better=True),
+        column("recall of objects", "recall"),
+        column("words in a description", "words", lower_is_better=None),
+    ),
+    items="descriptions",
+    about=about,
+    reading="CHAIR-i is the share of named objects that are not there, CHAIR-s the share of descriptions with at least "
+    "one such object. Short descriptions invent less: read both beside recall and length.",
+)

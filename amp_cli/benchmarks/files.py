@@ -1,4 +1,4 @@
-"""Reads answers that exist already (ours or the released code's) and joins them to the items by content."""
+"""Reads the files of benchmarks: records, answers and verdicts that exist already, images on disk or in archives."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from amp_cli.disk.jsonl import content_hash, disk_errors_explained, read_json_records
-from amp_cli.downloads.places import cache_folder
+from amp_cli.downloads.places import benchmark_folder, cache_folder
 from amp_cli.errors import AmpError
 from amp_cli.models.images import check_image, find_image
 from amp_cli.records import Answer, BenchmarkItem, Verdict
@@ -20,7 +20,7 @@ def records_of(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, record, reason in read_json_records(path):
         if record is None:
-            raise AmpError(f"'{path}', record {number}: {reason}", hint="Mend or remove that line, then run again")
+            raise AmpError(f"'{path}', record {number}: {reason}", hint="Fix or remove that line, then run again")
         records.append(record)
     return records
 
@@ -57,7 +57,7 @@ def check_complete(items: Sequence[BenchmarkItem], answers: Mapping[str, Answer]
     if uneven:
         found = len(answers[uneven[0].id].answers)
         raise AmpError(
-            f"'{path}': {len(uneven):,} items have another number of answers than of questions, first "
+            f"'{path}': {len(uneven):,} items do not have as many answers as questions, first "
             f"'{uneven[0].id}' with {found} for {len(uneven[0].questions)}"
         )
     if missing:
@@ -133,7 +133,7 @@ def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> 
 
 
 _LARGEST_LIST = 64 << 20
-"""Bytes. Larger JSON files are no benchmark's questions."""
+"""Bytes. Larger JSON files do not hold a benchmark's questions."""
 
 
 def find_list(data: Path, is_one: Callable[[Mapping[str, Any]], bool], what: str, hint: str) -> Path | None:
@@ -223,6 +223,19 @@ def _spellings(name: str) -> tuple[str, str]:
     return name, str(path.with_name(bare if bare != path.name else COCO_PREFIX + path.name))
 
 
+def downloaded_images(benchmark: str, data: Path) -> Path | None:
+    """Return where the downloaded images of a benchmark are, for another one whose own `data` brings none.
+
+    Args:
+        benchmark: whose images serve; "" where nobody's do.
+    """
+    kinds = ("jpg", "jpeg", "png")
+    if not benchmark or any(next(data.glob(f"{depth}*.{kind}"), None) for depth in ("", "*/") for kind in kinds):
+        return None
+    images = benchmark_folder(benchmark) / "val2014"
+    return images if images.is_dir() else None
+
+
 def check_images(
     items: Sequence[BenchmarkItem], folder: Path, *, on_reject: Callable[[str, str], None], advance: Callable[[], None]
 ) -> dict[str, tuple[Path, ...]]:
@@ -266,7 +279,7 @@ def reply_of(response: Mapping[str, Any], item_id: str, where: str) -> Verdict:
     try:
         text = response["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
-        raise AmpError(f"{where} is no response of a judge: choices, message, content are needed") from error
+        raise AmpError(f"{where} is not a judge's response: it needs choices, message and content") from error
     usage = response.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
     return Verdict(
@@ -285,7 +298,8 @@ def own_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
     for number, record in enumerate(records_of(path), start=1):
         if "id" not in record or not isinstance(record.get("text"), str):
             raise AmpError(
-                f"'{path}', record {number}, is no verdict: neither the released code's nor with `id` and `text`",
+                f"'{path}', record {number}, is not a verdict: it has neither the released code's fields nor "
+                "`id` and `text`",
                 hint="Raw replies in another form go through --judge replay:FILE",
             )
         verdicts.append(Verdict.from_json({**record, "id": str(record["id"])}))
@@ -294,7 +308,7 @@ def own_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
 
 
 def check_verdicts(verdicts: Sequence[Verdict], items: Sequence[BenchmarkItem], path: Path) -> None:
-    """Refuse verdicts on items that there are not, two on the same one, and items without any."""
+    """Refuse verdicts on unknown items, two on the same item, and items without any."""
     known = {item.id for item in items}
     keys: set[tuple[str, int]] = set()
     for one in verdicts:

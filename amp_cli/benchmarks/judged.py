@@ -1,296 +1,290 @@
-"""The judging stage: answers become prompts, prompts verdicts, and each verdict is on disk before the next one."""
+"""What judged benchmarks share: an item's result, means over repeats with spread and intervals, tables and rows."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from amp_cli import ui
-from amp_cli.asking.judge import Judge, JudgeRequest, JudgeSettings, count_usage, estimate, open_judge
-from amp_cli.asking.templates import Messages
-from amp_cli.benchmarks.answering import REJECTED
-from amp_cli.benchmarks.judged_scores import JudgedScore
+from amp_cli.benchmarks.benchmark import OFFICIAL, Benchmark, Judged, LoadedBenchmark, Option
+from amp_cli.benchmarks.comparing import Difference, chosen_differences, paired_differences
+from amp_cli.benchmarks.intervals import interval, resampled_totals
 from amp_cli.benchmarks.ratings import Reading
-from amp_cli.benchmarks.settings import EvalSettings, LoadedBenchmark
-from amp_cli.disk.jsonl import RecordLog, Rejections, content_hash, write_records
-from amp_cli.disk.run import Run
-from amp_cli.errors import AmpError
-from amp_cli.records import Answer, BenchmarkItem, Verdict
+from amp_cli.benchmarks.showing import Column, Given, Piece, Reply, Row, Table
+from amp_cli.records import Answer, BenchmarkItem
 
-VERDICTS = "verdicts.jsonl"
-MAX_TOKENS = 1024
-"""Length limit of a verdict."""
+if TYPE_CHECKING:
+    from amp_cli.benchmarks.intervals import Array
+    from amp_cli.benchmarks.settings import EvalSettings
 
-
-class Wording(Protocol):
-    """What the judge is told, apart from the item."""
-
-    @property
-    def identity(self) -> Mapping[str, str]: ...
-
-
-class JudgedBenchmark(Protocol):
-    """load -> ask -> (answers) -> prompt -> (verdicts) -> read -> summarise. Each judged benchmark is such a module."""
-
-    @property
-    def TEMPERATURE(self) -> float: ...
-    @property
-    def SUBSTITUTE(self) -> str: ...
-    @property
-    def DIFFERENCES(self) -> tuple[str, ...]: ...
-    def load(self, data: Path, settings: EvalSettings) -> LoadedBenchmark: ...
-    def ask(self, item: BenchmarkItem, settings: EvalSettings) -> tuple[str, ...]: ...
-    def adopt(
-        self, path: Path, items: Sequence[BenchmarkItem], data: Path, settings: EvalSettings
-    ) -> dict[str, Answer]: ...
-    def wording(self, data: Path, file: Path | None) -> Wording: ...
-    def prompt(self, item: BenchmarkItem, answer: Answer, wording: Any) -> Messages: ...
-    def verdict_line(self, item: BenchmarkItem, wording: Any) -> str | None: ...
-    def adopt_verdicts(self, path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]: ...
-    def read(
-        self, items: Sequence[BenchmarkItem], verdicts: Mapping[str, Verdict], rule: str
-    ) -> dict[str, Reading]: ...
-    def group_of(self, item: BenchmarkItem, rule: str) -> str: ...
-    def rows(self, scores: Sequence[JudgedScore]) -> Any: ...
-    def rates(self, sums: Any) -> dict[str, Any]: ...
-    def summarise(self, scores: Sequence[JudgedScore], rule: str) -> dict[str, Any]: ...
+Contribution = Callable[[tuple[float, ...]], Sequence[float]]
+Rates = Callable[["Array"], Mapping[str, "Array"]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judging:
-    """Where verdicts come from: a judge with its instructions, or a file. `facts` is what another one differs in."""
+class JudgedScore:
+    """One item's result: a line of `items.jsonl`.
 
-    facts: dict[str, Any]
-    judge: Judge | None = None
-    wording: Wording | None = None
-    verdicts: tuple[Verdict, ...] = ()
-
-
-def prepare_judging(
-    benchmark: JudgedBenchmark,
-    items: Sequence[BenchmarkItem],
-    data: Path,
-    settings: EvalSettings,
-    judge: Judge | None,
-) -> Judging:
-    """Open the judge and choose its instructions, or read the verdicts at hand, before a model is loaded.
-
-    Args:
-        judge: stands in for the one that the settings name.
-
-    Raises:
-        AmpError: nobody is to judge, or the judge, the template or the verdicts are not usable.
+    Attributes:
+        group: its question type or category.
+        references, answers: one per question; no answers where verdicts were given without them.
+        verdicts: the judge's replies, one per repeat; "" where there is none.
+        readings: what they say. Ratings are one number (MMHal), one per round (MRHal), or reference and model.
     """
-    judging = settings.judging
-    if judging.verdicts is not None:
-        path = judging.verdicts
-        if not path.is_file():
-            raise AmpError(f"There is no file '{path}'", hint="--verdicts takes a JSONL or JSON file of verdicts")
-        verdicts = benchmark.adopt_verdicts(path, items)
-        file = {"kind": "verdicts", "file": path.name, "sha256": content_hash(path), "template": None}
-        return Judging(facts=file, verdicts=tuple(verdicts))
-    if judge is None:
-        if judging.judge is None:
-            raise AmpError(
-                f"{settings.benchmark} is rated by a judge, and none is given",
-                hint="Give --judge MODEL (or local:MODEL, replay:FILE) or --verdicts FILE; "
-                "--only answer stops before it",
-            )
-        judge = open_judge(judging, items=[item.id for item in items])
-    wording = benchmark.wording(data, judging.judge_template)
-    temperature = benchmark.TEMPERATURE if judging.judge_temperature is None else judging.judge_temperature
-    is_replay = judge.identity["kind"] == "replay"  # nobody is told anything now, and what they were told is not known
-    template = None if is_replay else dict(wording.identity)
-    facts = {**judge.identity, "temperature": temperature, "template": template}
-    if judging.repeat > 1 and temperature == 0 and not is_replay:
-        ui.warn("At temperature 0 the verdicts on an item hardly differ: --repeat shows more with --judge-temperature")
-    return Judging(facts=facts, judge=judge, wording=wording)
 
+    id: str
+    images: tuple[str, ...]
+    group: str
+    questions: tuple[str, ...]
+    references: tuple[str, ...]
+    answers: tuple[str, ...]
+    verdicts: tuple[str, ...]
+    readings: tuple[Reading, ...]
 
-def refuse_other_judge(out: Path, judging: Judging) -> None:
-    """Refuse to mix verdicts of two judges, or by two templates, in one folder, before anything in it is changed."""
-    if not (out / VERDICTS).is_file() or not RecordLog(out / VERDICTS).read():
-        return
-    old = Run.read(out).facts.get("judging")
-    if old is not None:
-        before, now = _flat(old), _flat(judging.facts)
-        for name in sorted({*before, *now}):
-            if before.get(name) != now.get(name):
-                raise AmpError(
-                    f"The verdicts in '{out}' were given with {name} = {before.get(name)!r:.100}, "
-                    f"not {now.get(name)!r:.100}",
-                    hint=f"Judge in a new folder, with --answers {out / 'answers.jsonl'}",
+    @property
+    def readable(self) -> tuple[tuple[float, ...], ...]:
+        """The ratings of the repeats that could be read."""
+        return tuple(one.ratings for one in self.readings if one.ratings is not None)
+
+    @property
+    def ratings(self) -> tuple[float, ...] | None:
+        """The mean over the repeats, rating by rating; None where the item is unscored."""
+        import statistics
+
+        return tuple(map(statistics.fmean, zip(*self.readable, strict=True))) if self.readable else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "images": list(self.images),
+            "group": self.group,
+            "questions": list(self.questions),
+            "references": list(self.references),
+            "answers": list(self.answers),
+            "verdicts": list(self.verdicts),
+            "ratings": [None if one.ratings is None else [_plain(n) for n in one.ratings] for one in self.readings],
+            "reasons": [one.reason for one in self.readings],
+            "substituted": [one.substituted for one in self.readings],
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "JudgedScore":
+        said = zip(record["ratings"], record["reasons"], record["substituted"], strict=True)
+        return cls(
+            **{name: tuple(record[name]) for name in ("images", "questions", "references", "answers", "verdicts")},
+            id=record["id"],
+            group=record["group"],
+            readings=tuple(
+                Reading(
+                    ratings=None if ratings is None else tuple(map(float, ratings)),
+                    reason=reason,
+                    substituted=substituted,
                 )
-
-
-def _flat(facts: Mapping[str, Any], prefix: str = "judge") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in facts.items():
-        key = f"{prefix}.{name}"
-        flat |= _flat(value, key) if isinstance(value, Mapping) else {key: value}
-    return flat
-
-
-def collect_verdicts(
-    benchmark: JudgedBenchmark,
-    items: Sequence[BenchmarkItem],
-    answers: Mapping[str, Answer],
-    settings: EvalSettings,
-    judging: Judging,
-) -> None:
-    """Have judged what has no verdict yet; each verdict is on disk before the next one is looked at."""
-    log = RecordLog(settings.out / VERDICTS)
-    done = {(record["id"], record["repeat"]) for record in log.read()}
-    if judging.judge is None:
-        if not done:
-            write_records(log.path, (verdict.to_json() for verdict in judging.verdicts))
-        return
-    requests = [
-        JudgeRequest(
-            id=item.id,
-            repeat=repeat,
-            messages=benchmark.prompt(item, answers[item.id], judging.wording),
-            temperature=judging.facts["temperature"],
-            max_tokens=MAX_TOKENS,
-            verdict_line=benchmark.verdict_line(item, judging.wording),
+                for ratings, reason, substituted in said
+            ),
         )
-        for repeat in range(settings.judging.repeat)
-        for item in items
-        if item.id in answers and (item.id, repeat) not in done
-    ]
-    if not requests:
-        return
-    if settings.judging.judge is not None:
-        _announce(requests, settings.judging)
-    rejections = Rejections(settings.out / REJECTED)
-    with ui.progress(f"judging {settings.benchmark}", len(requests) + len(done), done=len(done)) as advance:
-
-        def keep(verdict: Verdict) -> None:
-            log.append(verdict.to_json())
-            advance()
-
-        try:
-            judging.judge.judge(
-                requests,
-                on_verdict=keep,
-                on_reject=lambda request, reason: rejections.add(request.id, f"not judged: {reason}"),
-            )
-        finally:
-            for note in judging.judge.notes:
-                ui.warn(note)
 
 
-def _announce(requests: Sequence[JudgeRequest], settings: JudgeSettings) -> None:
-    if settings.judge is None or settings.judge.startswith("replay:"):
-        return
-    expected = estimate(requests, settings)
-    cost = "" if expected.cost is None or settings.price is None else f", at most about {expected.cost:.2f} to pay"
-    ui.note(
-        f"'{settings.judge}' gets {expected.requests:,} prompts of about {expected.prompt_tokens:,} tokens in all and "
-        f"may write up to {expected.completion_tokens:,}{cost}"
+def _plain(number: float) -> float | str:
+    """Return a number as JSON can hold it: `nan` and `inf`, which one official script lets pass, become texts."""
+    return number if math.isfinite(number) else str(number)
+
+
+def contributions(
+    scores: Sequence[JudgedScore], groups: Sequence[str], width: int, contribution: Contribution
+) -> "Array":
+    """Return (items, groups * width): what each item adds to its group's counts, as the mean over its repeats."""
+    import numpy as np
+
+    rows = np.zeros((len(scores), len(groups), width))
+    for number, one in enumerate(scores):
+        if one.readable:
+            added = np.array([contribution(ratings) for ratings in one.readable], dtype=np.float64)
+            rows[number, groups.index(one.group)] = added.mean(axis=0)
+    return rows.reshape(len(scores), len(groups) * width)
+
+
+def by_image(rows: "Array", scores: Sequence[JudgedScore]) -> "Array":
+    """Return (images, columns): the rows of each image's items added up."""
+    import numpy as np
+
+    images = {image: number for number, image in enumerate(dict.fromkeys(one.images for one in scores))}
+    sums = np.zeros((len(images), rows.shape[1]))
+    for row, one in zip(rows, scores, strict=True):
+        sums[images[one.images]] += row
+    return sums
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Scores by name, their 95 % intervals, and their standard deviation over repeats (None without repeats)."""
+
+    values: dict[str, float | None]
+    intervals: dict[str, list[float] | None]
+    spread: dict[str, float | None] | None
+
+    def block(self, group: str, names: Sequence[str]) -> dict[str, Any]:
+        """Return one group's scores and intervals; the group "" has names without a group."""
+        keys = {name: f"{group}/{name}" if group else name for name in names}
+        return {
+            **{name: self.values[key] for name, key in keys.items()},
+            "ci95": {name: self.intervals.get(key) for name, key in keys.items()},
+        }
+
+
+def measure(scores: Sequence[JudgedScore], rows: Callable[[Sequence[JudgedScore]], "Array"], rates: Rates) -> Measured:
+    """Compute every score from the items' contributions, its interval by drawing images, its spread over repeats."""
+    draws = rates(resampled_totals(by_image(rows(scores), scores))) if scores else {}
+    return Measured(
+        values=_values(rows(scores), rates),
+        intervals={name: interval(values) for name, values in draws.items()},
+        spread=_spread(scores, rows, rates),
     )
 
 
-UNSCORED = "unscored.jsonl"
-_SHOWN = 3
-_MISSING = Reading(ratings=None, reason="no verdict")
+def _values(rows: "Array", rates: Rates) -> dict[str, float | None]:
+    import numpy as np
+
+    total = np.add.reduce(rows, axis=0, keepdims=True)  # row by row, in the order in which the official scripts add
+    values = {name: float(value[0]) for name, value in rates(total).items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def score_verdicts(
-    benchmark: JudgedBenchmark,
-    items: Sequence[BenchmarkItem],
-    answers: Mapping[str, Answer],
-    settings: EvalSettings,
-    run: Run,
-) -> tuple[list[JudgedScore], dict[str, Any], dict[str, str]]:
-    """Read all verdicts on disk.
+def _spread(
+    scores: Sequence[JudgedScore], rows: Callable[[Sequence[JudgedScore]], "Array"], rates: Rates
+) -> dict[str, float | None] | None:
+    """Return the standard deviation (n - 1) of each score over the repeats."""
+    import statistics
 
-    Returns:
-        the items' results, the scores, and item id -> reason for items that lack an answer or a verdict.
-    """
-    verdicts = [Verdict.from_json(record) for record in RecordLog(settings.out / VERDICTS).read()]
-    repeats = settings.judging.repeat
-    if run.facts.get("judging", {}).get("kind") == "verdicts":  # the file says how many there are
-        repeats = max((repeats, *(one.repeat + 1 for one in verdicts)))
-    by_repeat = [{one.id: one for one in verdicts if one.repeat == number} for number in range(repeats)]
-    _refuse_strangers(items, by_repeat, settings.out)
-    readings = [benchmark.read(items, given, settings.rule) for given in by_repeat]
-    scores = [
-        JudgedScore(
-            id=item.id,
-            images=item.images,
-            group=benchmark.group_of(item, settings.rule),
-            questions=item.questions,
-            references=tuple(item.reference["answers"]),
-            answers=answers[item.id].answers if item.id in answers else (),
-            verdicts=tuple(given[item.id].text if item.id in given else "" for given in by_repeat),
-            readings=tuple(read.get(item.id, _MISSING) for read in readings),
-        )
-        for item in items
-        if any(item.id in given for given in by_repeat)
+    repeats = max((len(one.readings) for one in scores), default=0)
+    if repeats < 2:
+        return None
+    each = [
+        _values(rows([replace(one, readings=one.readings[number : number + 1]) for one in scores]), rates)
+        for number in range(repeats)
     ]
-    reasons = Rejections(settings.out / REJECTED).reasons()
-    rejected = {
-        item.id: reasons.get(item.id, "no verdict" if item.id in answers else "no answer")
-        for item in items
-        if not all(item.id in given for given in by_repeat)
-    }
-    if not scores:
-        first = next(iter(rejected.values()), "there are no items")
-        ways = "`--only judge --judge NAME` judges the answers that are here"
-        raise AmpError(
-            f"Not one item could be scored: {first}",
-            hint=f"See '{settings.out / REJECTED}'" if reasons else f"{ways}, --verdicts FILE takes verdicts at hand",
-        )
-    summary = {"benchmark": settings.benchmark, **benchmark.summarise(scores, settings.rule)}
-    summary |= {"repeats": repeats, "unread_verdicts": _list_unread(scores, settings.out, benchmark.SUBSTITUTE)}
-    summary["judge"] = _judge_facts(run, [one for given in by_repeat for one in given.values()], settings)
-    return scores, summary, rejected
-
-
-def _refuse_strangers(items: Sequence[BenchmarkItem], by_repeat: Sequence[Mapping[str, Verdict]], out: Path) -> None:
-    known = {item.id for item in items}
-    strangers = [item_id for given in by_repeat for item_id in given if item_id not in known]
-    if strangers:
-        raise AmpError(
-            f"{len(strangers):,} verdicts in '{out}' are on items that --data does not hold, first '{strangers[0]}'",
-            hint="Give the --data that the verdicts were given on",
-        )
-
-
-def _list_unread(scores: Sequence[JudgedScore], out: Path, substitute: str) -> int:
-    """Write what could not be read to `unscored.jsonl`, say so with the first ones, and return how many there are."""
-    unread = [
-        {
-            "id": one.id,
-            "repeat": repeat,
-            "reason": reading.reason,
-            "counted_as": None if reading.ratings is None else [str(number) for number in reading.ratings],
-            "text": text,
-        }
-        for one in scores
-        for repeat, (reading, text) in enumerate(zip(one.readings, one.verdicts, strict=True))
-        if reading.reason and reading is not _MISSING
-    ]
-    write_records(out / UNSCORED, unread)
-    if unread:
-        first = "; ".join(f"'{one['id']}' ({one['reason']}): {str(one['text'])[:60]!r}" for one in unread[:_SHOWN])
-        total = sum(len(one.readings) for one in scores)
-        is_official = any(reading.substituted for one in scores for reading in one.readings)
-        fate = f"the official script {substitute}" if is_official else "they are unscored, not 0"
-        listed = f"all in '{out / UNSCORED}'"
-        ui.warn(f"{len(unread):,} of {total:,} verdicts could not be read: {fate} ({listed}). First: {first}")
-    return len(unread)
-
-
-def _judge_facts(run: Run, verdicts: Sequence[Verdict], settings: EvalSettings) -> dict[str, Any]:
-    """Return what every score says of its judge: identity, the model it reported, template, rule, tokens, cost."""
-    price = settings.judging.token_price
+    columns = {name: [values[name] for values in each] for name in each[0]}
     return {
-        **run.facts.get("judging", {}),
-        "reported_models": dict(Counter(one.model for one in verdicts if one.model is not None)),
-        "rule": settings.rule,
-        "price": None if price is None else asdict(price),
-        **asdict(count_usage(verdicts, price)),
+        name: None if None in column else statistics.stdev(value for value in column if value is not None)
+        for name, column in columns.items()
     }
+
+
+def unscored(scores: Sequence[JudgedScore]) -> int:
+    """Return how many items have no readable verdict."""
+    return sum(not one.readable for one in scores)
+
+
+def rated_of_six(ratings: Sequence[float]) -> str:
+    """Say how an answer, or every round's, was rated."""
+    return f"rated {', '.join(f'{rating:g}' for rating in ratings)} of 6"
+
+
+def row(first: JudgedScore, given: Given[JudgedScore], rated: Callable[[Sequence[float]], str]) -> Row:
+    """Return a question's answers side by side, each with its rating and what the judge said."""
+    return Row(
+        images=first.images,
+        question=_rounds(first.questions),
+        truth=_rounds(first.references),
+        note=first.group,
+        replies=tuple(_reply(name, one, rated) for name, one in given),
+        differs=len({one.ratings for _, one in given}) > 1,
+        is_short=False,
+        truth_is="Reference",
+    )
+
+
+def _reply(run: str, one: JudgedScore, rated: Callable[[Sequence[float]], str]) -> Reply:
+    reasons = [reading.reason for reading in one.readings if reading.reason]
+    if one.ratings is None:
+        summary = f"unscored: {reasons[0]}" if reasons else "unscored"
+    else:
+        summary = rated(one.ratings)
+        if len(one.readings) > 1:
+            summary += f" (mean; {len(one.readable)} of {len(one.readings)} verdicts could be read)"
+    text = _rounds(one.answers) or "(the answer was not given)"
+    verdict = "unclear" if one.ratings is None else ""
+    return Reply(run=run, pieces=(Piece(text=text),), verdict=verdict, summary=summary, judged=one.verdicts)
+
+
+def _rounds(texts: Sequence[str]) -> str:
+    """Return one text, or several as numbered lines: the rounds of a dialogue."""
+    if len(texts) < 2:
+        return "".join(texts)
+    return "\n".join(f"{number}. {text}" for number, text in enumerate(texts, start=1))
+
+
+def judge_sentence(scores: Mapping[str, Any]) -> str:
+    """Say who judged, by which template, how often, and what could not be read."""
+    if not (judge := scores.get("judge")):
+        return ""
+    names = ", ".join(judge["reported_models"]) or judge.get("model") or judge.get("file") or judge.get("kind", "?")
+    template = judge.get("template")
+    parts = [f"judged by {names}"]
+    if template:
+        parts.append(f"template {template['name']} ({template['origin']}, {template['sha256'][:8]})")
+    if scores["repeats"] > 1:
+        parts.append(f"{scores['repeats']} verdicts an item")
+    if scores["unread_verdicts"]:
+        parts.append(f"{scores['unread_verdicts']:,} of {judge['replies']:,} verdicts unreadable")
+    if judge.get("cost") is not None:
+        parts.append(f"cost {judge['cost']:.2f}")
+    return "; ".join(parts)
+
+
+def data_options(data: str) -> tuple[Option, ...]:
+    """Return the options of a judged benchmark, whose folder holds `data`."""
+    return (Option(name="data", help=f"{data} (default: what `amp download` fetched)"), OFFICIAL)
+
+
+def judged_benchmark(
+    *,
+    name: str,
+    title: str,
+    help: str,
+    data: str,
+    load: Callable[[Path, "EvalSettings"], LoadedBenchmark],
+    adopt: Callable[[Path, Sequence[BenchmarkItem], Path, "EvalSettings"], dict[str, Answer]],
+    judge: Judged,
+    rows: Callable[[Sequence[JudgedScore]], "Array"],
+    rates: Rates,
+    summarise: Callable[[Sequence[JudgedScore], str], dict[str, Any]],
+    tables: Callable[[Mapping[str, Any]], list[Table]],
+    columns: tuple[Column, ...],
+    differences: Sequence[str],
+    rated: Callable[[Sequence[float]], str] = rated_of_six,
+    **others: Any,
+) -> Benchmark[JudgedScore]:
+    """Return a benchmark whose answers are rated by a judge.
+
+    Args:
+        data: what its folder holds, for the help page.
+        rows: (items, counts) what each item adds. rates: names the scores of (draws, counts) sums.
+        differences: the names of the scores in which two runs are compared.
+        rated: says what an item's ratings are.
+        others: more fields of Benchmark.
+    """
+
+    def compare(pairs: Sequence[tuple[JudgedScore, JudgedScore]], rule: str) -> list[Difference]:
+        paired = paired_differences(pairs, lambda scores: by_image(rows(scores), scores), rates)
+        return chosen_differences(paired, differences)
+
+    return Benchmark(
+        name=name,
+        title=title,
+        help=help,
+        options=data_options(data),
+        template="authors",
+        load=load,
+        adopt=adopt,
+        judge=judge,
+        summarise=summarise,
+        read_score=JudgedScore.from_json,
+        is_scored=lambda one: bool(one.readable),
+        compare=compare,
+        row=lambda first, given: row(first, given, rated),
+        tables=tables,
+        columns=columns,
+        about=judge_sentence,
+        **others,
+    )

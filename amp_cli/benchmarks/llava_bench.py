@@ -1,7 +1,7 @@
 """LLaVA-Bench, on COCO and in the wild: a judge scores a reference answer and the model's answer from 1 to 10."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,10 @@ from amp_cli.asking.templates import (
     llava_bench_rule_prompt,
     read_rules,
 )
+from amp_cli.benchmarks.benchmark import Judged, LoadedBenchmark
 from amp_cli.benchmarks.files import (
     COCO_PREFIX,
     add_answer,
-    check_complete,
     check_verdicts,
     own_answers,
     own_verdicts,
@@ -25,9 +25,17 @@ from amp_cli.benchmarks.files import (
     text_field,
 )
 from amp_cli.benchmarks.intervals import METHOD, ratio
-from amp_cli.benchmarks.judged_scores import JudgedScore, Measured, contributions, measure, unscored
+from amp_cli.benchmarks.judged import (
+    JudgedScore,
+    Measured,
+    contributions,
+    data_options,
+    judged_benchmark,
+    measure,
+    unscored,
+)
 from amp_cli.benchmarks.ratings import Reading, read_pair_official, read_pair_strict
-from amp_cli.benchmarks.settings import EvalSettings, LoadedBenchmark
+from amp_cli.benchmarks.showing import Column, Table, block_rows, column, title_of
 from amp_cli.disk.jsonl import content_hash
 from amp_cli.downloads.places import benchmark_folder
 from amp_cli.errors import AmpError
@@ -35,6 +43,7 @@ from amp_cli.records import Answer, BenchmarkItem, Verdict
 
 if TYPE_CHECKING:
     from amp_cli.benchmarks.intervals import Array
+    from amp_cli.benchmarks.settings import EvalSettings
 
 
 CATEGORIES = ("conv", "detail", "complex")
@@ -159,7 +168,7 @@ def upstream_answers(records: Sequence[Mapping[str, Any]], path: Path) -> dict[s
     return answers
 
 
-def upstream_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
+def adopt_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
     """Read reviews by `question_id`; the scores are read from `content` again, `tuple` serves where that is absent."""
     records = records_of(path)
     if not all("question_id" in record for record in records):
@@ -177,11 +186,7 @@ def upstream_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdic
 
 
 COUNTS = {"llava-bench": 90, "llava-bench-wild": 60}
-TEMPERATURE = 0.2
-SUBSTITUTE = "counts them as -1 and -1"
-"""What the official script does with verdicts that it cannot read."""
 SCORES = ("relative", "reference", "model")
-DIFFERENCES = tuple(f"{group}/relative" for group in (*CATEGORIES, "overall"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +197,7 @@ class JudgeRules:
     identity: Mapping[str, str]
 
 
-def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
+def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
     """Read questions, reference answers and image descriptions, under their names of either version."""
     files = find_files(data, settings.benchmark)
     items = read_items(files)
@@ -207,18 +212,11 @@ def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
     )
 
 
-def ask(item: BenchmarkItem, settings: EvalSettings) -> tuple[str, ...]:
-    """Return the question as it is."""
-    return item.questions
-
-
-def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: EvalSettings) -> dict[str, Answer]:
+def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: "EvalSettings") -> dict[str, Answer]:
     """Read our own answers, or records with `question_id` and `text`."""
     records = records_of(path)
     own = all("answers" in record for record in records)
-    answers = own_answers(records, path) if own else upstream_answers(records, path)
-    check_complete(items, answers, path)
-    return answers
+    return own_answers(records, path) if own else upstream_answers(records, path)
 
 
 def wording(data: Path, file: Path | None) -> JudgeTemplate | JudgeRules:
@@ -265,11 +263,6 @@ def verdict_line(item: BenchmarkItem, wording: JudgeTemplate | JudgeRules) -> st
     return None
 
 
-def adopt_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
-    """Read a review file: `question_id` and `content`, or `tuple` where there is no content."""
-    return upstream_verdicts(path, items)
-
-
 def read(items: Sequence[BenchmarkItem], verdicts: Mapping[str, Verdict], rule: str) -> dict[str, Reading]:
     """Read one repeat's verdicts."""
     reader = read_pair_official if rule == "official" else read_pair_strict
@@ -309,7 +302,7 @@ def summarise(scores: Sequence[JudgedScore], rule: str) -> dict[str, Any]:
         for name in (*present, "overall")
     }
     overall = blocks.pop("overall")
-    summary: dict[str, Any] = {"rule": rule, "categories": blocks, "overall": overall}
+    summary: dict[str, Any] = {"categories": blocks, "overall": overall}
     summary["n"] = len(scores)
     summary["unscored"] = unscored(scores)
     if rule == "official" and measured.spread is None:
@@ -332,3 +325,66 @@ def _printed(block: Mapping[str, Any]) -> str:
     """Return the numbers as the official script prints them: relative, reference and model times 10."""
     numbers = (block["relative"], *(None if block[name] is None else block[name] * 10 for name in SCORES[1:]))
     return " ".join("nan" if number is None else str(round(number, 1)) for number in numbers)
+
+
+def tables(scores: Mapping[str, Any]) -> list[Table]:
+    """Return one table: a line for each category and one for all."""
+    return [(title_of(scores), *block_rows({**scores["categories"], "overall": scores["overall"]}, SCORES))]
+
+
+def _relative(title: str, group: str) -> Column:
+    place = group if group == "overall" else f"categories/{group}"
+    return replace(column(title, f"{place}/relative", full=120.0), difference=f"{group}/relative")
+
+
+def rated(ratings: Sequence[float]) -> str:
+    """Say how the answer was rated beside the reference."""
+    reference, model = ratings
+    return f"rated {model:g} of 10, the reference {reference:g}"
+
+
+BENCHMARK = judged_benchmark(
+    name="llava-bench",
+    title="LLaVA-Bench (COCO): score relative to the reference answer, %",
+    help="""Ask LLaVA-Bench's 90 questions about COCO images; a judge scores reference and answer from 1 to 10.
+
+    Example: amp eval llava-bench --model 7b --judge gpt-4o-2024-08-06 --out runs/base-llava-bench
+    """,
+    data="Folder with qa90_*.jsonl, caps_boxes*.jsonl, rule.json",
+    files=("qa90_questions.jsonl",),
+    load=load,
+    adopt=adopt,
+    judge=Judged(
+        temperature=0.2,
+        substitute="counts them as -1 and -1",
+        wording=wording,
+        prompt=prompt,
+        verdict_line=verdict_line,
+        adopt_verdicts=adopt_verdicts,
+        read=read,
+        group_of=group_of,
+    ),
+    rows=rows,
+    rates=rates,
+    summarise=summarise,
+    tables=tables,
+    columns=(
+        _relative("conversation", "conv"),
+        _relative("detail", "detail"),
+        _relative("complex", "complex"),
+        _relative("overall", "overall"),
+    ),
+    differences=[f"{group}/relative" for group in (*CATEGORIES, "overall")],
+    rated=rated,
+)
+WILD = replace(
+    BENCHMARK,
+    name="llava-bench-wild",
+    title="LLaVA-Bench (in the wild): score relative to the reference answer, %",
+    help="""Ask LLaVA-Bench's 60 in-the-wild questions; a judge scores reference and answer from 1 to 10.
+
+    Example: amp eval llava-bench-wild --model 7b --judge gpt-4o-2024-08-06 --out runs/base-wild
+    """,
+    options=data_options("Folder with questions, context and answers_gpt4.jsonl"),
+    files=("context.jsonl",),
+)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from amp_cli.asking.templates import JudgeTemplate, Messages, choose_judge_template, mmhal_prompt
+from amp_cli.benchmarks.benchmark import Judged, LoadedBenchmark
 from amp_cli.benchmarks.files import (
     add_answer,
-    check_complete,
     find_list,
     numbered,
     own_answers,
@@ -23,26 +23,23 @@ from amp_cli.benchmarks.files import (
     text_list,
 )
 from amp_cli.benchmarks.intervals import METHOD, ratio
-from amp_cli.benchmarks.judged_scores import JudgedScore, contributions, measure, unscored
+from amp_cli.benchmarks.judged import JudgedScore, contributions, judged_benchmark, measure, unscored
 from amp_cli.benchmarks.ratings import HALLUCINATED, Reading, read_mmhal_official, read_mmhal_strict
-from amp_cli.benchmarks.settings import EvalSettings, LoadedBenchmark
+from amp_cli.benchmarks.showing import Column, Table, block_rows, column, title_of
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem, Verdict
 
 if TYPE_CHECKING:
     from amp_cli.benchmarks.intervals import Array
+    from amp_cli.benchmarks.settings import EvalSettings
 
 
 TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
 COUNT = 96
-TEMPERATURE = 0.0
-SUBSTITUTE = "counts them as 0"
-"""What the official script does with verdicts that it cannot read."""
 SCORES = ("score", "hallucination_rate")
-DIFFERENCES = SCORES
 
 
-def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
+def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
     """Read `response_template.json`, wherever it lies below `data`, or the one in `test_data.zip`.
 
     Raises:
@@ -63,18 +60,11 @@ def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
     )
 
 
-def ask(item: BenchmarkItem, settings: EvalSettings) -> tuple[str, ...]:
-    """Return the question as it is."""
-    return item.questions
-
-
-def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: EvalSettings) -> dict[str, Answer]:
+def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: "EvalSettings") -> dict[str, Answer]:
     """Read our own answers, or the list with `model_answer`."""
     records = records_of(path)
     own = all("answers" in record for record in records)
-    answers = own_answers(records, path) if own else upstream_answers(records, items, path, TYPES)
-    check_complete(items, answers, path)
-    return answers
+    return own_answers(records, path) if own else upstream_answers(records, items, path, TYPES)
 
 
 def wording(data: Path, file: Path | None) -> JudgeTemplate:
@@ -96,11 +86,6 @@ def prompt(item: BenchmarkItem, answer: Answer, template: JudgeTemplate) -> Mess
 def verdict_line(item: BenchmarkItem, template: JudgeTemplate) -> str | None:
     """Return the form of the verdict's line, for our own wording; the official prompts are not to be bent."""
     return r"^Rating: [0-6]$" if template.origin == "own" else None
-
-
-def adopt_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
-    """Read the released code's evaluation file: the endpoint's responses in the order of the questions."""
-    return upstream_verdicts(path, items)
 
 
 def read(items: Sequence[BenchmarkItem], verdicts: Mapping[str, Verdict], rule: str) -> dict[str, Reading]:
@@ -144,7 +129,7 @@ def summarise(scores: Sequence[JudgedScore], rule: str) -> dict[str, Any]:
     measured = measure(scores, rows, rates)
     present = [name for name in TYPES if any(one.group == name for one in scores)]
     members = {name: [one for one in scores if one.group == name] for name in present}
-    summary: dict[str, Any] = {"rule": rule, **measured.block("", SCORES), "n": len(scores)}
+    summary: dict[str, Any] = {**measured.block("", SCORES), "n": len(scores)}
     summary["unscored"] = unscored(scores)
     summary["types"] = {
         name: {**measured.block(name, SCORES), "n": len(members[name]), "unscored": unscored(members[name])}
@@ -198,7 +183,7 @@ def read_data(file: Path) -> list[dict[str, Any]]:
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise AmpError(f"'{file}' cannot be read: {error}", hint="Fetch it again: `amp download mmhal`") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise AmpError(f"'{names[0]}' in '{file}' is no list of questions", hint=_HINT)
+        raise AmpError(f"'{names[0]}' in '{file}' is not a list of questions", hint=_HINT)
     return records
 
 
@@ -256,8 +241,8 @@ def upstream_answers(
     return answers
 
 
-def upstream_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
-    """Read the list that `--evaluation` wrote, an endpoint's response per question; it has no ids, only its order."""
+def adopt_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
+    """Read what the released code's `--evaluation` wrote: an endpoint's responses in the order of the questions."""
     values = records_of(path)
     if all("choices" in value for value in values):
         if len(values) != len(items):
@@ -270,3 +255,47 @@ def upstream_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdic
             for number, (value, item) in enumerate(zip(values, items, strict=True), start=1)
         ]
     return own_verdicts(path, items)
+
+
+def tables(scores: Mapping[str, Any]) -> list[Table]:
+    """Return one table: all questions, then a line for each type."""
+    return [(title_of(scores), *block_rows({"all": scores, **scores["types"]}, SCORES))]
+
+
+def _type(name: str) -> Column:
+    return Column(title=name, group=("types", name), name="score", lower_is_better=False, is_charted=False)
+
+
+BENCHMARK = judged_benchmark(
+    name="mmhal",
+    title="MMHal-Bench: a judge's ratings of 96 answers, 0 to 6",
+    help="""Ask MMHal-Bench's 96 questions and have each answer rated from 0 to 6; below 3 something is made up.
+
+    Example: amp eval mmhal --model 7b --judge gpt-4o-2024-08-06 --price 2.5,10 --max-cost 2 --out runs/base-mmhal
+    """,
+    data="Folder with response_template.json or test_data.zip",
+    files=(TEMPLATE, ARCHIVE),
+    answers_hold_truth=True,
+    load=load,
+    adopt=adopt,
+    judge=Judged(
+        temperature=0.0,
+        substitute="counts them as 0",
+        wording=wording,
+        prompt=prompt,
+        verdict_line=verdict_line,
+        adopt_verdicts=adopt_verdicts,
+        read=read,
+        group_of=group_of,
+    ),
+    rows=rows,
+    rates=rates,
+    summarise=summarise,
+    tables=tables,
+    columns=(
+        column("score, 0 to 6", "score", full=6.0),
+        column("hallucination rate", "hallucination_rate", lower_is_better=True),
+        *map(_type, TYPES),
+    ),
+    differences=SCORES,
+)

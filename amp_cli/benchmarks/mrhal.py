@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_cli.asking.templates import JudgeTemplate, Messages, choose_judge_template, mrhal_prompt
+from amp_cli.benchmarks.benchmark import Judged, LoadedBenchmark
 from amp_cli.benchmarks.files import (
     add_answer,
-    check_complete,
     check_verdicts,
     find_list,
     numbered,
@@ -20,7 +20,7 @@ from amp_cli.benchmarks.files import (
     text_list,
 )
 from amp_cli.benchmarks.intervals import METHOD, ratio
-from amp_cli.benchmarks.judged_scores import JudgedScore, contributions, measure, unscored
+from amp_cli.benchmarks.judged import JudgedScore, contributions, judged_benchmark, measure, unscored
 from amp_cli.benchmarks.ratings import (
     HALLUCINATED,
     OfficialCrashError,
@@ -28,25 +28,22 @@ from amp_cli.benchmarks.ratings import (
     read_mrhal_official,
     read_mrhal_strict,
 )
-from amp_cli.benchmarks.settings import EvalSettings, LoadedBenchmark
+from amp_cli.benchmarks.showing import Table, block_rows, column, title_of
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem, Verdict
 
 if TYPE_CHECKING:
     from amp_cli.benchmarks.intervals import Array
+    from amp_cli.benchmarks.settings import EvalSettings
 
 
 COUNT = 105
-TEMPERATURE = 0.0
-SUBSTITUTE = "takes the ratings of the dialogue before"
-"""What the official script does with verdicts that it cannot read."""
 WAYS = ("cumulative", "mean")
 """Over all rounds, and over the dialogues' means."""
 SCORES = ("score", "hallucination_rate")
-DIFFERENCES = tuple(f"{way}/{name}" for way in WAYS for name in SCORES)
 
 
-def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
+def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
     """Read the one JSON list of dialogues (`revised`), wherever it lies below `data`."""
     file = data_file(data)
     items = items_of(records_of(file), file)
@@ -59,18 +56,11 @@ def load(data: Path, settings: EvalSettings) -> LoadedBenchmark:
     )
 
 
-def ask(item: BenchmarkItem, settings: EvalSettings) -> tuple[str, ...]:
-    """Return the rounds' questions; they are asked in turn, the model's own earlier answers before each."""
-    return item.questions
-
-
-def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: EvalSettings) -> dict[str, Answer]:
+def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: "EvalSettings") -> dict[str, Answer]:
     """Read our own answers, or the list with `question`, `gt_answer` and `model_answer`."""
     records = records_of(path)
     own = all("answers" in record for record in records)
-    answers = own_answers(records, path) if own else upstream_answers(records, items, path)
-    check_complete(items, answers, path)
-    return answers
+    return own_answers(records, path) if own else upstream_answers(records, items, path)
 
 
 def wording(data: Path, file: Path | None) -> JudgeTemplate:
@@ -93,11 +83,6 @@ def verdict_line(item: BenchmarkItem, template: JudgeTemplate) -> str | None:
     """Return the form of the verdict's line, for our own wording; the official prompts are not to be bent."""
     more = len(item.questions) - 1
     return rf"^Ratings: \[[0-6](, [0-6]){{{more}}}\]$" if template.origin == "own" else None
-
-
-def adopt_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
-    """Read the released code's evaluation file: `id` and `response` of each dialogue."""
-    return upstream_verdicts(path, items)
 
 
 def read(items: Sequence[BenchmarkItem], verdicts: Mapping[str, Verdict], rule: str) -> dict[str, Reading]:
@@ -155,7 +140,7 @@ def rates(sums: "Array") -> dict[str, "Array"]:
 def summarise(scores: Sequence[JudgedScore], rule: str) -> dict[str, Any]:
     """Return mean rating and hallucination rate, over all rounds (cumulative) and over the dialogues' means."""
     measured = measure(scores, rows, rates)
-    summary: dict[str, Any] = {"rule": rule, **{way: measured.block(way, SCORES) for way in WAYS}}
+    summary: dict[str, Any] = {**{way: measured.block(way, SCORES) for way in WAYS}}
     summary["n"] = len(scores)
     summary["rounds"] = sum(len(one.questions) for one in scores)
     summary["unscored"] = unscored(scores)
@@ -237,8 +222,8 @@ def upstream_answers(
     return answers
 
 
-def upstream_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
-    """Read `id` and `response` of an evaluation file; the ratings in it are read from the responses again."""
+def adopt_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
+    """Read `id` and `response` of the released code's evaluation file; ratings are read from the responses again."""
     records = records_of(path)
     if not all("response" in record for record in records):
         return own_verdicts(path, items)
@@ -248,3 +233,45 @@ def upstream_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdic
     ]
     check_verdicts(verdicts, items, path)
     return verdicts
+
+
+def tables(scores: Mapping[str, Any]) -> list[Table]:
+    """Return one table: a line for each way of counting."""
+    title = f"{title_of(scores)}\n{scores['n']} dialogues, {scores['rounds']} rounds, {scores['unscored']} unscored"
+    return [(title, *block_rows({way: scores[way] for way in WAYS}, SCORES))]
+
+
+BENCHMARK = judged_benchmark(
+    name="mrhal",
+    title="MRHal-Bench: a judge's ratings of every round of a dialogue, 0 to 6",
+    help="""Lead MRHal-Bench's 105 dialogues, own earlier answers included, and have every round rated from 0 to 6.
+
+    Example: amp eval mrhal --model 7b --judge local:Qwen/Qwen2.5-7B-Instruct --out runs/base-mrhal
+    """,
+    data="Folder with MRHal-Bench's JSON list",
+    answers_hold_truth=True,
+    load=load,
+    adopt=adopt,
+    judge=Judged(
+        temperature=0.0,
+        substitute="takes the ratings of the dialogue before",
+        wording=wording,
+        prompt=prompt,
+        verdict_line=verdict_line,
+        adopt_verdicts=adopt_verdicts,
+        read=read,
+        group_of=group_of,
+    ),
+    rows=rows,
+    rates=rates,
+    summarise=summarise,
+    tables=tables,
+    columns=(
+        column("score, cumulative", "cumulative/score", full=6.0),
+        column("score, mean", "mean/score", full=6.0),
+        column("hallucination rate, cumulative", "cumulative/hallucination_rate", lower_is_better=True),
+        column("hallucination rate, mean", "mean/hallucination_rate", lower_is_better=True),
+    ),
+    differences=[f"{way}/{name}" for way in WAYS for name in SCORES],
+    items="dialogues",
+)

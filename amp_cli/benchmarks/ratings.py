@@ -53,7 +53,7 @@ def read_mrhal_official(text: str, rounds: int, previous: Sequence[float] | None
     try:
         ratings = [0 if "N/A" in entry else int(entry) for entry in lists[0].split(",")]
     except ValueError as error:
-        raise OfficialCrashError(f"its list [{lists[0]:.80}] holds what is no whole number") from error
+        raise OfficialCrashError(f"its list [{lists[0]:.80}] holds something that is not a whole number") from error
     _refuse_other_length(ratings, rounds, "its list")
     return Reading(ratings=tuple(ratings))
 
@@ -133,7 +133,7 @@ def _whole(number: str) -> float | None:
 
 
 def _agreed(found: Iterable[tuple[float, ...] | None], one: str, many: str) -> Reading:
-    """Return what all say, or why there is no such thing."""
+    """Return what all say, or why they say nothing in common."""
     distinct = set(found)
     if None in distinct:
         return Reading(ratings=None, reason=f"a {one} that is not in whole numbers from 0 to {HIGHEST}")

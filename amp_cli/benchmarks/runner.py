@@ -7,38 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
+from amp_cli.asking.answerer import Answerer, check_answerer
 from amp_cli.asking.judge import Judge
-from amp_cli.benchmarks import amber, chair, llava_bench, mmhal, mrhal, pope
-from amp_cli.benchmarks.answerers import Answerer, model_identity
+from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.answering import ANSWERS, REJECTED, answer_items
-from amp_cli.benchmarks.judged import (
-    JudgedBenchmark,
-    Judging,
-    collect_verdicts,
-    prepare_judging,
-    refuse_other_judge,
-    score_verdicts,
-)
-from amp_cli.benchmarks.settings import Benchmark, EvalSettings, ItemScore, LoadedBenchmark
+from amp_cli.benchmarks.benchmark import Benchmark, ItemScore, LoadedBenchmark
+from amp_cli.benchmarks.files import check_complete, downloaded_images
+from amp_cli.benchmarks.judging import Judging, collect_verdicts, prepare_judging, refuse_other_judge, score_verdicts
+from amp_cli.benchmarks.settings import EvalSettings, settings_of
 from amp_cli.disk.jsonl import RecordLog, Rejections, content_hash, write_json, write_records
 from amp_cli.disk.run import Run
-from amp_cli.disk.settings import flatten, restore
+from amp_cli.disk.settings import flatten
 from amp_cli.downloads.places import benchmark_folder
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
-JUDGE_FREE: dict[str, Benchmark[Any]] = {"pope": pope, "chair": chair, "amber": amber}
-JUDGED: dict[str, JudgedBenchmark] = {
-    "mmhal": mmhal,
-    "mrhal": mrhal,
-    "llava-bench": llava_bench,
-    "llava-bench-wild": llava_bench,
-}
-BENCHMARKS: dict[str, Benchmark[Any] | JudgedBenchmark] = {**JUDGE_FREE, **JUDGED}
-
 ITEMS, SCORES = "items.jsonl", "scores.json"
-_HOLD_THE_TRUTH = ("mmhal", "mrhal")
-"""Benchmarks whose upstream answer files hold questions and reference answers too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +53,15 @@ def run_benchmark(
     data = settings.data or _found_data(settings)
     settings = replace(settings, data=data)
     benchmark = BENCHMARKS[settings.benchmark]
+    images = settings.image_root or downloaded_images(benchmark.images_of, data)
+    settings = benchmark.settle(replace(settings, image_root=images))
     loaded = benchmark.load(data, settings)
     for warning in loaded.warnings:
         ui.warn(warning)
     adopted = _adopted(benchmark, loaded.items, settings, data)
     judging = None
-    if settings.benchmark in JUDGED and settings.only not in ("answer", "score"):
-        judging = prepare_judging(JUDGED[settings.benchmark], loaded.items, data, settings, judge)
+    if benchmark.judge is not None and settings.only not in ("answer", "score"):
+        judging = prepare_judging(benchmark.judge, loaded.items, data, settings, judge)
         if not settings.overwrite:
             refuse_other_judge(settings.out, judging)
     run = _opened(settings, loaded, answerer)
@@ -83,14 +69,16 @@ def run_benchmark(
         if judging is not None:
             run.record(judging=judging.facts)
         if adopted is not None:
-            write_records(settings.out / ANSWERS, (answer.to_json() for answer in adopted.values()))
+            write_records(settings.out / ANSWERS, (answer.to_json() for answer in adopted.answers.values()))
+            if benchmark.is_part:
+                run.record(left_aside=adopted.left_aside)
         elif settings.only not in ("judge", "score") and (answerer is not None or settings.spec is not None):
             answer_items(loaded.items, benchmark.ask, settings, data, run, answerer)
         answers = _answers(loaded.items, settings.out)
         if settings.only == "answer":
             scores, rejected = _answered(loaded.items, answers, settings)
         else:
-            scores, rejected = _scored(loaded.items, answers, settings, judging, run)
+            scores, rejected = _scored(benchmark, loaded.items, answers, settings, judging, run)
         seconds = time.monotonic() - begin
         run.finish(data=loaded.facts, rule=settings.rule, scores=scores, seconds=round(seconds, 1))
     return EvalResult(scores=scores, rejected=rejected, out=settings.out, seconds=seconds)
@@ -102,9 +90,9 @@ def _found_data(settings: EvalSettings) -> Path:
     folder = benchmark_folder(name)
     if folder.is_dir():
         return folder
-    if settings.answers is not None and name in _HOLD_THE_TRUTH:
+    if settings.answers is not None and BENCHMARKS[name].answers_hold_truth:
         return settings.answers
-    raise AmpError(f"Where is the data of {name}?", hint=f"Give --data DIR, or run `amp download {name}` first")
+    raise AmpError(f"The data of {name} was not found", hint=f"Give --data DIR, or run `amp download {name}` first")
 
 
 def _as_recorded(settings: EvalSettings) -> EvalSettings:
@@ -114,7 +102,7 @@ def _as_recorded(settings: EvalSettings) -> EvalSettings:
         raise AmpError(
             f"'{settings.out}' holds no answers to {settings.benchmark}", hint="Give the --out of an evaluation"
         )
-    old = restore(EvalSettings, {**recorded, "out": settings.out, "overwrite": settings.overwrite})
+    old = settings_of(settings.benchmark, {**recorded, "out": settings.out, "overwrite": settings.overwrite})
     judging = (
         settings.judging
         if settings.only == "judge"
@@ -131,9 +119,17 @@ def _as_recorded(settings: EvalSettings) -> EvalSettings:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adopted:
+    """The answers of a file by item id, and how many of its answers are to questions that are not asked here."""
+
+    answers: dict[str, Answer]
+    left_aside: int
+
+
 def _adopted(
-    benchmark: Benchmark[Any] | JudgedBenchmark, items: Sequence[BenchmarkItem], settings: EvalSettings, data: Path
-) -> dict[str, Answer] | None:
+    benchmark: Benchmark[Any], items: Sequence[BenchmarkItem], settings: EvalSettings, data: Path
+) -> Adopted | None:
     """Read `--answers` before the run folder is touched: it may be wrong."""
     path = settings.answers
     if path is None:
@@ -142,7 +138,17 @@ def _adopted(
         raise AmpError(f"There is no file '{path}'", hint="--answers takes a JSONL or JSON file of answers")
     if path.resolve().is_relative_to(settings.out.resolve()):
         raise AmpError(f"'{path}' lies in --out '{settings.out}'", hint="Use --only score to score it again")
-    return benchmark.adopt(path, items, data, settings)
+    answers = benchmark.adopt(path, items, data, settings)
+    if not benchmark.is_part:
+        check_complete(items, answers, path)
+        return Adopted(answers=answers, left_aside=0)
+    kept = {item.id: answers[item.id] for item in items if item.id in answers}
+    # the whole may have been asked in an older, smaller version: what lacks an answer is left out, unless all does
+    check_complete([item for item in items if item.id in kept] or items, kept, path)
+    left_aside = len(answers) - len(kept)
+    if left_aside:
+        ui.note(f"{left_aside:,} answers are to questions that {benchmark.name} does not ask: they were left aside")
+    return Adopted(answers=kept, left_aside=left_aside)
 
 
 def _opened(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer | None) -> Run:
@@ -156,7 +162,7 @@ def _opened(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer 
     if settings.answers is not None:
         identity["answer_file"] = content_hash(settings.answers)
     elif answerer is None and settings.spec is not None:
-        identity |= model_identity(settings.spec, settings.running)
+        identity |= check_answerer(settings.spec, settings.running)
     elif answerer is None and settings.judging.verdicts is None:
         raise AmpError("Nothing to evaluate", hint="Give --model M, or --answers FILE with answers that exist already")
     return Run.start(
@@ -170,7 +176,7 @@ def _opened(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer 
 
 
 def _answers(items: Sequence[BenchmarkItem], out: Path) -> dict[str, Answer]:
-    """Return the answers on disk; those to questions that there are not are refused."""
+    """Return the answers on disk; answers to unknown questions are refused."""
     answers = {record["id"]: Answer.from_json(record) for record in RecordLog(out / ANSWERS).read()}
     _refuse_strangers(items, answers, out)
     return answers
@@ -191,6 +197,7 @@ def _answered(
 
 
 def _scored(
+    benchmark: Benchmark[Any],
     items: Sequence[BenchmarkItem],
     answers: Mapping[str, Answer],
     settings: EvalSettings,
@@ -199,19 +206,22 @@ def _scored(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write `items.jsonl` and `scores.json`; an item without an answer or verdict is rejected, not wrong."""
     scores: Sequence[ItemScore]
-    if settings.benchmark in JUDGED:
-        judged = JUDGED[settings.benchmark]
+    facts: dict[str, Any] = {}
+    if benchmark.judge is not None:
         if judging is not None:
-            collect_verdicts(judged, items, answers, settings, judging)
-        scores, summary, rejected = score_verdicts(judged, items, answers, settings, run)
+            collect_verdicts(benchmark.judge, items, answers, settings, judging)
+        scores, facts, rejected = score_verdicts(benchmark.judge, items, answers, settings, run)
     else:
-        benchmark = JUDGE_FREE[settings.benchmark]
+        assert benchmark.score is not None  # a benchmark without a judge scores by itself
         rejected = _without_answer(items, answers, settings.out)
         scores = [benchmark.score(item, answers[item.id], settings.rule) for item in items if item.id in answers]
         if not scores:
             first = next(iter(rejected.values()), "there are no items")
             raise AmpError(f"Not one item could be scored: {first}", hint=f"See '{settings.out / REJECTED}'")
-        summary = benchmark.summarise(scores, settings.rule)
+    summary: dict[str, Any] = {"benchmark": benchmark.name, "rule": settings.rule}
+    summary |= benchmark.summarise(scores, settings.rule) | facts
+    if benchmark.is_part:
+        summary["left_aside"] = run.facts.get("left_aside", 0)
     write_records(settings.out / ITEMS, (one.to_json() for one in scores))
     summary |= {"rejected": len(rejected)}
     write_json(settings.out / SCORES, summary)

@@ -1,35 +1,42 @@
-"""What an evaluation is asked to do, and the shape that every benchmark has."""
+"""What an evaluation is asked to do."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 from amp_cli.asking.answerer import Running
 from amp_cli.asking.judge import JudgeSettings
-from amp_cli.disk.settings import free, unrecorded
+from amp_cli.benchmarks import BENCHMARKS
+from amp_cli.benchmarks.benchmark import Benchmark
+from amp_cli.disk.settings import free, restore, unrecorded
 from amp_cli.errors import AmpError
 from amp_cli.models.spec import Decoding, ModelSpec
-from amp_cli.records import Answer, BenchmarkItem
 
-RULES = {
-    "pope": ("strict", "official"),
-    "chair": ("strict", "plain"),
-    "amber": ("strict", "official"),
-    "mmhal": ("strict", "official"),
-    "mrhal": ("strict", "official"),
-    "llava-bench": ("strict", "official"),
-    "llava-bench-wild": ("strict", "official"),
-}
 Only = Literal["answer", "judge", "score"]
 """The one step to take: answer and stop, judge the answers in `out`, or score what is in `out`."""
+
+
+OWN = "(the benchmark's own)"
+"""Stands for the default of a benchmark's option until the benchmark is known."""
+AUTHORS = Decoding()
+"""Stands, as this very object, for the decoding of the benchmark's authors."""
+UNUSED = {
+    "part": "all",
+    "sample": "hash",
+    "prompt": "Describe this image in detail.",
+    "prompt_suffix": "\nAnswer the question using a single word or phrase.",
+}
+"""What `run.json` says of options that a benchmark does not have: as ever, since a run that goes on compares them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSettings:
     """One evaluation: what is asked of which model, by which rule its answers are read, and who judges them.
 
-    What may differ when a run goes on changes scoring or speed only; of the data, the hash is compared.
+    What is not given is as the benchmark declares it, for its command too: its options' defaults and its authors'
+    decoding; a template `auto` becomes theirs. What may differ when a run goes on changes scoring or speed only; of the
+    data, the hash is compared.
     """
 
     benchmark: str
@@ -41,21 +48,21 @@ class EvalSettings:
     questions: Path | None = free(None)
     synonyms: Path | None = free(None)
     limit: int | None = None
-    part: str = "all"
-    sample: str = "hash"
-    rule: str = free("strict")
-    prompt: str = "Describe this image in detail."
-    prompt_suffix: str = "\nAnswer the question using a single word or phrase."
-    decoding: Decoding = Decoding(num_beams=4, max_new_tokens=16)
+    part: str = OWN
+    sample: str = OWN
+    rule: str = free(OWN)
+    prompt: str = OWN
+    prompt_suffix: str = OWN
+    decoding: Decoding = AUTHORS
     running: Running = Running()
     overwrite: bool = unrecorded(default=False)
     only: Only | None = unrecorded(None)
     judging: JudgeSettings = JudgeSettings()
 
     def __post_init__(self) -> None:
-        rules = RULES.get(self.benchmark)
-        if rules is None:
-            raise AmpError(f"There is no benchmark '{self.benchmark}'", hint=f"Known: {', '.join(RULES)}")
+        benchmark = find_benchmark(self.benchmark)
+        self._take_defaults(benchmark)
+        rules = benchmark.rules
         if self.rule not in rules:
             raise AmpError(
                 f"'{self.rule}' is not a rule of {self.benchmark}", hint=f"Give --rule {' or --rule '.join(rules)}"
@@ -66,50 +73,35 @@ class EvalSettings:
         if self.only in ("answer", "score") and (judging.judge or judging.judge_url or judging.verdicts):
             raise AmpError(f"--only {self.only} asks no judge: --judge, --judge-url, --verdicts do not go with it")
 
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedBenchmark:
-    """The items, the files they came from (their content is the data's identity), and facts worth recording."""
-
-    items: tuple[BenchmarkItem, ...]
-    files: tuple[Path, ...]
-    facts: dict[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-
-class ItemScore(Protocol):
-    """One item's result: a line of `items.jsonl`."""
-
-    @property
-    def id(self) -> str: ...
-
-    def to_json(self) -> dict[str, Any]: ...
+    def _take_defaults(self, benchmark: Benchmark[Any]) -> None:
+        own = UNUSED | {option.name: option.default for option in benchmark.options}
+        given = {
+            "part": self.part,
+            "sample": self.sample,
+            "rule": self.rule,
+            "prompt": self.prompt,
+            "prompt_suffix": self.prompt_suffix,
+        }
+        taken: dict[str, Any] = {name: own[name] for name, value in given.items() if value == OWN}
+        if self.decoding is AUTHORS:
+            taken["decoding"] = benchmark.decoding
+        if self.spec is not None and self.spec.template == "auto":
+            taken["spec"] = replace(self.spec, template=benchmark.template)
+        for name, value in taken.items():
+            object.__setattr__(self, name, value)
 
 
-Score = TypeVar("Score", bound=ItemScore)
+def settings_of(benchmark: str, options: Mapping[str, Any]) -> EvalSettings:
+    """Return the settings of a benchmark from options by name: fields of EvalSettings and of the records in it."""
+    return restore(EvalSettings, {**asdict(find_benchmark(benchmark).decoding), **options, "benchmark": benchmark})
 
 
-class Benchmark(Protocol[Score]):
-    """load -> ask -> score -> summarise, and `adopt` for answers at hand. Each benchmark is a module of this shape."""
+def find_benchmark(name: str) -> Benchmark[Any]:
+    """Return the benchmark of that name.
 
-    def load(self, data: Path, settings: EvalSettings) -> LoadedBenchmark:
-        """Read the official files into items. Raises AmpError for what cannot be scored."""
-        ...
-
-    def ask(self, item: BenchmarkItem, settings: EvalSettings) -> tuple[str, ...]:
-        """Return the questions as the model gets them, one per round."""
-        ...
-
-    def adopt(
-        self, path: Path, items: Sequence[BenchmarkItem], data: Path, settings: EvalSettings
-    ) -> dict[str, Answer]:
-        """Read an answer file (ours or upstream's) and join it to the items by content."""
-        ...
-
-    def score(self, item: BenchmarkItem, answer: Answer, rule: str) -> Score:
-        """Hold one answer against the truth."""
-        ...
-
-    def summarise(self, scores: Sequence[Score], rule: str) -> dict[str, Any]:
-        """Return the benchmark's scores with their intervals."""
-        ...
+    Raises:
+        AmpError: there is none.
+    """
+    if name not in BENCHMARKS:
+        raise AmpError(f"There is no benchmark '{name}'", hint=f"Known: {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]

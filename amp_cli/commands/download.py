@@ -82,7 +82,7 @@ def download(
 def _show_names(json: bool) -> None:
     from amp_cli import ui
     from amp_cli.downloads.places import benchmark_folder
-    from amp_cli.downloads.sources import BENCHMARKS
+    from amp_cli.downloads.sources import BENCHMARK_FILES
     from amp_cli.downloads.zoo import KNOWN
 
     models = [model for model in KNOWN if model.hub_id and not model.obstacle]
@@ -92,13 +92,13 @@ def _show_names(json: bool) -> None:
                 "models": [{"name": model.name, "hub_id": model.hub_id, "what": model.what} for model in models],
                 "benchmarks": [
                     {"name": one.name, "what": one.what, "folder": str(benchmark_folder(one.name))}
-                    for one in BENCHMARKS
+                    for one in BENCHMARK_FILES
                 ],
             }
         )
         return
     ui.table("Models", ["name", "what"], [(model.name, model.what) for model in models])
-    ui.table("Benchmarks", ["name", "what"], [(one.name, one.what) for one in BENCHMARKS])
+    ui.table("Benchmarks", ["name", "what"], [(one.name, one.what) for one in BENCHMARK_FILES])
     ui.hint("amp download 7b pope")
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from amp_cli.preferences.encoders import Encoder
     from amp_cli.preferences.generate import GenerateResult, GenerateSettings
     from amp_cli.preferences.incremental import Finetune, FinetuneJob
+    from amp_cli.training.config import TrainConfig
 
 
 EXPERTS = "Experts (--method meg)"
@@ -155,7 +156,7 @@ SpacyOption = Annotated[
 ]
 
 
-@takes(decoding=PAPERS, loading=LOADING, running=RUNNING.only("batch_size", "concurrency", "seed"))
+@takes(decoding=PAPERS, loading=LOADING, running=RUNNING)
 def generate_prefs(
     data: DataArgument,
     out: OutOption,
@@ -259,21 +260,24 @@ def training_of(settings: "GenerateSettings") -> "Finetune":
     Raises:
         AmpError: the training settings cannot work (found here, before anything is loaded).
     """
-    from amp_cli.training.config import TrainConfig
-
-    def config_of(base: str, training: Mapping[str, Any]) -> TrainConfig:
-        loading = {name: value for name, value in asdict(settings.loading).items() if name != "device"}
-        values = {**loading, "base": base, "method": "sft", "seed": settings.running.seed, **training}
-        return TrainConfig.from_json(values)
 
     def finetune(job: "FinetuneJob") -> Path:
         from amp_cli.training.launch import train_model
 
         ui.note(f"Fine-tuning {job.name} in '{job.out}'")
-        return train_model(config_of(job.base, job.settings), prefs=job.data, out=job.out).adapter
+        return train_model(training_config(settings, job.base, job.settings), prefs=job.data, out=job.out).adapter
 
-    config_of(str(settings.base), settings.tuning.settings_of(1))
+    training_config(settings, str(settings.base), settings.tuning.settings_of(1))
     return finetune
+
+
+def training_config(settings: "GenerateSettings", base: str, training: Mapping[str, Any]) -> "TrainConfig":
+    """Return how a model is fine-tuned: loaded as it will be when it answers, and with the series' own settings."""
+    from amp_cli.training.config import TrainConfig
+
+    loading = {name: value for name, value in asdict(settings.loading).items() if name != "device"}
+    common = {**loading, "base": base, "method": "sft", "seed": settings.running.seed}
+    return TrainConfig.from_json({**common, **training})
 
 
 def show(result: "GenerateResult") -> None:

@@ -1,7 +1,7 @@
 """Every option that several commands share, written once, and the groups that become one record."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -195,6 +195,10 @@ VerdictsOption = Annotated[
 ]
 
 
+REQUIRED: Any = inspect.Parameter.empty
+"""The default of an option that has none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptionGroup:
     """Options that make one record: name -> (annotated type, default).
@@ -261,12 +265,32 @@ def takes(**groups: OptionGroup) -> Callable[[Callable[..., Any]], Callable[...,
                 parameters += [_keyword(option, *declared) for option, declared in groups[name].options.items()]
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        # typer reads a command by its signature and its annotations; wraps() copied those of the command
-        vars(run)["__signature__"] = inspect.Signature(parameters)
-        run.__annotations__ = {one.name: one.annotation for one in parameters}
-        return run
+        return _signed(run, parameters)
 
     return decorate
+
+
+def command(
+    run: Callable[[Mapping[str, Any]], None], options: Mapping[str, tuple[Any, Any]], *, help: str
+) -> Callable[..., None]:
+    """Return a command that hands its options' values on by name.
+
+    Args:
+        options: name -> (annotated type, default), in the order of the help page.
+    """
+
+    def called(**values: Any) -> None:
+        run(values)
+
+    called.__doc__ = help
+    return _signed(called, [_keyword(name, *declared) for name, declared in options.items()])
+
+
+def _signed(run: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> Callable[..., Any]:
+    # typer reads a command by its signature and its annotations, whatever it takes in truth
+    vars(run)["__signature__"] = inspect.Signature(parameters)
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
 
 
 def _keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:

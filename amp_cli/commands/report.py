@@ -48,21 +48,22 @@ def report(
 def _show(runs: "list[GatheredRun]") -> None:
     """Print a table for each benchmark, the differences, and the paper's rows."""
     from amp_cli import ui
+    from amp_cli.benchmarks import BENCHMARKS
+    from amp_cli.benchmarks.showing import shown
     from amp_cli.report.page import difference_text, p_value_text
-    from amp_cli.report.paper import JUDGE_NOTE, PAPER, POPE_ROWS, SOURCE
-    from amp_cli.report.tables import COLUMNS, TITLES, method_sentence, quoted_rows, shown
+    from amp_cli.report.paper import quoted_table
 
-    for name, title in TITLES.items():
+    for name, benchmark in BENCHMARKS.items():
         having = [run for run in runs if name in run.evaluations]
         if not having:
             continue
         rows = []
-        for one in COLUMNS[name]:
+        for one in benchmark.columns:
             scores = [run.evaluations[name].scores for run in having]
             rows.append([one.title, *(shown(one.value(of), one.interval(of), name=one.name) for of in scores)])
-        ui.table(f"{title}; below each score its 95 % interval", ["", *(run.name for run in having)], rows)
+        ui.table(f"{benchmark.title}; below each score its 95 % interval", ["", *(run.name for run in having)], rows)
         for run in having:
-            if sentence := method_sentence(run.evaluations[name].scores):
+            if sentence := benchmark.about(run.evaluations[name].scores):
                 ui.note(f"{run.name}: {sentence}")
         differences = [
             [
@@ -81,9 +82,5 @@ def _show(runs: "list[GatheredRun]") -> None:
                 ["run", "score", "difference [95 %]", "McNemar", ""],
                 differences,
             )
-        if name == "pope":
-            quoted = [[row.model, *map(shown, row.f1_and_yes)] for row in POPE_ROWS]
-            heads = ["model", "adversarial", "popular", "random", "overall", "yes"]
-            ui.table(f"Quoted: POPE F1 ({SOURCE})", heads, quoted)
-        elif table := quoted_rows(name):
-            ui.table(f"{table[0]} ({PAPER};\n{JUDGE_NOTE})", *table[1:])
+        if quoted := quoted_table(name):
+            ui.table(f"Quoted: {quoted.what} ({quoted.source})", quoted.columns, quoted.rows)

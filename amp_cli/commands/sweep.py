@@ -8,6 +8,8 @@ import typer
 
 from amp_cli.asking.answerer import Running
 from amp_cli.commands.options import (
+    DATA_PANEL,
+    DECODING_PANEL,
     LOADING,
     MODEL_PANEL,
     RUNNING,
@@ -17,14 +19,10 @@ from amp_cli.commands.options import (
     OverwriteOption,
     takes,
 )
-from amp_cli.models.spec import Decoding, Loading
+from amp_cli.models.spec import Loading
 
 if TYPE_CHECKING:
     from amp_cli.report.sweep import Sweep
-
-DATA = "Data"
-DECODING = "Decoding"
-CHEAP = ("pope", "chair")
 
 
 @takes(loading=LOADING, running=RUNNING.only("batch_size", "num_processes", "seed"))
@@ -37,31 +35,31 @@ def sweep(
             "--data",
             metavar="[NAME=]DIR",
             help="Files of pope or chair, or of both; repeatable (default: what `amp download` fetched)",
-            rich_help_panel=DATA,
+            rich_help_panel=DATA_PANEL,
         ),
     ] = None,
     limit: Annotated[
         int,
-        typer.Option("--limit", min=1, help="Images per benchmark, always the same.", rich_help_panel=DATA),
+        typer.Option("--limit", min=1, help="Images per benchmark, always the same.", rich_help_panel=DATA_PANEL),
     ] = 100,
     model: Annotated[
         str | None, typer.Option("--model", help="Base model (default: the run's)", rich_help_panel=MODEL_PANEL)
     ] = None,
     loading: Loading = Loading(),
     image_root: ImageRootOption = None,
-    num_beams: Annotated[int, typer.Option("--num-beams", min=1, help="Beams.", rich_help_panel=DECODING)] = 4,
+    num_beams: Annotated[int, typer.Option("--num-beams", min=1, help="Beams.", rich_help_panel=DECODING_PANEL)] = 4,
     max_new_tokens: Annotated[
         int,
-        typer.Option("--max-new-tokens", min=1, help="Length limit of a description.", rich_help_panel=DECODING),
+        typer.Option("--max-new-tokens", min=1, help="Length limit of a description.", rich_help_panel=DECODING_PANEL),
     ] = 512,
     no_repeat_ngram_size: Annotated[
         int,
         typer.Option(
-            "--no-repeat-ngram-size", min=0, help="No n tokens twice in a description.", rich_help_panel=DECODING
+            "--no-repeat-ngram-size", min=0, help="No n tokens twice in a description.", rich_help_panel=DECODING_PANEL
         ),
     ] = 5,
     prompt_suffix: Annotated[
-        str, typer.Option("--prompt-suffix", help="Put after each of POPE's questions.", rich_help_panel=DECODING)
+        str, typer.Option("--prompt-suffix", help="Put after each of POPE's questions.", rich_help_panel=DECODING_PANEL)
     ] = "\\nAnswer the question using a single word or phrase.",
     running: Running = Running(),
     overwrite: OverwriteOption = False,
@@ -74,50 +72,46 @@ def sweep(
     Example: amp eval sweep runs/train --data pope=POPE/output/coco --image-root val2014 --limit 100 --out runs/sweep
     """
     from amp_cli import ui
-    from amp_cli.benchmarks.chair import resolve_sample
+    from amp_cli.benchmarks import BENCHMARKS
     from amp_cli.benchmarks.settings import EvalSettings
     from amp_cli.errors import AmpError
-    from amp_cli.report.everything import folder_of, images_of, named_folders
-    from amp_cli.report.sweep import find_points, run_sweep, trained_model
+    from amp_cli.report.everything import folder_of, named_folders
+    from amp_cli.report.sweep import find_points, run_sweep, swept, trained_model
 
     points, left_out = find_points(run)
     for sentence in left_out:
         ui.warn(sentence)
-    given = named_folders(data or (), CHEAP)
-    folders = {name: folder for name in CHEAP if (folder := folder_of(name, given)) is not None}
+    given = named_folders(data or (), swept())
+    folders = {name: folder for name in swept() if (folder := folder_of(name, given)) is not None}
     if not folders:
         raise AmpError(
             "Neither POPE's nor CHAIR's files are at hand",
             hint="Give --data pope=DIR or --data chair=DIR, or run `amp download pope`",
         )
     trained = trained_model(run)
-    pope = EvalSettings(
-        benchmark="pope",
-        out=out,
-        limit=limit,
-        spec=replace(
-            loading,
-            vision_tower=loading.vision_tower or trained.vision_tower,
-            template=trained.template if loading.template == "auto" else loading.template,
-        ).of(model or trained.model),
-        image_root=image_root,
-        prompt_suffix=prompt_suffix.replace("\\n", "\n"),
-        decoding=Decoding(num_beams=num_beams, max_new_tokens=16),
-        running=running,
-    )
-    chair = replace(
-        pope,
-        benchmark="chair",
-        sample=resolve_sample("auto", folders.get("chair")),
-        decoding=Decoding(
-            num_beams=num_beams, max_new_tokens=max_new_tokens, no_repeat_ngram_size=no_repeat_ngram_size
-        ),
-    )
-    asked = [
-        replace(settings, data=folder, image_root=image_root or images_of(settings.benchmark, folder))
-        for settings in (pope, chair)
-        if (folder := folders.get(settings.benchmark)) is not None
-    ]
+    spec = replace(
+        loading,
+        vision_tower=loading.vision_tower or trained.vision_tower,
+        template=trained.template if loading.template == "auto" else loading.template,
+    ).of(model or trained.model)
+    asked = []
+    for name, folder in folders.items():
+        decoding = replace(BENCHMARKS[name].decoding, num_beams=num_beams)
+        if BENCHMARKS[name].items == "descriptions":
+            decoding = replace(decoding, max_new_tokens=max_new_tokens, no_repeat_ngram_size=no_repeat_ngram_size)
+        asked.append(
+            EvalSettings(
+                benchmark=name,
+                out=out,
+                data=folder,
+                limit=limit,
+                spec=spec,
+                image_root=image_root,
+                prompt_suffix=prompt_suffix.replace("\\n", "\n"),
+                decoding=decoding,
+                running=running,
+            )
+        )
     result = run_sweep(run, points, asked, out, overwrite=overwrite)
     _show(result, as_json=json)
     if result.rejected:
@@ -127,23 +121,24 @@ def sweep(
 def _show(result: "Sweep", *, as_json: bool) -> None:
     """Print the scores by step, name the best, and warn of a last step that is clearly worse."""
     from amp_cli import ui
-    from amp_cli.report.sweep import CURVES
-    from amp_cli.report.tables import shown
+    from amp_cli.benchmarks import BENCHMARKS
+    from amp_cli.benchmarks.showing import shown
 
     if as_json:
         ui.data(result.to_json())
     else:
-        curves = [curve for curve in CURVES if curve.benchmark in result.best]
+        curves = [(name, curve) for name in result.best for curve in BENCHMARKS[name].curves]
         rows = []
         for point, scores in zip(result.points, result.scores, strict=True):
             best_of = [name for name, step in result.best.items() if step == point.step]
             cells = [
-                shown(block[curve.name], block["ci95"].get(curve.name), name=curve.name)
-                for curve in curves
-                for block in [curve.block(scores[curve.benchmark])]
+                shown(curve.value(scores[name]), curve.interval(scores[name]), name=curve.name)
+                for name, curve in curves
             ]
             rows.append([f"{point.step:,}", *cells, f"best {', '.join(best_of)}" if best_of else ""])
-        ui.table("Scores by step; below each its 95 % interval", ["step", *(one.title for one in curves), ""], rows)
+        ui.table(
+            "Scores by step; below each its 95 % interval", ["step", *(curve.title for _, curve in curves), ""], rows
+        )
     for one in result.overtrained:
         step = result.best[one.benchmark]
         lesson = "It was trained too long" if step else "Training did harm there"

@@ -9,7 +9,7 @@ from amp_cli.downloads.hub_files import Repository, Snapshot, fetch_snapshot, li
 from amp_cli.downloads.places import benchmark_folder, check_space, is_offline, mirrored
 from amp_cli.downloads.remote_zip import fetch_members
 from amp_cli.downloads.reports import Download, FileReport, Progress
-from amp_cli.downloads.sources import BENCHMARKS, Benchmark, find_benchmark
+from amp_cli.downloads.sources import BENCHMARK_FILES, BenchmarkFiles, find_benchmark
 from amp_cli.downloads.zoo import KNOWN, KnownModel, find_model, needed_with
 from amp_cli.errors import AmpError
 
@@ -21,7 +21,7 @@ class Target:
     """One thing to fetch. `why` says for whom, where it was not asked for itself."""
 
     name: str
-    benchmark: Benchmark | None = None
+    benchmark: BenchmarkFiles | None = None
     hub_id: str | None = None
     why: str | None = None
 
@@ -60,7 +60,7 @@ def _model_target(model: KnownModel, for_: KnownModel | None = None) -> Target:
 
 
 def _nearest(name: str) -> str:
-    known = [benchmark.name for benchmark in BENCHMARKS] + [model.name for model in KNOWN]
+    known = [benchmark.name for benchmark in BENCHMARK_FILES] + [model.name for model in KNOWN]
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     return (f"Did you mean {', '.join(near)}? " if near else "") + "`amp download` lists them; owner/name is a hub id"
 
@@ -112,7 +112,7 @@ def _hub_download(name: str, kind: str, snapshot: Snapshot, files: list[FileRepo
     )
 
 
-def _repository(benchmark: Benchmark, mirror: str | None, revision: str | None) -> Repository:
+def _repository(benchmark: BenchmarkFiles, mirror: str | None, revision: str | None) -> Repository:
     data = benchmark.data
     assert data is not None
     folder = benchmark_folder(benchmark.name)
@@ -121,7 +121,9 @@ def _repository(benchmark: Benchmark, mirror: str | None, revision: str | None) 
     )
 
 
-def _fetch_benchmark(benchmark: Benchmark, mirror: str | None, revision: str | None, progress: Progress) -> Download:
+def _fetch_benchmark(
+    benchmark: BenchmarkFiles, mirror: str | None, revision: str | None, progress: Progress
+) -> Download:
     folder = benchmark_folder(benchmark.name)
     notes = _notes(benchmark, folder)
     if benchmark.data is not None:
@@ -143,16 +145,16 @@ def _fetch_benchmark(benchmark: Benchmark, mirror: str | None, revision: str | N
     )
 
 
-def _notes(benchmark: Benchmark, folder: Path) -> tuple[str, ...]:
+def _notes(benchmark: BenchmarkFiles, folder: Path) -> tuple[str, ...]:
     return (benchmark.note.format(folder=folder),) if benchmark.note else ()
 
 
-def _source(benchmark: Benchmark) -> str:
+def _source(benchmark: BenchmarkFiles) -> str:
     addresses = [file.url for file in benchmark.files] + ([benchmark.members.archive.url] if benchmark.members else [])
     return ", ".join(dict.fromkeys(address.split("/")[2] for address in addresses))
 
 
-def _list_benchmark(benchmark: Benchmark, mirror: str | None, revision: str | None) -> Download:
+def _list_benchmark(benchmark: BenchmarkFiles, mirror: str | None, revision: str | None) -> Download:
     folder = benchmark_folder(benchmark.name)
     notes = _notes(benchmark, folder)
     if benchmark.data is not None:

@@ -1,7 +1,8 @@
 """What each benchmark consists of and where its owners keep it: pinned addresses, sizes, checksums, contents.
 
 A size or checksum stands here only if its owner or several public projects state it: LLaVA-Bench's come from the Git
-LFS pointers of its repository, the archives' MD5 from LAVIS, GluonCV and others. Elsewhere the content is checked.
+LFS pointers of its repository, RePOPE's are the blob ids of its repository, the archives' MD5 come from LAVIS, GluonCV
+and others. Elsewhere the content is checked.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from amp_cli.downloads.remote_zip import Archive
 
 GITHUB = "https://raw.githubusercontent.com"
 POPE_COMMIT = "08d957b917e5a378a2f99d35b6293c536a66298b"
+REPOPE_COMMIT = "bcf22e5690d587cce34e1728af3efdcfaf747d29"
 LLAVA_COMMIT = "8959d5c383ed194be6baf94c99d050bdbc2d137f"
 LLAVA_RULES_COMMIT = "181a2f811f1eb0b794c25e87204491d812c05f8d"
 AMBER_COMMIT = "5e1fd52f8ea69150c70f0ba15de70af3a907a1fd"
@@ -54,7 +56,7 @@ class HubData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmark:
+class BenchmarkFiles:
     """A benchmark's files. `note` says what is not fetched and how to get it; {folder} stands for its folder."""
 
     name: str
@@ -74,6 +76,13 @@ def _pope(split: str) -> RemoteFile:
     fields = ("question_id", "image", "text", "label")
     check = record_check((3000,), fields, "questions")
     return _github("AoiDragon/POPE", POPE_COMMIT, f"output/coco/{name}", name, check=check)
+
+
+def _repope(split: str, questions: int, size: int, blob: str) -> RemoteFile:
+    name = f"coco_repope_{split}.json"
+    check = record_check((questions,), ("question_id", "image", "text", "label"), "questions")
+    path = f"annotations/{name}"
+    return _github("YanNeu/RePOPE", REPOPE_COMMIT, path, name, bytes=size, checksum=f"git:{blob}", check=check)
 
 
 def _amber(path: str, check: Callable[[Path], str]) -> RemoteFile:
@@ -108,8 +117,8 @@ _QUERY = ("id", "image", "query")
 _LLAVA = "haotian-liu/LLaVA"
 _LLAVA_DATA = "playground/data/coco2014_val_qa_eval"
 
-BENCHMARKS: tuple[Benchmark, ...] = (
-    Benchmark(
+BENCHMARK_FILES: tuple[BenchmarkFiles, ...] = (
+    BenchmarkFiles(
         name="pope",
         what="POPE: 9,000 yes/no questions about 500 COCO images",
         files=tuple(_pope(split) for split in ("random", "popular", "adversarial")),
@@ -119,7 +128,18 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         ),
         note="amp eval pope --data {folder} --image-root {folder}/val2014",
     ),
-    Benchmark(
+    BenchmarkFiles(
+        name="repope",
+        what="RePOPE: 8,185 of POPE's questions with corrected labels",
+        files=(
+            _repope("random", 2774, 340368, "708e33eb98ea0f2a5c54e8bcd53bd963f29b8bd7"),
+            _repope("popular", 2727, 333773, "e359d9ce2edefe00d706065f115823714e66bb79"),
+            _repope("adversarial", 2684, 328764, "4ab3acbd36f5c4025c752609908e7262bff410c6"),
+        ),
+        note="amp eval repope --answers POPE_RUN/answers.jsonl scores answers made for POPE; "
+        "the images are those of `amp download pope`",
+    ),
+    BenchmarkFiles(
         name="llava-bench",
         what="LLaVA-Bench (COCO): 90 questions about 30 images",
         files=(
@@ -161,17 +181,17 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         members=Members(archive=VAL2014, wanted=_images_named_in("qa90_questions.jsonl")),
         note="The images have the names that the questions give them, in {folder}/val2014",
     ),
-    Benchmark(
+    BenchmarkFiles(
         name="llava-bench-wild",
         what="LLaVA-Bench (in the wild): 60 questions about 24 images",
         data=HubData(repo="liuhaotian/llava-bench-in-the-wild", patterns=("*.jsonl", "images/*")),
     ),
-    Benchmark(
+    BenchmarkFiles(
         name="mmhal",
         what="MMHal-Bench: 96 questions, judged",
         data=HubData(repo="Shengcao1006/MMHal-Bench", patterns=("response_template.json", "images/*", "eval_gpt4.py")),
     ),
-    Benchmark(
+    BenchmarkFiles(
         name="mrhal",
         what="MRHal-Bench: 105 dialogues, judged",
         data=HubData(
@@ -179,14 +199,14 @@ BENCHMARKS: tuple[Benchmark, ...] = (
             patterns=("*.json", "*.jsonl", "*.jpg", "*.jpeg", "*.png", "*.zip", "*.parquet"),
         ),
     ),
-    Benchmark(
+    BenchmarkFiles(
         name="chair",
         what="CHAIR: COCO val2014 objects and captions",
         members=Members(archive=ANNOTATIONS, wanted=_annotation_files),
         note="Annotations only: give the val2014 images with --image-root "
         f"({VAL2014.url}, or those of `amp download pope`)",
     ),
-    Benchmark(
+    BenchmarkFiles(
         name="amber",
         what="AMBER: 15,220 questions about 1,004 images",
         files=(
@@ -208,6 +228,6 @@ BENCHMARKS: tuple[Benchmark, ...] = (
 )
 
 
-def find_benchmark(name: str) -> Benchmark | None:
+def find_benchmark(name: str) -> BenchmarkFiles | None:
     """Return the benchmark of that name; None where there is none."""
-    return next((benchmark for benchmark in BENCHMARKS if benchmark.name == name), None)
+    return next((benchmark for benchmark in BENCHMARK_FILES if benchmark.name == name), None)

@@ -8,6 +8,7 @@ import torch
 
 from amp_cli.errors import AmpError
 from amp_cli.models.load import LoadedModel
+from amp_cli.records import PLAIN, Frame
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,27 +37,54 @@ class EncodedItem:
     image_inputs: dict[str, torch.Tensor]
 
 
-def render(loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str], images: int) -> str:
+def render(
+    loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str], images: int, frame: Frame = PLAIN
+) -> str:
     """Return the dialogue as text; with fewer answers than questions the last turn is left open for the model.
 
     Texts stand as they are; only the question beside an image loses the white space around it, as in LLaVA's own code.
+    An item's own system message stands in place of the one that a template brings along.
+
+    Args:
+        images: how many images the whole item has, those of later rounds included.
 
     Raises:
-        AmpError: a text holds one of the model's special tokens (an image token would shift every position after it).
+        AmpError: a text holds one of the model's special tokens (an image token would shift every position after it),
+            or the template has no place for the system message.
     """
     special = [token for token in loaded.tokenizer.all_special_tokens if token]
-    for text in (*questions, *answers):
+    for text in (*questions, *answers, frame.system or ""):
         held = next((token for token in special if token in text), None)
         if held is not None:
             raise AmpError(f"the text holds the special token '{held}': {text!r:.120}")
     messages: list[dict[str, Any]] = []
     for number, question in enumerate(questions[: len(answers) + 1]):
-        content: list[dict[str, str]] = [{"type": "image"}] * (images if number == 0 else 0)
+        content: list[dict[str, str]] = [{"type": "image"}] * frame.images_in(number, images)
         said = question.strip() if content else question
         messages.append({"role": "user", "content": [*content, {"type": "text", "text": said}]})
         if number < len(answers):
             messages.append({"role": "assistant", "content": [{"type": "text", "text": answers[number]}]})
-    return _rendered(loaded, messages, is_open=messages[-1]["role"] == "user")
+    is_open = messages[-1]["role"] == "user"
+    if frame.system is None:
+        return _rendered(loaded, messages, is_open=is_open)
+    return _rendered_with_system(loaded, messages, frame.system, is_open=is_open)
+
+
+def _rendered_with_system(loaded: LoadedModel, messages: list[dict[str, Any]], system: str, *, is_open: bool) -> str:
+    from jinja2 import TemplateError
+
+    whole = [{"role": "system", "content": [{"type": "text", "text": system}]}, *messages]
+    reason = "leaves it out"
+    try:
+        text = _rendered(loaded, whole, is_open=is_open)
+    except (TemplateError, TypeError) as error:  # a template refuses by an error of its own, or adds a list to a text
+        text, reason = "", str(error)
+    if system.strip() not in text:
+        raise AmpError(
+            f"the item has a system message, and the chat template cannot render it: {reason}",
+            hint="Try another --template, or take 'system' out of the data",
+        )
+    return text
 
 
 def _rendered(loaded: LoadedModel, messages: list[dict[str, Any]], *, is_open: bool) -> str:
@@ -92,16 +120,18 @@ def encode_prompts(
     loaded: LoadedModel,
     dialogues: Sequence[tuple[Sequence[str], Sequence[str]]],
     images: Sequence[Sequence["Image"]],
+    frames: Sequence[Frame] | None = None,
 ) -> Any:
     """Encode dialogues whose last round is open, left-padded: input_ids (batch, length), mask and image tensors.
 
     Args:
         dialogues: (questions, the answers so far: one fewer than the questions) of each item.
-        images: each item's images; all items of one batch have images, or none has.
+        images: each item's images up to its last question; all items of one batch have images, or none has.
+        frames: each item's system message and places of images; plain ones when None.
     """
     texts = [
-        render(loaded, questions, answers, len(shown))
-        for (questions, answers), shown in zip(dialogues, images, strict=True)
+        render(loaded, questions, answers, len(shown), frame)
+        for (questions, answers), shown, frame in zip(dialogues, images, frames or [PLAIN] * len(images), strict=True)
     ]
     return _process(loaded, texts, images)
 
@@ -141,6 +171,7 @@ def encode_item(
     questions: Sequence[str],
     levels: Sequence[Sequence[str]],
     images: Sequence["Image"],
+    frame: Frame = PLAIN,
 ) -> EncodedItem:
     """Encode every level of an item for training; the images are processed once.
 
@@ -148,23 +179,32 @@ def encode_item(
     gets one after the last answer.
 
     Raises:
-        AmpError: the template or the tokenizer gives no clean border between prompt and answer, or a text holds a
-            special token or the template's role tag.
+        AmpError: the template or the tokenizer gives no clean border between prompt and answer, a text holds a special
+            token or the template's role tag, or an image of a later round follows answers that differ.
     """
     _refuse_role_tags(loaded, levels)
-    opening = render(loaded, questions, [], len(images))
+    last = max(frame.image_rounds, default=0)
+    if any(list(answers[:last]) != list(levels[0][:last]) for answers in levels):
+        raise AmpError(
+            f"an image is shown in round {last + 1}, after answers that differ between the levels; "
+            "an item's images must stand in what its levels share"
+        )
+    opening = render(loaded, questions, levels[0][:last], len(images), frame)
     batch = dict(_process(loaded, [opening], [images]))
-    expanded = batch.pop("input_ids")[0]  # (prompt length,), image tokens expanded
+    expanded = batch.pop("input_ids")[0]  # (opening's length,), image tokens expanded
     opening_ids = _text_ids(loaded, opening)
+    # how far the tokens of a round stand behind their places in the text: by what its images and earlier ones add
+    shifts = [_added_by_images(loaded, questions, levels[0][:number], images, frame) for number in range(last)]
+    shifts.append(len(expanded) - len(opening_ids))
     responses = []
     for answers in levels:
-        ids, spans = _ids_and_answer_spans(loaded, questions, answers, len(images))
+        ids, spans = _ids_and_answer_spans(loaded, questions, answers, len(images), frame)
         if ids[: len(opening_ids)] != opening_ids:
             raise AmpError("the chat template changes the question when an answer follows; it cannot be trained on")
-        shift = len(expanded) - len(opening_ids)
         whole = torch.cat((expanded, torch.tensor(ids[len(opening_ids) :], dtype=torch.long)))
         rounds = torch.full((len(whole),), -1)
         for number, (start, end) in enumerate(spans):
+            shift = shifts[min(number, last)]
             rounds[start + shift : end + shift] = number
         responses.append(EncodedResponse(input_ids=whole, supervised=rounds >= 0, round=rounds))
     kept = {
@@ -173,6 +213,16 @@ def encode_item(
         if isinstance(value, torch.Tensor) and name not in ("attention_mask", "token_type_ids", "mm_token_type_ids")
     }
     return EncodedItem(responses=tuple(responses), image_inputs=kept)
+
+
+def _added_by_images(
+    loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str], images: Sequence["Image"], frame: Frame
+) -> int:
+    """Return how many tokens the images add to the dialogue up to the question after `answers`."""
+    text = render(loaded, questions, answers, len(images), frame)
+    shown = sum(frame.images_in(number, len(images)) for number in range(len(answers) + 1))
+    expanded = _process(loaded, [text], [images[:shown]])["input_ids"][0]  # (length,)
+    return len(expanded) - len(_text_ids(loaded, text))
 
 
 def _text_ids(loaded: LoadedModel, text: str) -> list[int]:
@@ -187,15 +237,15 @@ def _ends_with_added_eos(loaded: LoadedModel, ids: list[int], text: str) -> bool
 
 
 def _ids_and_answer_spans(
-    loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str], images: int
+    loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str], images: int, frame: Frame
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Return a whole dialogue's ids (images as one token each) and the [start, end) of each answer in them."""
-    ids = _text_ids(loaded, render(loaded, questions, answers, images))
+    ids = _text_ids(loaded, render(loaded, questions, answers, images, frame))
     ends = end_token_ids(loaded)
     spans = []
     for number in range(len(answers)):
-        start = len(_common_prefix(loaded, ids, questions, answers[:number], images))
-        closed = _common_prefix(loaded, ids, questions[: number + 1], answers[: number + 1], images)
+        start = len(_common_prefix(loaded, ids, questions, answers[:number], images, frame))
+        closed = _common_prefix(loaded, ids, questions[: number + 1], answers[: number + 1], images, frame)
         end = next((place + 1 for place in range(start, len(closed)) if ids[place] in ends), None)
         if end is None and number == len(answers) - 1:
             ids = [*ids[: len(closed)], loaded.tokenizer.eos_token_id]
@@ -205,10 +255,15 @@ def _ids_and_answer_spans(
 
 
 def _common_prefix(
-    loaded: LoadedModel, ids: list[int], questions: Sequence[str], answers: Sequence[str], images: int
+    loaded: LoadedModel,
+    ids: list[int],
+    questions: Sequence[str],
+    answers: Sequence[str],
+    images: int,
+    frame: Frame,
 ) -> list[int]:
     """Return the ids of the dialogue up to here, which must be how the whole dialogue starts."""
-    part = _text_ids(loaded, render(loaded, questions, answers, images))
+    part = _text_ids(loaded, render(loaded, questions, answers, images, frame))
     if ids[: len(part)] != part:
         raise AmpError(
             f"round {len(answers)} has no clean border in tokens between prompt and answer",

@@ -1,20 +1,25 @@
 """Multi-size Expert Generation: lets every expert answer every item, one model in memory at a time."""
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from amp_cli import ui
-from amp_cli.asking.answerer import Request, Running
-from amp_cli.asking.endpoint import EndpointModel, is_endpoint
-from amp_cli.disk.jsonl import RecordLog
+from amp_cli.asking.answerer import Answerer, Request, Running, batches, open_answerer
+from amp_cli.asking.endpoint import is_endpoint
+from amp_cli.asking.processes import take_over
+from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, write_records
 from amp_cli.errors import AmpError
 from amp_cli.models.spec import Decoding, Loading
 from amp_cli.preferences.left_out import RejectedItems
 from amp_cli.preferences.levels import STANDARD
 from amp_cli.records import Answer, Candidate, SourceItem
+
+FOLDER = "answering"
+"""Where the processes of an expert leave what they have finished, as long as it is at work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,101 +40,33 @@ class Expert:
 
 
 class Answering(Protocol):
-    """How one expert answers items (tests fake it; `answer_with_model` is the real one)."""
+    """Opens who answers for an expert (tests fake it).
 
-    def __call__(
-        self,
-        expert: Expert,
-        items: Sequence[SourceItem],
-        done: Collection[str],
-        on_answer: Callable[[Answer], None],
-        on_reject: Callable[[str, str], None],
-    ) -> None: ...
+    Args:
+        folder: where several processes leave what they have finished.
+    """
+
+    def __call__(self, expert: Expert, folder: Path) -> Answerer: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelAnswering:
-    """Loads the expert's model, answers, and gives the memory back before the next expert comes; asks an endpoint."""
+    """Every expert is asked alike; its seed is its own: with the same one, models of one base would sample the same."""
 
     loading: Loading
     decoding: Decoding
     running: Running
 
-    def __call__(
-        self,
-        expert: Expert,
-        items: Sequence[SourceItem],
-        done: Collection[str],
-        on_answer: Callable[[Answer], None],
-        on_reject: Callable[[str, str], None],
-    ) -> None:
-        requests = [
-            Request(id=item.id, images=tuple(Path(image) for image in item.images), questions=item.questions)
-            for item in items
-        ]
-        if is_endpoint(expert.model):
-            self._ask_endpoint(expert, requests, done, on_answer, on_reject)
-        else:
-            self._ask_model(expert, requests, done, on_answer, on_reject)
-
-    def _ask_endpoint(
-        self,
-        expert: Expert,
-        requests: Sequence[Request],
-        done: Collection[str],
-        on_answer: Callable[[Answer], None],
-        on_reject: Callable[[str, str], None],
-    ) -> None:
-        endpoint = EndpointModel(expert.model, self.decoding, seed=_seed_of(expert, self.running.seed))
-        for note in endpoint.notes:
-            ui.warn(note)
-        endpoint.answer_requests(
-            requests, concurrency=self.running.concurrency, done=done, on_answer=on_answer, on_reject=on_reject
+    def __call__(self, expert: Expert, folder: Path) -> Answerer:
+        digest = hashlib.sha256(f"{self.running.seed}:{expert.name}".encode()).digest()
+        running = replace(self.running, seed=int.from_bytes(digest[:4]))
+        return open_answerer(
+            self.loading.of(expert.model, expert.adapter), self.decoding, running, folder=folder, record=_forget
         )
-        for note in endpoint.late_notes:
-            ui.warn(note)
-
-    def _ask_model(
-        self,
-        expert: Expert,
-        requests: Sequence[Request],
-        done: Collection[str],
-        on_answer: Callable[[Answer], None],
-        on_reject: Callable[[str, str], None],
-    ) -> None:
-        from amp_cli.asking.local import answer_requests
-        from amp_cli.models.load import load_model
-
-        loaded = load_model(self.loading.of(expert.model, expert.adapter))
-        for note in loaded.notes:
-            ui.warn(note)
-        answer_requests(
-            loaded,
-            requests,
-            self.decoding,
-            batch_size=self.running.batch_size,
-            seed=_seed_of(expert, self.running.seed),
-            done=done,
-            on_answer=on_answer,
-            on_reject=on_reject,
-        )
-        del loaded
-        _free_memory()
 
 
-def _seed_of(expert: Expert, seed: int) -> int:
-    """Return a seed of the expert's own: with the same one, models of one base would sample the same texts."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{expert.name}".encode()).digest()[:4])
-
-
-def _free_memory() -> None:
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def _forget(**facts: object) -> None:
+    """Leave out what an answerer says of itself: `run.json` names the experts' models before any is loaded."""
 
 
 def parse_expert(text: str) -> Expert:
@@ -172,16 +109,13 @@ def collect_candidates(
         candidate = Candidate.from_json(record)
         written[candidate.source][candidate.id] = candidate
     refused_before: set[str] = set()
-    for expert in experts:
-        asked = [item for item in items if item.id not in refused_before]
-        refused = rejected.by_expert(expert.name)
-        done = written[expert.name].keys() | refused
-        pending = sum(item.id not in done for item in asked)
-        if pending:
-            with ui.progress(f"{expert.name} answers", len(asked), len(asked) - pending) as advance:
-                answering(
-                    expert, asked, done, _keeper(expert, log, written, advance), _refuser(expert, rejected, advance)
-                )
+    for number, expert in enumerate(experts, start=1):
+        asked = [
+            Request(id=item.id, images=tuple(map(Path, item.images)), questions=item.questions, frame=item.frame)
+            for item in items
+            if item.id not in refused_before
+        ]
+        _ask(expert, asked, log.path.parent / FOLDER / str(number), log, answering, rejected, written[expert.name])
         refused_before |= rejected.by_expert(expert.name)
     return {
         item.id: tuple(written[expert.name][item.id] for expert in experts)
@@ -190,21 +124,51 @@ def collect_candidates(
     }
 
 
-def _keeper(
-    expert: Expert, log: RecordLog, written: dict[str, dict[str, Candidate]], advance: Callable[[], None]
-) -> Callable[[Answer], None]:
-    def keep(answer: Answer) -> None:
-        candidate = Candidate(id=answer.id, source=expert.name, answers=answer.answers)
-        log.append(candidate.to_json())
-        written[expert.name][answer.id] = candidate
-        advance()
+def _ask(
+    expert: Expert,
+    requests: Sequence[Request],
+    folder: Path,
+    log: RecordLog,
+    answering: Answering,
+    rejected: RejectedItems,
+    written: dict[str, Candidate],
+) -> None:
+    """Have an expert answer what is left; in the end its candidates stand as one process on its own writes them."""
 
-    return keep
+    ids = {request.id for request in requests}
+
+    def done() -> set[str]:
+        return {*written, *rejected.by_expert(expert.name)}
+
+    pending = len(ids - done())
+    if pending:
+        with ui.progress(f"{expert.name} answers", len(requests), len(requests) - pending) as advance:
+
+            def keep(answer: Answer) -> None:
+                candidate = Candidate(id=answer.id, source=expert.name, answers=answer.answers)
+                log.append(candidate.to_json())
+                written[answer.id] = candidate
+                advance()
+
+            def refuse(item_id: str, reason: str) -> None:
+                if rejected.add(item_id, reason, expert.name):
+                    advance()
+
+            take_over(folder, on_answer=keep, on_reject=refuse, done=written)
+            if ids - done():
+                answer = answering(expert, folder)
+                answer(requests, done=done(), on_answer=keep, on_reject=refuse)
+    _put_in_order(expert, requests, log)
+    if folder.exists():
+        disk_errors_explained(lambda: shutil.rmtree(folder), folder)
 
 
-def _refuser(expert: Expert, rejected: RejectedItems, advance: Callable[[], None]) -> Callable[[str, str], None]:
-    def refuse(item_id: str, reason: str) -> None:
-        if rejected.add(item_id, reason, expert.name):
-            advance()
-
-    return refuse
+def _put_in_order(expert: Expert, requests: Sequence[Request], log: RecordLog) -> None:
+    """Sort an expert's candidates, the last ones of the log, as one process asks for them, one after the other."""
+    records = log.read()
+    before = [record for record in records if record["source"] != expert.name]
+    own = {record["id"]: record for record in records if record["source"] == expert.name}
+    in_turn = [own.pop(request.id) for batch in batches(requests, 1) for request in batch if request.id in own]
+    sorted_records = [*before, *in_turn, *own.values()]
+    if sorted_records != records:
+        write_records(log.path, sorted_records)

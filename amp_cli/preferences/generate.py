@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.asking.answerer import Running
-from amp_cli.asking.endpoint import check_endpoint, is_endpoint
+from amp_cli.asking.answerer import Running, check_answerer
+from amp_cli.asking.endpoint import is_endpoint
 from amp_cli.disk.jsonl import RecordLog, content_hash, write_json, write_records
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free, nested, unrecorded
@@ -199,7 +199,7 @@ def _prepare(
         nested_subsets(finetune_sources.items, settings.levels - 2, seed=settings.running.seed)
     if answering is None:
         answering = ModelAnswering(loading=settings.loading, decoding=settings.decoding, running=settings.running)
-        identity["models"] = _check_models(settings.models(), settings.loading)
+        identity["models"] = _check_models(settings.models(), settings)
     return _Prepared(
         sources=sources,
         finetune_sources=finetune_sources,
@@ -226,17 +226,16 @@ def _make_checker(settings: GenerateSettings, encoder: Encoder | None) -> Checke
     )
 
 
-def _check_models(experts: Sequence[Expert], loading: Loading) -> dict[str, Any]:
-    from amp_cli.models.resolve import check_model
-
-    # what is said of models goes for those that are loaded here; where there are none, it is a mistake; auto-check
-    # may still use the device
-    none_here = all(is_endpoint(expert.model) for expert in experts)
-    at_endpoint = replace(loading, device="auto", dtype="auto") if none_here else Loading()
+def _check_models(experts: Sequence[Expert], settings: GenerateSettings) -> dict[str, Any]:
+    loading, running = settings.loading, settings.running
+    if all(is_endpoint(expert.model) for expert in experts):
+        at_endpoint, waiting = replace(loading, device="auto", dtype="auto"), running  # auto-check may use the device
+    else:  # what is said of models goes for those that are loaded here
+        at_endpoint, waiting = Loading(), replace(running, num_processes=None)
     return {
-        expert.name: check_endpoint(at_endpoint.of(expert.model, expert.adapter))
+        expert.name: check_answerer(at_endpoint.of(expert.model, expert.adapter), waiting)
         if is_endpoint(expert.model)
-        else check_model(loading.of(expert.model, expert.adapter))
+        else check_answerer(loading.of(expert.model, expert.adapter), running)
         for expert in experts
     }
 

@@ -130,6 +130,7 @@ def _with_levels(
         images=tuple(str(path.relative_to(out) if path.is_relative_to(out) else path) for path in paths),
         questions=item.questions,
         levels=tuple(draft.level for draft in levels.kept),
+        frame=item.frame,
         meta=item.meta,
     )
     return ShownItem(item=preference, images=paths, marks=tuple(draft.marks for draft in levels.kept))

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.benchmarks.runner import BENCHMARKS, JUDGED, EvalResult, run_benchmark
+from amp_cli.benchmarks import BENCHMARKS
+from amp_cli.benchmarks.runner import EvalResult, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.run import Run
@@ -48,14 +49,14 @@ def plan(given: Mapping[str, Path], *, judge: str | None) -> Plan:
         folder = folder_of(name, given)
         if folder is None:
             left_out[name] = f"its files are not at hand: --data {name}=DIR, or `amp download {name}`"
-        elif name in JUDGED and judge is None:
+        elif BENCHMARKS[name].judge is not None and judge is None:
             left_out[name] = "it is rated by a judge, and no --judge is given"
         else:
             folders[name] = folder
     if not folders:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise AmpError(
-            f"There is nothing to evaluate. {reasons}", hint="Give --data NAME=DIR or run `amp download pope`"
+            f"There is nothing to evaluate. {reasons}", hint="Give --data NAME=DIR or run `amp download NAME`"
         )
     return Plan(folders=folders, left_out=left_out)
 
@@ -106,16 +107,8 @@ EVERY = ""
 """The key of a folder that was given without a name: it is looked through for every benchmark."""
 
 
-FILES = {
-    "pope": ("coco_pope_*.json",),
-    "chair": ("instances*.json",),
-    "amber": ("query_*.json",),
-    "mmhal": ("response_template.json", "test_data.zip"),
-    "llava-bench": ("qa90_questions.jsonl",),
-    "llava-bench-wild": ("context.jsonl",),
-}
-"""The files by which a benchmark's folder is known; MRHal's have no name of their own."""
 ANY = ("*.json", "*.jsonl", "*.zip")
+"""What a downloaded folder holds where a benchmark's files have no names of their own."""
 
 
 def named_folders(values: Sequence[str], known: Collection[str]) -> dict[str, Path]:
@@ -130,7 +123,7 @@ def named_folders(values: Sequence[str], known: Collection[str]) -> dict[str, Pa
         if name != EVERY and name not in known:
             if not place:
                 raise AmpError(f"There is no folder '{value}'", hint="Give --data DIR or --data NAME=DIR")
-            raise AmpError(f"There is no benchmark '{name}' here", hint=f"Known: {', '.join(known)}")
+            raise AmpError(f"There is no benchmark '{name}'", hint=f"Known: {', '.join(known)}")
         if not Path(place).is_dir():
             raise AmpError(f"There is no folder '{place}'", hint=f"Give --data {name}=DIR, a folder that exists")
         if name in folders:
@@ -143,15 +136,8 @@ def folder_of(name: str, given: Mapping[str, Path]) -> Path | None:
     """Return the folder of a benchmark's files: given by name, given for all, downloaded; None where there is none."""
     if name in given:
         return given[name]
-    for folder, patterns in ((given.get(EVERY), FILES.get(name, ())), (benchmark_folder(name), FILES.get(name, ANY))):
-        if folder is not None and folder.is_dir() and any(next(folder.rglob(pattern), None) for pattern in patterns):
+    patterns = BENCHMARKS[name].files
+    for folder, wanted in ((given.get(EVERY), patterns), (benchmark_folder(name), patterns or ANY)):
+        if folder is not None and folder.is_dir() and any(next(folder.rglob(one), None) for one in wanted):
             return folder
     return None
-
-
-def images_of(name: str, folder: Path) -> Path | None:
-    """Return where the images are if not below `folder`: CHAIR's, of which only annotations are downloaded."""
-    images = benchmark_folder("pope") / "val2014"
-    kinds = ("jpg", "jpeg", "png")
-    has_own = any(next(folder.glob(f"{depth}*.{kind}"), None) for depth in ("", "*/") for kind in kinds)
-    return images if name == "chair" and not has_own and images.is_dir() else None

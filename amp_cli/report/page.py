@@ -3,22 +3,23 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
+from amp_cli.benchmarks import BENCHMARKS
+from amp_cli.benchmarks.comparing import Difference
 from amp_cli.benchmarks.files import image_file, image_folder
+from amp_cli.benchmarks.runner import ITEMS
+from amp_cli.benchmarks.showing import Column, Row, digits_of, shown
+from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.run import Run
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.models.images import open_image
 from amp_cli.records import BenchmarkItem
-from amp_cli.report.compare import Difference
-from amp_cli.report.paper import JUDGE_NOTE, PAPER, POPE_ROWS, SOURCE
-from amp_cli.report.rows import READERS, Row, rows_of
+from amp_cli.report.paper import QuotedTable, quoted_table
 from amp_cli.report.runs import GatheredRun
-from amp_cli.report.tables import COLUMNS, ITEMS, TITLES, Column, digits_of, method_sentence, quoted_rows, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +58,19 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A benchmark: its charts, its table, and the paper's rows (headings and cells) where it is judged."""
+    """A benchmark: its charts, its table, how to read them, and the paper's rows with the runs' own beside them."""
 
-    name: str
     title: str
     rule: str
     asked: str
     charts: tuple[Chart, ...]
     headings: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
-    quoted: tuple[list[str], list[list[str]]] | None
-    judges: tuple[str, ...]
+    has_p_values: bool
+    reading: str
+    quoted: QuotedTable | None
+    measured: tuple[list[str], ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +97,7 @@ def render_page(
         notes=list(notes),
         commands=list(commands),
         names=[run.name for run in runs],
-        sections=[_section(name, runs) for name in TITLES if any(name in run.evaluations for run in runs)],
-        quoted=POPE_ROWS,
-        own_f1=_own_f1(runs),
-        source=SOURCE,
-        paper=PAPER,
-        judge_note=JUDGE_NOTE,
+        sections=[_section(name, runs) for name in BENCHMARKS if any(name in run.evaluations for run in runs)],
         curves=_curves(runs),
         images=images,
         shown_items=sum(image.count for image in images),
@@ -112,26 +110,32 @@ def render_page(
 
 
 def _section(name: str, runs: Sequence[GatheredRun]) -> Section:
+    benchmark = BENCHMARKS[name]
     having = [(number, run) for number, run in enumerate(runs) if name in run.evaluations]
     columns = [
         column
-        for column in COLUMNS[name]
+        for column in benchmark.columns
         if any(column.value(run.evaluations[name].scores) is not None for _, run in having)
     ]
     scores = having[0][1].evaluations[name].scores
+    rows = tuple((run.name, tuple(_cell(column, name, run) for column in columns)) for _, run in having)
+    quoted = quoted_table(name)
+    measure = None if quoted is None else quoted.measured
     return Section(
-        name=name,
-        title=TITLES[name],
+        title=benchmark.title,
         rule=scores["rule"],
-        asked=f"{scores['overall']['n'] if name == 'pope' else scores['n']:,} {ITEMS.get(name, 'questions')}",
+        asked=f"{benchmark.count(scores):,} {benchmark.items}",
         charts=tuple(_chart(column, name, having) for column in columns if column.is_charted),
         headings=tuple(column.title for column in columns),
-        rows=tuple((run.name, tuple(_cell(column, name, run) for column in columns)) for _, run in having),
-        quoted=table[1:] if (table := quoted_rows(name)) else None,
-        judges=tuple(
+        rows=rows,
+        has_p_values=any(cell.p_value for _, cells in rows for cell in cells),
+        reading=benchmark.reading,
+        quoted=quoted,
+        measured=tuple([run.name, *measure(run.evaluations[name].scores)] for _, run in having) if measure else (),
+        notes=tuple(
             f"{run.name}: {sentence}"
             for _, run in having
-            if (sentence := method_sentence(run.evaluations[name].scores))
+            if (sentence := benchmark.about(run.evaluations[name].scores))
         ),
     )
 
@@ -203,25 +207,6 @@ def _judgement(difference: Difference, lower_is_better: bool | None) -> str:
     return "better" if (difference.difference < 0) == lower_is_better else "worse"
 
 
-def _own_f1(runs: Sequence[GatheredRun]) -> list[dict[str, Any]]:
-    """Return the runs' F1 in the columns of the paper's table."""
-    rows = []
-    for run in runs:
-        if "pope" not in run.evaluations:
-            continue
-        scores = run.evaluations["pope"].scores
-        f1 = {split: block["f1"] for split, block in scores["splits"].items()}
-        rows.append(
-            {
-                "model": run.name,
-                **{split: shown(f1.get(split)) for split in ("adversarial", "popular", "random")},
-                "overall": shown(scores["overall"]["mean_f1"]),
-                "yes_ratio": shown(scores["overall"]["yes_ratio"]),
-            }
-        )
-    return rows
-
-
 def _curves(runs: Sequence[GatheredRun]) -> list[Curve]:
     """Return the plots of the training runs among `runs`, each once."""
     plots = {folder / "curves.png": run for run in runs for folder in run.training}
@@ -274,7 +259,7 @@ class Total:
 def choose_images(runs: Sequence[GatheredRun], max_items: int) -> tuple[list[SourceImage], Total]:
     """Return the images to list, those first in which most answers differ, until `max_items` questions are listed."""
     rows: dict[str | Path, list[Row]] = {}
-    for name in READERS:
+    for name in sorted(BENCHMARKS, key=_brevity):
         having = [run for run in runs if name in run.evaluations]
         if not having:
             continue
@@ -298,6 +283,36 @@ def choose_images(runs: Sequence[GatheredRun], max_items: int) -> tuple[list[Sou
             )
         )
     return chosen, total
+
+
+def _brevity(name: str) -> int:
+    """Rank what is listed first below an image: judged answers, then descriptions, then answers of one word."""
+    benchmark = BENCHMARKS[name]
+    if benchmark.judge is not None:
+        return 0
+    return 2 if benchmark.items == "questions" else 1
+
+
+def rows_of(name: str, runs: Sequence[GatheredRun]) -> list[Row]:
+    """Return the rows of one benchmark; the items are those of the first run, each with every run that has it."""
+    benchmark = BENCHMARKS[name]
+    by_run = [
+        (
+            run.name,
+            {
+                record["id"]: benchmark.read_score(record)
+                for record in RecordLog(run.evaluations[name].folder / ITEMS).read()
+            },
+        )
+        for run in runs
+    ]
+    return [
+        replace(
+            benchmark.row(first, [(run, scores[item_id]) for run, scores in by_run if item_id in scores]),
+            benchmark=name,
+        )
+        for item_id, first in by_run[0][1].items()
+    ]
 
 
 def _folder(evaluation: Path, rows: Sequence[Row]) -> Path | None:

@@ -1,7 +1,11 @@
 """The paper's own numbers (arXiv 2405.11165), quoted beside a user's; not measured by this program."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from amp_cli.benchmarks import BENCHMARKS
+from amp_cli.benchmarks.showing import shown
 
 PAPER = "arXiv 2405.11165"
 SOURCE = f"{PAPER}, on COCO photographs"
@@ -20,9 +24,10 @@ class QuotedPope:
     yes_ratio: float
 
     @property
-    def f1_and_yes(self) -> tuple[float, ...]:
-        """The row's numbers in the table's order."""
-        return self.adversarial, self.popular, self.random, self.overall, self.yes_ratio
+    def cells(self) -> list[str]:
+        """The row as text, in the table's order."""
+        numbers = (self.adversarial, self.popular, self.random, self.overall, self.yes_ratio)
+        return [self.model, *map(shown, numbers)]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -98,3 +103,67 @@ JUDGED_ROWS = _rows(
         "AMP-IG-13B": (3.18, 0.36, 3.96, 4.01, 0.22, 0.20, 91.3, 86.8, 99.4),
     }
 )
+
+
+def quoted_rows() -> dict[str, list[dict[str, Any]]]:
+    """Return all quoted rows by benchmark, as `amp report --json` prints them."""
+    judged = {name: [row.to_json() for row in rows] for name, rows in JUDGED_ROWS.items()}
+    return {"pope": [row.to_json() for row in POPE_ROWS], **judged}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuotedTable:
+    """The paper's rows of a benchmark: what they are, where they come from, and columns, `model` being the first."""
+
+    what: str
+    heading: str
+    source: str
+    note: str
+    columns: list[str]
+    rows: list[list[str]]
+    measured: Callable[[Mapping[str, Any]], list[str]] | None = None
+    """A run's own numbers in these columns, where the report's own table does not have them."""
+
+
+def quoted_table(benchmark: str) -> QuotedTable | None:
+    """Return the paper's rows of a benchmark; None where it has none."""
+    if benchmark == "pope":
+        return QuotedTable(
+            what="POPE F1",
+            heading="F1 beside the paper’s",
+            source=SOURCE,
+            note=f"{SOURCE}. They are comparable only with runs over the same questions and images",
+            columns=["model", "adversarial", "popular", "random", "mean", "said yes"],
+            rows=[row.cells for row in POPE_ROWS],
+            measured=_f1_and_yes,
+        )
+    if benchmark not in JUDGED_ROWS:
+        return None
+    rows = JUDGED_ROWS[benchmark]
+    titles = {one.difference: one.title for one in BENCHMARKS[benchmark].columns}
+    return QuotedTable(
+        what=BENCHMARKS[benchmark].title.partition(":")[0],
+        heading="The paper’s rows",
+        source=f"{PAPER};\n{JUDGE_NOTE}",
+        note=f"{PAPER}, {JUDGE_NOTE}",
+        columns=["model", *(_shortened(titles[name]) for name in rows[0].scores)],
+        rows=[[row.model, *(_as_printed(value, name) for name, value in row.scores.items())] for row in rows],
+    )
+
+
+def _f1_and_yes(scores: Mapping[str, Any]) -> list[str]:
+    """Return a run's numbers in the columns of the paper's table of POPE."""
+    f1 = {split: block["f1"] for split, block in scores["splits"].items()}
+    overall = scores["overall"]
+    numbers = (*(f1.get(split) for split in ("adversarial", "popular", "random")), overall["mean_f1"])
+    return [*map(shown, numbers), shown(overall["yes_ratio"])]
+
+
+def _shortened(title: str) -> str:
+    """Return a heading narrow enough for five columns in 80 characters."""
+    return title.replace("hallucination", "hal.").replace("cumulative", "cum.")
+
+
+def _as_printed(value: float | None, name: str) -> str:
+    """Return a number with the digits that the paper gives."""
+    return "-" if value is None else f"{value:.{1 if name.endswith('relative') else 2}f}"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.disk.jsonl import write_text
-from amp_cli.report.paper import JUDGED_ROWS, POPE_ROWS
+from amp_cli.report.paper import quoted_rows
 from amp_cli.report.runs import GatheredRun, ReportRun, gather
 
 MAX_ITEMS = 600
@@ -48,7 +48,6 @@ def write_report(
         write_text(html, render_page(gathered, title=title, notes=notes, commands=commands, max_items=max_items))
     return {
         "runs": [run.to_json() for run in gathered],
-        "quoted": {"pope": [row.to_json() for row in POPE_ROWS]}
-        | {name: [row.to_json() for row in rows] for name, rows in JUDGED_ROWS.items()},
+        "quoted": quoted_rows(),
         "html": None if html is None else str(html),
     }

@@ -6,57 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
+from amp_cli.benchmarks import BENCHMARKS
+from amp_cli.benchmarks.comparing import Difference
 from amp_cli.benchmarks.runner import EvalResult, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
+from amp_cli.benchmarks.showing import Column
 from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
-from amp_cli.report.compare import Difference, compare_runs
+from amp_cli.report.compare import compare_runs
 
 SWEEP, PLOT = "sweep.json", "sweep.png"
 CHECKPOINTS, MARKER, ADAPTER, RESULT = "checkpoints", "complete.json", "adapter", "result.json"
 """What `amp train` calls its checkpoints' folder, the file that makes one whole, its adapter, its result."""
 PROJECTORS = ("non_lora_trainables", "mm_projector")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """A score over the steps: its place in `scores.json`, and which end of it is good (None: neither)."""
-
-    benchmark: str
-    group: tuple[str, ...]
-    name: str
-    title: str
-    lower_is_better: bool | None
-
-    def block(self, scores: Mapping[str, Any]) -> Any:
-        """Return the part of the scores that this one stands in."""
-        block: Any = scores
-        for key in self.group:
-            block = block[key]
-        return block
-
-    def value(self, scores: Mapping[str, Any]) -> float | None:
-        """Return the score, None where it is undefined."""
-        value: float | None = self.block(scores)[self.name]
-        return value
-
-    def goodness(self, scores: Mapping[str, Any]) -> float:
-        """Return a number that is higher for better scores; an undefined score is the worst."""
-        value = self.value(scores)
-        if value is None:
-            return float("-inf")
-        return -value if self.lower_is_better else value
-
-
-CURVES = (
-    Curve(benchmark="pope", group=("overall",), name="accuracy", title="POPE accuracy", lower_is_better=False),
-    Curve(benchmark="chair", group=(), name="chair_i", title="CHAIR-i (lower is better)", lower_is_better=True),
-    Curve(benchmark="chair", group=(), name="recall", title="recall of objects", lower_is_better=False),
-    Curve(benchmark="chair", group=(), name="words", title="words in a description", lower_is_better=None),
-)
-DECIDING = {"pope": CURVES[0], "chair": CURVES[1]}
-"""What a step is judged by. The others are drawn beside it: a short description invents little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +64,11 @@ def find_points(run: Path) -> tuple[list[Point], list[str]]:
     """Return the points of a training run by step (0 is its start), and a sentence for each that cannot be used.
 
     Raises:
-        AmpError: `run` is no training run, or has saved nothing yet.
+        AmpError: `run` is not a training run, or has saved nothing yet.
     """
     facts = Run.read(run)
     if facts.facts.get("command") != "train":
-        raise AmpError(f"'{run}' holds no training run", hint="Give the --out of `amp train`")
+        raise AmpError(f"'{run}' is not a training run", hint="Give the --out of `amp train`")
     start = facts.settings.get("adapter")
     adapters: dict[int, Path | None] = {0: Path(start) if start else None}
     left_out = []
@@ -191,7 +154,7 @@ def _sweep(
             rejected += len(result.rejected)
         scores.append(of_point)
     names = [settings.benchmark for settings in benchmarks]
-    best = {name: points[_best(scores, DECIDING[name])].step for name in names}
+    best = {name: points[_best([of_point[name] for of_point in scores], deciding(name))].step for name in names}
     return Sweep(
         points=tuple(points),
         scores=tuple(scores),
@@ -202,10 +165,27 @@ def _sweep(
     )
 
 
-def _best(scores: Sequence[Mapping[str, Mapping[str, Any]]], curve: Curve) -> int:
+def swept() -> list[str]:
+    """Return the benchmarks that are cheap enough to score every checkpoint on: those that declare curves."""
+    return [name for name, benchmark in BENCHMARKS.items() if benchmark.curves]
+
+
+def deciding(name: str) -> Column:
+    """Return the score that a step is judged by. The others are drawn beside it: a short description invents little."""
+    return BENCHMARKS[name].curves[0]
+
+
+def _best(scores: Sequence[Mapping[str, Any]], curve: Column) -> int:
     """Return the place of the best score; of equal ones the earliest, which cost the least training."""
-    goodness = [curve.goodness(of_point[curve.benchmark]) for of_point in scores]
+    goodness = [_goodness(curve.value(of_point), curve) for of_point in scores]
     return goodness.index(max(goodness))
+
+
+def _goodness(value: float | None, curve: Column) -> float:
+    """Return a number that is higher for better scores; an undefined score is the worst."""
+    if value is None:
+        return float("-inf")
+    return -value if curve.lower_is_better else value
 
 
 def _last_against_best(points: Sequence[Point], best: Mapping[str, int], out: Path) -> list[Difference]:
@@ -215,9 +195,8 @@ def _last_against_best(points: Sequence[Point], best: Mapping[str, int], out: Pa
         folders = [out / point.folder / name for point in points if point.step in (step, points[-1].step)]
         if len(folders) == 1:  # the last one is the best
             continue
-        curve = DECIDING[name]
-        wanted = "/".join((*curve.group, curve.name))
-        difference = next(one for one in compare_runs(folders[0], folders[1]) if one.name == wanted)
+        curve = deciding(name)
+        difference = next(one for one in compare_runs(folders[0], folders[1]) if one.name == curve.difference)
         if difference.is_clear and difference.difference is not None:
             is_worse = (difference.difference > 0) == bool(curve.lower_is_better)
             worse += [difference] if is_worse else []
@@ -232,17 +211,16 @@ def draw_sweep(sweep: Sweep, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves = [curve for curve in CURVES if curve.benchmark in sweep.best]
+    curves = [(name, curve) for name in sweep.best for curve in BENCHMARKS[name].curves]
     rows = (len(curves) + 1) // 2
     columns = min(2, len(curves))
     figure = Figure(figsize=(6 * columns, 3.6 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for number, curve in enumerate(curves, start=1):
-        blocks = [curve.block(of_point[curve.benchmark]) for of_point in sweep.scores]
+    for number, (name, curve) in enumerate(curves, start=1):
         drawn = [
-            (point.step, block[curve.name], block["ci95"].get(curve.name))
-            for point, block in zip(sweep.points, blocks, strict=True)
-            if block[curve.name] is not None
+            (point.step, value, curve.interval(of_point[name]))
+            for point, of_point in zip(sweep.points, sweep.scores, strict=True)
+            if (value := curve.value(of_point[name])) is not None
         ]
         axes = figure.add_subplot(rows, columns, number)
         axes.plot([step for step, _, _ in drawn], [value for _, value, _ in drawn], marker="o", color=BLUE)
@@ -250,8 +228,8 @@ def draw_sweep(sweep: Sweep, path: Path) -> None:
         if bands:
             steps, low, high = zip(*bands, strict=True)
             axes.fill_between(steps, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95 % interval")
-        if DECIDING[curve.benchmark] is curve:
-            best = sweep.best[curve.benchmark]
+        if curve is deciding(name):
+            best = sweep.best[name]
             axes.axvline(best, color=GREEN, linestyle="--", label=f"best: step {best:,}")
         axes.set_title(curve.title)
         axes.set_xlabel("step")

@@ -136,7 +136,7 @@ class EncodedItems(Dataset[EncodedItem]):
     def _encode(self, number: int) -> EncodedItem:
         item = self.items[number]
         images = [open_image(Path(name)) for name in item.images]
-        return encode_item(self.loaded, item.questions, answers_of(item, self.method), images)
+        return encode_item(self.loaded, item.questions, answers_of(item, self.method), images, item.frame)
 
     def only(self, numbers: Sequence[int]) -> "EncodedItems":
         """Return the same data with some items alone."""

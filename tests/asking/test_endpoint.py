@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from amp_cli.asking.answerer import Request
-from amp_cli.asking.endpoint import EndpointModel, check_endpoint, is_endpoint
+from amp_cli.asking.answerer import Request, Running
+from amp_cli.asking.endpoint import EndpointAnswerer, check_endpoint, is_endpoint
 from amp_cli.asking.faults import Patience
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.disk.run import Run
@@ -37,21 +37,18 @@ class Outcome:
         self.answers[answer.id] = answer.answers
 
 
-def endpoint(server: JudgeServer, **decoding: Any) -> EndpointModel:
-    return EndpointModel(f"{server.url}#llava", Decoding(**decoding), seed=7, patience=QUICK)
+def endpoint(server: JudgeServer, *, concurrency: int = 4, **decoding: Any) -> EndpointAnswerer:
+    running = Running(seed=7, concurrency=concurrency)
+    return answerer(ModelSpec(model=f"{server.url}#llava"), Decoding(**decoding), running)
 
 
-def ask(
-    model: EndpointModel, requests: list[Request], *, done: frozenset[str] = frozenset(), concurrency: int = 4
-) -> Outcome:
+def answerer(spec: ModelSpec, decoding: Decoding, running: Running) -> EndpointAnswerer:
+    return EndpointAnswerer(spec, decoding, running, lambda **facts: None, patience=QUICK)
+
+
+def ask(model: EndpointAnswerer, requests: list[Request], *, done: frozenset[str] = frozenset()) -> Outcome:
     outcome = Outcome()
-    model.answer_requests(
-        requests,
-        concurrency=concurrency,
-        done=done,
-        on_answer=outcome.keep,
-        on_reject=outcome.rejected.__setitem__,
-    )
+    model(requests, done=done, on_answer=outcome.keep, on_reject=outcome.rejected.__setitem__)
     return outcome
 
 
@@ -112,7 +109,7 @@ def test_a_format_that_browsers_know_is_sent_as_it_is_and_others_as_png(tmp_path
 
 def test_no_more_items_are_under_way_than_allowed_and_done_ones_are_not_asked(image: Path) -> None:
     with JudgeServer("Yes.", delay=0.05) as server:
-        outcome = ask(endpoint(server), asked_about(image, 9), done=frozenset({"item-3"}), concurrency=3)
+        outcome = ask(endpoint(server, concurrency=3), asked_about(image, 9), done=frozenset({"item-3"}))
     assert server.busiest == 3
     assert sorted(outcome.answers) == [f"item-{number}" for number in range(9) if number != 3]
 
@@ -181,12 +178,12 @@ def test_what_no_item_can_pass_stops_at_once(image: Path, fault: Fault, said: st
     with JudgeServer("Yes.") as server:
         server.fault_for = {"Question": fault}
         with pytest.raises(AmpError, match=said):
-            ask(endpoint(server), asked_about(image, 50), concurrency=2)
+            ask(endpoint(server, concurrency=2), asked_about(image, 50))
     assert len(server.asked) <= 4
 
 
 def test_a_server_that_is_not_there_stops_at_once(image: Path) -> None:
-    model = EndpointModel("http://127.0.0.1:9/v1#llava", Decoding(), seed=0, patience=QUICK)
+    model = answerer(ModelSpec(model="http://127.0.0.1:9/v1#llava"), Decoding(), Running())
     with pytest.raises(AmpError, match=r"Cannot reach the model at 'http://127\.0\.0\.1:9/v1'"):
         ask(model, asked_about(image, 3))
 
@@ -195,7 +192,7 @@ def test_a_set_up_that_refuses_every_item_stops_after_twenty(image: Path) -> Non
     with JudgeServer("Yes.") as server:
         server.fault_for = {"Question": Fault(status=400, message="no images here")}
         with pytest.raises(AmpError, match=r"The first 20 items were all refused.*no images here"):
-            ask(endpoint(server), asked_about(image, 60), concurrency=2)
+            ask(endpoint(server, concurrency=2), asked_about(image, 60))
     assert len(server.asked) <= 22
 
 
@@ -225,7 +222,7 @@ def test_an_endpoint_is_told_from_folders_and_hub_ids() -> None:
     ("model", "said"),
     [
         ("http://127.0.0.1:8000/v1", "names no model"),
-        ("http://:8000/v1#llava", "no http or https address"),
+        ("http://:8000/v1#llava", "not an http or https address"),
         ("https://user:hidden@host/v1#llava", "holds a user name, a password or a query"),
         ("https://host/v1?key=hidden#llava", "holds a user name, a password or a query"),
         ("https://api.openai.com/v1#gpt-x", "needs a key"),

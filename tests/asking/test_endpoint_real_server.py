@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from amp_cli.asking.answerer import Request
-from amp_cli.asking.endpoint import EndpointModel
+from amp_cli.asking.answerer import Request, Running
+from amp_cli.asking.endpoint import EndpointAnswerer
 from amp_cli.asking.faults import Patience
-from amp_cli.models.spec import Decoding
+from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer
 
 pytestmark = [
@@ -50,17 +50,20 @@ def test_rounds_are_answered_after_the_server_asked_for_the_key_and_a_image_is_r
     url: str, tmp_path: Path
 ) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "black.png")
-    model = EndpointModel(
-        f"{url}#smollm2", Decoding(max_new_tokens=24), seed=1, patience=Patience(attempts=2, first_delay=0.1)
+    model = EndpointAnswerer(
+        ModelSpec(model=f"{url}#smollm2"),
+        Decoding(max_new_tokens=24),
+        Running(seed=1, concurrency=2),
+        lambda **facts: None,
+        patience=Patience(attempts=2, first_delay=0.1),
     )
     answers: list[Answer] = []
     rejected: dict[str, str] = {}
-    model.answer_requests(
+    model(
         [
             Request(id="rounds", images=(), questions=("Hi there", "What did I say before?")),
             Request(id="picture", images=(tmp_path / "black.png",), questions=("What is it?",)),
         ],
-        concurrency=2,
         done=(),
         on_answer=answers.append,
         on_reject=rejected.__setitem__,

@@ -4,21 +4,21 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 from PIL import Image, ImageDraw
 
-from amp_cli.benchmarks import processes
-from amp_cli.benchmarks.processes import plan_processes
+from amp_cli.asking import processes
+from amp_cli.asking.processes import plan_processes
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from tests.support.settings import eval_settings
+from tests.support.workers import wait_for_answers, workers
 
 ROOT = Path(__file__).resolve().parents[2]
 CALL = """
@@ -74,21 +74,6 @@ def call(asked: dict[str, object]) -> "subprocess.Popen[str]":
     )
 
 
-def workers(parent: "subprocess.Popen[str]") -> list[psutil.Process]:
-    """The processes that answer, once each has an answer on disk."""
-    family = psutil.Process(parent.pid).children(recursive=True)
-    return [one for one in family if "amp_cli.benchmarks.worker" in one.cmdline() and "-u" in one.cmdline()]
-
-
-def wait_for_answers(out: Path, running: "subprocess.Popen[str]") -> None:
-    for _ in range(1200):
-        if all((out / f"answers.{number}.jsonl").exists() for number in (0, 1)):
-            return
-        assert running.poll() is None, running.stderr and running.stderr.read()
-        time.sleep(0.05)
-    raise AssertionError("no answers within a minute")
-
-
 # --- what is planned -------------------------------------------------------------------------------------------------
 
 
@@ -125,9 +110,16 @@ def test_answers_that_killed_workers_left_are_taken_over_once_and_torn_ones_drop
     log.append({"id": "a", "answers": ["1"]})
     (tmp_path / "answering.lock").touch()
     (tmp_path / "answers.0.jsonl").write_text('{"id": "a", "answers": ["1"]}\n{"id": "b", "answers": ["2"]}\n{"id": "')
-    (tmp_path / "answers.1.jsonl").write_text('{"id": "c", "answers": ["3"]}\n')
-    processes.take_over(log)
+    (tmp_path / "answers.1.jsonl").write_text('{"id": "c", "answers": ["3"]}\n{"id": "d", "reason": "no image"}\n')
+    refused: list[tuple[str, str]] = []
+    processes.take_over(
+        tmp_path,
+        on_answer=lambda answer: log.append(answer.to_json()),
+        on_reject=lambda item_id, reason: refused.append((item_id, reason)),
+        done=log.ids(),
+    )
     assert [record["id"] for record in log.read()] == ["a", "b", "c"]
+    assert refused == [("d", "no image")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answering.lock", "answers.jsonl"]
 
 

@@ -276,3 +276,12 @@ def test_max_cost_goes_by_the_guess_where_the_judge_counts_nothing(server: Judge
     server.reply = "x" * 40  # 10 tokens
     with pytest.raises(AmpError, match="about 6 is spent"):
         run(endpoint(server, **priced()), dear(9))
+
+
+def test_a_judge_that_refuses_every_prompt_is_given_up_after_twenty(server: JudgeServer) -> None:
+    server.fault_for["item-"] = Fault(status=400, message="no prompts here")
+    outcome = Outcome()
+    with pytest.raises(AmpError, match=r"The first 20 items were all refused.*no prompts here"):
+        run(endpoint(server, judge_concurrency=2), requests(60), outcome)
+    assert len(server.asked) <= 22
+    assert len(outcome.rejected) >= 20

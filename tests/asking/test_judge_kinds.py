@@ -166,3 +166,10 @@ def test_a_price_is_two_numbers_and_a_cost_limit_needs_one() -> None:
     with pytest.raises(AmpError, match="needs to know what tokens cost") as caught:
         JudgeSettings(judge="gpt-x", max_cost=1.0)
     assert "--price" in str(caught.value.hint)
+
+
+def test_a_local_judge_is_loaded_as_the_evaluation_says_and_its_precision_is_told() -> None:
+    assert "dtype" not in open_judge(JudgeSettings(judge="local:tiny", device="cpu")).identity
+    judge = open_judge(JudgeSettings(judge="local:tiny", device="cpu", dtype="bfloat16"))
+    assert judge.identity["dtype"] == "bfloat16"
+    assert run(judge, requests(1, max_tokens=4)).judged == {"item-0"}

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from amp_cli.benchmarks import amber
-from amp_cli.benchmarks.amber import AmberDescription, read_score
+from amp_cli.benchmarks.amber_items import AmberDescription, read_score
 from amp_cli.benchmarks.amber_words import AmberWords, MiniLMLikeness, SpacyLikeness
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer
-from amp_cli.report.tables import method_sentence, score_tables
 
 TABLE = {
     "dog": [],
@@ -86,7 +85,8 @@ def scored(data: Path, texts: Sequence[str], rule: str, part: str, likeness: Pai
         if "words" in item.reference:
             item.reference["words"] = AmberWords(TABLE, frozenset({"orange"}), likeness or Pairs())
     answers = [Answer(id=item.id, answers=(text,)) for item, text in zip(items, texts, strict=True)]
-    return amber.summarise([amber.score(*pair, rule) for pair in zip(items, answers, strict=True)], rule)
+    scores = amber.summarise([amber.score(*pair, rule) for pair in zip(items, answers, strict=True)], rule)
+    return {"benchmark": "amber", "rule": rule, **scores}
 
 
 def test_a_description_by_hand(data: Path) -> None:
@@ -331,7 +331,7 @@ def _split(pair: str) -> tuple[str, list[str]]:
 
 def test_the_tables_say_that_descriptions_are_scored_otherwise_than_by_ambers_script(data: Path) -> None:
     texts = ["A dog on a sofa and a cat.", "A tree.", *ANSWERS]
-    described, asked = score_tables(scored(data, texts, "official", "all"))
+    described, asked = amber.tables(scored(data, texts, "official", "all"))
     assert "rule approximate" in described[0]
     assert described[2] == [
         ["2", "0.250\n0.000-0.333", "1.000\n1.000-1.000", "0.500\n0.000-1.000", "0.333\n0.000-0.500"]
@@ -339,7 +339,7 @@ def test_the_tables_say_that_descriptions_are_scored_otherwise_than_by_ambers_sc
     assert "rule official" in asked[0]
     assert "1 answers unparsed" in asked[0]
     assert [row[0] for row in asked[2]] == ["all", "existence", "attribute", "state", "number", "action", "relation"]
-    sentence = method_sentence(scored(data, texts, "official", "all"))
+    sentence = amber.about(scored(data, texts, "official", "all"))
     assert "not scored by AMBER's own script" in sentence
     assert "pairs of the test" in sentence
-    assert len(score_tables(scored(data, ANSWERS, "strict", "discriminative"))) == 1
+    assert len(amber.tables(scored(data, ANSWERS, "strict", "discriminative"))) == 1

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from amp_cli.benchmarks import chair
-from amp_cli.benchmarks.chair import Sample, choose_images, read_vocabulary, resolve_sample
+from amp_cli.benchmarks.chair import read_vocabulary
+from amp_cli.benchmarks.coco import Sample, choose_images, resolve_sample
 from amp_cli.benchmarks.mentions import Vocabulary, count_words, find_mentions, singular
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
@@ -240,7 +241,7 @@ def test_captions_in_chairs_own_format_are_read(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_instances_file_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "instances.json").write_text(content)
-    with pytest.raises(AmpError, match="no COCO instances file"):
+    with pytest.raises(AmpError, match="not a COCO instances file"):
         chair.load(tmp_path, EvalSettings(benchmark="chair", out=tmp_path))
 
 

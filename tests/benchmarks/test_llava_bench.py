@@ -81,7 +81,7 @@ def test_the_strict_rule_takes_only_pairs_from_1_to_10_by_hand(tmp_path: Path) -
 
 def test_the_official_script_rounds_the_means_before_it_divides_them() -> None:
     """Means 1/3 apart: 100 * 6.667 / 7.333 is 90.918, unrounded it would be 90.909."""
-    from amp_cli.benchmarks.judged_scores import JudgedScore
+    from amp_cli.benchmarks.judged import JudgedScore
     from amp_cli.benchmarks.ratings import Reading
 
     scores = [

@@ -117,7 +117,7 @@ def test_answers_to_other_questions_or_rounds_are_refused(tmp_path: Path) -> Non
         "gt_answer": ["a", "b"],
         "model_answer": ["x"],
     }
-    with pytest.raises(AmpError, match="another number of answers"):
+    with pytest.raises(AmpError, match="as many answers as questions"):
         evaluate(tmp_path / "out", data=data, answers=write_json(tmp_path / "a.json", [record]), only="answer")
     record |= {"question": ["Else?", "Question 2 of 0?"], "model_answer": ["x", "y"]}
     with pytest.raises(AmpError, match=r"Else\?"):

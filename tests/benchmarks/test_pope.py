@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from amp_cli.benchmarks import pope
+from amp_cli.benchmarks import pope, yes_no
 from amp_cli.benchmarks.pope import question_key
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
@@ -93,9 +93,10 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     items = pope.load(data, EvalSettings(benchmark="pope", out=tmp_path)).items
     said = ["yes", "yes", "no", "no", "yes", "no", "I cannot tell", "no"]
     scores = [
-        pope.score(item, Answer(id=item.id, answers=(text,)), "strict") for item, text in zip(items, said, strict=True)
+        yes_no.score(item, Answer(id=item.id, answers=(text,)), "strict")
+        for item, text in zip(items, said, strict=True)
     ]
-    summary = pope.summarise(scores, "strict")
+    summary = yes_no.summarise(scores, "strict")
     one = summary["splits"]["random"]
     assert [one[name] for name in ("n", "tp", "fp", "tn", "fn")] == [4, 1, 1, 1, 1]
     assert [one[name] for name in ("accuracy", "precision", "recall", "f1", "yes_ratio")] == [0.5] * 5
@@ -179,12 +180,12 @@ def test_the_suffix_is_added_once(tmp_path: Path) -> None:
     labels(tmp_path, random=[row("a.jpg", "dog", "yes")])
     settings = EvalSettings(benchmark="pope", out=tmp_path)
     (item,) = pope.load(tmp_path, settings).items
-    (asked,) = pope.ask(item, settings)
+    (asked,) = yes_no.ask(item, settings)
     assert asked == "Is there a dog in the image?\nAnswer the question using a single word or phrase."
     labels(tmp_path, random=[{**row("a.jpg", "dog", "yes"), "text": asked}])
     (item,) = pope.load(tmp_path, settings).items
-    assert pope.ask(item, settings) == (asked,)
-    assert pope.ask(item, EvalSettings(benchmark="pope", out=tmp_path, prompt_suffix="")) == (asked,)
+    assert yes_no.ask(item, settings) == (asked,)
+    assert yes_no.ask(item, EvalSettings(benchmark="pope", out=tmp_path, prompt_suffix="")) == (asked,)
 
 
 def test_labels_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_our_own_answers_are_read_by_id(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("answers", "message"),
-    [([], "another number of answers"), (["yes", "no"], "another number of answers"), ("yes", "must be a list")],
+    [([], "as many answers as questions"), (["yes", "no"], "as many answers as questions"), ("yes", "must be a list")],
 )
 def test_our_own_answers_of_a_wrong_shape_are_refused(answers: object, message: str, tmp_path: Path) -> None:
     data = labels(tmp_path / "data", random=[row("a.jpg", "dog", "yes")])

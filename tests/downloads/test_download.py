@@ -241,6 +241,7 @@ def test_an_unknown_name_gets_the_nearest_and_no_name_the_list() -> None:
     assert "7b" in {one["name"] for one in listed["models"]}
     assert [one["name"] for one in listed["benchmarks"]] == [
         "pope",
+        "repope",
         "llava-bench",
         "llava-bench-wild",
         "mmhal",

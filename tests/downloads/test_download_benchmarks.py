@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from amp_cli.downloads import fetch
 from amp_cli.downloads.places import benchmark_folder
-from amp_cli.downloads.sources import BENCHMARKS, VAL2014, Benchmark, find_benchmark
+from amp_cli.downloads.sources import BENCHMARK_FILES, VAL2014, BenchmarkFiles, find_benchmark
 from amp_cli.errors import AmpError
 from amp_cli.main import app
 from tests.support.hub_server import HubServer, go_offline, go_online
@@ -25,7 +25,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield server
 
 
-def small_pope(web: HubServer) -> Benchmark:
+def small_pope(web: HubServer) -> BenchmarkFiles:
     """Put a POPE of 3 x 3,000 questions about 2 images on the server."""
     lines = [
         {"question_id": n, "image": f"COCO_val2014_{n % 2:012}.jpg", "text": f"Is there a {n}?", "label": "yes"}
@@ -94,8 +94,8 @@ def test_images_keep_the_names_that_the_questions_give_them(tmp_path: Path) -> N
 
 
 def test_every_address_is_https_at_a_commit_and_every_checksum_whole() -> None:
-    lengths = {"sha256": 64, "md5": 32}
-    for benchmark in BENCHMARKS:
+    lengths = {"sha256": 64, "md5": 32, "git": 40}
+    for benchmark in BENCHMARK_FILES:
         assert benchmark.files or benchmark.members or benchmark.data
         for file in benchmark.files:
             assert file.url.startswith("https://raw.githubusercontent.com/")

@@ -14,6 +14,7 @@ from amp_cli.errors import AmpError
 from amp_cli.models.load import LoadedModel, load_model
 from amp_cli.models.prompts import encode_item, encode_prompts, render, square
 from amp_cli.models.spec import ModelSpec
+from amp_cli.records import Frame
 
 IMAGE = Image.new("RGB", (96, 96), (190, 190, 195))
 
@@ -116,3 +117,63 @@ def test_an_open_dialogue_holds_one_question_more_than_answers(tiny: LoadedModel
     assert "two?" in text
     assert "three?" not in text
     assert text.endswith("ASSISTANT:")
+
+
+def test_an_own_system_message_stands_in_place_of_the_template_s() -> None:
+    loaded = load_model(ModelSpec(model="tiny"))
+    loaded.chat_template = template_path("chat", "vicuna_v1.jinja").read_text(encoding="utf-8").strip()
+    assert render(loaded, ["one?"], [], 1).startswith("A chat between a curious user ")
+    assert render(loaded, ["one?"], [], 1, Frame(system="Be brief.")) == "Be brief. USER: <image>\none? ASSISTANT:"
+
+
+@pytest.mark.parametrize(("name", "who"), [("vicuna_v1", "user"), ("llava_v1", "human")])
+def test_llava_s_templates_write_a_system_message_where_their_own_sentence_stands(name: str, who: str) -> None:
+    asked = messages_of(["What?"], images=1)
+    system = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+    assert template(name, asked, open_turn=True) == (
+        f"A chat between a curious {who} and an artificial intelligence assistant. The assistant gives helpful, "
+        f"detailed, and polite answers to the {who}'s questions. USER: <image>\nWhat? ASSISTANT:"
+    )
+    assert template(name, [system, *asked], open_turn=True) == "Be brief. USER: <image>\nWhat? ASSISTANT:"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "{% for turn in messages if turn.role != 'system' %}{{ turn.content[-1].text }}{% endfor %}",
+        "{{ raise_exception('System role not supported') if messages[0].role == 'system' }}",
+    ],
+)
+def test_a_system_message_that_the_template_cannot_render_is_refused(own: str) -> None:
+    loaded = load_model(ModelSpec(model="tiny"))
+    loaded.chat_template = own
+    with pytest.raises(AmpError, match="the chat template cannot render it"):
+        render(loaded, ["one?"], [], 0, Frame(system="Be brief."))
+
+
+def test_an_image_of_the_second_round_is_shown_in_the_second_round(tiny: LoadedModel) -> None:
+    text = render(tiny, ["hello.", "what color is it?"], ["hi."], 1, Frame(image_rounds=(1,)))
+    assert text.split("USER: ")[1:] == ["hello. ASSISTANT: hi.</s>", "<image>\nwhat color is it? ASSISTANT:"]
+
+
+def test_answers_around_images_of_two_rounds_are_supervised_to_the_token(tiny: LoadedModel) -> None:
+    item = encode_item(
+        tiny,
+        ["is there a car in the image?", "what color is the car?"],
+        [["yes.", "red."], ["yes.", "blue."]],
+        [IMAGE, IMAGE],
+        Frame(image_rounds=(0, 1)),
+    )
+    image_token = tiny.model.config.image_token_index
+    for response, last in zip(item.responses, ("red. </s>", "blue. </s>"), strict=True):
+        assert words(tiny, response.input_ids[response.round == 0]) == "yes. </s>"
+        assert words(tiny, response.input_ids[response.round == 1]) == last
+        places = (response.input_ids == image_token).nonzero()[:, 0].tolist()
+        answered = response.supervised.nonzero()[:, 0].tolist()
+        assert [len([place for place in places if place < answered[0]]), len(places)] == [10, 20]
+    assert item.image_inputs["pixel_values"].shape == (2, 3, 96, 96)
+
+
+def test_an_image_after_answers_that_differ_is_refused(tiny: LoadedModel) -> None:
+    with pytest.raises(AmpError, match="shown in round 2, after answers that differ"):
+        encode_item(tiny, ["one?", "two?"], [["a.", "b."], ["c.", "b."]], [IMAGE], Frame(image_rounds=(1,)))

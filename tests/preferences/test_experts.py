@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from amp_cli.asking.answerer import Answerer, Request
 from amp_cli.disk.jsonl import RecordLog
 from amp_cli.errors import AmpError
-from amp_cli.preferences.experts import Expert, collect_candidates, parse_expert, refuse_repeated_names
+from amp_cli.preferences.experts import FOLDER, Expert, collect_candidates, parse_expert, refuse_repeated_names
 from amp_cli.preferences.left_out import RejectedItems
 from amp_cli.records import Answer, Candidate, SourceItem
 
@@ -24,25 +25,28 @@ class FakeAnswering:
         self.asked: list[tuple[str, str]] = []
         self.loaded: list[str] = []
 
-    def __call__(
-        self,
-        expert: Expert,
-        items: Sequence[SourceItem],
-        done: Collection[str],
-        on_answer: Callable[[Answer], None],
-        on_reject: Callable[[str, str], None],
-    ) -> None:
+    def __call__(self, expert: Expert, folder: Path) -> Answerer:
         self.loaded.append(expert.name)
-        for item in items:
-            if item.id in done:
-                continue
-            if (expert.name, item.id) == self.killed_at:
-                raise KeyboardInterrupt
-            self.asked.append((expert.name, item.id))
-            if (expert.name, item.id) in self.refuse:
-                on_reject(item.id, "cannot be asked")
-            else:
-                on_answer(Answer(id=item.id, answers=(f"{expert.name} on {item.id}",)))
+
+        def answer(
+            requests: Sequence[Request],
+            *,
+            done: Collection[str],
+            on_answer: Callable[[Answer], None],
+            on_reject: Callable[[str, str], None],
+        ) -> None:
+            for request in requests:
+                if request.id in done:
+                    continue
+                if (expert.name, request.id) == self.killed_at:
+                    raise KeyboardInterrupt
+                self.asked.append((expert.name, request.id))
+                if (expert.name, request.id) in self.refuse:
+                    on_reject(request.id, "cannot be asked")
+                else:
+                    on_answer(Answer(id=request.id, answers=(f"{expert.name} on {request.id}",)))
+
+        return answer
 
 
 def collect(folder: Path, answering: FakeAnswering) -> dict[str, tuple[Candidate, ...]]:
@@ -109,3 +113,27 @@ def test_an_item_that_one_expert_cannot_answer_is_left_out_and_stays_out(tmp_pat
     assert again.loaded == []
     (record,) = RecordLog(tmp_path / "rejected.jsonl").read()
     assert record == {"id": "y", "reason": "big: cannot be asked", "source": "big"}
+
+
+def test_candidates_stand_in_one_order_whoever_finished_first(tmp_path: Path) -> None:
+    class Backwards(FakeAnswering):
+        def __call__(self, expert: Expert, folder: Path) -> Answerer:
+            answer = super().__call__(expert, folder)
+            return lambda requests, **others: answer(list(reversed(requests)), **others)
+
+    for folder, answering in (("one", FakeAnswering()), ("other", Backwards())):
+        collect(tmp_path / folder, answering)
+    one, other = ((tmp_path / folder / "candidates.jsonl").read_bytes() for folder in ("one", "other"))
+    assert other == one
+
+
+def test_what_processes_of_a_killed_command_had_finished_is_not_asked_again(tmp_path: Path) -> None:
+    folder = tmp_path / FOLDER / "1"
+    folder.mkdir(parents=True)
+    (folder / "answering.lock").touch()
+    (folder / "answers.0.jsonl").write_text('{"id": "z", "answers": ["big on z"]}\n{"id": "y", "reason": "too dark"}\n')
+    answering = FakeAnswering()
+    assert set(collect(tmp_path, answering)) == {"x", "z"}
+    assert ("big", "x") in answering.asked
+    assert not {("big", "y"), ("big", "z")} & set(answering.asked)
+    assert not folder.exists()

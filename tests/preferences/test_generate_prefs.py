@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from amp_cli.asking.answerer import Answerer, Request, Running
+from amp_cli.commands.generate_prefs import training_config
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
-from amp_cli.models.spec import Decoding
+from amp_cli.models.spec import Decoding, Loading
 from amp_cli.preferences.experts import Expert
 from amp_cli.preferences.figures import Tally
 from amp_cli.preferences.generate import GenerateResult, GenerateSettings, generate_preferences
@@ -46,21 +48,23 @@ class FakeAnswering:
         self.killed_at = killed_at
         self.answered = 0
 
-    def __call__(
-        self,
-        expert: Expert,
-        items: Sequence[SourceItem],
-        done: Collection[str],
-        on_answer: Callable[[Answer], None],
-        on_reject: Callable[[str, str], None],
-    ) -> None:
-        for item in items:
-            if item.id in done:
-                continue
-            if self.answered == self.killed_at:
-                raise KeyboardInterrupt
-            self.answered += 1
-            on_answer(Answer(id=item.id, answers=(ANSWERS[expert.name][item.id],)))
+    def __call__(self, expert: Expert, folder: Path) -> Answerer:
+        def answer(
+            requests: Sequence[Request],
+            *,
+            done: Collection[str],
+            on_answer: Callable[[Answer], None],
+            on_reject: Callable[[str, str], None],
+        ) -> None:
+            for request in requests:
+                if request.id in done:
+                    continue
+                if self.answered == self.killed_at:
+                    raise KeyboardInterrupt
+                self.answered += 1
+                on_answer(Answer(id=request.id, answers=(ANSWERS[expert.name][request.id],)))
+
+        return answer
 
 
 @pytest.fixture
@@ -266,10 +270,14 @@ def test_incremental_generation_fine_tunes_then_asks_strong_to_weak(data: Path, 
     jobs: list[FinetuneJob] = []
 
     class Recording(FakeAnswering):
-        def __call__(self, expert: Expert, items: Any, done: Any, on_answer: Any, on_reject: Any) -> None:
+        def __call__(self, expert: Expert, folder: Path) -> Answerer:
             asked.append((expert.name, expert.adapter and Path(expert.adapter).name))
-            for item in items:
-                on_answer(Answer(id=item.id, answers=(f"There is a {expert.name} dog.",)))
+
+            def answer(requests: Any, *, done: Any, on_answer: Any, on_reject: Any) -> None:
+                for request in requests:
+                    on_answer(Answer(id=request.id, answers=(f"There is a {expert.name} dog.",)))
+
+            return answer
 
     def finetune(job: FinetuneJob) -> Path:
         jobs.append(job)
@@ -282,3 +290,16 @@ def test_incremental_generation_fine_tunes_then_asks_strong_to_weak(data: Path, 
     assert [(job.name, job.base) for job in jobs] == [("ig-1", "tiny"), ("ig-2", "tiny")]
     assert levels_of(result)["a"] == ["standard", "ig-2", "ig-1", "base"]
     assert result.rejected == 2  # the item without its image, in the data and in the fine-tuning data
+
+
+def test_what_models_are_loaded_with_reaches_their_fine_tuning(data: Path, tmp_path: Path) -> None:
+    settings = settings_for(
+        data,
+        tmp_path / "out",
+        **{"method": "ig", "experts": (), "base": "tiny", "finetune_data": data, "levels": 4},
+        loading=Loading(trust_remote_code=True, template="own", dtype="bfloat16"),
+        running=Running(seed=5),
+    )
+    config = training_config(settings, "tiny", {"max_steps": 1})
+    assert (config.trust_remote_code, config.template, config.dtype, config.seed) == (True, "own", "bfloat16", 5)
+    assert config.spec.trust_remote_code

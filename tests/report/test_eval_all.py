@@ -10,9 +10,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from amp_cli.asking.answerer import Request
-from amp_cli.benchmarks.runner import BENCHMARKS, EvalResult, run_benchmark
+from amp_cli.benchmarks import BENCHMARKS
+from amp_cli.benchmarks.runner import EvalResult, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
-from amp_cli.commands.evaluations.everything import COMMANDS, _settings, _show
+from amp_cli.commands.eval import settings_among_all, show_all
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.main import app
@@ -81,12 +82,8 @@ def options(**changes: Any) -> dict[str, Any]:
 
 def all_of(data: Path, model: Model) -> AllResults:
     chosen = plan({"": data}, judge=None)
-    settings = [_settings(name, folder, {}, options()) for name, folder in chosen.folders.items()]
+    settings = [settings_among_all(name, folder, {}, options()) for name, folder in chosen.folders.items()]
     return run_all(chosen, settings, data.parent / "out", evaluate=model.evaluate)
-
-
-def test_every_benchmark_can_be_asked() -> None:
-    assert list(COMMANDS) == list(BENCHMARKS)
 
 
 def test_what_is_at_hand_is_asked_and_the_rest_left_out_with_the_reason(data: Path) -> None:
@@ -112,21 +109,23 @@ def test_nothing_at_hand_is_an_error_that_says_how_to_get_each(data: Path) -> No
 
 
 def test_each_benchmark_keeps_its_own_protocol(data: Path) -> None:
-    pope, chair = (_settings(name, data, {}, options()) for name in ("pope", "chair"))
+    pope, chair = (settings_among_all(name, data, {}, options()) for name in ("pope", "chair"))
     assert (pope.decoding.max_new_tokens, pope.decoding.no_repeat_ngram_size) == (16, 0)
     assert (chair.decoding.max_new_tokens, chair.decoding.no_repeat_ngram_size) == (512, 5)
-    mmhal = _settings("mmhal", data, {}, options(judge="some", repeat=3, limit=5, rule="official"))
+    mmhal = settings_among_all("mmhal", data, {}, options(judge="some", repeat=3, limit=5, rule="official"))
     assert (mmhal.judging.judge, mmhal.judging.repeat, mmhal.limit, mmhal.rule) == ("some", 3, None, "official")
-    assert _settings("pope", data, {}, options(limit=5)).limit == 5
-    assert _settings("chair", data, {}, options(rule="official")).rule == "strict"  # CHAIR has no rule of that name
+    assert settings_among_all("pope", data, {}, options(limit=5)).limit == 5
+    assert (
+        settings_among_all("chair", data, {}, options(rule="official")).rule == "strict"
+    )  # CHAIR has no rule of that name
     assert pope.prompt_suffix.startswith("\n")
 
 
 def test_images_are_given_by_name_or_for_all(data: Path) -> None:
     elsewhere = data.parent
-    assert _settings("pope", data, {"pope": elsewhere}, options()).image_root == elsewhere
-    assert _settings("chair", data, {"pope": elsewhere}, options()).image_root is None
-    assert _settings("chair", data, {"": elsewhere}, options()).image_root == elsewhere
+    assert settings_among_all("pope", data, {"pope": elsewhere}, options()).image_root == elsewhere
+    assert settings_among_all("chair", data, {"pope": elsewhere}, options()).image_root is None
+    assert settings_among_all("chair", data, {"": elsewhere}, options()).image_root == elsewhere
 
 
 def test_scores_and_reasons_are_on_disk_and_each_benchmark_in_its_own_folder(data: Path) -> None:
@@ -177,7 +176,7 @@ def test_the_cost_limit_is_that_of_all_together(data: Path) -> None:
 
 
 def test_one_table_shows_all_scores_with_their_intervals(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _show(all_of(data, Model()), data.parent / "out", as_json=False)
+    show_all(all_of(data, Model()), data.parent / "out", as_json=False)
     shown = " ".join(capsys.readouterr().out.split())
     assert "pope │ accuracy, all │ 1.000 │ 1.000-1.000" in shown
     assert "chair │ CHAIR-i │ 0.000 │ 0.000-0.000" in shown

@@ -11,12 +11,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from amp_cli.asking.answerer import Request
+from amp_cli.benchmarks.comparing import Difference, mcnemar
 from amp_cli.benchmarks.runner import Answerer, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.errors import AmpError
 from amp_cli.main import app
 from amp_cli.records import Answer
-from amp_cli.report.compare import Difference, compare_runs, mcnemar
+from amp_cli.report.compare import compare_runs
 from amp_cli.report.report import build_report
 from amp_cli.report.runs import ReportRun, name_runs
 

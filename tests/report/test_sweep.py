@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from amp_cli.asking.answerer import Request
+from amp_cli.benchmarks.files import downloaded_images
 from amp_cli.benchmarks.runner import Answerer, EvalResult, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.commands.sweep import _show
@@ -16,7 +17,7 @@ from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer
-from amp_cli.report.everything import folder_of, images_of, named_folders
+from amp_cli.report.everything import folder_of, named_folders
 from amp_cli.report.sweep import PLOT, SWEEP, Point, Sweep, find_points, run_sweep, trained_model
 from tests.support.settings import eval_settings
 
@@ -94,7 +95,7 @@ def test_checkpoints_without_the_projector_that_the_first_adapter_brought_are_le
 def test_a_folder_without_a_training_run_or_without_checkpoints_is_refused(command: str, tmp_path: Path) -> None:
     with Run.start(tmp_path / "run", command=command, settings={"base": "tiny"}) as run:
         run.finish()
-    with pytest.raises(AmpError, match=r"no training run|no checkpoint"):
+    with pytest.raises(AmpError, match=r"not a training run|no checkpoint"):
         find_points(tmp_path / "run")
 
 
@@ -211,8 +212,9 @@ def test_data_is_given_by_name_for_all_or_downloaded(data: Path, monkeypatch: py
     assert folder_of("pope", {}) == downloaded.parent
     bare = data.parent / "annotations"
     bare.mkdir()
-    assert images_of("chair", bare) == downloaded
-    assert images_of("chair", data) is None  # it has images of its own
+    assert downloaded_images("pope", bare) == downloaded
+    assert downloaded_images("pope", data) is None  # it has images of its own
+    assert downloaded_images("", bare) is None
     for values, message in ([["pop=x"], "benchmark 'pop'"], [["x"], "folder 'x'"], [["pope=x"], "folder 'x'"]):
         with pytest.raises(AmpError, match=message):
             named_folders(values, known)

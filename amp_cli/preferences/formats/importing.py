@@ -104,12 +104,12 @@ def import_preferences(
 
 def _result(out: Path, opened: Source, result: dict[str, Any], *, was_there: bool) -> ImportResult:
     return ImportResult(
+        format=opened.format.name,
         items=result["items"],
         rejected=result["rejected"],
         levels=result["levels"],
         warnings=tuple(result["warnings"]),
         images=result["pictures"],
-        format=opened.format.name,
         file=out / _file_name(opened),
         is_standard_only=opened.format.is_standard_only,
         was_there=was_there,

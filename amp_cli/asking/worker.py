@@ -1,4 +1,4 @@
-"""Answers one process's share: `python -m amp_cli.benchmarks.worker RUN_FOLDER`, started through accelerate."""
+"""Answers one process's share: `python -m amp_cli.asking.worker RUN_FOLDER`, started through accelerate."""
 
 import fcntl
 import os
@@ -56,18 +56,19 @@ def _answer_share(folder: Path, job: dict[str, Any]) -> None:
         log.append(answer.to_json())
         report(answer=answer.to_json())
 
+    def refuse(item: str, reason: str) -> None:
+        log.append({"id": item, "reason": reason})
+        report(rejected=item, reason=reason)
+
     answer_requests(
         loaded,
-        [
-            Request(id=one["id"], images=tuple(map(Path, one["images"])), questions=tuple(one["questions"]))
-            for one in job["requests"]
-        ],
+        [Request.from_json(one) for one in job["requests"]],
         Decoding(**job["decoding"]),
         batch_size=job["batch_size"],
         seed=job["seed"],
         done=set(job["done"]),
         on_answer=keep,
-        on_reject=lambda item, reason: report(rejected=item, reason=reason),
+        on_reject=refuse,
         share=(number, count),
     )
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.asking.answerer import Request, Running
-from amp_cli.benchmarks.worker import JOB, LOCK, LOG
-from amp_cli.disk.jsonl import RecordLog, write_json
-from amp_cli.disk.run import Run
+from amp_cli.asking.answerer import Record, Request, Running
+from amp_cli.asking.worker import JOB, LOCK, LOG
+from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, write_json
 from amp_cli.errors import AmpError
 from amp_cli.launching import (
     Launch,
@@ -26,7 +25,7 @@ from amp_cli.launching import (
 from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer
 
-WORKER = "amp_cli.benchmarks.worker"
+WORKER = "amp_cli.asking.worker"
 LOCK_SECONDS = 60
 """Workers whose parent was killed end at once; this is how long we wait for them, in seconds."""
 
@@ -65,13 +64,15 @@ def plan_processes(device: str, num_processes: int | None) -> Launch | None:
 class Shares:
     """An Answerer of several processes, each of which answers its share of the batches."""
 
-    def __init__(self, spec: ModelSpec, decoding: Decoding, running: Running, launch: Launch, run: Run) -> None:
+    def __init__(
+        self, spec: ModelSpec, decoding: Decoding, running: Running, launch: Launch, folder: Path, record: Record
+    ) -> None:
         self._spec = spec
         self._decoding = decoding
         self._running = running
         self._launch = launch
-        self._run = run
-        self._out = run.out
+        self._folder = folder
+        self._record = record
 
     def __call__(
         self,
@@ -89,12 +90,13 @@ class Shares:
                 finished.add(answer.id)
                 on_answer(answer)
 
-        write_json(self._out / JOB, self._job(requests, finished))
+        disk_errors_explained(lambda: self._folder.mkdir(parents=True, exist_ok=True), self._folder)
+        write_json(self._folder / JOB, self._job(requests, finished))
         try:
             self._follow(keep, on_reject)
         finally:
-            _gather(self._out, keep)  # an event may have got lost: two processes wrote into one line
-            (self._out / JOB).unlink(missing_ok=True)
+            _gather(self._folder, keep, on_reject)  # an event may have got lost: two processes wrote into one line
+            (self._folder / JOB).unlink(missing_ok=True)
 
     def _job(self, requests: Sequence[Request], done: Collection[str]) -> dict[str, Any]:
         return {
@@ -103,10 +105,7 @@ class Shares:
             "decoding": asdict(self._decoding),
             "batch_size": self._running.batch_size,
             "seed": self._running.seed,
-            "requests": [
-                {"id": one.id, "images": [str(path.resolve()) for path in one.images], "questions": one.questions}
-                for one in requests
-            ],
+            "requests": [one.to_json() for one in requests],
             "done": sorted(done),
         }
 
@@ -119,14 +118,14 @@ class Shares:
             elif "rejected" in event:
                 on_reject(event["rejected"], event["reason"])
             elif "identity" in event:
-                self._run.record(model=event["identity"], device=event["device"], processes=self._launch.processes)
+                self._record(model=event["identity"], device=event["device"], processes=self._launch.processes)
                 for note in event["notes"]:
                     ui.warn(note)
             else:
                 fault.update(event)
 
-        log_path = self._out / LOG
-        status = run_workers(self._launch, self._out, log_path, take)
+        log_path = self._folder / LOG
+        status = run_workers(self._launch, self._folder, log_path, take)
         if "error" in fault:
             raise AmpError(fault["error"], hint=fault["hint"])
         if status:
@@ -136,33 +135,37 @@ class Shares:
             )
 
 
-def take_over(log: RecordLog) -> None:
-    """Move into the log what the workers of a killed command had finished; they themselves are waited for."""
-    out = log.path.parent
-    if not (out / LOCK).exists():
+def take_over(
+    folder: Path, *, on_answer: Callable[[Answer], None], on_reject: Callable[[str, str], None], done: Collection[str]
+) -> None:
+    """Take over what the workers of a killed command had finished in the folder; they themselves are waited for."""
+    if not (folder / LOCK).exists():
         return
-    _wait_for_workers(out)
-    done = log.ids()
+    _wait_for_workers(folder)
+    finished = set(done)
 
     def keep(answer: Answer) -> None:
-        if answer.id not in done:
-            done.add(answer.id)
-            log.append(answer.to_json())
+        if answer.id not in finished:
+            finished.add(answer.id)
+            on_answer(answer)
 
-    _gather(out, keep)
+    _gather(folder, keep, on_reject)
 
 
-def _gather(out: Path, keep: Callable[[Answer], None]) -> None:
+def _gather(folder: Path, keep: Callable[[Answer], None], on_reject: Callable[[str, str], None]) -> None:
     """Take over what stands in the processes' own files, then remove them."""
-    for path in sorted(out.glob("answers.*.jsonl")):
+    for path in sorted(folder.glob("answers.*.jsonl")):
         for record in RecordLog(path).read():
-            keep(Answer.from_json(record))
+            if "answers" in record:
+                keep(Answer.from_json(record))
+            else:
+                on_reject(record["id"], record["reason"])
         path.unlink()
 
 
-def _wait_for_workers(out: Path) -> None:
+def _wait_for_workers(folder: Path) -> None:
     """Wait until no worker of a killed command is left in the folder."""
-    with (out / LOCK).open("a") as lock:
+    with (folder / LOCK).open("a") as lock:
         for _ in range(LOCK_SECONDS * 10):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,4 +173,4 @@ def _wait_for_workers(out: Path) -> None:
                 time.sleep(0.1)
             else:
                 return
-    raise AmpError(f"Another process answers in '{out}'", hint="Wait for it, or choose another --out")
+    raise AmpError(f"Another process answers in '{folder}'", hint="Wait for it, or choose another --out")

@@ -1,1 +1,0 @@
-"""The commands of `amp eval`: one per benchmark."""
