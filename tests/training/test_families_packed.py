@@ -92,6 +92,7 @@ def test_a_batch_without_images_needs_none(name: str) -> None:
     assert max(found.sums, found.gradient) < FAMILIES[name].floor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_image_of_a_test_item_matters(name: str) -> None:
     *others, last = items_of(name)
