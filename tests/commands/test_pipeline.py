@@ -1,4 +1,4 @@
-"""README's six commands, typed as they stand there; only the large models are exchanged for the embedded one.
+"""The commands of README and the guides, typed as they stand; only large models are exchanged for the embedded one.
 
 They are run in this process, which has torch and all else loaded already; what a process of its own sees of them is
 tested at the end.
@@ -30,9 +30,10 @@ EXCHANGED = {
 }
 
 
-def commands_of_readme(heading: str) -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.split(heading)[1]
+def commands_of_docs(heading: str) -> list[str]:
+    """Return the commands of the first block under a heading of README or the guides."""
+    pages = (file.read_text(encoding="utf-8") for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
+    section = next(page for page in pages if f"{heading}\n" in page).split(f"{heading}\n")[1]
     match = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
     assert match
     block = match[1].replace("\\\n", " ")
@@ -85,7 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_readme_s_six_commands_work_as_they_stand(folder: Path) -> None:
-    lines = commands_of_readme("## The loop on your own data, in six commands")
+    lines = commands_of_docs("## The loop on your own data, in six commands")
     assert [line.split()[1] for line in lines] == ["doctor", "generate-prefs", "train", "merge-lora", "eval", "report"]
     before = lines[4].replace("my-7b", "7b").replace("pope-after", "pope-before")
     for line in [*lines[:5], before, lines[5]]:
@@ -106,7 +107,7 @@ def test_readme_s_commands_for_original_checkpoints_work_as_they_stand(tmp_path:
     levels = [{"answers": [answer], "source": answer} for answer in ("A red dog.", "A dog.", "A blue cat.")]
     item = {"id": "1", "images": ["images/wide.png"], "questions": ["What is it?"], "levels": levels}
     (tmp_path / "prefs.jsonl").write_text(json.dumps(item))
-    lines = commands_of_readme("### Original LLaVA checkpoints and adapters")
+    lines = commands_of_docs("### Original LLaVA checkpoints and adapters")
     assert [line.split()[1] for line in lines] == ["convert", "convert", "merge-lora", "train"]
     smaller = " --set quantization=none --set max_steps=1 --set global_batch_size=1"
     for line in [*lines[:3], lines[3] + smaller]:
@@ -154,7 +155,7 @@ def test_readme_s_commands_for_preference_data_work_as_they_stand(tmp_path: Path
         item = {"id": name, "images": ["coco/a/1.png"], "questions": ["What?"], "levels": levels}
         write_lines(tmp_path / f"{name}.jsonl", [item, {**item, "id": f"{name}-2", "images": ["coco/a/2.png"]}])
     exchanged = {"openbmb/RLAIF-V-Dataset": "rlaif.jsonl", "~/.cache/amp/benchmarks/pope": "pope", **EXCHANGED}
-    lines = commands_of_readme("## Preference data in and out")
+    lines = commands_of_docs("## Preference data in and out")
     assert [line.split()[2] for line in lines] == [
         *("import", "import", "import", "check", "stats", "view", "mix", "export", "export")
     ]
@@ -171,7 +172,7 @@ def test_readme_s_commands_for_preference_data_work_as_they_stand(tmp_path: Path
 @pytest.mark.slow
 def test_readme_s_commands_for_fast_training_work_as_they_stand(tmp_path: Path) -> None:
     write_preferences(tmp_path)
-    dry, real = commands_of_readme("## Training, fast and lean")
+    dry, real = commands_of_docs("## Training, fast and lean")
     for line in (dry, real):
         type_in(line.replace("--size 7b", EXCHANGED["--size 7b"] + " --set save_steps=5"), tmp_path)
         assert (tmp_path / "run").exists() == (line == real)
