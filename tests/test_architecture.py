@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -16,8 +17,13 @@ STAGES = ("preferences", "training", "benchmarks", "world")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports_of(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -67,10 +73,7 @@ def test_only_the_core_loads_models() -> None:
     loaders = {
         str(path.relative_to(PACKAGE))
         for path in FILES
-        if any(
-            isinstance(node, ast.Attribute) and node.attr == "from_pretrained"
-            for node in ast.walk(ast.parse(path.read_text()))
-        )
+        if any(isinstance(node, ast.Attribute) and node.attr == "from_pretrained" for node in ast.walk(tree_of(path)))
     }
     assert loaders <= {"models/load.py", "models/adapters.py"}
 
@@ -81,7 +84,7 @@ def test_nothing_but_the_ui_prints() -> None:
         for path in FILES
         if any(
             isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in ast.walk(tree_of(path))
         )
     }
     assert printers <= {"ui.py"}
@@ -97,7 +100,7 @@ def test_every_file_says_its_purpose_and_stays_short(path: Path) -> None:
 def imported_at_start(path: Path) -> set[str]:
     """Return the modules of ours that a file imports as it is imported itself, not inside a function or for types."""
     names: set[str] = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in tree_of(path).body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("amp_cli"):
             for alias in node.names:
                 inside = f"{node.module}.{alias.name}"

@@ -32,6 +32,7 @@ def tiny() -> Iterator[Results]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_the_object_has_what_the_contract_names(tiny: Results) -> None:
     record = json.loads(json.dumps(to_json(tiny)))
     keys = {"trl_pairs", "trl_pairs_micro", "released", "rows", "packed", "packed_cached"}
@@ -44,6 +45,7 @@ def test_the_object_has_what_the_contract_names(tiny: Results) -> None:
     assert [point["levels"] for point in record["growth"]["packed"]["points"]] == [2, 3]
 
 
+@pytest.mark.slow
 def test_every_way_to_make_the_step_has_the_same_loss_and_gradient(tiny: Results) -> None:
     ours = [tiny.variants[key].loss for key in ("rows", "packed", "packed_cached")]
     assert ours == pytest.approx([tiny.variants["released"].loss] * 3, abs=1e-4)
@@ -54,6 +56,7 @@ def test_every_way_to_make_the_step_has_the_same_loss_and_gradient(tiny: Results
     assert [one.loss for one in tiny.checkpointed.values()] == pytest.approx([ours[0]] * 3, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_tokens_are_those_that_enter_the_decoder(tiny: Results) -> None:
     processed = {key: one.counted.tokens for key, one in tiny.variants.items()}
     assert processed["packed_cached"] == tiny.unique_tokens
@@ -63,6 +66,7 @@ def test_tokens_are_those_that_enter_the_decoder(tiny: Results) -> None:
     assert processed["trl_pairs"] == 3 * processed["released"]  # 12 rows for 4
 
 
+@pytest.mark.slow
 def test_the_table_is_plain_text_with_a_line_for_each_variant(tiny: Results) -> None:
     text = for_people(tiny)
     assert text.isascii()
@@ -184,6 +188,7 @@ def small_7b() -> Any:
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_nf4", [False, True])
 def test_the_random_7b_makes_the_same_step_packed_and_released(is_nf4: bool) -> None:
     config = small_7b()

@@ -111,6 +111,7 @@ def test_old_answers_are_scored_by_the_other_rule(here: Path) -> None:
     assert official["splits"] == adopted["splits"]
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_keeps_its_answers_and_makes_the_others(here: Path) -> None:
     kept = lines(here / "runs/pope-killed/answers.jsonl")[:5]
     amp(f"{POPE} --out runs/pope-killed")
@@ -169,6 +170,7 @@ def test_finished_preferences_given_again_are_byte_for_byte_the_same(here: Path)
         assert {name: new[name] for name in old} == old
 
 
+@pytest.mark.slow
 def test_killed_candidates_are_kept_and_the_others_made(here: Path) -> None:
     kept = lines(here / "runs/prefs-killed/candidates.jsonl")[:7]
     amp(f"{MEG} --out runs/prefs-killed")
@@ -178,6 +180,7 @@ def test_killed_candidates_are_kept_and_the_others_made(here: Path) -> None:
     assert len(lines(here / "runs/prefs-killed/preferences.jsonl")) == 5
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_from_its_checkpoint(here: Path) -> None:
     kept = lines(here / "runs/train-killed/metrics.jsonl")[:2]
     result = json.loads(amp(f"{TRAIN} --out runs/train-killed --json"))
@@ -196,6 +199,7 @@ def test_a_finished_training_given_again_trains_nothing(here: Path) -> None:
     amp(f"{TRAIN.replace('max_steps=4', 'max_steps=2')} --method sft --out runs/sft")
 
 
+@pytest.mark.slow
 def test_an_old_adapter_is_merged_and_an_old_merge_is_known(here: Path) -> None:
     amp("merge-lora runs/train --out merged")
     assert (here / "merged" / "model.safetensors").stat().st_size > 2_000_000

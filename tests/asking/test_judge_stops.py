@@ -71,6 +71,7 @@ def wait_for_lines(file: Path, count: int, process: subprocess.Popen[str]) -> No
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_killed_or_interrupted_pays_for_nothing_twice(
     blow: signal.Signals, server: JudgeServer, tmp_path: Path

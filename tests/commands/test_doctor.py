@@ -23,6 +23,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
+@pytest.mark.slow
 def test_a_secret_is_present_or_not_and_never_shown(monkeypatch: pytest.MonkeyPatch, no_network: None) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     monkeypatch.setenv("HF_TOKEN", "hf_very_secret")

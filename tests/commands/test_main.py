@@ -67,6 +67,7 @@ def test_offline_reaches_the_hub_library_and_the_workers(monkeypatch: pytest.Mon
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
+@pytest.mark.slow
 def test_keys_stand_in_no_output(tmp_path: Path) -> None:
     secret = "sk-this-must-never-be-seen"
     done = run("doctor", "--json", OPENAI_API_KEY=secret, HF_TOKEN=secret, HF_HOME=str(tmp_path))

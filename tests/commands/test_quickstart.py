@@ -16,6 +16,7 @@ def type_in(words: list[str]) -> object:
     return app(words, standalone_mode=False)
 
 
+pytestmark = pytest.mark.slow  # all look at the same four runs of training
 SMALL = Size(scenes=12, test_scenes=8, steps=5)
 
 

@@ -102,6 +102,7 @@ for source, to in zip(sys.argv[1::2], sys.argv[2::2]):
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_a_sentence_and_leaves_nothing_under_the_name(
     base: Path, converted: Path, tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def assert_items_or_reasons(read: Callable[[], Any]) -> None:
             assert isinstance(one, PreferenceItem | SourceItem) or (isinstance(one, Refused) and one.reason)
 
 
+@pytest.mark.slow
 @QUICK
 @given(RECORDS)
 def test_any_record_is_described_and_converted_without_another_error(record: dict[str, Any]) -> None:
@@ -78,6 +79,7 @@ def test_any_record_is_described_and_converted_without_another_error(record: dic
         assert detect_format([record], "data").describes(record)
 
 
+@pytest.mark.slow
 @QUICK
 @given(st.lists(RECORDS, min_size=1, max_size=3), st.sampled_from(sorted(FORMATS)))
 def test_any_file_read_as_any_format_gives_items_or_reasons(
@@ -89,6 +91,7 @@ def test_any_file_read_as_any_format_gives_items_or_reasons(
     assert_items_or_reasons(lambda: read_items(path))
 
 
+@pytest.mark.slow
 @QUICK
 @given(st.sampled_from(sorted(EXAMPLES)), st.integers(0, 10**9))
 def test_a_good_file_with_something_wrong_in_it_gives_items_or_reasons(tmp_path: Path, name: str, seed: int) -> None:
@@ -102,6 +105,7 @@ def test_a_good_file_with_something_wrong_in_it_gives_items_or_reasons(tmp_path:
         assert result.rejected == len(result.rejected_file.read_text(encoding="utf-8").splitlines())
 
 
+@pytest.mark.slow
 @QUICK
 @given(st.binary(max_size=200) | st.text(alphabet='[]{}",:1ae\\un\n ', max_size=60).map(str.encode))
 def test_any_bytes_give_items_or_reasons(tmp_path: Path, content: bytes) -> None:

@@ -74,6 +74,7 @@ def test_items_are_shuffled_across_sources(tmp_path: Path) -> None:
     assert 5 < sum(one.startswith("a") for one in ids(tmp_path / "out")[:40]) < 35
 
 
+@pytest.mark.slow
 def test_every_item_is_drawn_about_equally_often(tmp_path: Path) -> None:
     a = make(tmp_path, "a", 10)
     counts = dict.fromkeys((str(number) for number in range(10)), 0)

@@ -139,6 +139,7 @@ def sweep_of(data: Path, model: Model, *steps: int, names: Sequence[str] = ("pop
     return run_sweep(data.parent / "run", points, settings, out, evaluate=model.evaluate)
 
 
+@pytest.mark.slow
 def test_the_best_step_by_hand_and_a_last_one_that_is_clearly_worse(data: Path) -> None:
     # wrong about 15, 3, 3 and 24 of 30 images: POPE 15/30, 27/30, 27/30, 6/30 right;
     # CHAIR-i: 15 cats in 45 objects, 3 in 33, 3 in 33, 24 in 54
@@ -162,6 +163,7 @@ def test_a_difference_that_may_be_chance_brings_no_warning(data: Path) -> None:
     assert not sweep.overtrained  # one image more of 30
 
 
+@pytest.mark.slow
 def test_the_files_hold_the_curve_and_each_evaluation_is_a_run_of_its_own(data: Path) -> None:
     sweep = sweep_of(data, Model({0: 15, 10: 3}), 0, 10, limit=5)
     out = sweep.out

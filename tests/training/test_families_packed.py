@@ -56,6 +56,7 @@ def test_the_chosen_layout_is_the_expected_one_and_equals_plain_passes(name: str
     assert max(found.sums, found.gradient) < (FAMILIES[name].floor if dtype == torch.float64 else 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_other_layouts_are_exact_too_or_refused_by_rule(name: str) -> None:
     network = model_of(name).get_base_model()
@@ -69,6 +70,7 @@ def test_the_other_layouts_are_exact_too_or_refused_by_rule(name: str) -> None:
                 assert max(found.sums, found.gradient) < FAMILIES[name].floor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradient_checkpointing_changes_nothing(name: str) -> None:
     model = model_of(name)
@@ -81,6 +83,7 @@ def test_gradient_checkpointing_changes_nothing(name: str) -> None:
     assert max(found.sums, found.gradient) < FAMILIES[name].floor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_batch_without_images_needs_none(name: str) -> None:
     model, items = model_of(name), [as_text(item) for item in items_of(name)]
@@ -89,6 +92,7 @@ def test_a_batch_without_images_needs_none(name: str) -> None:
     assert max(found.sums, found.gradient) < FAMILIES[name].floor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_image_of_a_test_item_matters(name: str) -> None:
     *others, last = items_of(name)

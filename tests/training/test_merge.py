@@ -39,6 +39,7 @@ def settings(run: Path, out: Path, base: str | None = None, *, overwrite: bool =
     return MergeSettings(adapter=str(run), out=out, base=base, overwrite=overwrite)
 
 
+@pytest.mark.slow
 def test_the_merged_folder_answers_as_base_plus_adapter(run: Path, tmp_path: Path) -> None:
     result = merge_lora(settings(run, tmp_path / "merged"))
     both = load_model(ModelSpec(model="tiny", adapter=str(run)))

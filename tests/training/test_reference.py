@@ -43,6 +43,7 @@ def files(home: Path) -> list[Path]:
     return sorted(home.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_cached_reference_trains_as_one_that_is_computed_in_every_step(tmp_path: Path) -> None:
     online, cached = tmp_path / "online", tmp_path / "cached"
     config = replace(RAGGED, max_steps=4, round_weight=0.05)
@@ -53,6 +54,7 @@ def test_a_cached_reference_trains_as_one_that_is_computed_in_every_step(tmp_pat
         assert other["margin"] == pytest.approx(one["margin"], rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_another_run_on_the_same_items_computes_nothing_again(tmp_path: Path, home: Path, passes: list[int]) -> None:
     train(tmp_path / "first", CACHED)
     assert sum(passes) == 8
@@ -62,6 +64,7 @@ def test_another_run_on_the_same_items_computes_nothing_again(tmp_path: Path, ho
     assert len(files(home)) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_computation_goes_on_with_what_is_missing(
     tmp_path: Path, home: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +79,7 @@ def test_a_killed_computation_goes_on_with_what_is_missing(
     assert sum(passes) in (lost, lost + 1)  # and one to see that the others still hold
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_computed_again(tmp_path: Path, home: Path, passes: list[int]) -> None:
     train(tmp_path / "first", CACHED)
     (path,) = files(home)
@@ -90,6 +94,7 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, home: Path, passes: li
     )
 
 
+@pytest.mark.slow
 def test_kept_numbers_that_are_no_longer_computed_are_refused(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def test_the_first_loss_is_the_mean_over_answer_tokens_of_the_base(tmp_path: Pat
     assert metrics(tmp_path)[0]["loss"] == pytest.approx(float(-picked.mean()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_batch_may_be_cut_at_will(tmp_path: Path) -> None:
     outcomes = []
     for per_device in (4, 1):
@@ -64,6 +65,7 @@ def test_a_batch_may_be_cut_at_will(tmp_path: Path) -> None:
     assert relative_difference(outcomes[1], outcomes[0]) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(tmp_path: Path) -> None:
     train(tmp_path / "unbroken", SFT)
     shutil.copytree(tmp_path / "unbroken", tmp_path / "broken")

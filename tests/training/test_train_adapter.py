@@ -60,6 +60,7 @@ def test_the_adapters_weights_alone_are_trained(first_run: Path) -> None:
     assert len(trained) == len(load_file(first_run / "adapter" / "adapter_model.safetensors"))
 
 
+@pytest.mark.slow
 def test_the_first_rewards_are_those_of_an_adapter_that_has_learnt_already(first_run: Path, tmp_path: Path) -> None:
     """A fresh adapter is its own reference: no reward at all. The adapter's policy has moved away from the base."""
     train(tmp_path / "fresh", replace(RAGGED, max_steps=1, save_steps=1))

@@ -67,7 +67,7 @@ def test_the_first_loss_is_that_of_equal_log_probabilities(trained: Path, tmp_pa
     train(tmp_path, replace(RAGGED, max_steps=1, save_steps=1), four_levels)
     first = metrics(tmp_path)[0]
     assert first["loss"] == pytest.approx(6 * math.log(2), rel=1e-6)
-    assert first["reward_level_0"] == 0.0
+    assert first["reward_level_0"] == pytest.approx(0, abs=1e-3)  # one pass carries gradients, the other does not
     assert first["accuracy"] == 0.5  # policy and reference are the same: every pair is a tie
 
 
@@ -87,6 +87,7 @@ def test_the_adapter_stands_in_the_language_model_alone(trained: Path) -> None:
     assert projections == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_puts_pairs_in_order(tmp_path: Path) -> None:
     config = replace(RAGGED, max_steps=12, save_steps=12, global_batch_size=8, penalty=0.1)
     result = train(tmp_path, config)
@@ -116,6 +117,7 @@ def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_a_batch_may_be_cut_at_will_with_ragged_levels(tmp_path: Path, reduction: str) -> None:
     outcomes = []
@@ -134,6 +136,7 @@ def test_a_batch_may_be_cut_at_will_with_ragged_levels(tmp_path: Path, reduction
             assert cut_line["margin"] == pytest.approx(line["margin"], rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_an_epochs_last_update_with_fewer_items_may_be_cut_too(tmp_path: Path) -> None:
     records = [preference(number, levels=2 + number) for number in range(3)]
     outcomes = []
@@ -144,6 +147,7 @@ def test_an_epochs_last_update_with_fewer_items_may_be_cut_too(tmp_path: Path) -
     assert relative_difference(outcomes[1], outcomes[0]) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(tmp_path: Path) -> None:
     config = replace(RAGGED, max_steps=6)
     train(tmp_path / "unbroken", config)
@@ -159,6 +163,7 @@ def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(tmp_path: Path) -> None:
         assert (broken / file).read_bytes() == (tmp_path / "unbroken" / file).read_bytes(), file
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_adapter_was_written_trains_no_step_more(tmp_path: Path) -> None:
     train(tmp_path, replace(RAGGED, max_steps=3, save_steps=1))
     before = adapter(tmp_path)
@@ -168,6 +173,7 @@ def test_a_run_killed_before_its_adapter_was_written_trains_no_step_more(tmp_pat
     assert all(torch.equal(value, before[name]) for name, value in adapter(tmp_path).items())
 
 
+@pytest.mark.slow
 def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path: Path) -> None:
     train(tmp_path, replace(RAGGED, max_steps=4, save_steps=1, keep_checkpoints=3))
     assert {folder.name for folder in (tmp_path / "checkpoints").iterdir()} == {f"checkpoint-{n}" for n in (2, 3, 4)}
@@ -183,6 +189,7 @@ def test_a_checkpoint_with_a_file_cut_short_is_ignored_and_removed(tmp_path: Pat
     assert found[1:] == (2, 4)
 
 
+@pytest.mark.slow
 def test_the_loss_of_one_item_by_pair_set_and_penalty_reaches_the_trainer(tmp_path: Path) -> None:
     records = [preference(0, levels=4)]
     config = replace(RAGGED, max_steps=1, save_steps=1, global_batch_size=1)
@@ -192,6 +199,7 @@ def test_the_loss_of_one_item_by_pair_set_and_penalty_reaches_the_trainer(tmp_pa
         assert metrics(folder)[0]["loss"] == pytest.approx(terms * math.log(2), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_update(tmp_path: Path, trained: Path) -> None:
     train(tmp_path, replace(RAGGED, gradient_checkpointing=True))
     for name, value in adapter(trained).items():
