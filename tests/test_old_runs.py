@@ -1,234 +1,418 @@
-"""Run folders of commit 5094e63 go on: resumed, judged, scored again, reported and merged as they lie there."""
+"""Run folders of an earlier version (`tests/data/runs_5094e63`) are resumed, judged, re-scored, reported and merged.
+
+Everything goes through the command line, typed in a copy of that folder.
+"""
 
 import json
+import math
+import shlex
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from amp_cli.main import app
+from amp_cli import main
+from tests.support.judge_server import JudgeServer
 
-OLD = Path(__file__).parent / "data" / "runs_5094e63"
-SMALL = "--num-beams 1 --max-new-tokens 8"
-POPE = f"eval pope --model tiny --data pope --image-root val2014 {SMALL}"
-MEG = (
-    "generate-prefs data.json --method meg --expert big=tiny --expert small=tiny --max-new-tokens 24 --num-beams 1 "
-    "--encoder world"
-)
-IG = (
-    "generate-prefs more.json --method ig --base tiny --finetune-data more.json --levels 4 --finetune-steps 1 "
-    "--finetune-batch-size 2 --finetune-lora-r 4 --finetune-set quantization=none --max-new-tokens 24 --num-beams 1 "
-    "--encoder world"
-)
-TRAIN = (
-    "train --size tiny --prefs prefs.jsonl --set max_steps=4 --set save_steps=2 --set logging_steps=1 --set lora_r=4 "
-    "--set global_batch_size=2"
-)
-DATA = {"mmhal": "mmhal", "mrhal": "mrhal", "llava-bench": "llava"}
+TESTS = Path(__file__).resolve().parent
+OLD = TESTS / "data" / "runs_5094e63"
+COMMANDS = (OLD / "commands.txt").read_text(encoding="utf-8").splitlines()
+JUDGED = ("mmhal", "mrhal", "llava-bench", "llava-bench-wild")
+FINISHED = ("pope", "pope-adapter", "pope-theirs", "chair", "amber", "mmhal-local", "mmhal-theirs", "mmhal-twice")
+FINISHED += JUDGED
+
+Amp = Callable[[str], int]
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the folder that the commands were given in, as the current one."""
-    folder = tmp_path / "old"
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the old folders, which is also where commands are typed."""
+    folder = tmp_path / "runs"
     shutil.copytree(OLD, folder)
-    for file in folder.rglob("*.json*"):
-        text = file.read_text(encoding="utf-8")
-        file.write_text(text.replace("{ROOT}", str(folder)), encoding="utf-8")
+    fill_in(folder, "{ROOT}", str(folder))
     monkeypatch.chdir(folder)
     return folder
 
 
-def amp(line: str, *, status: int = 0) -> str:
-    done = CliRunner().invoke(app, line.split())
-    assert done.exit_code == status, f"{line}\n{done.output}\n{done.exception!r}"
-    return done.stdout
+@pytest.fixture
+def amp(monkeypatch: pytest.MonkeyPatch) -> Amp:
+    """Types a command line and returns its exit status."""
+
+    def type_in(line: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["amp", *shlex.split(line)])
+        try:
+            main.main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return type_in
 
 
-def refusal(line: str) -> str:
-    done = CliRunner().invoke(app, line.split())
-    assert done.exit_code == 1
-    return str(done.exception)
+def fill_in(folder: Path, placeholder: str, value: str) -> None:
+    for file in folder.rglob("*.json*"):
+        text = file.read_text(encoding="utf-8")
+        if placeholder in text:
+            file.write_text(text.replace(placeholder, value), encoding="utf-8")
+
+
+def line_of(name: str) -> str:
+    """The command that made a folder."""
+    return next(line for line in COMMANDS if line.endswith(f" --out {name}"))
+
+
+def line_for(folder: str, *, made_as: str) -> str:
+    """The command that made `made_as`, for another folder."""
+    return line_of(made_as).removesuffix(made_as) + folder
+
+
+def read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines(keepends=True)
+
+
+def records(file: Path) -> list[Any]:
+    return [json.loads(line) for line in lines(file)]
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
+def holds(new: Any, old: Any) -> bool:
+    """Whether all that the old value says is in the new one; there may be more names, and other last bits."""
+    if isinstance(old, dict):
+        return isinstance(new, dict) and all(name in new and holds(new[name], old[name]) for name in old)
+    if isinstance(old, list):
+        return isinstance(new, list) and len(new) == len(old) and all(map(holds, new, old))
+    if isinstance(old, float) and isinstance(new, int | float):
+        return math.isclose(new, old, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(new == old)
 
 
-def run_json(folder: str) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(Path(folder, "run.json").read_text(encoding="utf-8"))
-    return facts
+def mark_first(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the first line, so that a line which is made once more is told from one that was kept."""
+    first, *others = lines(file)
+    record = json.loads(first)
+    change(record)
+    file.write_text(json.dumps(record, ensure_ascii=False) + "\n" + "".join(others), encoding="utf-8")
 
 
-def scores(folder: str) -> Any:
-    return json.loads(Path(folder, "scores.json").read_text(encoding="utf-8"))
+def mark_answer(record: dict[str, Any]) -> None:
+    record["answers"][0] += " Kept."
 
 
-@pytest.mark.parametrize(
-    ("folder", "line"),
-    [
-        ("pope", POPE),
-        ("pope-after", f"{POPE} --adapter runs/train"),
-        ("pope-adopted", "eval pope --answers runs/pope/answers.jsonl --data pope --rule official"),
-        ("chair", "eval chair --model tiny --data chair --image-root val2014 --num-beams 1 --max-new-tokens 40"),
-        *(
-            (name, f"eval {name} --model tiny --data {data} {SMALL} --judge replay:replies-{name}.jsonl")
-            for name, data in DATA.items()
-        ),
-    ],
-)
-def test_a_finished_evaluation_given_again_has_the_same_items_and_scores(here: Path, folder: str, line: str) -> None:
-    out = here / "runs" / folder
-    before = content(out)
-    amp(f"{line} --out runs/{folder}")
-    after = content(out)
-    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    assert changed <= {"run.json"}
-    old, new = json.loads(before["run.json"]), json.loads(after["run.json"])
-    for name in ("command", "settings", "identity", "seed", "scores", "judging"):
-        assert new.get(name) == old.get(name), name
+def mark_verdict(record: dict[str, Any]) -> None:
+    record["text"] += "\nKept."
 
 
-@pytest.mark.parametrize("folder", ["pope", "chair", "mmhal", "mrhal", "llava-bench"])
-def test_an_old_evaluation_is_scored_again_to_the_same_numbers(here: Path, folder: str) -> None:
-    before = content(here / "runs" / folder)
-    (here / "runs" / folder / "scores.json").unlink()
-    amp(f"eval {folder} --out runs/{folder} --only score")
-    after = content(here / "runs" / folder)
-    assert {name for name in before if before[name] != after[name]} <= {"run.json"}
+# --- evaluations ---
 
 
-def test_old_answers_are_scored_by_the_other_rule(here: Path) -> None:
-    amp("eval pope --out runs/pope --only score --rule official")
-    official, adopted = scores("runs/pope"), scores("runs/pope-adopted")
-    assert official["rule"] == "official"
-    assert official["splits"] == adopted["splits"]
+@pytest.mark.parametrize("name", FINISHED)
+def test_a_finished_evaluation_typed_again_asks_nothing_and_says_the_same(name: str, runs: Path, amp: Amp) -> None:
+    for marked, mark in (("answers.jsonl", mark_answer), ("verdicts.jsonl", mark_verdict)):
+        if (runs / name / marked).exists() and "theirs" not in name:
+            mark_first(runs / name / marked, mark)
+    before = content(runs / name)
+    assert amp(line_of(name)) == 0
+    for file in ("answers.jsonl", "verdicts.jsonl"):
+        assert file not in before or (runs / name / file).read_bytes() == before[file]
+    assert read(runs / name / "run.json")["state"] == "done"
+    if name not in ("pope", "pope-adapter", "chair", "amber"):  # there the marked answer may be scored otherwise
+        assert holds(read(runs / name / "scores.json"), json.loads(before["scores.json"]))
 
 
-@pytest.mark.slow
-def test_a_killed_evaluation_keeps_its_answers_and_makes_the_others(here: Path) -> None:
-    kept = lines(here / "runs/pope-killed/answers.jsonl")[:5]
-    amp(f"{POPE} --out runs/pope-killed")
-    answers = lines(here / "runs/pope-killed/answers.jsonl")
-    assert answers[:5] == kept
-    assert {json.loads(one)["id"] for one in answers} == {
-        json.loads(one)["id"] for one in lines(here / "runs/pope/answers.jsonl")
+@pytest.mark.parametrize("name", FINISHED)
+def test_an_old_evaluation_is_scored_again_to_the_same_numbers(name: str, runs: Path, amp: Amp) -> None:
+    scores, items = read(runs / name / "scores.json"), records(runs / name / "items.jsonl")
+    for file in ("scores.json", "items.jsonl"):
+        (runs / name / file).unlink()
+    assert amp(f"{shlex.join(line_of(name).split()[:2])} --only score --out {name}") == 0
+    assert holds(read(runs / name / "scores.json"), scores)
+    assert holds(records(runs / name / "items.jsonl"), items)
+
+
+def test_answers_on_disk_are_what_is_scored(runs: Path, amp: Amp) -> None:
+    """66 questions, and half of them are true: who always says yes is right in 33."""
+    answers = records(runs / "pope/answers.jsonl")
+    changed = [json.dumps({**one, "answers": ["Yes."]}) + "\n" for one in answers]
+    (runs / "pope/answers.jsonl").write_text("".join(changed))
+    assert amp("eval pope --only score --rule official --out pope") == 0
+    scores = read(runs / "pope/scores.json")
+    assert scores["rule"] == "official"
+    assert {name: scores["overall"][name] for name in ("n", "tp", "fp", "tn", "fn")} == {
+        **{"n": 66, "tp": 33, "fp": 33, "tn": 0, "fn": 0}
     }
-    assert len(answers) == 18
-    assert run_json("runs/pope-killed")["state"] == "done"
-    assert scores("runs/pope-killed")["overall"]["n"] == 18
-
-
-@pytest.mark.parametrize("name", sorted(DATA))
-def test_an_answered_evaluation_is_judged(here: Path, name: str) -> None:
-    answers = (here / f"runs/{name}-answered/answers.jsonl").read_bytes()
-    amp(f"eval {name} --out runs/{name}-answered --only judge --judge replay:replies-{name}.jsonl")
-    assert scores(f"runs/{name}-answered") == scores(f"runs/{name}")
-    assert (here / f"runs/{name}-answered/answers.jsonl").read_bytes() == answers
-
-
-@pytest.mark.parametrize("name", sorted(DATA))
-def test_a_judging_that_lacks_a_reply_still_lacks_it_and_is_not_mixed_with_other_replies(here: Path, name: str) -> None:
-    line = f"eval {name} --model tiny --data {DATA[name]} {SMALL} --out runs/{name}-part"
-    before = content(here / f"runs/{name}-part")
-    amp(f"{line} --judge replay:part-{name}.jsonl", status=3)
-    after = content(here / f"runs/{name}-part")
-    assert {file for file in before if before[file] != after[file]} <= {"run.json"}
-    assert "judge.file" in refusal(f"{line} --judge replay:replies-{name}.jsonl")
-
-
-def test_a_killed_judging_keeps_its_verdicts(here: Path) -> None:
-    kept = lines(here / "runs/mmhal-killed/verdicts.jsonl")[:3]
-    amp(f"eval mmhal --model tiny --data mmhal {SMALL} --judge replay:replies-mmhal.jsonl --out runs/mmhal-killed")
-    verdicts = lines(here / "runs/mmhal-killed/verdicts.jsonl")
-    assert verdicts[:3] == kept
-    assert len(verdicts) == 8
-    assert scores("runs/mmhal-killed") == scores("runs/mmhal")
-
-
-def test_old_runs_are_reported_side_by_side(here: Path) -> None:
-    said = json.loads(amp("report runs/pope runs/pope-after --html report.html --json"))
-    assert "pope" in json.dumps(said)
-    assert "pope-after" in (here / "report.html").read_text(encoding="utf-8")
-    amp("report runs/chair runs/mmhal runs/mrhal runs/llava-bench")
-
-
-def test_finished_preferences_given_again_are_byte_for_byte_the_same(here: Path) -> None:
-    for folder, line in (("prefs", MEG), ("prefs-ig", IG)):
-        before = content(here / "runs" / folder)
-        amp(f"{line} --out runs/{folder}")
-        after = content(here / "runs" / folder)
-        for name in ("candidates.jsonl", "preferences.jsonl"):
-            assert after[name] == before[name], (folder, name)
-        old, new = json.loads(before["stats.json"]), json.loads(after["stats.json"])
-        assert {name: new[name] for name in old} == old
-
-
-@pytest.mark.slow
-def test_killed_candidates_are_kept_and_the_others_made(here: Path) -> None:
-    kept = lines(here / "runs/prefs-killed/candidates.jsonl")[:7]
-    amp(f"{MEG} --out runs/prefs-killed")
-    candidates = lines(here / "runs/prefs-killed/candidates.jsonl")
-    assert candidates[:7] == kept
-    assert len(candidates) == 10  # 5 items, 2 experts
-    assert len(lines(here / "runs/prefs-killed/preferences.jsonl")) == 5
-
-
-@pytest.mark.slow
-def test_a_killed_training_goes_on_from_its_checkpoint(here: Path) -> None:
-    kept = lines(here / "runs/train-killed/metrics.jsonl")[:2]
-    result = json.loads(amp(f"{TRAIN} --out runs/train-killed --json"))
-    assert result["steps"] == 4
-    assert result["resumed_from"] == "checkpoint-2"
-    metrics = lines(here / "runs/train-killed/metrics.jsonl")
-    assert metrics[:2] == kept
-    unbroken = [json.loads(one)["loss"] for one in lines(here / "runs/train/metrics.jsonl")]
-    assert [json.loads(one)["loss"] for one in metrics] == pytest.approx(unbroken, rel=1e-3)
-
-
-def test_a_finished_training_given_again_trains_nothing(here: Path) -> None:
-    before = (here / "runs/train/adapter/adapter_model.safetensors").read_bytes()
-    assert json.loads(amp(f"{TRAIN} --out runs/train --json"))["steps"] == 4
-    assert (here / "runs/train/adapter/adapter_model.safetensors").read_bytes() == before
-    amp(f"{TRAIN.replace('max_steps=4', 'max_steps=2')} --method sft --out runs/sft")
-
-
-@pytest.mark.slow
-def test_an_old_adapter_is_merged_and_an_old_merge_is_known(here: Path) -> None:
-    amp("merge-lora runs/train --out merged")
-    assert (here / "merged" / "model.safetensors").stat().st_size > 2_000_000
-    said = json.loads(amp("merge-lora runs/train --out runs/merged --json"))
-    assert said["out"] == "runs/merged"
-
-
-def test_imported_and_mixed_preferences_are_known_again(here: Path) -> None:
-    for folder, line in (("imported", "prefs import prefs.jsonl"), ("mixed", "prefs mix prefs.jsonl")):
-        before = (here / "runs" / folder / "preferences.jsonl").read_bytes()
-        amp(f"{line} --out runs/{folder}")
-        assert (here / "runs" / folder / "preferences.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("line", "setting"),
+    ("name", "made_as", "kept"),
+    [("pope-killed", "pope", 20), ("amber-killed", "amber", 4), ("mmhal-answered-killed", "mmhal-answered", 2)],
+)
+def test_a_killed_evaluation_asks_only_what_is_left(name: str, made_as: str, kept: int, runs: Path, amp: Amp) -> None:
+    file = runs / name / "answers.jsonl"
+    mark_first(file, mark_answer)
+    before = lines(file)[:kept]
+    assert amp(line_for(name, made_as=made_as)) == 0
+    assert lines(file)[:kept] == before
+    assert [one["id"] for one in records(file)] == [one["id"] for one in records(runs / made_as / "answers.jsonl")]
+    assert read(runs / name / "run.json")["state"] == "done"
+    assert (runs / name / "scores.json").exists() == (made_as != "mmhal-answered")
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_old_answers_are_judged_to_the_same_numbers(name: str, runs: Path, amp: Amp) -> None:
+    answered = runs / f"{name}-answered"
+    before = (answered / "answers.jsonl").read_bytes()
+    replies = line_of(name).split("--judge ")[1].split()[0]
+    assert amp(f"eval {name} --only judge --judge {replies} --out {answered.name}") == 0
+    assert (answered / "answers.jsonl").read_bytes() == before
+    assert holds(read(answered / "scores.json"), read(runs / name / "scores.json"))
+
+
+@pytest.mark.parametrize("name", [*JUDGED, "mmhal-twice"])
+def test_a_half_judged_evaluation_has_only_the_rest_judged(name: str, runs: Path, amp: Amp) -> None:
+    folder = runs / f"{name}-half-judged"
+    kept = len(lines(folder / "verdicts.jsonl")) - 1
+    mark_first(folder / "verdicts.jsonl", mark_verdict)
+    before = lines(folder / "verdicts.jsonl")[:kept]
+    assert amp(line_for(folder.name, made_as=name)) == 0
+    assert lines(folder / "verdicts.jsonl")[:kept] == before
+    assert len(lines(folder / "verdicts.jsonl")) == len(lines(runs / name / "verdicts.jsonl"))
+    assert holds(read(folder / "scores.json"), read(runs / name / "scores.json"))
+
+
+def test_of_four_verdicts_that_are_paid_for_two_are_not_paid_again(runs: Path, amp: Amp) -> None:
+    folder = runs / "mmhal-endpoint-half-judged"
+    with JudgeServer() as server:
+        fill_in(folder, "{URL}", server.url)
+        assert amp(line_for(folder.name, made_as="mmhal-endpoint").replace("{URL}", server.url)) == 0
+        assert len(server.asked) == 2
+    scores = read(folder / "scores.json")
+    assert scores["score"] == 5  # what the server says to all
+    assert scores["judge"]["cost"] == pytest.approx(4 * (100 * 2 + 10 * 8) / 1e6)
+
+
+def test_an_endpoint_is_asked_only_what_it_has_not_answered(runs: Path, amp: Amp) -> None:
+    folder = runs / "chair-endpoint-killed"
+    before = lines(folder / "answers.jsonl")[:1]
+    with JudgeServer() as server:
+        fill_in(folder, "{URL}", server.url)
+        assert amp(line_for(folder.name, made_as="chair-endpoint").replace("{URL}", server.url)) == 0
+        assert len(server.asked) == 3
+    assert lines(folder / "answers.jsonl")[:1] == before
+    assert read(folder / "scores.json")["n"] == 4
+
+
+@pytest.mark.parametrize(("name", "made_as", "kept"), [("sweep-killed", "sweep", 4), ("all-killed", "all", 1)])
+def test_evaluations_within_one_are_kept_and_the_rest_is_done(
+    name: str, made_as: str, kept: int, runs: Path, amp: Amp
+) -> None:
+    before = {file: file.read_bytes() for file in sorted((runs / name).rglob("answers.jsonl"))}
+    assert len(before) == kept
+    assert amp(line_for(name, made_as=made_as)) == 0
+    assert {file: file.read_bytes() for file in before} == before
+    found, expected = (
+        {str(file.relative_to(runs / one)) for file in (runs / one).rglob("scores.json")} for one in (name, made_as)
+    )
+    assert found == expected
+    assert read(runs / name / "run.json")["state"] == "done"
+
+
+@pytest.mark.parametrize(("name", "file"), [("sweep", "sweep.json"), ("all", "all.json")])
+def test_a_finished_sweep_or_collection_says_the_same(name: str, file: str, runs: Path, amp: Amp) -> None:
+    before = read(runs / name / file)
+    (runs / name / file).unlink()
+    assert amp(line_of(name)) == 0
+    assert holds(read(runs / name / file), before)
+
+
+def test_old_runs_are_reported_with_the_same_numbers(runs: Path, amp: Amp, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluations = "pope pope-adapter chair amber mmhal mmhal-twice mrhal llava-bench all train-mdpo"
+    assert amp(f"report {evaluations} --html report.html --json") == 0
+    assert holds(json.loads(capsys.readouterr().out), read(OLD / "report.json") | {"html": "report.html"})
+    assert (runs / "report.html").stat().st_size > 5000
+
+
+# --- preferences ---
+
+
+@pytest.mark.parametrize("name", ["prefs-meg", "prefs-ig"])
+def test_finished_preferences_typed_again_are_the_same_bytes(name: str, runs: Path, amp: Amp) -> None:
+    before = {file: (runs / name / file).read_bytes() for file in ("candidates.jsonl", "preferences.jsonl")}
+    (runs / name / "preferences.jsonl").unlink()
+    assert amp(line_of(name)) == 0
+    assert {file: (runs / name / file).read_bytes() for file in before} == before
+
+
+def test_killed_preferences_go_on_with_the_candidates_that_are_left(runs: Path, amp: Amp) -> None:
+    folder = runs / "prefs-meg-killed"
+    mark_first(folder / "candidates.jsonl", mark_answer)
+    before = lines(folder / "candidates.jsonl")[:8]
+    assert amp(line_for(folder.name, made_as="prefs-meg")) == 0
+    assert lines(folder / "candidates.jsonl")[:8] == before
+    wanted = [(source, str(number)) for source in ("first", "second") for number in range(1, 7)]
+    assert [(one["source"], one["id"]) for one in records(folder / "candidates.jsonl")] == wanted
+    assert read(folder / "stats.json")["items"] == len(records(folder / "preferences.jsonl")) == 6
+
+
+def test_preferences_killed_in_auto_check_end_as_the_unbroken_ones(runs: Path, amp: Amp) -> None:
+    folder = runs / "prefs-meg-killed-in-auto-check"
+    before = lines(folder / "autocheck.jsonl")[:3]
+    assert amp(line_for(folder.name, made_as="prefs-meg")) == 0
+    assert lines(folder / "autocheck.jsonl")[:3] == before
+    assert (folder / "candidates.jsonl").read_bytes() == (runs / "prefs-meg/candidates.jsonl").read_bytes()
+    made, unbroken = (records(runs / name / "preferences.jsonl") for name in (folder.name, "prefs-meg"))
+    texts = [[[level["source"], level["answers"]] for level in one["levels"]] for one in unbroken]
+    assert [[[level["source"], level["answers"]] for level in one["levels"]] for one in made] == texts
+    scores = [level["score"] for one in unbroken for level in one["levels"][1:]]
+    assert [level["score"] for one in made for level in one["levels"][1:]] == pytest.approx(scores, abs=1e-4)
+
+
+def test_an_endpoint_that_is_an_expert_is_asked_only_what_is_left(runs: Path, amp: Amp) -> None:
+    folder = runs / "prefs-endpoint-killed"
+    before = lines(folder / "candidates.jsonl")[:3]
+    with JudgeServer() as server:
+        fill_in(folder, "{URL}", server.url)
+        assert amp(line_for(folder.name, made_as="prefs-endpoint").replace("{URL}", server.url)) == 0
+        assert len(server.asked) == 3
+    assert set(before) <= set(lines(folder / "candidates.jsonl"))  # as they are, in one order with the others
+    assert len(records(folder / "candidates.jsonl")) == 12
+
+
+@pytest.mark.slow
+def test_an_incremental_run_fine_tunes_only_what_is_left(runs: Path, amp: Amp) -> None:
+    folder = runs / "prefs-ig-killed"
+    first = content(folder / "incremental" / "ig-1")
+    assert amp(line_for(folder.name, made_as="prefs-ig")) == 0
+    assert content(folder / "incremental" / "ig-1") == first
+    assert (folder / "incremental/ig-2/adapter/adapter_model.safetensors").exists()
+    sources = {one["source"] for one in records(folder / "candidates.jsonl")}
+    assert sources == {"ig-2", "ig-1", "base"}
+    assert read(folder / "stats.json")["items"] == 6
+
+
+def test_imported_and_mixed_preferences_are_left_as_they_are(runs: Path, amp: Amp) -> None:
+    before = (runs / "imported" / "preferences.jsonl").read_bytes()
+    started = read(runs / "imported" / "run.json")["started"]
+    assert amp(line_of("imported")) == 0
+    assert (runs / "imported" / "preferences.jsonl").read_bytes() == before
+    assert read(runs / "imported" / "run.json")["started"] == started
+    assert amp("prefs stats mixed/preferences.jsonl") == 0
+    assert amp("prefs export mixed/preferences.jsonl --to amp-authors --out exported.json") == 0
+    assert len(read(runs / "exported.json")) == len(lines(runs / "mixed/preferences.jsonl"))
+
+
+# --- training ---
+
+
+@pytest.mark.parametrize("name", ["train-mdpo", "train-sft", "train-from-adapter"])
+def test_a_finished_training_typed_again_trains_nothing(
+    name: str, runs: Path, amp: Amp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(runs / name)
+    assert amp(line_of(name) + " --json") == 0
+    result = json.loads(before["result.json"])
+    told = json.loads(capsys.readouterr().out)
+    assert {key: told[key] for key in ("steps", "loss", "accuracy", "adapter")} == {
+        key: result[key] for key in ("steps", "loss", "accuracy", "adapter")
+    }
+    after = content(runs / name)
+    del before["run.json"], after["run.json"]
+    assert after == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train-mdpo", "train-sft"])
+def test_a_killed_training_goes_on_from_its_checkpoint(
+    name: str, runs: Path, amp: Amp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two of four steps are in the checkpoint; the third was logged, and is taken again."""
+    folder = runs / f"{name}-killed"
+    before = lines(folder / "metrics.jsonl")[:2]
+    assert amp(line_for(folder.name, made_as=name) + " --json") == 0
+    assert lines(folder / "metrics.jsonl")[:2] == before
+    told = json.loads(capsys.readouterr().out)
+    assert told["steps"] == 4
+    assert told["resumed_from"].endswith("checkpoint-2")
+    metrics, unbroken = records(folder / "metrics.jsonl"), records(runs / name / "metrics.jsonl")
+    assert [one["step"] for one in metrics] == [1, 2, 3, 4]
+    assert [one["loss"] for one in metrics] == pytest.approx([one["loss"] for one in unbroken], rel=1e-3)
+    assert read(folder / "adapter/adapter_config.json")["r"] == 2
+
+
+def test_an_old_training_run_is_merged(runs: Path, amp: Amp, capsys: pytest.CaptureFixture[str]) -> None:
+    assert amp("merge-lora train-mdpo --out merged-now --json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["base"] == "tiny"
+    assert told["max_logit_difference"] < 0.1
+    assert (runs / "merged-now/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["merged", "converted-model", "converted-adapter"])
+def test_a_folder_that_was_made_before_is_recognised(
+    name: str, runs: Path, amp: Amp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(TESTS / "golden/llava/model", runs / "llava")
+    before = content(runs / name)
+    assert amp(line_of(name) + " --json") == 0
+    assert content(runs / name) == before
+    told, facts = json.loads(capsys.readouterr().out), read(runs / name / "run.json")
+    assert all(told[fact] == facts[fact] for fact in ("max_logit_difference", "tensors") if facts.get(fact) is not None)
+
+
+# --- settings ---
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "setting"),
     [
-        (f"{POPE} --max-new-tokens 9 --out runs/pope", "max_new_tokens"),
-        (f"{POPE} --dtype bfloat16 --out runs/pope", "dtype"),
-        (f"{MEG} --tau 0.5 --out runs/prefs", "tau"),
-        (f"{TRAIN} --set beta=0.2 --out runs/train", "beta"),
+        ("pope", "--num-beams 2", "num_beams"),
+        ("pope-killed", "--prompt-suffix x", "prompt_suffix"),
+        ("chair", "--adapter train-sft", "adapter"),
+        ("mmhal-half-judged", "--judge replay:replies/mmhal-twice.jsonl", "judge.file"),
+        ("mmhal-half-judged", "--judge local:tiny", "judge"),
+        ("prefs-meg", "--seed 1", "seed"),
+        ("prefs-meg-killed", "--max-new-tokens 25", "decoding"),
+        ("prefs-ig", "--finetune-steps 3", "tuning"),
+        ("mixed", "--held-out 0.4", "held_out"),
+        ("imported", "--ties drop", ""),
+        ("train-mdpo", "--set lora_alpha=8", "lora_alpha"),
+        ("train-mdpo-killed", "--method sft", "method"),
+        ("sweep", "--limit 1", "benchmarks"),
+        ("all", "--adapter train-sft", "adapter"),
+        ("merged", "--dtype bfloat16", ""),
     ],
 )
-def test_another_setting_is_refused_by_its_name(here: Path, line: str, setting: str) -> None:
-    before = content(here / "runs")
-    assert f"{setting} = " in refusal(line)
-    assert content(here / "runs") == before
+def test_another_setting_in_an_old_folder_is_refused_by_its_name(
+    name: str, change: str, setting: str, runs: Path, amp: Amp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_as = name.removesuffix("-killed").removesuffix("-half-judged")
+    before = content(runs / name)
+    assert amp(line_for(name, made_as=made_as) + f" {change}") == 1
+    told = capsys.readouterr().err
+    assert f"'{name}'" in told
+    assert setting in told
+    after = content(runs / name)
+    assert {file for file in before if before[file] != after[file]} <= {"verdicts.jsonl"}  # a torn end is cut off
 
 
-def test_what_changes_speed_or_scoring_only_may_differ(here: Path) -> None:
-    amp(f"{POPE} --batch-size 3 --concurrency 2 --rule official --out runs/pope")
-    amp(f"{MEG} --concurrency 3 --device cpu --out runs/prefs")
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("pope", "--batch-size 3 --rule official"),
+        ("pope", f"--data {OLD.as_posix()}/data/world"),
+        ("mmhal", "--judge-concurrency 2 --rule strict"),
+        ("prefs-meg", "--concurrency 3 --device cpu"),
+        ("train-mdpo", "--set keep_checkpoints=3 --tokens-per-step 100 --reference online"),
+    ],
+)
+def test_a_setting_that_changes_no_result_may_differ(name: str, change: str, runs: Path, amp: Amp) -> None:
+    assert amp(line_of(name) + f" {change}") == 0
