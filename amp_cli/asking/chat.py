@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from amp_cli.asking.faults import (
+    FaultWording,
     ItemRejectedError,
     Patience,
     TransientFault,
-    Wording,
     explain_connection,
     explain_status,
     words_of,
@@ -36,7 +36,7 @@ HOPELESS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
+class ChatReply:
     """What came back: the text (None where there was none), why it ended, and what the endpoint says of it."""
 
     text: str | None
@@ -66,7 +66,15 @@ class ChatClient:
     """
 
     def __init__(
-        self, *, model: str, url: str, key: str, timeout: float, patience: Patience, wording: Wording, key_at_once: bool
+        self,
+        *,
+        model: str,
+        url: str,
+        key: str,
+        timeout: float,
+        patience: Patience,
+        wording: FaultWording,
+        key_at_once: bool,
     ) -> None:
         self.model = model
         self.url = url
@@ -91,7 +99,7 @@ class ChatClient:
 
     async def reply(
         self, messages: Sequence[Mapping[str, Any]], sampling: Mapping[str, Any], account: Account | None = None
-    ) -> Reply:
+    ) -> ChatReply:
         """Ask until there is a reply, no more than the bounded number of times.
 
         Args:
@@ -103,7 +111,7 @@ class ChatClient:
         account = account or Account()
         for attempt in range(1, self._patience.attempts + 1):
             outcome = await self._ask(messages, sampling, account)
-            if isinstance(outcome, Reply):
+            if isinstance(outcome, ChatReply):
                 return outcome
             if not isinstance(outcome, TransientFault):
                 raise outcome
@@ -125,7 +133,7 @@ class ChatClient:
 
     async def _ask(
         self, messages: Sequence[Mapping[str, Any]], sampling: Mapping[str, Any], account: Account
-    ) -> Reply | Exception:
+    ) -> ChatReply | Exception:
         """Ask once. A fault is returned, not raised: what the library raised may quote the key and is left behind."""
         import openai
 
@@ -170,7 +178,7 @@ class ChatClient:
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "(key)") if self._key else text
 
-    def _scrubbed(self, outcome: "Reply | Exception") -> "Reply | Exception":
+    def _scrubbed(self, outcome: "ChatReply | Exception") -> "ChatReply | Exception":
         if isinstance(outcome, AmpError):
             return AmpError(self._without_key(outcome.message), hint=outcome.hint)
         if isinstance(outcome, Exception):
@@ -178,7 +186,7 @@ class ChatClient:
         return outcome
 
 
-def _read(body: str, headers: Mapping[str, str], account: Account) -> Reply | Exception:
+def _read(body: str, headers: Mapping[str, str], account: Account) -> ChatReply | Exception:
     """Read a reply. What it used is counted even when it says nothing."""
     try:
         reply = json.loads(body)
@@ -196,7 +204,7 @@ def _read(body: str, headers: Mapping[str, str], account: Account) -> Reply | Ex
     text = text if isinstance(text, str) else None
     account.count(prompt, completion, text or "")
     reason = choice.get("finish_reason")
-    return Reply(
+    return ChatReply(
         text=text,
         finish_reason=None if reason is None else str(reason),
         model=str(reply["model"]) if reply.get("model") else None,

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from amp_cli import ui
 from amp_cli.asking.answerer import Record, Request, Running
 from amp_cli.asking.chat import OPENAI, ChatClient, endpoint_url, key_from_environment, run_together
-from amp_cli.asking.faults import ItemRejectedError, Patience, Wording
+from amp_cli.asking.faults import FaultWording, ItemRejectedError, Patience
 from amp_cli.errors import AmpError
 from amp_cli.models.images import image_data_url
 from amp_cli.models.spec import Decoding, ModelSpec
@@ -19,7 +19,7 @@ TEMPLATE = "endpoint"
 """What `run.json` calls the chat template: an endpoint applies its own."""
 TIMEOUT = 300.0
 """Seconds until a reply is given up."""
-WORDING = Wording(
+WORDING = FaultWording(
     who="model",
     kept="answers",
     option="the address",

@@ -27,7 +27,7 @@ class ItemRejectedError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wording:
+class FaultWording:
     """How messages speak of an endpoint.
 
     Attributes:
@@ -85,7 +85,7 @@ def explain_status(
     model: str,
     url: str,
     patience: Patience,
-    wording: Wording,
+    wording: FaultWording,
 ) -> Exception:
     """Return what a reply with an error status means.
 
@@ -119,7 +119,7 @@ def explain_status(
     return ItemRejectedError(f"the {who} refused the request ({status}){words}")
 
 
-def explain_connection(error: BaseException, url: str, timeout: float, wording: Wording) -> Exception:
+def explain_connection(error: BaseException, url: str, timeout: float, wording: FaultWording) -> Exception:
     """Return what a request without any reply means: refused at the door, too slow, or cut off."""
     import httpx2
 

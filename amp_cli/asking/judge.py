@@ -107,7 +107,7 @@ class JudgeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class JudgingEstimate:
     """What requests may take: prompt tokens by rule of thumb, completions at their full length.
 
     `cost` is None without a price. `method` says how tokens were guessed.
@@ -158,12 +158,12 @@ def prompt_guess(request: JudgeRequest) -> int:
     return sum(guess_tokens(content) + 4 for _, content in request.messages)
 
 
-def estimate(requests: Sequence[JudgeRequest], settings: JudgeSettings) -> Estimate:
+def estimate(requests: Sequence[JudgeRequest], settings: JudgeSettings) -> JudgingEstimate:
     """Say before anything is sent what requests may take; local and replayed verdicts cost nothing."""
     prompt = sum(map(prompt_guess, requests))
     completion = sum(request.max_tokens for request in requests)
     price = settings.token_price if settings.asks_endpoint else Price(prompt=0, completion=0)
-    return Estimate(
+    return JudgingEstimate(
         requests=len(requests),
         prompt_tokens=prompt,
         completion_tokens=completion,
@@ -187,10 +187,10 @@ def count_usage(verdicts: Iterable[Verdict], price: Price | None) -> Usage:
 
 
 __all__ = [
-    "Estimate",
     "Judge",
     "JudgeRequest",
     "JudgeSettings",
+    "JudgingEstimate",
     "Price",
     "Usage",
     "count_usage",

@@ -6,13 +6,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from amp_cli.asking.chat import OPENAI, Account, ChatClient, endpoint_url, key_from_environment, run_together
-from amp_cli.asking.faults import ItemRejectedError, Patience, Wording
+from amp_cli.asking.faults import FaultWording, ItemRejectedError, Patience
 from amp_cli.asking.judge import JudgeRequest, JudgeSettings
 from amp_cli.asking.ledger import Ledger
 from amp_cli.errors import AmpError
 from amp_cli.records import Verdict
 
-JUDGE = Wording(
+JUDGE = FaultWording(
     who="judge",
     kept="verdicts",
     option="--judge-url",

@@ -135,7 +135,7 @@ class NamedObject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Match:
+class WordMatch:
     """Which nouns are invented, which true objects are covered, which foreseen hallucinations came true."""
 
     invented: tuple[bool, ...]
@@ -171,7 +171,7 @@ class AmberWords:
         forms = (token.lower_, token.lemma_.lower(), singular(token.lower_))
         return next((self.known[form] for form in forms if form in self.known), None)
 
-    def match(self, nouns: Sequence[str], truth: Sequence[str], foreseen: Sequence[str]) -> Match:
+    def match(self, nouns: Sequence[str], truth: Sequence[str], foreseen: Sequence[str]) -> WordMatch:
         """Hold nouns against an image's true objects and the hallucinations that its annotators foresaw.
 
         The order of AMBER's script: a word equal to (a name of) a true object covers it and is done; otherwise it may
@@ -197,7 +197,7 @@ class AmberWords:
                 invented[number] = True
             else:
                 covered[alike] = True
-        return Match(invented=tuple(invented), covered=tuple(covered), foreseen=tuple(came_true))
+        return WordMatch(invented=tuple(invented), covered=tuple(covered), foreseen=tuple(came_true))
 
     def _names(self, objects: Sequence[str]) -> list[tuple[str, int]]:
         """Return what also counts as the objects, then the objects, each with the object's place in the list."""

@@ -224,7 +224,7 @@ THUMBNAIL = 240  # pixels of the longer side
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceImage:
+class ShownImage:
     """An image with its questions. `source` is a data address, "" where the file is not there any more."""
 
     name: str
@@ -256,7 +256,7 @@ class Total:
     images: int
 
 
-def choose_images(runs: Sequence[GatheredRun], max_items: int) -> tuple[list[SourceImage], Total]:
+def choose_images(runs: Sequence[GatheredRun], max_items: int) -> tuple[list[ShownImage], Total]:
     """Return the images to list, those first in which most answers differ, until `max_items` questions are listed."""
     rows: dict[str | Path, list[Row]] = {}
     for name in sorted(BENCHMARKS, key=_brevity):
@@ -268,14 +268,14 @@ def choose_images(runs: Sequence[GatheredRun], max_items: int) -> tuple[list[Sou
         for row in of_benchmark:  # two benchmarks may ask about one file, or give one name to two files
             rows.setdefault(_find(row.images, folder) or ", ".join(row.images), []).append(row)
     total = Total(items=sum(map(len, rows.values())), images=len(rows))
-    chosen: list[SourceImage] = []
+    chosen: list[ShownImage] = []
     listed = 0
     for place, of_image in sorted(rows.items(), key=lambda entry: -sum(row.differs for row in entry[1])):
         if chosen and listed + len(of_image) > max_items:
             break
         listed += len(of_image)
         chosen.append(
-            SourceImage(
+            ShownImage(
                 name=", ".join(of_image[0].images),
                 source=_thumbnail(place) if isinstance(place, Path) else "",
                 descriptions=tuple(row for row in of_image if not row.is_short),

@@ -21,7 +21,14 @@ from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import REJECTED, EncodedItems, answers_of, load_items, prepare_items
 from amp_cli.training.launch import check_packages, plan_launch
-from amp_cli.training.memory import Estimate, choose_checkpointing, estimate_memory, room_on, shown_bytes, spread_sample
+from amp_cli.training.memory import (
+    MemoryEstimate,
+    choose_checkpointing,
+    estimate_memory,
+    room_on,
+    shown_bytes,
+    spread_sample,
+)
 from amp_cli.training.reference import choose_reference
 from amp_cli.training.rows.forward import ROWS, SHARED
 from amp_cli.training.rows.layout import cut_by_tokens, unique_tokens
@@ -72,7 +79,7 @@ class DryRun:
     processes: int
     precision: str
     quantization: str | None
-    estimate: Estimate
+    estimate: MemoryEstimate
     room: int
     gradient_checkpointing: bool
     fits: bool
@@ -182,7 +189,9 @@ def _room(processes: int, *, on_gpu: bool) -> int:
     return min(room_on(device, held=0, processes=processes) for device in devices)
 
 
-def _choose_checkpointing(config: TrainConfig, estimate: Estimate, room: int, *, on_gpu: bool) -> tuple[bool, str]:
+def _choose_checkpointing(
+    config: TrainConfig, estimate: MemoryEstimate, room: int, *, on_gpu: bool
+) -> tuple[bool, str]:
     if config.method == "sft" and config.gradient_checkpointing is None:
         return on_gpu, f"{'on' if on_gpu else 'off'}, as always with sft on a {'GPU' if on_gpu else 'CPU'}"
     return choose_checkpointing(config.gradient_checkpointing, estimate, room)

@@ -57,7 +57,7 @@ On a CPU, malloc kept once to twice as much again where it was measured (tests/b
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class MemoryEstimate:
     """Bytes that one device holds, at most, for a forward and backward pass of `tokens` tokens.
 
     Attributes:
@@ -100,8 +100,8 @@ def estimate_memory(
     on_gpu: bool,
     processes: int,
     layout: str,
-) -> Estimate:
-    """Estimate the largest forward and backward pass over items such as these.
+) -> MemoryEstimate:
+    """MemoryEstimate the largest forward and backward pass over items such as these.
 
     A copy of the model without weights goes through our own forward and backward pass, and the bytes of all storages
     that live at once are counted. Two depths and two lengths are tried: memory grows linearly in both.
@@ -133,7 +133,7 @@ def estimate_memory(
         two = one if twice is batch else outline.pass_bytes(forward, _headless(twice), checkpointing=on)
         activations.append(round(one + (two - one) * (times - 1) + fixed))
     supervised = round(len(batch.targets) * times)
-    return Estimate(
+    return MemoryEstimate(
         tokens=tokens,
         weights=weight_bytes(outline.base, config.quantization),
         adapter=outline.adapter_weights * (ADAPTER_BYTES + (BUCKET_BYTES if processes > 1 else 0)),
@@ -144,7 +144,7 @@ def estimate_memory(
     )
 
 
-def choose_checkpointing(wanted: bool | None, estimate: Estimate, room: int) -> tuple[bool, str]:
+def choose_checkpointing(wanted: bool | None, estimate: MemoryEstimate, room: int) -> tuple[bool, str]:
     """Return whether to compute activations twice to hold fewer of them, and why, in a line.
 
     Args:

@@ -22,7 +22,7 @@ _THEME = re.compile(r"\bshows an? (\w+) scene\b")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mention:
+class SaidObject:
     """An object that a text says is there. None where the text leaves a property open."""
 
     category: str
@@ -36,7 +36,7 @@ def sentences(text: str) -> list[str]:
     return [sentence.strip() for sentence in _SENTENCE.findall(text) if sentence.strip()]
 
 
-def mentioned_objects(text: str) -> tuple[Mention, ...]:
+def mentioned_objects(text: str) -> tuple[SaidObject, ...]:
     """Every object that the text asserts, in order; questions and denials ("there is no car") assert none."""
     mentions = []
     for sentence in sentences(text.lower()):
@@ -49,7 +49,7 @@ def mentioned_objects(text: str) -> tuple[Mention, ...]:
                 before = words[:position]
                 number = next((NUMBERS.index(other) for other in reversed(before) if other in NUMBERS), None)
                 mentions.append(
-                    Mention(
+                    SaidObject(
                         category=SINGULARS[word],
                         colour=before[-1] if before and before[-1] in COLOURS else None,
                         number=number,
@@ -59,7 +59,7 @@ def mentioned_objects(text: str) -> tuple[Mention, ...]:
     return tuple(mentions)
 
 
-def is_true(mention: Mention, scene: Scene) -> bool:
+def is_true(mention: SaidObject, scene: Scene) -> bool:
     """Whether the scene has what the mention says, colour, number and place included."""
     thing = scene.find(mention.category)
     if thing is None:

@@ -19,7 +19,7 @@ from amp_cli.models.resolve import TINY
 from amp_cli.models.spec import ModelSpec
 from amp_cli.training.config import load_config
 from amp_cli.training.dry_run import plan_training
-from amp_cli.training.memory import Estimate, estimate_memory
+from amp_cli.training.memory import MemoryEstimate, estimate_memory
 from amp_cli.training.rows.forward import SHARED
 from tests.support.training_items import preference, write_preferences
 
@@ -60,7 +60,7 @@ def shape_7b(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def without_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers from nowhere: for what does not look at them, since to find them takes seconds."""
-    numbers = Estimate(
+    numbers = MemoryEstimate(
         tokens=60, weights=10**7, adapter=10**6, head=0, activations=10**7, activations_checkpointed=10**6, images=0
     )
     monkeypatch.setattr("amp_cli.training.dry_run.estimate_memory", lambda *_, **__: numbers)

@@ -13,8 +13,8 @@ from amp_cli.training import session
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import EncodedItems, load_items, prepare_items
 from amp_cli.training.memory import (
-    Estimate,
     LiveBytes,
+    MemoryEstimate,
     choose_checkpointing,
     estimate_memory,
     shown_bytes,
@@ -28,7 +28,7 @@ from tests.training.test_trainer import RAGGED, train
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = TrainConfig(base="tiny", max_steps=1, lora_r=4, global_batch_size=1)
-ESTIMATE = Estimate(
+ESTIMATE = MemoryEstimate(
     tokens=100, weights=1000, adapter=160, head=40, activations=500, activations_checkpointed=90, images=30
 )
 
@@ -49,13 +49,13 @@ def items(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> list
     return [data[number] for number in range(2)]
 
 
-def estimate_of(loaded: LoadedModel, items: list[EncodedItem], config: TrainConfig, **changes: Any) -> Estimate:
+def estimate_of(loaded: LoadedModel, items: list[EncodedItem], config: TrainConfig, **changes: Any) -> MemoryEstimate:
     given = {"precision": "float32", "on_gpu": False, "processes": 1, "layout": SHARED} | changes
     return estimate_memory(loaded.model.get_base_model(), config, items, **given)
 
 
 @pytest.fixture(scope="module")
-def estimates(loaded: LoadedModel, items: list[EncodedItem]) -> dict[str, Estimate]:
+def estimates(loaded: LoadedModel, items: list[EncodedItem]) -> dict[str, MemoryEstimate]:
     """Of a pass of one item, by layout."""
     return {layout: estimate_of(loaded, items, CONFIG, layout=layout) for layout in (SHARED, SHARED_DENSE, ROWS)}
 
@@ -86,7 +86,7 @@ def real_peak(loaded: LoadedModel, items: list[EncodedItem], *, layout: str, che
 def test_a_step_without_numbers_takes_what_a_real_one_takes(
     loaded: LoadedModel,
     items: list[EncodedItem],
-    estimates: dict[str, Estimate],
+    estimates: dict[str, MemoryEstimate],
     layout: str,
     checkpointing: bool,
 ) -> None:
@@ -96,7 +96,7 @@ def test_a_step_without_numbers_takes_what_a_real_one_takes(
 
 @pytest.mark.slow
 def test_memory_grows_with_the_tokens_of_a_pass(
-    loaded: LoadedModel, items: list[EncodedItem], estimates: dict[str, Estimate]
+    loaded: LoadedModel, items: list[EncodedItem], estimates: dict[str, MemoryEstimate]
 ) -> None:
     one = estimates[SHARED]
     three = estimate_of(loaded, items, replace(CONFIG, global_batch_size=3))
@@ -127,7 +127,7 @@ def test_weights_are_counted_as_they_are_stored(loaded: LoadedModel, quantizatio
 
 @pytest.mark.slow
 def test_an_adapter_takes_sixteen_bytes_a_weight_and_four_more_among_several(
-    loaded: LoadedModel, items: list[EncodedItem], estimates: dict[str, Estimate]
+    loaded: LoadedModel, items: list[EncodedItem], estimates: dict[str, MemoryEstimate]
 ) -> None:
     trainable = sum(weight.numel() for weight in loaded.model.parameters() if weight.requires_grad)
     assert estimates[SHARED].adapter == 16 * trainable
@@ -136,7 +136,7 @@ def test_an_adapter_takes_sixteen_bytes_a_weight_and_four_more_among_several(
 
 @pytest.mark.slow
 def test_half_precision_takes_less_of_all_but_the_adapter(
-    loaded: LoadedModel, items: list[EncodedItem], estimates: dict[str, Estimate]
+    loaded: LoadedModel, items: list[EncodedItem], estimates: dict[str, MemoryEstimate]
 ) -> None:
     whole = estimates[SHARED]
     half = estimate_of(loaded, items, CONFIG, precision="bfloat16", on_gpu=True)
@@ -155,7 +155,7 @@ def test_checkpointing_is_off_where_memory_does_and_on_where_it_does_not() -> No
 
 def test_the_tower_counts_where_it_takes_more_than_the_pass() -> None:
     assert ESTIMATE.of_pass(checkpointing=True) == 130
-    large = Estimate(**{**vars(ESTIMATE), "images": 200})
+    large = MemoryEstimate(**{**vars(ESTIMATE), "images": 200})
     assert large.of_pass(checkpointing=True) == 200
     assert large.of_pass(checkpointing=False) == 540
 

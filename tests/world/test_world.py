@@ -148,8 +148,8 @@ def test_a_denial_and_a_question_mention_nothing() -> None:
 
 def test_a_mention_keeps_colour_number_and_place() -> None:
     assert truth.mentioned_objects("There are three pink people. A red kite at the top left.") == (
-        truth.Mention(category="person", colour="pink", number=3, place=None),
-        truth.Mention(category="kite", colour="red", number=None, place="top left"),
+        truth.SaidObject(category="person", colour="pink", number=3, place=None),
+        truth.SaidObject(category="kite", colour="red", number=None, place="top left"),
     )
 
 

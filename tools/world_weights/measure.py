@@ -13,7 +13,7 @@ from amp_cli.world.drawing import draw
 from amp_cli.world.language import DESCRIBE, existence_question
 from amp_cli.world.pope_questions import SPLITS, choose_questions
 from amp_cli.world.scenes import Scene, random_stream
-from amp_cli.world.truth import Mention, mentioned_objects
+from amp_cli.world.truth import SaidObject, mentioned_objects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def measure(model: LlavaForConditionalGeneration, processor: LlavaProcessor, sce
 
 def _measures(
     scenes: Sequence[Scene],
-    told: Sequence[tuple[Mention, ...]],
+    told: Sequence[tuple[SaidObject, ...]],
     *,
     accuracy: dict[str, float],
     yes: dict[str, float],

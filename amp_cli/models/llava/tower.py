@@ -189,7 +189,7 @@ def differing_weight(tower: Tower, inside: dict[str, StoredTensor]) -> str | Non
     """
     if tower.folder is None:
         return None
-    outer = _Reader()
+    outer = _TowerReader()
     for name, place in inside.items():
         if name.startswith(ORIGINAL.tower) and not is_buffer(name):
             file, key = tower.tensors.get(respell(name, HUB) or name, (place.file, ""))
@@ -199,7 +199,7 @@ def differing_weight(tower: Tower, inside: dict[str, StoredTensor]) -> str | Non
     return None
 
 
-class _Reader:
+class _TowerReader:
     """Keeps the files open that are read from in turn."""
 
     def __init__(self) -> None:
