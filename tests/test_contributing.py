@@ -10,8 +10,9 @@ import pytest
 from amp_cli.asking.judge import JudgeRequest
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
+from amp_cli.dialogues.named_images import Record
 from amp_cli.preferences.formats import formats
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record
+from amp_cli.preferences.formats.draft import Choices, Draft, Format
 from amp_cli.preferences.formats.importing import import_preferences
 from amp_cli.records import Level, Verdict
 from tests.support.judged_data import Script, mmhal_folder, write_lines

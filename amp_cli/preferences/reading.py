@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from amp_cli import ui
+from amp_cli.dialogues.named_images import SourceImage
 from amp_cli.disk.jsonl import RecordLog, disk_errors_explained
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Refused, SourceImage
+from amp_cli.preferences.formats.draft import Refused
 from amp_cli.preferences.formats.items import items_of
 from amp_cli.preferences.formats.naming import name_in_data
 from amp_cli.preferences.formats.source import open_source

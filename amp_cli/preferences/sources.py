@@ -1,24 +1,22 @@
 """Reads what preferences are made from: images, questions and standard answers, in our fields or LLaVA's."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
+from amp_cli.dialogues.named_images import SourceImage
+from amp_cli.dialogues.standard import read_standard
 from amp_cli.disk.jsonl import read_json_records
 from amp_cli.errors import AmpError
 from amp_cli.models.images import check_image, find_image
-from amp_cli.records import SourceItem, texts
+from amp_cli.records import SourceItem
 
-IMAGE_TOKEN = "<image>"
 SYSTEMATIC_AFTER = 20
 """When this many records from the start all fail in the same way, the fault is not in the items."""
 MAX_CHARACTERS = 100_000
 """Longer texts are no answers but damaged files, and the parser's memory grows with the length."""
-SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +99,7 @@ class _Reader:
                     self._good_images.add(path)
         except AmpError as error:
             raise _Faulty("image", error) from error
-        return SourceItem(
-            id=item.id,
-            images=tuple(str(path) for path in paths),
-            questions=item.questions,
-            answers=item.answers,
-            meta=item.meta,
-        )
+        return replace(item, images=tuple(str(path) for path in paths))
 
     def _stop_at_systematic_fault(self) -> None:
         if self.items or len(self.refused) != SYSTEMATIC_AFTER:
@@ -122,7 +114,7 @@ class _Reader:
         return AmpError(
             f"{message}; the first: {self._first_error.message}",
             hint=self._first_error.hint
-            or "An item needs 'images', 'questions' and 'answers', or LLaVA's 'conversations'",
+            or "An item needs 'images', 'questions' and 'answers', or 'conversations' or 'messages'",
         )
 
 
@@ -137,90 +129,30 @@ def _id_of(given: object) -> str:
 def _parse(record: Mapping[str, Any], item_id: str | None) -> SourceItem:
     """Return the record as an item whose images are still named as in the file."""
     try:
-        images = _images(record)
-        questions, answers = _dialogue(record)
-        if not images and any(IMAGE_TOKEN in question for question in questions):
-            raise AmpError(f"a question holds {IMAGE_TOKEN} but the item names no image")
-        questions = tuple(_without_image_token(question) for question in questions)
-        answers = tuple(_without_image_token(answer) for answer in answers)
-        _refuse_bad_texts(questions, answers)
+        dialogue = read_standard(record)
+        _refuse_long_texts((*dialogue.questions, *dialogue.answers))
         meta = record.get("meta")
         return SourceItem(
-            id=item_id or _derived_id(images, questions, answers),
-            images=images,
-            questions=questions,
-            answers=answers,
+            id=item_id or dialogue.id,
+            images=tuple(_path_of(image) for image in dialogue.images),
+            questions=dialogue.questions,
+            answers=dialogue.answers,
+            frame=dialogue.frame,
             meta=dict(meta) if isinstance(meta, Mapping) else {},
         )
     except AmpError as error:
         raise _Faulty("fields", error) from error
 
 
-def _images(record: Mapping[str, Any]) -> tuple[str, ...]:
-    value = record.get("images", record.get("image"))
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        return (value,)
-    return texts(value, "images")
+def _path_of(image: SourceImage) -> str:
+    if image.content is not None:
+        raise AmpError(
+            "the record holds its image inside", hint="Import the file first: amp prefs import DATA --out DIR"
+        )
+    return image.names[0]
 
 
-def _dialogue(record: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return questions and standard answers, one of each per round as far as the record has them."""
-    if "conversations" in record:
-        return _from_conversations(record["conversations"])
-    questions = _one_or_many(record, ("questions", "question", "prompt"))
-    answers = _one_or_many(record, ("answers", "answer"))
-    if not questions:
-        raise AmpError("the item has no question")
-    if not answers:
-        raise AmpError("the item has no standard answer")
-    return questions, answers
-
-
-def _one_or_many(record: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
-    for name in names:
-        value = record.get(name)
-        if isinstance(value, str):
-            return (value,)
-        if value is not None:
-            return texts(value, name)
-    return ()
-
-
-def _from_conversations(turns: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
-        raise AmpError(f"'conversations' must be a list of turns, not {turns!r:.80}")
-    said: dict[str, list[str]] = {"human": [], "gpt": []}
-    for number, turn in enumerate(turns):
-        if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
-            raise AmpError(f"turn {number + 1} of 'conversations' has no text in 'value'")
-        speaker = SPEAKERS.get(str(turn.get("from")))
-        expected = "human" if number % 2 == 0 else "gpt"
-        if speaker != expected:
-            raise AmpError(
-                f"turn {number + 1} of 'conversations' is from {turn.get('from')!r}, '{expected}' was expected"
-            )
-        said[expected].append(turn["value"])
-    if not said["gpt"]:
-        raise AmpError("the item has no standard answer")
-    return tuple(said["human"]), tuple(said["gpt"])
-
-
-def _without_image_token(text: str) -> str:
-    return text.replace(IMAGE_TOKEN, "").strip()
-
-
-def _refuse_bad_texts(questions: Sequence[str], answers: Sequence[str]) -> None:
-    for number, question in enumerate(questions, start=1):
-        if not question:
-            raise AmpError(f"the question of round {number} is empty")
-    for text in (*questions, *answers):
+def _refuse_long_texts(said: Sequence[str]) -> None:
+    for text in said:
         if len(text) > MAX_CHARACTERS:
             raise AmpError(f"a text has {len(text):,} characters, the limit is {MAX_CHARACTERS:,}")
-
-
-def _derived_id(images: Sequence[str], questions: Sequence[str], answers: Sequence[str]) -> str:
-    """Return an id that is the same wherever and whenever the same content is read."""
-    content = json.dumps([list(images), list(questions), list(answers)], ensure_ascii=False)
-    return f"item-{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from amp_cli.dialogues.turns import IMAGE_TOKEN
 from amp_cli.preferences.check.findings import Finding
 from amp_cli.preferences.levels import LevelDraft, choose_levels
-from amp_cli.preferences.sources import IMAGE_TOKEN
 from amp_cli.records import PreferenceItem
 
 IMAGE_TOKENS = re.compile(

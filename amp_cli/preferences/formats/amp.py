@@ -1,9 +1,10 @@
 """Our own preferences.jsonl."""
 
+from amp_cli.dialogues.named_images import Record, images_of
+from amp_cli.dialogues.turns import own_id
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, own_id
-from amp_cli.preferences.formats.images import images_of
-from amp_cli.records import Level, required, texts
+from amp_cli.preferences.formats.draft import Choices, Draft, Format
+from amp_cli.records import Frame, Level, required, texts
 
 
 def describes(record: Record) -> bool:
@@ -22,6 +23,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
             images=images_of(record, "images"),
             questions=texts(required(record, "questions"), "questions"),
             levels=tuple(_level(level) for level in levels),
+            frame=Frame.from_json(record),
             meta=meta,
         )
     ]

@@ -2,10 +2,10 @@
 
 import re
 
+from amp_cli.dialogues.named_images import Record, images_of
+from amp_cli.dialogues.turns import Dialogue, is_turns, own_id, read_turns, same_questions
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.dialogue import Dialogue, is_turns, read_turns, same_questions
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, kept, own_id
-from amp_cli.preferences.formats.images import images_of
+from amp_cli.preferences.formats.draft import Choices, Draft, Format, kept
 from amp_cli.records import Level
 
 _OUTPUT = re.compile(r"output_([1-9]\d{0,3})")
@@ -29,7 +29,9 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
             images=images_of(record, "image", "images"),
             questions=first.questions,
             levels=tuple(Level(answers=dialogue.answers, source=name) for name, dialogue in dialogues),
-            meta={**first.meta, **kept(record, "meta")},
+            brought=first.brought,
+            frame=first.frame,
+            meta=kept(record, "meta"),
         )
     ]
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from amp_cli.dialogues.named_images import Record, SourceImage
+from amp_cli.dialogues.turns import Brought
 from amp_cli.errors import AmpError
-from amp_cli.records import Level
+from amp_cli.records import PLAIN, Frame, Level
 
-Record = Mapping[str, Any]
 KEY = "__key__"
 """Where the name of an entry stands when the file is one JSON object of named entries (HA-DPO's desc_data.json)."""
 ASPECTS = {"helpfulness": "Helpfulness", "faithfulness": "Visual Faithfulness", "ethics": "Ethical Considerations"}
@@ -24,21 +25,10 @@ class Refused:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceImage:
-    """An image as the data has it: the path that is meant (the first that exists), or the file's bytes."""
-
-    names: tuple[str, ...] = ()
-    content: bytes | None = None
-
-    def __post_init__(self) -> None:
-        if (self.content is None) == (not self.names):
-            raise AmpError("an image has either a path or its bytes")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Draft:
     """An item before its images are looked for; `levels` has one entry where the data are standard responses.
 
+    `images`: those of the record's own fields; `brought`: those that stand in its messages.
     `notes`: what was left out on the way, in words that are the same for every record, so that they can be counted.
     """
 
@@ -46,6 +36,8 @@ class Draft:
     images: tuple[SourceImage, ...]
     questions: tuple[str, ...]
     levels: tuple[Level, ...]
+    brought: tuple[Brought, ...] = ()
+    frame: Frame = PLAIN
     meta: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -84,17 +76,6 @@ class Format:
     """Pairs of the same images and questions belong together."""
 
 
-def own_id(record: Record, *names: str, prefix: str = "") -> str | None:
-    """Return the record's own id: the first of the fields that holds a text or a whole number."""
-    for name in names:
-        value = record.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return f"{prefix}{value}"
-        if isinstance(value, str) and value.strip():
-            return f"{prefix}{value}"
-    return None
-
-
 def kept(record: Record, *names: str) -> dict[str, Any]:
     """Return those of the fields that the record has, for an item's meta."""
     return {name: record[name] for name in names if record.get(name) is not None}
@@ -120,8 +101,3 @@ def has_texts(record: Record, *names: str) -> bool:
 def one_round(answer: str, source: str) -> Level:
     """Return the level of a single answer."""
     return Level(answers=(answer,), source=source)
-
-
-def is_list_of_dicts(value: object) -> bool:
-    """Say whether it is a list with entries, all of them objects."""
-    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)

@@ -8,12 +8,12 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+from amp_cli.dialogues.turns import IMAGE_TOKEN
 from amp_cli.disk.jsonl import read_json, write_json
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.parquet import written_parquet
 from amp_cli.preferences.images import find_images, image_root, name_from
 from amp_cli.preferences.reading import Refused, read_items, written_beside
-from amp_cli.preferences.sources import IMAGE_TOKEN
 from amp_cli.records import PreferenceItem
 
 ENDINGS = {

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from amp_cli.dialogues.named_images import Record
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats import (
     amp,
@@ -22,7 +23,7 @@ from amp_cli.preferences.formats import (
     vision_feedback,
     vlfeedback,
 )
-from amp_cli.preferences.formats.draft import Format, Record
+from amp_cli.preferences.formats.draft import Format
 
 FORMATS: dict[str, Format] = {
     module.FORMAT.name: module.FORMAT

@@ -139,7 +139,7 @@ class PairsByPrompt:
         self._database.execute("begin")
 
     def add(self, item: PreferenceItem) -> None:
-        key = blake2b(json.dumps([item.images, item.questions]).encode(), digest_size=16).digest()
+        key = blake2b(json.dumps([item.images, item.questions, item.frame.to_json()]).encode(), digest_size=16).digest()
         self._database.execute("insert or ignore into prompts (key) values (?)", (key,))
         self._database.execute(
             "insert into pairs (prompt, item) select number, ? from prompts where key = ?",

@@ -1,20 +1,18 @@
 """HA-DPO: descriptions in several wordings (desc_data.json) and yes/no questions (pope_data.json) on Visual Genome."""
 
+from amp_cli.dialogues.named_images import Record, SourceImage, checked_name
+from amp_cli.dialogues.turns import own_id
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import (
     KEY,
     Choices,
     Draft,
     Format,
-    Record,
-    SourceImage,
     has_texts,
     kept,
     one_round,
-    own_id,
     text_of,
 )
-from amp_cli.preferences.formats.images import checked_name
 from amp_cli.records import texts
 
 QUESTION = "Describe this image in detail."

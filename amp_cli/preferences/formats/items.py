@@ -3,16 +3,16 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from hashlib import sha256
+from dataclasses import replace
 from pathlib import Path
 
+from amp_cli.dialogues.named_images import SourceImage
+from amp_cli.dialogues.turns import Placed, derived_id, place_images, refuse_tokens_in_answers
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.dialogue import without_image_token
-from amp_cli.preferences.formats.draft import Draft, Format, Refused, SourceImage
+from amp_cli.preferences.formats.draft import Draft, Format, Refused
 from amp_cli.preferences.formats.grouping import GivenIds, PairsByPrompt, join_pairs
 from amp_cli.preferences.formats.source import Source
-from amp_cli.preferences.sources import IMAGE_TOKEN
-from amp_cli.records import PreferenceItem, SourceItem
+from amp_cli.records import PLAIN, PreferenceItem, SourceItem
 
 Item = PreferenceItem | SourceItem
 NameImage = Callable[[SourceImage, Path], str]
@@ -44,9 +44,7 @@ def items_of(
 def _joined_items(source: Source, name_image: NameImage, notes: Counter[str]) -> Iterator[Item | Refused]:
     pairs = PairsByPrompt()
     for draft, root in source.drafts():
-        found = draft if isinstance(draft, Refused) else _item(draft, source.format, name_image, root)
-        if isinstance(draft, Draft) and not isinstance(found, Refused):
-            notes.update(draft.notes)
+        found = draft if isinstance(draft, Refused) else _item(draft, source.format, name_image, root, notes)
         if source.format.is_grouped and isinstance(found, PreferenceItem):
             pairs.add(found)
         else:
@@ -55,39 +53,49 @@ def _joined_items(source: Source, name_image: NameImage, notes: Counter[str]) ->
         yield from join_pairs(group, notes)
 
 
-def _item(draft: Draft, format: Format, name_image: NameImage, root: Path) -> Item | Refused:
-    item_id = draft.id or _derived_id(draft)
+def _item(draft: Draft, format: Format, name_image: NameImage, root: Path, notes: Counter[str]) -> Item | Refused:
+    answers = [level.answers for level in draft.levels]
+    item_id = draft.id or derived_id(
+        draft.images or [image for _, image in draft.brought if image is not None],
+        draft.questions,
+        answers[0] if format.is_standard_only else answers,
+        draft.frame,
+    )
     try:
-        questions = _questions(draft, format)
-        images = tuple(name_image(image, root) for image in draft.images)
+        placed = _placed(draft, format)
+        questions = placed.questions
+        images = tuple(name_image(image, root) for image in placed.images)
+        frame = replace(draft.frame, image_rounds=placed.image_rounds)
         item: Item
         if format.is_standard_only:
-            answers = draft.levels[0].answers
-            item = SourceItem(id=item_id, images=images, questions=questions, answers=answers, meta=draft.meta)
+            bare = tuple(question.strip() for question in questions)
+            item = SourceItem(
+                id=item_id, images=images, questions=bare, answers=answers[0], frame=frame, meta=draft.meta
+            )
         else:
-            item = PreferenceItem(id=item_id, images=images, questions=questions, levels=draft.levels, meta=draft.meta)
+            item = PreferenceItem(
+                id=item_id, images=images, questions=questions, levels=draft.levels, frame=frame, meta=draft.meta
+            )
         _refuse_unwritable(item)
     except AmpError as error:
         return Refused(id=item_id.encode("utf-8", "replace").decode(), reason=error.message)
+    notes.update((*draft.notes, *placed.notes))
     return item
 
 
-def _questions(draft: Draft, format: Format) -> tuple[str, ...]:
+def _placed(draft: Draft, format: Format) -> Placed:
     if not format.has_image_tokens:
-        return draft.questions
-    if not draft.images and any(IMAGE_TOKEN in question for question in draft.questions):
-        raise AmpError(f"a question holds {IMAGE_TOKEN} but the item names no image")
-    questions = tuple(without_image_token(question) for question in draft.questions)
-    for number, question in enumerate(questions, start=1):
-        if not question.strip():
-            raise AmpError(f"the question of round {number} is empty")
-    return questions
+        return Placed(questions=draft.questions, images=draft.images, image_rounds=draft.frame.image_rounds, notes=())
+    for level in draft.levels:
+        refuse_tokens_in_answers(level.answers)
+    return place_images(draft.questions, draft.images, draft.brought)
 
 
 def _content(item: Item) -> str:
     """Return what makes two items the same, whatever their ids and meta."""
     answers = [item.answers] if isinstance(item, SourceItem) else [level.answers for level in item.levels]
-    return "\0".join([*item.images, *item.questions, *(answer for level in answers for answer in level)])
+    frame = json.dumps(item.frame.to_json()) if item.frame != PLAIN else ""
+    return frame + "\0".join([*item.images, *item.questions, *(answer for level in answers for answer in level)])
 
 
 def _refuse_unwritable(item: Item) -> None:
@@ -98,12 +106,3 @@ def _refuse_unwritable(item: Item) -> None:
         raise AmpError("a text holds half a character (a lone surrogate)") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise AmpError("'meta' holds something that cannot be written as JSON") from error
-
-
-def _derived_id(draft: Draft) -> str:
-    """Return an id that is the same wherever and whenever the same content is read."""
-    images = [
-        list(image.names) if image.content is None else sha256(image.content).hexdigest() for image in draft.images
-    ]
-    content = json.dumps([images, draft.questions, [level.answers for level in draft.levels]])
-    return f"item-{sha256(content.encode()).hexdigest()[:16]}"

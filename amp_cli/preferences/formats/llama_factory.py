@@ -1,9 +1,9 @@
 """LLaMA-Factory's sharegpt ranking layout: conversations up to the question, chosen and rejected as one turn each."""
 
+from amp_cli.dialogues.named_images import Record, images_of
+from amp_cli.dialogues.turns import answer_of, first_of, is_turns, own_id, read_turns
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.dialogue import answer_of, first_of, is_turns, read_turns
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, own_id
-from amp_cli.preferences.formats.images import images_of
+from amp_cli.preferences.formats.draft import Choices, Draft, Format
 
 
 def describes(record: Record) -> bool:
@@ -12,21 +12,18 @@ def describes(record: Record) -> bool:
 
 
 def convert(record: Record, choices: Choices) -> list[Draft]:
-    for name in ("videos", "audios"):
-        if record.get(name):
-            raise AmpError(f"'{name}' cannot be used, only images")
     name = first_of(record, "messages", "conversations")
     dialogue = read_turns(record.get(name), name)
     if not dialogue.awaits_answer:
         raise AmpError(f"'{name}' must end with a question")
-    system = record.get("system")
     return [
         Draft(
             id=own_id(record, "id"),
-            images=images_of(record, "images", "image") or dialogue.images,
+            images=images_of(record, "images", "image"),
             questions=dialogue.questions,
             levels=tuple(dialogue.level(answer_of(record.get(name), name), name) for name in ("chosen", "rejected")),
-            meta={"system": system, **dialogue.meta} if isinstance(system, str) and system else dialogue.meta,
+            brought=dialogue.brought,
+            frame=dialogue.frame,
         )
     ]
 

@@ -1,36 +1,48 @@
-"""ShareGPT4V and LLaVA-Instruct: dialogues with one response, which is the standard of `amp generate-prefs`."""
+"""ShareGPT4V, LLaVA-Instruct and OpenAI's messages: one response each, the standard of `amp generate-prefs`."""
 
-from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.dialogue import is_turns, read_turns
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, kept, own_id
-from amp_cli.preferences.formats.images import images_of
+from amp_cli.dialogues.named_images import Record
+from amp_cli.dialogues.standard import read_standard
+from amp_cli.dialogues.turns import first_of, is_turns, own_id
+from amp_cli.preferences.formats.draft import Choices, Draft, Format, kept
 from amp_cli.records import Level
 
-PREFERRED = ("rejected_conversations", "chosen", "rejected", "output_1", "output_2", "preference_values")
+PREFERRED = (
+    "rejected_conversations",
+    "chosen",
+    "rejected",
+    "output_1",
+    "output_2",
+    "preference_values",
+    "rejected_response",
+    "rejected_messages",
+    "responses",
+    "answers",
+)
 
 
 def describes(record: Record) -> bool:
-    return is_turns(record.get("conversations")) and not any(record.get(name) is not None for name in PREFERRED)
+    dialogue = record.get(first_of(record, "conversations", "messages"))
+    return is_turns(dialogue) and not any(record.get(name) is not None for name in PREFERRED)
 
 
 def convert(record: Record, choices: Choices) -> list[Draft]:
-    dialogue = read_turns(record.get("conversations"), "conversations")
-    if dialogue.awaits_answer:
-        raise AmpError("the last question has no answer")
+    dialogue = read_standard(record)
     return [
         Draft(
             id=own_id(record, "id"),
-            images=images_of(record, "image", "images"),
-            questions=dialogue.questions,
+            images=dialogue.raw_images,
+            questions=dialogue.raw_questions,
             levels=(Level(answers=dialogue.answers, source="standard"),),
-            meta={**dialogue.meta, **kept(record, "model")},
+            brought=dialogue.brought,
+            frame=dialogue.frame,
+            meta=kept(record, "model"),
         )
     ]
 
 
 FORMAT = Format(
     name="llava-instruct",
-    title="ShareGPT4V and LLaVA-Instruct: image, conversations (standard responses, no preferences)",
+    title="ShareGPT4V and LLaVA-Instruct: image, conversations or messages (standard responses, no preferences)",
     describes=describes,
     convert=convert,
     is_standard_only=True,

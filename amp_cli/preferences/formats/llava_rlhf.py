@@ -1,12 +1,12 @@
 """LLaVA-RLHF's human preferences: `output_1` and `output_2` are single answers, `preference` names the better."""
 
+from amp_cli.dialogues.named_images import Record, images_of
+from amp_cli.dialogues.turns import answer_of, own_id, read_turns
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.dialogue import answer_of, read_turns
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, own_id
-from amp_cli.preferences.formats.images import images_of
+from amp_cli.preferences.formats.draft import Choices, Draft, Format
 
 OUTPUTS = ("output_1", "output_2")
-TAKEN = {"id", "image", "conversations", *OUTPUTS}
+TAKEN = {"id", "image", "conversations", "system", *OUTPUTS}
 
 
 def describes(record: Record) -> bool:
@@ -26,10 +26,9 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
             images=images_of(record, "image", "images"),
             questions=dialogue.questions,
             levels=tuple(dialogue.level(answer_of(record.get(name), name), name) for name in order),
-            meta={
-                **dialogue.meta,
-                **{name: value for name, value in record.items() if name not in TAKEN and _is_simple(value)},
-            },
+            brought=dialogue.brought,
+            frame=dialogue.frame,
+            meta={name: value for name, value in record.items() if name not in TAKEN and _is_simple(value)},
         )
     ]
 

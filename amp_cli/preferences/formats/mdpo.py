@@ -2,10 +2,11 @@
 
 import re
 
+from amp_cli.dialogues.named_images import Record, images_of
+from amp_cli.dialogues.turns import own_id
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, has_texts, own_id, text_of
-from amp_cli.preferences.formats.images import images_of
-from amp_cli.records import Level
+from amp_cli.preferences.formats.draft import Choices, Draft, Format, has_texts, text_of
+from amp_cli.records import Frame, Level
 
 _USER = re.compile(r"(?:^|\s|</s>)USER:\s*")
 _ASSISTANT = re.compile(r"\s*\bASSISTANT:\s*")
@@ -28,7 +29,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
                 Level(answers=(*answers, chosen), source="chosen"),
                 Level(answers=(*answers, rejected), source="rejected"),
             ),
-            meta={"system": system} if system else {},
+            frame=Frame(system=system or None),
         )
     ]
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from amp_cli.dialogues.named_images import Record, images_of
+from amp_cli.dialogues.turns import Dialogue, own_id, read_turns
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.dialogue import read_turns
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, own_id, text_of
-from amp_cli.preferences.formats.images import images_of
+from amp_cli.preferences.formats.draft import Choices, Draft, Format, text_of
 from amp_cli.preferences.formats.rated import levels_by_rating, number_of
 
 ANSWERS = ("responses", "answers")
@@ -41,7 +41,9 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
             images=images_of(record, "image", "images", "img_path"),
             questions=questions,
             levels=rated.levels,
-            meta={**history.meta, "ranks" if by_rank else "ratings": list(rated.ratings)},
+            brought=history.brought,
+            frame=history.frame,
+            meta={"ranks" if by_rank else "ratings": list(rated.ratings)},
             notes=rated.notes,
         )
     ]
@@ -55,7 +57,7 @@ def _answers(record: Record) -> list[Any]:
     return []
 
 
-def _questions(record: Record) -> tuple[tuple[str, ...], Any]:
+def _questions(record: Record) -> tuple[tuple[str, ...], Dialogue]:
     """Return the questions, and the dialogue up to the last of them."""
     if isinstance(record.get("conversations"), list):
         dialogue = read_turns(record["conversations"], "conversations").without_last_answer()

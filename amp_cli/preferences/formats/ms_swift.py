@@ -1,9 +1,9 @@
 """ms-swift: messages that end with the chosen answer, and `rejected_response` or `rejected_messages`."""
 
+from amp_cli.dialogues.named_images import Record, images_of
+from amp_cli.dialogues.turns import Dialogue, is_turns, own_id, read_turns, same_questions
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.dialogue import Dialogue, is_turns, read_turns, same_questions
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, own_id
-from amp_cli.preferences.formats.images import images_of
+from amp_cli.preferences.formats.draft import Choices, Draft, Format
 from amp_cli.records import Level, texts
 
 
@@ -20,14 +20,14 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     if dialogue.awaits_answer:
         raise AmpError("the last question of 'messages' has no answer")
     best = Level(answers=dialogue.answers, source="chosen")
-    system = record.get("system")
     return [
         Draft(
             id=own_id(record, "id"),
-            images=images_of(record, "images", "image") or dialogue.images,
+            images=images_of(record, "images", "image"),
             questions=dialogue.questions,
             levels=(best, Level(answers=answers, source="rejected")),
-            meta={"system": system, **dialogue.meta} if isinstance(system, str) else dialogue.meta,
+            brought=dialogue.brought,
+            frame=dialogue.frame,
         )
         for answers in _rejected(record, dialogue)
     ]

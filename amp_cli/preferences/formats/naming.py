@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
+from amp_cli.dialogues.named_images import SourceImage
 from amp_cli.disk.jsonl import disk_errors_explained
 from amp_cli.errors import AmpError
 from amp_cli.models.images import check_image
-from amp_cli.preferences.formats.draft import SourceImage
 
 FOLDER = "images"
 HASH_DIGITS = 32

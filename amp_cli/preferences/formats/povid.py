@@ -1,9 +1,9 @@
 """POVID: a dialogue, and the same dialogue with rejected answers."""
 
+from amp_cli.dialogues.named_images import Record, images_of
+from amp_cli.dialogues.turns import is_turns, own_id, read_turns, same_questions
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.dialogue import is_turns, read_turns, same_questions
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, own_id
-from amp_cli.preferences.formats.images import images_of
+from amp_cli.preferences.formats.draft import Choices, Draft, Format
 from amp_cli.records import Level
 
 
@@ -27,7 +27,8 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
                 Level(answers=chosen.answers, source="chosen"),
                 Level(answers=rejected.answers, source="rejected"),
             ),
-            meta=chosen.meta,
+            brought=chosen.brought,
+            frame=chosen.frame,
         )
     ]
 

@@ -1,17 +1,8 @@
 """RLAIF-V: pairs of one question and image, several of which may form one order of more levels."""
 
-from amp_cli.preferences.formats.draft import (
-    Choices,
-    Draft,
-    Format,
-    Record,
-    has_texts,
-    kept,
-    one_round,
-    own_id,
-    text_of,
-)
-from amp_cli.preferences.formats.images import images_of
+from amp_cli.dialogues.named_images import Record, images_of
+from amp_cli.dialogues.turns import own_id
+from amp_cli.preferences.formats.draft import Choices, Draft, Format, has_texts, kept, one_round, text_of
 
 
 def describes(record: Record) -> bool:

@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
+from amp_cli.dialogues.named_images import Record, images_of
+from amp_cli.dialogues.turns import own_id
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, has_texts, kept, one_round, own_id
+from amp_cli.preferences.formats.draft import Choices, Draft, Format, has_texts, kept, one_round
 from amp_cli.preferences.formats.draft import text_of as field_of
-from amp_cli.preferences.formats.images import images_of
 
 
 def describes(record: Record) -> bool:

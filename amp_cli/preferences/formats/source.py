@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from amp_cli.dialogues.named_images import Record
+from amp_cli.dialogues.turns import own_id, refuse_other_media
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, Refused, own_id
+from amp_cli.preferences.formats.draft import Choices, Draft, Format, Refused
 from amp_cli.preferences.formats.formats import LOOKED_AT, detect_format, find_format
 from amp_cli.preferences.formats.json_records import Entry, json_entries
 from amp_cli.preferences.formats.tables import arrow_entries, hub_entries, parquet_entries
@@ -61,7 +63,8 @@ class Source:
         if record is None:
             return [Refused(id=place, reason=reason)]
         try:
-            drafts = list(self.format.convert(record, self.choices))
+            refuse_other_media(record)
+            drafts = [_with_system(draft, record) for draft in self.format.convert(record, self.choices)]
         except AmpError as error:
             return [Refused(id=_shown_id(record) or place, reason=error.message)]
         except RecursionError:
@@ -192,6 +195,14 @@ def _entries_with_place(file: Path) -> Iterator[tuple[Entry, int]]:
 def _shown_id(record: Record) -> str | None:
     found = own_id(record, "id", "idx", "image_id")
     return found and found.encode("utf-8", "replace").decode()
+
+
+def _with_system(draft: Draft, record: Record) -> Draft:
+    """Return the draft with the record's system message, where its turns bring none."""
+    system = record.get("system")
+    if draft.frame.system is not None or not isinstance(system, str) or not system.strip():
+        return draft
+    return replace(draft, frame=replace(draft.frame, system=system))
 
 
 def _named(draft: Draft, place: str) -> Draft:

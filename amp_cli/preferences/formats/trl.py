@@ -2,16 +2,17 @@
 
 from typing import Any
 
+from amp_cli.dialogues.named_images import Record, images_of
+from amp_cli.dialogues.turns import Dialogue, is_turns, own_id, read_turns, same_questions
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.dialogue import Dialogue, is_turns, read_turns, same_questions
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, has_texts, kept, own_id
-from amp_cli.preferences.formats.images import images_of
+from amp_cli.preferences.formats.draft import Choices, Draft, Format, has_texts, kept
 from amp_cli.records import Level
 
 
 def describes(record: Record) -> bool:
-    if is_turns(record.get("chosen")) and is_turns(record.get("rejected")):
-        return record.get("prompt") is None or is_turns(record["prompt"])
+    if all(is_turns(_as_list(record.get(name))) for name in ("chosen", "rejected")):
+        is_alone = all(isinstance(record.get(name), list) for name in ("chosen", "rejected"))
+        return is_alone if record.get("prompt") is None else is_turns(record["prompt"])
     is_plain = has_texts(record, "prompt", "chosen", "rejected")
     return is_plain and record.get("image") is None and record.get("img_path") is None
 
@@ -24,13 +25,15 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     return [
         Draft(
             id=own_id(record, "id"),
-            images=images_of(record, "images", "image") or chosen.images,
+            images=images_of(record, "images", "image"),
             questions=chosen.questions,
             levels=(
                 Level(answers=chosen.answers, source="chosen"),
                 Level(answers=rejected.answers, source="rejected"),
             ),
-            meta={**chosen.meta, **kept(record, "score_chosen", "score_rejected", "margin")},
+            brought=chosen.brought,
+            frame=chosen.frame,
+            meta=kept(record, "score_chosen", "score_rejected", "margin"),
         )
     ]
 
@@ -46,8 +49,13 @@ def _prompt(prompt: object) -> list[Any]:
     return prompt
 
 
+def _as_list(completion: object) -> object:
+    """Return a completion as a list of turns; some data have its one turn as it is."""
+    return [completion] if isinstance(completion, dict) else completion
+
+
 def _dialogue(prompt: list[Any], completion: object, name: str) -> Dialogue:
-    turns = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+    turns = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else _as_list(completion)
     if not isinstance(turns, list):
         raise AmpError(f"'{name}' must be a text or a list of turns, not {completion!r:.80}")
     dialogue = read_turns([*prompt, *turns], name)

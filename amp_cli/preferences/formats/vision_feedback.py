@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
+from amp_cli.dialogues.named_images import Record, images_of
+from amp_cli.dialogues.turns import Dialogue, answer_of, own_id, read_turns
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.dialogue import Dialogue, answer_of, read_turns
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Record, kept, own_id
-from amp_cli.preferences.formats.images import images_of
+from amp_cli.preferences.formats.draft import Choices, Draft, Format, kept
 from amp_cli.preferences.formats.rated import levels_by_rating, number_of
 
 
@@ -30,7 +30,9 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
             images=images_of(record, "image", "images", "image_path"),
             questions=dialogue.questions,
             levels=rated.levels,
-            meta={**dialogue.meta, **kept(record, "dataset", "source"), "ratings": list(rated.ratings)},
+            brought=dialogue.brought,
+            frame=dialogue.frame,
+            meta={**kept(record, "dataset", "source"), "ratings": list(rated.ratings)},
             notes=rated.notes,
         )
     ]

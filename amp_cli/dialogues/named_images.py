@@ -3,10 +3,14 @@
 import base64
 import binascii
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Record, SourceImage
+
+Record = Mapping[str, Any]
 
 LONGEST_PATH = 4096
 LONGEST_NAME = 255
@@ -14,7 +18,20 @@ BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk")
 """How JPEG, PNG, GIF, WebP and BMP begin in base64."""
 SHORTEST_BASE64 = 64
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+_FILE_ADDRESS = re.compile(r"file://(?:localhost)?(?=/)", re.IGNORECASE)
 _DATA_ADDRESS = re.compile(r"data:image/[\w.+-]+;base64,")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceImage:
+    """An image as the data has it: the path that is meant (the first that exists), or the file's bytes."""
+
+    names: tuple[str, ...] = ()
+    content: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if (self.content is None) == (not self.names):
+            raise AmpError("an image has either a path or its bytes")
 
 
 def images_of(record: Record, *names: str) -> tuple[SourceImage, ...]:
@@ -68,6 +85,8 @@ def _of_text(text: str) -> SourceImage:
         return _decoded(text[found.end() :])
     if len(text) >= SHORTEST_BASE64 and text.startswith(BASE64_STARTS) and _BASE64.fullmatch(text):
         return _decoded(text)
+    if found := _FILE_ADDRESS.match(text):
+        text = unquote(text[found.end() :])
     return SourceImage(names=(checked_name(text),))
 
 

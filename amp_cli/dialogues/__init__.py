@@ -1,0 +1,1 @@
+"""How data write down a dialogue: turns, images, system message, ids."""
