@@ -160,7 +160,7 @@ def read_rules(path: Path) -> dict[str, str]:
     """Read LLaVA-Bench's `rule.json`: what the judge is told, by category.
 
     Raises:
-        AmpError: it is no object of {"role", "prompt"}.
+        AmpError: it is not an object of {"role", "prompt"}.
     """
     rules: dict[str, str] = {}
     content: Any = read_json(path)

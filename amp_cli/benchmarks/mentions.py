@@ -68,7 +68,7 @@ class Vocabulary:
 
     @cached_property
     def names(self) -> dict[tuple[str, ...], str | None]:
-        """Singular words of a name -> the object, or None for a name that is no object."""
+        """Singular words of a name -> the object, or None for a name that is not an object."""
         names: dict[tuple[str, ...], str | None] = {_name(phrase): None for phrase in self.not_objects}
         for name, phrases in self.words.items():
             names |= {_name(phrase): name for phrase in (name, *phrases)}

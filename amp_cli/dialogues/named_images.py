@@ -104,7 +104,7 @@ def checked_name(name: str) -> str:
     except UnicodeEncodeError:
         is_impossible = True
     if is_impossible:
-        raise AmpError(f"{name!r:.80} is no path of an image")
+        raise AmpError(f"{name!r:.80} is not the path of an image")
     return name
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from amp_cli.disk.data_files import open_records
 from amp_cli.errors import AmpError
 
 Result = TypeVar("Result")
@@ -59,51 +60,48 @@ def read_json(path: Path) -> Any:
     Raises:
         AmpError: missing, unreadable, not UTF-8, or no JSON.
     """
-    text = _read_text(path)
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise AmpError(f"'{path}' is no valid JSON: {error.msg} in line {error.lineno}") from error
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise AmpError(f"'{path}' is not UTF-8: byte {error.start} cannot be read", hint="Save it as UTF-8") from error
+        content = path.read_bytes()
     except OSError as error:
         raise AmpError(f"Cannot read '{path}': {error.strerror or error}") from error
+    return _parsed(path, content)
+
+
+def _parsed(path: Path, content: bytes) -> Any:
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise AmpError(f"'{path}' is not UTF-8: byte {error.start} cannot be read", hint="Save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise AmpError(f"'{path}' is not valid JSON: {error.msg} in line {error.lineno}") from error
 
 
 def read_json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
     """Yield the objects of a JSON list or a JSONL file as `(number, record, "")`, numbered from 1.
 
-    What is no object (a torn line, invalid UTF-8, a bare number) is yielded as `(number, None, reason)`. A byte-order
+    What is not an object (a torn line, a bare number) is yielded as `(number, None, reason)`. A byte-order
     mark and CRLF are tolerated, empty lines skipped. JSONL is read line by line.
 
     Raises:
         AmpError: the file cannot be read, is empty, or is one JSON value that is no list.
     """
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-            if not head:
-                raise AmpError(f"'{path}' is empty")
-            if head.startswith(b"["):
-                yield from _records_of_list(path)
-                return
-            stream.seek(0)
+    with open_records(path) as (stream, _):
+        head = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if not head:
+            raise AmpError(f"'{path}' is empty")
+        stream.seek(0)
+        if head.startswith(b"["):
+            yield from _records_of_list(path, stream.read())
+        else:
             yield from _records_of_lines(path, stream)
-    except OSError as error:
-        raise AmpError(f"Cannot read '{path}': {error.strerror or error}") from error
 
 
-def _records_of_list(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
-    for number, record in enumerate(read_json(path), start=1):
+def _records_of_list(path: Path, content: bytes) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+    for number, record in enumerate(_parsed(path, content), start=1):
         if isinstance(record, dict):
             yield number, record, ""
         else:
-            yield number, None, f"entry {number} is no JSON object"
+            yield number, None, f"entry {number} is not a JSON object"
 
 
 def _records_of_lines(path: Path, stream: Any) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
@@ -121,14 +119,14 @@ def _records_of_lines(path: Path, stream: Any) -> Iterator[tuple[int, dict[str, 
                     f"'{path}' is neither a JSON list nor JSON lines",
                     hint="Put the items in a list: [{...}, {...}], or one object on each line",
                 ) from error
-            yield number, None, f"line {number} is no valid JSON ({error.msg})"
+            yield number, None, f"line {number} is not valid JSON ({error.msg})"
         except RecursionError:
             yield number, None, f"line {number} is nested too deeply"
         else:
             if isinstance(record, dict):
                 yield number, record, ""
             else:
-                yield number, None, f"line {number} is no JSON object"
+                yield number, None, f"line {number} is not a JSON object"
 
 
 def _one_line(record: Any) -> str:

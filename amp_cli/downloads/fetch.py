@@ -46,7 +46,7 @@ def _targets_of(name: str) -> list[Target]:
     if model is None:
         if name.count("/") == 1 and not name.startswith((".", "/", "~")):
             return [Target(name=name, hub_id=name)]
-        raise AmpError(f"'{name}' is no model or benchmark that is known by name", hint=_nearest(name))
+        raise AmpError(f"'{name}' is not the name of a model or benchmark that amp knows", hint=_nearest(name))
     if model.obstacle:
         raise AmpError(f"'{model.name}' cannot be run: {model.obstacle}", hint="amp models says which can")
     return [_model_target(model), *(_model_target(other, for_=model) for other in needed_with(model))]

@@ -66,7 +66,7 @@ def test_a_list_of_texts_goes_by_item_order_even_when_only_some_are_asked(tmp_pa
         ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}', "two replies to 'a'"),
         ('{"id": "a"}', "in record 1, the field 'text' is missing"),
         ('{"text": "x"}', "in record 1, the field 'id' is missing"),
-        ('{"id": "a", "text": "x"}\n{"id": "b", "te', "line 2 is no valid JSON"),
+        ('{"id": "a", "text": "x"}\n{"id": "b", "te', "line 2 is not valid JSON"),
         ('["x", 5]', "Entry 2 .* is not a text"),
         ("", "is empty"),
     ],

@@ -65,9 +65,9 @@ def test_a_bad_line_is_named_and_the_next_one_read(tmp_path: Path) -> None:
     records = list(read_json_records(tmp_path / "data.jsonl"))
     assert [number for number, _, _ in records] == [1, 2, 3, 4, 5]
     assert [record for _, record, _ in records] == [{"id": "a"}, None, None, None, {"id": "b"}]
-    assert "no valid JSON" in records[1][2]
+    assert "not valid JSON" in records[1][2]
     assert "UTF-8" in records[2][2]
-    assert "no JSON object" in records[3][2]
+    assert "not a JSON object" in records[3][2]
 
 
 def test_json_that_is_no_list_is_refused(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_an_mdpo_prompt_of_several_rounds_is_taken_apart(folder: Path) -> None:
     prompt = "A chat. USER: <image>\nOne? ASSISTANT: 1.</s>USER: Two? ASSISTANT:"
     found = item(folder, {**EXAMPLES["mdpo"][0], "prompt": prompt})
     assert shown(found)[1:] == (("One?", "Two?"), ("1.", GOOD), ("1.", BAD))
-    assert found.meta == {"system": "A chat."}
+    assert found.frame.system == "A chat."
 
 
 def test_a_prompt_without_role_words_is_the_question(folder: Path) -> None:
@@ -249,9 +249,11 @@ def test_several_rejected_responses_give_a_pair_each(folder: Path) -> None:
     assert [(one.id, shown(one)[3]) for one in found] == [("s", (BAD,)), ("s-2", ("A cow.",))]
 
 
-def test_the_system_text_is_kept_in_meta(folder: Path) -> None:
-    assert item(folder, EXAMPLES["llama-factory"][0]).meta == {"system": "Be brief."}
-    assert item(folder, EXAMPLES["trl"][0]).meta == {"system": "Be brief."}
+def test_the_system_message_is_the_items_own(folder: Path) -> None:
+    assert item(folder, EXAMPLES["llama-factory"][0]).frame.system == "Be brief."
+    assert item(folder, EXAMPLES["trl"][0]).frame.system == "Be brief."
+    beside = {"idx": 1, "system": "You are terse.", "question": "What colour is snow?", "chosen": GOOD, "rejected": BAD}
+    assert item(folder, beside).frame.system == "You are terse."
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,6 @@ def test_the_system_text_is_kept_in_meta(folder: Path) -> None:
     [
         ("<image>\nWhat?", "What?"),
         ("What?\n<image>", "What?"),
-        ("<image>\n<image>\nWhat?", "What?"),
         ("<image> What?", "What?"),
         ("Is <image> a dog?", "Is a dog?"),
         ("Two\nlines?", "Two\nlines?"),
@@ -280,7 +281,7 @@ def test_image_tokens_go_and_the_rest_of_the_question_stays(folder: Path, questi
         ("amp-authors", {"output_2": turns("Other?", "A.")}, "'output_2' asks other questions"),
         ("amp-authors", {"output_2": turns("<image>\n" + Q)}, "the last question of 'output_2' has no answer"),
         ("amp-authors", {"image": None}, "names no image"),
-        ("rlhf-v", {"text": "{"}, "'text' is no valid JSON"),
+        ("rlhf-v", {"text": "{"}, "'text' is not valid JSON"),
         ("rlhf-v", {"text": json.dumps({"question": Q, "chosen": GOOD})}, "'rejected' is missing"),
         ("rlhf-v", {"image": {"bytes": None, "path": None}}, "'image' must have 'bytes' or 'path'"),
         ("rlhf-v", {"image": "data:image/png;base64,%%"}, "base64 is damaged"),
@@ -295,7 +296,7 @@ def test_image_tokens_go_and_the_rest_of_the_question_stays(folder: Path, questi
         ("ha-dpo", {"image_id": None}, "no 'image_id'"),
         ("mdpo", {"prompt": "USER: One? ASSISTANT: Answered."}, "ends with an answer"),
         ("plain-dpo", {"image": "https://x.org/dog.png"}, "is an address"),
-        ("plain-dpo", {"image": "a\0b"}, "is no path"),
+        ("plain-dpo", {"image": "a\0b"}, "is not the path"),
         ("plain-dpo", {"prompt": "<image>"}, "question of round 1 is empty"),
         ("plain-dpo", {"chosen": "half \ud83d a character"}, "lone surrogate"),
         ("mm-rlhf", {"responses": [{"text": "A", "score": 1}, {"text": "B", "rank": 1}]}, "cannot be compared"),
@@ -303,10 +304,10 @@ def test_image_tokens_go_and_the_rest_of_the_question_stays(folder: Path, questi
         ("trl", {"chosen": 5}, "'chosen' must be a text or a list of turns"),
         ("ms-swift", {"rejected_images": ["other.png"]}, "'rejected_images' are other images"),
         ("ms-swift", {"messages": messages(Q)}, "the last question of 'messages' has no answer"),
-        ("llama-factory", {"videos": ["a.mp4"]}, "'videos' cannot be used"),
+        ("llama-factory", {"videos": ["a.mp4"]}, "video cannot be used"),
         ("llama-factory", {"conversations": turns(Q, GOOD)}, "must end with a question"),
         ("vision-feedback", {"conversations": "[]"}, "ends with 2 answers"),
-        ("vision-feedback", {"preference_values": "x"}, "no valid JSON"),
+        ("vision-feedback", {"preference_values": "x"}, "not valid JSON"),
     ],
 )
 def test_what_gives_no_item_is_refused_with_the_reason(

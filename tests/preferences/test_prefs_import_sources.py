@@ -56,9 +56,9 @@ def test_byte_order_mark_windows_line_ends_and_empty_lines_do_no_harm(tmp_path: 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (LINE[:-9], "line 2 is no valid JSON"),
+        (LINE[:-9], "line 2 is not valid JSON"),
         (b'{"a": "\xff"}', "line 2 is not valid UTF-8"),
-        (b"17", "line 2 is no JSON object"),
+        (b"17", "line 2 is not a JSON object"),
         (b"[" * 100_000, "line 2 is nested too deeply"),
         (b'{"a": ' + b"9" * 5000 + b"}", "line 2 holds a number that is too long"),
     ],
@@ -86,7 +86,7 @@ def test_a_list_that_breaks_off_gives_what_stands_before_and_says_where(tmp_path
 def test_what_is_no_object_in_a_list_is_refused_alone(tmp_path: Path) -> None:
     assert chosen(write_json(tmp_path / "a.json", [PAIR, 3, {**PAIR, "chosen": "B."}])) == [
         "A dog.",
-        "entry 2 is no JSON object",
+        "entry 2 is not a JSON object",
         "B.",
     ]
 

@@ -70,7 +70,7 @@ def test_bad_items_are_rejected_with_a_reason_and_the_rest_goes_on(tmp_path: Pat
     assert "empty answer" in reasons["empty answer"]
     assert "leaves the folder" in reasons["outside"]
     assert "twice" in reasons["item-0 (entry 11)"]
-    assert "no valid JSON" in reasons["prefs-12"]
+    assert "not valid JSON" in reasons["prefs-12"]
     assert [item.id for item in load_items(tmp_path / "run", "mdpo")] == ["item-0", "item-1", "item-2"]
 
 

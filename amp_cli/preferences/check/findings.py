@@ -9,7 +9,7 @@ from amp_cli.errors import AmpError
 EXAMPLES = 10
 """Ids that are named for each check; the list of all is written with --out."""
 CHECKS = {
-    "schema": "entries that are no preference item",
+    "schema": "entries that are not preference items",
     "empty-answer": "items with an empty answer",
     "id": "items whose id occurs before",
     "image": "items whose image is missing or cannot be read",

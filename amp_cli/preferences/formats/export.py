@@ -136,7 +136,7 @@ def _refuse_place(settings: ExportSettings) -> None:
     out, endings = settings.out, ENDINGS[settings.to]
     if out.suffix not in endings or out.is_dir():
         raise AmpError(
-            f"'{out}' is no file for {settings.to}",
+            f"'{out}' is not a file name for {settings.to}",
             hint=f"Give --out a name that ends in {' or '.join(endings)}",
         )
     if out.exists() and not settings.overwrite:
@@ -190,7 +190,7 @@ def _factory_entries(out: Path) -> dict[str, Any]:
     info = out.parent / DATASET_INFO
     entries = read_json(info) if info.exists() else {}
     if not isinstance(entries, dict):
-        raise AmpError(f"'{info}' is no LLaMA-Factory dataset list", hint="Choose another folder with --out")
+        raise AmpError(f"'{info}' is not a LLaMA-Factory dataset list", hint="Choose another folder with --out")
     entry = entries.get(out.stem)
     if entry is not None and not (isinstance(entry, dict) and entry.get("file_name") == out.name):
         raise AmpError(f"'{info}' has another entry '{out.stem}'", hint="Choose another file name with --out")

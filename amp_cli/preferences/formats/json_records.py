@@ -70,7 +70,7 @@ def _entries_of_list(stream: BinaryIO) -> Iterator[Entry]:
             if isinstance(record, dict):
                 yield number, record, ""
             else:
-                yield number, None, f"entry {number} is no JSON object"
+                yield number, None, f"entry {number} is not a JSON object"
     except (ijson.JSONError, ValueError) as error:  # ValueError: a number too long, or invalid UTF-8
         yield number + 1, None, f"the list cannot be read on from entry {number + 1}: {_in_one_line(error)}"
 
@@ -89,7 +89,7 @@ def _entries_of_object(path: Path, stream: BinaryIO) -> Iterator[Entry]:
                     hint="Put the items in a list: [{...}, {...}], or one object on each line",
                 )
             else:
-                yield number, None, f"entry {key!r:.80} is no JSON object"
+                yield number, None, f"entry {key!r:.80} is not a JSON object"
     except (ijson.JSONError, ValueError) as error:
         yield number + 1, None, f"the file cannot be read on from entry {number + 1}: {_in_one_line(error)}"
 
@@ -118,9 +118,9 @@ def _record_of_line(line: bytes, number: int) -> tuple[dict[str, Any] | None, st
     except UnicodeDecodeError:
         return None, f"line {number} is not valid UTF-8"
     except json.JSONDecodeError as error:
-        return None, f"line {number} is no valid JSON ({error.msg})"
+        return None, f"line {number} is not valid JSON ({error.msg})"
     except ValueError:  # Python refuses whole numbers of thousands of digits
         return None, f"line {number} holds a number that is too long"
     except RecursionError:
         return None, f"line {number} is nested too deeply"
-    return (record, "") if isinstance(record, dict) else (None, f"line {number} is no JSON object")
+    return (record, "") if isinstance(record, dict) else (None, f"line {number} is not a JSON object")

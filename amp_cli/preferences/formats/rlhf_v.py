@@ -36,7 +36,7 @@ def _text(record: Record) -> dict[str, Any]:
         try:
             text = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise AmpError("'text' is no valid JSON") from error
+            raise AmpError("'text' is not valid JSON") from error
     if not isinstance(text, dict):
         raise AmpError(f"'text' must be an object or one as JSON, not {text!r:.80}")
     return text

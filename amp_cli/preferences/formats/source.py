@@ -8,6 +8,7 @@ from pathlib import Path
 
 from amp_cli.dialogues.named_images import Record
 from amp_cli.dialogues.turns import own_id, refuse_other_media
+from amp_cli.disk.data_files import open_records
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, Refused
 from amp_cli.preferences.formats.formats import LOOKED_AT, detect_format, find_format
@@ -116,7 +117,7 @@ def _files_of(path: Path, split: str | None) -> tuple[Path, ...]:
         if split is not None:
             raise AmpError(f"'{path}' is one file, so there is no split '{split}' in it", hint="Leave out --split")
         return (path,)
-    if path.suffix not in SUFFIXES and _HUB_ID.fullmatch(str(path)):
+    if _kind(path) not in SUFFIXES and _HUB_ID.fullmatch(str(path)):
         return ()
     raise AmpError(f"There is no file or folder '{path}'", hint="Give a file, a folder, or a hub id (owner/name)")
 
@@ -127,7 +128,7 @@ def _files_of_folder(folder: Path, split: str | None) -> tuple[Path, ...]:
     files = [
         file
         for file in sorted(folder.rglob("*"))
-        if file.suffix in SUFFIXES
+        if _kind(file) in SUFFIXES
         and file.name not in NOT_DATA
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     ]
@@ -145,6 +146,11 @@ def _files_of_folder(folder: Path, split: str | None) -> tuple[Path, ...]:
     if not files:
         raise AmpError(f"'{folder}' holds no data", hint=f"Files that can be read: {', '.join(SUFFIXES)}")
     return tuple(files)
+
+
+def _kind(file: Path) -> str:
+    """Return the ending that says what a file holds; of a gzip file that is the one before."""
+    return Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
 
 
 def _split_of(file: Path, folder: Path) -> str:
@@ -185,9 +191,9 @@ def _entries_with_place(file: Path) -> Iterator[tuple[Entry, int]]:
         if file.suffix in (".parquet", ".arrow"):
             yield from ((entry, 0) for entry in (parquet_entries if file.suffix == ".parquet" else arrow_entries)(file))
             return
-        with file.open("rb") as stream:
+        with open_records(file) as (stream, place):
             for entry in json_entries(file, stream):
-                yield entry, stream.tell()
+                yield entry, place.tell()
     except OSError as error:
         raise AmpError(f"Cannot read '{file}': {error.strerror or error}") from error
 

@@ -44,7 +44,7 @@ def _json(value: object, name: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise AmpError(f"'{name}' is no valid JSON") from error
+        raise AmpError(f"'{name}' is not valid JSON") from error
 
 
 def _question_and_answers(turns: object, count: int) -> tuple[Dialogue, list[str]]:

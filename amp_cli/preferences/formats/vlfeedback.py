@@ -26,7 +26,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     answers, given = [], {}
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise AmpError(f"answer {number} of 'completions' is no object")
+            raise AmpError(f"answer {number} of 'completions' is not an object")
         ratings = _ratings(row.get("annotations"))
         source = own_id(row, "model") or f"answer {number}"
         given[source] = ratings

@@ -68,7 +68,7 @@ def choose_forward(
         tolerance = TOLERANCE.get(precision, HALF_TOLERANCE)
         if not bool(torch.isfinite(expected).all()):
             name = str(precision).removeprefix("torch.")
-            raise ValueError(f"its log-probabilities are no numbers in {name}: try --set dtype=bfloat16 or float32")
+            raise ValueError(f"its log-probabilities are not numbers in {name}: try --set dtype=bfloat16 or float32")
         _refuse_foresight(model, items, device, tolerance)
     # (responses,) answer tokens of each: a sum's rounding grows with them, so differences are held per token
     counts = torch.tensor([int(one.supervised.sum()) for item in items for one in item.responses], device=device)
