@@ -8,7 +8,8 @@ from amp_cli.asking.answerer import Answerer, Request, open_answerer
 from amp_cli.asking.processes import take_over
 from amp_cli.benchmarks.files import check_images, holds_images, image_folder, unpack_images
 from amp_cli.benchmarks.settings import EvalSettings
-from amp_cli.disk.jsonl import RecordLog, Rejections, write_records
+from amp_cli.disk.jsonl import RecordLog, write_records
+from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
@@ -26,11 +27,11 @@ def answer_items(
 ) -> None:
     """Ask what is not in `answers.jsonl` yet; the model is loaded only if something is left to ask."""
     log = RecordLog(settings.out / ANSWERS)
-    rejections = Rejections(settings.out / REJECTED)
+    rejections = LeftOutLog.open(settings.out / REJECTED)
     take_over(
         settings.out,
         on_answer=lambda answer: log.append(answer.to_json()),
-        on_reject=rejections.add,
+        on_reject=rejections.note,
         done=log.ids(),
     )
     done = log.ids()
@@ -50,7 +51,7 @@ def answer_items(
             hint="Give --image-root, the folder that image paths start from",
         )
     for item_id, reason in faults.items():
-        rejections.add(item_id, reason)
+        rejections.note(item_id, reason)
     if not usable:
         return
     requests = [
@@ -70,7 +71,7 @@ def answer_items(
             log.append(one.to_json())
             advance()
 
-        answer(requests, done=done, on_answer=keep, on_reject=rejections.add)
+        answer(requests, done=done, on_answer=keep, on_reject=rejections.note)
     _put_in_order(log, items)
 
 

@@ -13,7 +13,8 @@ from amp_cli.benchmarks.benchmark import Judged, Wording
 from amp_cli.benchmarks.judged import JudgedScore
 from amp_cli.benchmarks.ratings import Reading
 from amp_cli.benchmarks.settings import EvalSettings
-from amp_cli.disk.jsonl import RecordLog, Rejections, content_hash, write_records
+from amp_cli.disk.jsonl import RecordLog, content_hash, write_records
+from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem, Verdict
@@ -129,7 +130,7 @@ def collect_verdicts(
         return
     if settings.judging.judge is not None:
         _announce(requests, settings.judging)
-    rejections = Rejections(settings.out / REJECTED)
+    rejections = LeftOutLog.open(settings.out / REJECTED)
     with ui.progress(f"judging {settings.benchmark}", len(requests) + len(done), done=len(done)) as advance:
 
         def keep(verdict: Verdict) -> None:
@@ -140,7 +141,7 @@ def collect_verdicts(
             judging.judge.judge(
                 requests,
                 on_verdict=keep,
-                on_reject=lambda request, reason: rejections.add(request.id, f"not judged: {reason}"),
+                on_reject=lambda request, reason: rejections.note(request.id, f"not judged: {reason}"),
             )
         finally:
             for note in judging.judge.notes:
@@ -196,7 +197,7 @@ def score_verdicts(
         for item in items
         if any(item.id in given for given in by_repeat)
     ]
-    reasons = Rejections(settings.out / REJECTED).reasons()
+    reasons = LeftOutLog.open(settings.out / REJECTED).reasons()
     rejected = {
         item.id: reasons.get(item.id, "no verdict" if item.id in answers else "no answer")
         for item in items

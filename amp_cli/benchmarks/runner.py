@@ -15,7 +15,8 @@ from amp_cli.benchmarks.benchmark import Benchmark, ItemScore, LoadedBenchmark
 from amp_cli.benchmarks.files import check_complete, downloaded_images
 from amp_cli.benchmarks.judging import Judging, collect_verdicts, prepare_judging, refuse_other_judge, score_verdicts
 from amp_cli.benchmarks.settings import EvalSettings, settings_of
-from amp_cli.disk.jsonl import RecordLog, Rejections, content_hash, write_json, write_records
+from amp_cli.disk.jsonl import RecordLog, content_hash, write_json, write_records
+from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import flatten
 from amp_cli.downloads.places import benchmark_folder
@@ -229,7 +230,7 @@ def _scored(
 
 
 def _without_answer(items: Sequence[BenchmarkItem], answers: Mapping[str, Answer], out: Path) -> dict[str, str]:
-    reasons = Rejections(out / REJECTED).reasons()
+    reasons = LeftOutLog.open(out / REJECTED).reasons()
     return {item.id: reasons.get(item.id, "no answer") for item in items if item.id not in answers}
 
 

@@ -174,33 +174,6 @@ class RecordLog:
         disk_errors_explained(write, self.path)
 
 
-class Rejections:
-    """The items that could not be done, with the reason: `rejected.jsonl`.
-
-    A rejection of an id that is already in the file replaces nothing and counts once.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._log = RecordLog(path)
-        self._reasons: dict[str, str] = {record["id"]: record["reason"] for record in self._log.read()}
-
-    def add(self, item_id: str, reason: str) -> None:
-        """Note that an item was left out."""
-        if self._reasons.get(item_id) == reason:
-            return
-        self._reasons[item_id] = reason
-        self._log.append({"id": item_id, "reason": reason})
-
-    @property
-    def count(self) -> int:
-        """How many items are rejected."""
-        return len(self._reasons)
-
-    def reasons(self) -> dict[str, str]:
-        """Return id -> reason."""
-        return dict(self._reasons)
-
-
 def content_hash(path: Path) -> str:
     """Return the SHA-256 (hex) of a file, or of a folder's files by name and content."""
     digest = hashlib.sha256()

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
+from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.errors import AmpError
 from amp_cli.models.images import find_image
 from amp_cli.preferences.autocheck import Checker, Mark, RankedCandidate, check_items
 from amp_cli.preferences.figures import Figures
 from amp_cli.preferences.measuring import refuse_empty
 from amp_cli.preferences.page import ShownItem, overview_of_figures, write_page
-from amp_cli.preferences.reading import Leftovers, Refused, read_items
+from amp_cli.preferences.reading import read_items
 from amp_cli.records import PreferenceItem
 
 
@@ -49,7 +50,7 @@ class ViewResult:
     items: int
     more: bool
     images: int
-    refused: Leftovers
+    refused: LeftOutLog
 
     def to_json(self) -> dict[str, Any]:
         """Return the object of `--json`; `more` says that the file has items beyond the limit."""
@@ -69,7 +70,7 @@ def view_preferences(settings: ViewSettings) -> ViewResult:
     Raises:
         AmpError: the file cannot be read or holds no item, or the page cannot be written.
     """
-    refused = Leftovers(settings.rejected_file)
+    refused = LeftOutLog.begin(settings.rejected_file)
     items, more = _first_items(settings, refused)
     refuse_empty(settings.prefs, len(items), refused)
     figures = Figures()
@@ -95,11 +96,11 @@ def view_preferences(settings: ViewSettings) -> ViewResult:
     )
 
 
-def _first_items(settings: ViewSettings, refused: Leftovers) -> tuple[list[PreferenceItem], bool]:
+def _first_items(settings: ViewSettings, refused: LeftOutLog) -> tuple[list[PreferenceItem], bool]:
     """Return up to `limit` items, and whether there are more; the file is not read beyond."""
     items: list[PreferenceItem] = []
     for one in read_items(settings.prefs, image_root=settings.image_root):
-        if isinstance(one, Refused):
+        if isinstance(one, LeftOut):
             refused.add(one)
         elif len(items) == settings.limit:
             return items, True

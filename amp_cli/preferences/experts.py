@@ -12,9 +12,9 @@ from amp_cli.asking.answerer import Answerer, Request, Running, batches, open_an
 from amp_cli.asking.endpoint import is_endpoint
 from amp_cli.asking.processes import take_over
 from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, write_records
+from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.errors import AmpError
 from amp_cli.models.spec import Decoding, Loading
-from amp_cli.preferences.left_out import RejectedItems
 from amp_cli.preferences.levels import STANDARD
 from amp_cli.records import Answer, Candidate, SourceItem
 
@@ -97,7 +97,7 @@ def collect_candidates(
     *,
     log: RecordLog,
     answering: Answering,
-    rejected: RejectedItems,
+    rejected: LeftOutLog,
 ) -> dict[str, tuple[Candidate, ...]]:
     """Return item id -> candidates in the experts' order, for all items that every expert could answer.
 
@@ -116,7 +116,7 @@ def collect_candidates(
             if item.id not in refused_before
         ]
         _ask(expert, asked, log.path.parent / FOLDER / str(number), log, answering, rejected, written[expert.name])
-        refused_before |= rejected.by_expert(expert.name)
+        refused_before |= rejected.by_source(expert.name)
     return {
         item.id: tuple(written[expert.name][item.id] for expert in experts)
         for item in items
@@ -130,7 +130,7 @@ def _ask(
     folder: Path,
     log: RecordLog,
     answering: Answering,
-    rejected: RejectedItems,
+    rejected: LeftOutLog,
     written: dict[str, Candidate],
 ) -> None:
     """Have an expert answer what is left; in the end its candidates stand as one process on its own writes them."""
@@ -138,7 +138,7 @@ def _ask(
     ids = {request.id for request in requests}
 
     def done() -> set[str]:
-        return {*written, *rejected.by_expert(expert.name)}
+        return {*written, *rejected.by_source(expert.name)}
 
     pending = len(ids - done())
     if pending:
@@ -151,7 +151,7 @@ def _ask(
                 advance()
 
             def refuse(item_id: str, reason: str) -> None:
-                if rejected.add(item_id, reason, expert.name):
+                if rejected.add(LeftOut(id=item_id, reason=f"{expert.name}: {reason}", source=expert.name)):
                     advance()
 
             take_over(folder, on_answer=keep, on_reject=refuse, done=written)

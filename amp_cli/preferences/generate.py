@@ -9,6 +9,7 @@ from amp_cli import ui
 from amp_cli.asking.answerer import Running, check_answerer
 from amp_cli.asking.endpoint import is_endpoint
 from amp_cli.disk.jsonl import RecordLog, content_hash, write_json, write_records
+from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free, nested, unrecorded
 from amp_cli.errors import AmpError
@@ -18,7 +19,6 @@ from amp_cli.preferences.encoders import Encoder, make_encoder
 from amp_cli.preferences.experts import Answering, Expert, ModelAnswering, collect_candidates, refuse_repeated_names
 from amp_cli.preferences.figures import Tally, summarise
 from amp_cli.preferences.incremental import BASE, Finetune, FineTuning, finetune_series, nested_subsets, series_names
-from amp_cli.preferences.left_out import RejectedItems
 from amp_cli.preferences.levels import build_preferences
 from amp_cli.preferences.nounchunks import DEFAULT_MODEL, ChunkParser
 from amp_cli.preferences.page import SHOWN_ITEMS, ShownItem, overview_of_run, write_page
@@ -254,7 +254,7 @@ def _refuse_overwriting(settings: GenerateSettings, sources: Sources) -> None:
 def _work(settings: GenerateSettings, prepared: _Prepared) -> GenerateResult:
     out = settings.out
     items = prepared.sources.items
-    rejected = RejectedItems(out / "rejected.jsonl", found=_refusals(prepared), known_ids=[item.id for item in items])
+    rejected = _rejected(out / "rejected.jsonl", prepared)
     candidates_file = out / "candidates.jsonl"
     candidates = collect_candidates(
         _experts(settings, prepared),
@@ -291,11 +291,18 @@ def _work(settings: GenerateSettings, prepared: _Prepared) -> GenerateResult:
     return result
 
 
-def _refusals(prepared: _Prepared) -> list[tuple[str, str]]:
-    refused = [(one.id, one.reason) for one in prepared.sources.refused]
+def _rejected(path: Path, prepared: _Prepared) -> LeftOutLog:
+    """Begin the list of what is left out.
+
+    Faults of the data are found anew by every start, so they are written anew; what experts refused is kept, so that
+    a rerun need not load the model to hear it again.
+    """
+    found = list(prepared.sources.refused)
     if prepared.finetune_sources is not None:
-        refused += [(one.id, f"fine-tuning data: {one.reason}") for one in prepared.finetune_sources.refused]
-    return refused
+        found += [replace(one, reason=f"fine-tuning data: {one.reason}") for one in prepared.finetune_sources.refused]
+    usable = {item.id for item in prepared.sources.items}
+    before = map(LeftOut.from_json, RecordLog(path).read())
+    return LeftOutLog.replace(path, [*found, *(one for one in before if one.source is not None and one.id in usable)])
 
 
 def _experts(settings: GenerateSettings, prepared: _Prepared) -> Sequence[Expert]:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
+from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.disk.run import NAME
 from amp_cli.errors import AmpError
 from amp_cli.preferences.figures import Figures
-from amp_cli.preferences.reading import Leftovers, Refused, read_items, reading_progress
+from amp_cli.preferences.reading import read_items, reading_progress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,7 +122,7 @@ class Measured:
     """The figures of a set, and the entries that gave no item."""
 
     figures: Figures
-    refused: Leftovers
+    refused: LeftOutLog
 
     def to_json(self) -> dict[str, Any]:
         """Return the object of `--json`."""
@@ -139,11 +140,11 @@ def measure(prefs: str, out: Path | None = None) -> Measured:
         raise AmpError(
             f"'{out}' holds a run, which has a stats.json of its own", hint="Choose another folder with --out"
         )
-    measured = Measured(figures=Figures(), refused=Leftovers(None if out is None else out / "rejected.jsonl"))
+    measured = Measured(figures=Figures(), refused=LeftOutLog.begin(None if out is None else out / "rejected.jsonl"))
     with reading_progress("Counting", Path(prefs)) as advance:
         for one in read_items(prefs):
             advance()
-            if isinstance(one, Refused):
+            if isinstance(one, LeftOut):
                 measured.refused.add(one)
             else:
                 measured.figures.add(one)
@@ -154,7 +155,7 @@ def measure(prefs: str, out: Path | None = None) -> Measured:
     return measured
 
 
-def refuse_empty(prefs: str, items: int, refused: Leftovers) -> None:
+def refuse_empty(prefs: str, items: int, refused: LeftOutLog) -> None:
     """Refuse a file that gave no item, with the first reason."""
     if items:
         return

@@ -13,11 +13,12 @@ from typing import IO, Any
 
 from amp_cli import ui
 from amp_cli.disk.jsonl import content_hash, disk_errors_explained, write_records
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.source import open_source
 from amp_cli.preferences.images import find_images, image_root, name_from
-from amp_cli.preferences.reading import Refused, read_items, written_beside
+from amp_cli.preferences.reading import read_items, written_beside
 from amp_cli.records import PreferenceItem
 
 COMMAND = "prefs mix"
@@ -233,14 +234,14 @@ class _Sampler:
         for item in read_items(one.source, image_root=self.settings.image_root):
             reason = ""
             images: tuple[Path, ...] = ()
-            if isinstance(item, Refused):
+            if isinstance(item, LeftOut):
                 reason = item.reason
             else:
                 try:
                     images = find_images(item, root)
                 except AmpError as error:
                     reason = error.message
-            if isinstance(item, Refused) or reason:
+            if isinstance(item, LeftOut) or reason:
                 taken.rejected += 1
                 self.rejected.append((item.id, f"{one.source}: {reason}"))
             elif self._occurred(item, images):

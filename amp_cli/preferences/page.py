@@ -12,12 +12,12 @@ from typing import Any
 
 from amp_cli import ui
 from amp_cli.disk.jsonl import write_text
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.models.images import open_image
 from amp_cli.preferences.autocheck import Mark
 from amp_cli.preferences.figures import dataset_of
-from amp_cli.preferences.reading import Refused
 from amp_cli.records import PreferenceItem
 
 
@@ -163,7 +163,7 @@ class Segment:
 
 def write_page(
     path: Path, shown: Sequence[ShownItem], overview: Overview, *, thumbnail: int = THUMBNAIL_SIDE
-) -> list[Refused]:
+) -> list[LeftOut]:
     """Write the page; return the items that are shown without one of their images, with the reason.
 
     All content travels as JSON and is put into the page as text by prefs.js, so nothing in an answer can become markup.
@@ -192,7 +192,7 @@ def write_page(
     )
     write_text(path, page)
     return [
-        Refused(id=one.item.id, reason=f"shown without an image: {reason}")
+        LeftOut(id=one.item.id, reason=f"shown without an image: {reason}")
         for one, for_page in zip(shown, items, strict=True)
         for reason in for_page["missing"]
     ]

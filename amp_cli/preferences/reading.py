@@ -9,15 +9,13 @@ from typing import IO, Any
 
 from amp_cli import ui
 from amp_cli.dialogues.named_images import SourceImage
-from amp_cli.disk.jsonl import RecordLog, disk_errors_explained
+from amp_cli.disk.jsonl import disk_errors_explained
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Refused
 from amp_cli.preferences.formats.items import items_of
 from amp_cli.preferences.formats.naming import name_in_data
 from amp_cli.preferences.formats.source import open_source
 from amp_cli.records import PreferenceItem
-
-__all__ = ["Refused", "read_items"]
 
 
 class _ImagesInsideError(Exception):
@@ -26,7 +24,7 @@ class _ImagesInsideError(Exception):
 
 def read_items(
     source: str | Path, *, format: str = "auto", image_root: Path | None = None
-) -> Iterator[PreferenceItem | Refused]:
+) -> Iterator[PreferenceItem | LeftOut]:
     """Yield the items of a file, folder or hub data set; what is none is yielded with the reason.
 
     Image paths are relative to the file's folder (or `image_root`), as the data have them; those of a folder's files
@@ -54,7 +52,7 @@ def read_items(
 
     try:
         for item in items_of(opened, name_image, Counter(), unique_ids=opened.format.name != "amp"):
-            if isinstance(item, PreferenceItem | Refused):
+            if isinstance(item, PreferenceItem | LeftOut):
                 yield item
     except _ImagesInsideError as error:
         raise AmpError(
@@ -113,27 +111,3 @@ def written_beside(path: Path, *, as_list: bool = False) -> Iterator[RecordWrite
         beside.unlink(missing_ok=True)
         raise
     disk_errors_explained(lambda: beside.replace(path), path)
-
-
-FIRST = 3
-
-
-class Leftovers:
-    """Entries with the reason why they were left out; an older list in `path` is replaced, no list without entries."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
-        self.count = 0
-        self.first: list[Refused] = []
-        self._log: RecordLog | None = None
-        if path is not None:
-            disk_errors_explained(lambda: path.unlink(missing_ok=True), path)
-
-    def add(self, one: Refused) -> None:
-        """Count an entry, and write it to the list where there is one."""
-        self.count += 1
-        if len(self.first) < FIRST:
-            self.first.append(one)
-        if self.path is not None:
-            self._log = self._log or RecordLog(self.path)
-            self._log.append({"id": one.id, "reason": one.reason})

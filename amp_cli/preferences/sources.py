@@ -9,6 +9,7 @@ from amp_cli import ui
 from amp_cli.dialogues.named_images import SourceImage
 from amp_cli.dialogues.standard import read_standard
 from amp_cli.disk.jsonl import read_json_records
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
 from amp_cli.models.images import check_image, find_image
 from amp_cli.records import SourceItem
@@ -20,20 +21,11 @@ MAX_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """A record that cannot be used, and why. `fault` is the kind of check that failed."""
-
-    id: str
-    reason: str
-    fault: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Sources:
     """The usable items of a file (image paths absolute), and what was refused, both in the file's order."""
 
     items: tuple[SourceItem, ...]
-    refused: tuple[Refusal, ...]
+    refused: tuple[LeftOut, ...]
 
 
 class _Faulty(Exception):
@@ -69,7 +61,8 @@ class _Reader:
     def __init__(self, image_root: Path) -> None:
         self.image_root = image_root
         self.items: dict[str, SourceItem] = {}
-        self.refused: list[Refusal] = []
+        self.refused: list[LeftOut] = []
+        self._faults: set[str] = set()
         self._first_error: AmpError | None = None
         self._good_images: set[Path] = set()
 
@@ -87,7 +80,8 @@ class _Reader:
             self.items[item_id] = self._with_checked_images(item)
         except _Faulty as faulty:
             self._first_error = self._first_error or faulty.error
-            self.refused.append(Refusal(id=item_id, reason=str(faulty), fault=faulty.fault))
+            self.refused.append(LeftOut(id=item_id, reason=str(faulty)))
+            self._faults.add(faulty.fault)
             self._stop_at_systematic_fault()
 
     def _with_checked_images(self, item: SourceItem) -> SourceItem:
@@ -104,7 +98,7 @@ class _Reader:
     def _stop_at_systematic_fault(self) -> None:
         if self.items or len(self.refused) != SYSTEMATIC_AFTER:
             return
-        if len({refusal.fault for refusal in self.refused}) == 1:
+        if len(self._faults) == 1:
             raise self.fault_of_all(f"The first {SYSTEMATIC_AFTER} records all fail in the same way")
 
     def fault_of_all(self, message: str) -> AmpError:

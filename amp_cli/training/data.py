@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from amp_cli.disk.jsonl import Rejections, read_json, read_json_records, write_json, write_text
+from amp_cli.disk.jsonl import read_json, read_json_records, write_json, write_text
+from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.errors import AmpError
 from amp_cli.models.images import check_image, find_image, open_image
 from amp_cli.models.load import LoadedModel
@@ -36,7 +37,7 @@ def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, me
     kept = run_folder / ITEMS
     if kept.exists():
         return len(load_items(run_folder, method))
-    rejections = Rejections(run_folder / REJECTED)
+    rejections = LeftOutLog.open(run_folder / REJECTED)
     root = image_root or source.resolve().parent
     items: dict[str, TrainItem] = {}
     for number, record, reason in read_json_records(source):
@@ -48,7 +49,7 @@ def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, me
                 raise AmpError(f"the id '{item_id}' occurs twice; the first item is kept")
             items[item_id] = _usable({**record, "id": item_id}, root, method)
         except AmpError as error:
-            rejections.add(item_id if item_id not in items else f"{item_id} (entry {number})", error.message)
+            rejections.note(item_id if item_id not in items else f"{item_id} (entry {number})", error.message)
             refuse_systematic(rejections, len(items), source, error)
     if not items:
         raise AmpError(f"'{source}' has no usable item", hint=f"The reasons are in '{run_folder / REJECTED}'")
@@ -82,7 +83,7 @@ def answers_of(item: TrainItem, method: str) -> list[tuple[str, ...]]:
     return [level.answers for level in levels]
 
 
-def refuse_systematic(rejections: Rejections, usable: int, source: Path, last: AmpError) -> None:
+def refuse_systematic(rejections: LeftOutLog, usable: int, source: Path, last: AmpError) -> None:
     """Stop when nothing but rejected items has come so far.
 
     Raises:
@@ -156,7 +157,7 @@ def usable_items(data: EncodedItems, run_folder: Path, *, max_length: int) -> En
     known = run_folder / ENCODABLE
     if known.exists():
         return data.only(read_json(known)["numbers"])
-    rejections = Rejections(run_folder / REJECTED)
+    rejections = LeftOutLog.open(run_folder / REJECTED)
     numbers = []
     for number, item in enumerate(data.items):
         try:
@@ -166,7 +167,7 @@ def usable_items(data: EncodedItems, run_folder: Path, *, max_length: int) -> En
                 raise AmpError(f"the item has {length} tokens; max_length is {max_length}")
             numbers.append(number)
         except AmpError as error:
-            rejections.add(item.id, error.message)
+            rejections.note(item.id, error.message)
             refuse_systematic(rejections, len(numbers), run_folder, error)
     if not numbers:
         reason = next(reversed(rejections.reasons().values()))

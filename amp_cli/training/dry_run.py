@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from amp_cli import ui
-from amp_cli.disk.jsonl import Rejections
+from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.errors import AmpError
 from amp_cli.launching import visible_gpus
 from amp_cli.models.load import LoadedModel, load_outline
@@ -219,7 +219,7 @@ def _look_at_data(
         run_folder = Path(folder)
         prepare_items(prefs, run_folder, image_root=image_root, method=config.method)
         items = load_items(run_folder, config.method)
-        rejected = Rejections(run_folder / REJECTED).count
+        rejected = LeftOutLog.open(run_folder / REJECTED).count
     data = EncodedItems(outline, items, method=config.method)
     numbers = spread_sample(len(items), SAMPLED)
     encoded, last = [], "no item"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.disk.jsonl import Rejections, content_hash, read_json
+from amp_cli.disk.jsonl import content_hash, read_json
+from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free
 from amp_cli.disk.templates import template_path
@@ -107,7 +108,7 @@ def train_model(
         items_per_second=result["items_per_second"],
         items=result["items"],
         adapter=out / ADAPTER,
-        rejected=Rejections(out / REJECTED).count,
+        rejected=LeftOutLog.open(out / REJECTED).count,
     )
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from amp_cli.disk.jsonl import RecordLog, Rejections, content_hash, read_json, read_json_records, write_json
+from amp_cli.disk.jsonl import RecordLog, content_hash, read_json, read_json_records, write_json
+from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.errors import AmpError
 
 
@@ -85,10 +86,10 @@ def test_an_empty_and_a_missing_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_same_rejection_counts_once_across_runs(tmp_path: Path) -> None:
-    Rejections(tmp_path / "rejected.jsonl").add("a", "no image")
-    again = Rejections(tmp_path / "rejected.jsonl")
-    again.add("a", "no image")
-    again.add("b", "no answer")
+    LeftOutLog.open(tmp_path / "rejected.jsonl").note("a", "no image")
+    again = LeftOutLog.open(tmp_path / "rejected.jsonl")
+    again.note("a", "no image")
+    again.note("b", "no answer")
     assert again.count == 2
     assert again.reasons() == {"a": "no image", "b": "no answer"}
     assert len((tmp_path / "rejected.jsonl").read_text().splitlines()) == 2

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.importing import import_preferences
-from amp_cli.preferences.reading import Refused, read_items
+from amp_cli.preferences.reading import read_items
 from amp_cli.preferences.sources import read_sources
 from amp_cli.records import PreferenceItem
 
@@ -37,7 +38,7 @@ def ranked(*turns: str, images: int = 1, **more: Any) -> dict[str, Any]:
     return {"conversations": said, **answers, "images": [f"{number}.png" for number in range(images)], **more}
 
 
-def only(folder: Path, record: dict[str, Any]) -> PreferenceItem | Refused:
+def only(folder: Path, record: dict[str, Any]) -> PreferenceItem | LeftOut:
     (found,) = read_items(write(folder, record))
     return found
 
@@ -50,7 +51,7 @@ def item(folder: Path, record: dict[str, Any]) -> PreferenceItem:
 
 def reason(folder: Path, record: dict[str, Any]) -> str:
     found = only(folder, record)
-    assert isinstance(found, Refused), found
+    assert isinstance(found, LeftOut), found
     return found.reason
 
 

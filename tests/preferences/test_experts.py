@@ -7,9 +7,9 @@ import pytest
 
 from amp_cli.asking.answerer import Answerer, Request
 from amp_cli.disk.jsonl import RecordLog
+from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.errors import AmpError
 from amp_cli.preferences.experts import FOLDER, Expert, collect_candidates, parse_expert, refuse_repeated_names
-from amp_cli.preferences.left_out import RejectedItems
 from amp_cli.records import Answer, Candidate, SourceItem
 
 ITEMS = [SourceItem(id=name, images=(), questions=("Q",), answers=("A",)) for name in ("x", "y", "z")]
@@ -50,7 +50,7 @@ class FakeAnswering:
 
 
 def collect(folder: Path, answering: FakeAnswering) -> dict[str, tuple[Candidate, ...]]:
-    rejected = RejectedItems(folder / "rejected.jsonl", found=[], known_ids=[item.id for item in ITEMS])
+    rejected = LeftOutLog.open(folder / "rejected.jsonl")
     log = RecordLog(folder / "candidates.jsonl")
     return collect_candidates(EXPERTS, ITEMS, log=log, answering=answering, rejected=rejected)
 

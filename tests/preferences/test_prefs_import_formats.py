@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
 from amp_cli.main import app
 from amp_cli.preferences.formats.draft import Choices
 from amp_cli.preferences.formats.formats import FORMATS, detect_format, find_format
 from amp_cli.preferences.formats.importing import import_preferences
-from amp_cli.preferences.reading import Refused, read_items
+from amp_cli.preferences.reading import read_items
 from amp_cli.records import PreferenceItem
 from tests.support.prefs_formats import BAD, EXAMPLES, GOOD, Q, messages, rated, turns, write_json, write_lines
 
@@ -24,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(folder: Path, *records: dict[str, Any], format: str = "auto") -> list[PreferenceItem | Refused]:
+def read(folder: Path, *records: dict[str, Any], format: str = "auto") -> list[PreferenceItem | LeftOut]:
     return list(read_items(write_json(folder / "data.json", list(records)), format=format))
 
 
@@ -36,11 +37,11 @@ def item(folder: Path, *records: dict[str, Any], format: str = "auto") -> Prefer
 
 def reason(folder: Path, record: dict[str, Any], format: str) -> str:
     (found,) = read_items(write_lines(folder / "data.jsonl", [record]), format=format)
-    assert isinstance(found, Refused), found
+    assert isinstance(found, LeftOut), found
     return found.reason
 
 
-def shown(found: PreferenceItem | Refused) -> tuple[Any, ...]:
+def shown(found: PreferenceItem | LeftOut) -> tuple[Any, ...]:
     assert isinstance(found, PreferenceItem), found
     return (found.images, found.questions, *(level.answers for level in found.levels))
 
@@ -330,7 +331,7 @@ def test_a_file_that_fits_two_formats_equally_is_not_guessed(folder: Path) -> No
 
 def test_a_few_odd_records_do_not_hide_the_format(folder: Path) -> None:
     found = read(folder, {"what": 1}, EXAMPLES["povid"][0], {**EXAMPLES["povid"][0], "id": "q"})
-    assert isinstance(found[0], Refused)
+    assert isinstance(found[0], LeftOut)
     assert [type(one) for one in found[1:]] == [PreferenceItem, PreferenceItem]
 
 
@@ -352,8 +353,8 @@ def test_ids_that_repeat_are_numbered_and_exact_repetitions_refused(folder: Path
     assert [(type(entry).__name__, entry.id) for entry in found] == [
         ("PreferenceItem", "x"),
         ("PreferenceItem", "x-2"),
-        ("Refused", "x"),
-        ("Refused", "x"),
+        ("LeftOut", "x"),
+        ("LeftOut", "x"),
     ]
     assert found[2].reason == "it repeats the item 'x'"
 

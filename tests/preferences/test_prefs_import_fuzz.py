@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import Choices, Draft
 from amp_cli.preferences.formats.formats import FORMATS, detect_format
 from amp_cli.preferences.formats.importing import import_preferences
 from amp_cli.preferences.formats.tables import hub_entries
-from amp_cli.preferences.reading import Refused, read_items
+from amp_cli.preferences.reading import read_items
 from amp_cli.records import PreferenceItem, SourceItem
 from tests.support.prefs_formats import EXAMPLES, write_lines
 
@@ -64,7 +65,7 @@ def twisted(value: Any, choose: random.Random) -> Any:
 def assert_items_or_reasons(read: Callable[[], Any]) -> None:
     with suppress(AmpError):
         for one in read():
-            assert isinstance(one, PreferenceItem | SourceItem) or (isinstance(one, Refused) and one.reason)
+            assert isinstance(one, PreferenceItem | SourceItem) or (isinstance(one, LeftOut) and one.reason)
 
 
 @pytest.mark.slow

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.importing import import_preferences
 from amp_cli.preferences.formats.source import open_source
-from amp_cli.preferences.reading import Refused, read_items
+from amp_cli.preferences.reading import read_items
 from amp_cli.records import PreferenceItem
 from tests.support.prefs_formats import EXAMPLES, image, write_json, write_lines, write_parquet
 
@@ -67,7 +68,7 @@ def test_a_bad_line_is_refused_and_the_next_one_read(tmp_path: Path, line: bytes
     found = list(
         read_items(written(tmp_path / "a.jsonl", LINE + b"\n" + line + b"\n" + LINE.replace(b"dog.", b"fox.")))
     )
-    assert isinstance(found[1], Refused)
+    assert isinstance(found[1], LeftOut)
     assert words in found[1].reason
     assert found[1].id == "a-2"
     assert isinstance(found[2], PreferenceItem)

@@ -10,7 +10,7 @@ from amp_cli.commands.options import OUTPUT_PANEL, JsonOption
 if TYPE_CHECKING:
     from collections import Counter
 
-    from amp_cli.preferences.reading import Leftovers
+    from amp_cli.disk.left_out import LeftOutLog
 
 
 SHOWN_DATASETS = 12
@@ -140,7 +140,7 @@ def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{number} in {count:,} items" for number, count in counts.items())
 
 
-def tell_leftovers(leftovers: "Leftovers", what: str, prefs: str) -> None:
+def tell_leftovers(leftovers: "LeftOutLog", what: str, prefs: str) -> None:
     """Warn of what was left out, naming the first few, and exit with status 3; do nothing where all was done."""
     from amp_cli import ui
 

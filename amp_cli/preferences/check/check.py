@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.disk.jsonl import write_json
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.layout import says_original
 from amp_cli.models.resolve import fetch_file, is_folder_name, model_config, model_place
@@ -17,7 +18,7 @@ from amp_cli.preferences.check.style import StyleShift
 from amp_cli.preferences.check.texts import LengthBias, Seen, check_texts, content_key
 from amp_cli.preferences.formats.source import open_source
 from amp_cli.preferences.images import image_root
-from amp_cli.preferences.reading import Refused, read_items, reading_progress, written_beside
+from amp_cli.preferences.reading import read_items, reading_progress, written_beside
 from amp_cli.records import PreferenceItem
 
 SYSTEM_TOKENS = 40
@@ -223,8 +224,8 @@ class _Checker:
         self._ids = Seen()
         self._contents = Seen()
 
-    def take(self, entry: PreferenceItem | Refused, images: tuple[SourceImage, ...]) -> None:
-        if isinstance(entry, Refused):
+    def take(self, entry: PreferenceItem | LeftOut, images: tuple[SourceImage, ...]) -> None:
+        if isinstance(entry, LeftOut):
             check = "empty-answer" if "an empty answer" in entry.reason else "schema"
             self._reject(check, entry.id, entry.reason)
             return

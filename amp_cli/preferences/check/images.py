@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
 from amp_cli.models.images import check_image, find_image
 from amp_cli.preferences.check.looks import Look, look_at
-from amp_cli.preferences.reading import Refused
 from amp_cli.records import PreferenceItem
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -114,18 +114,18 @@ class SourceImage:
     match: Match | None = None
 
 
-Seen = tuple[PreferenceItem | Refused, tuple[SourceImage, ...]]
+Seen = tuple[PreferenceItem | LeftOut, tuple[SourceImage, ...]]
 
 
 def with_images(
-    items: Iterable[PreferenceItem | Refused], root: Path, benchmark: BenchmarkImages | None
+    items: Iterable[PreferenceItem | LeftOut], root: Path, benchmark: BenchmarkImages | None
 ) -> Iterator[Seen]:
     """Yield each entry with what its images are like."""
     known: dict[str, SourceImage | Future[SourceImage]] = {}
-    waiting: deque[PreferenceItem | Refused] = deque()
+    waiting: deque[PreferenceItem | LeftOut] = deque()
 
-    def finished(item: PreferenceItem | Refused) -> Seen:
-        names = () if isinstance(item, Refused) else item.images
+    def finished(item: PreferenceItem | LeftOut) -> Seen:
+        names = () if isinstance(item, LeftOut) else item.images
         for name in names:
             image = known[name]
             if isinstance(image, Future):
@@ -134,7 +134,7 @@ def with_images(
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for item in items:
-            for name in () if isinstance(item, Refused) else item.images:
+            for name in () if isinstance(item, LeftOut) else item.images:
                 if name not in known:
                     known[name] = pool.submit(_examine, name, root, benchmark)
             waiting.append(item)

@@ -17,14 +17,6 @@ EQUAL_WEIGHTS = {"helpfulness": 1.0, "faithfulness": 1.0, "ethics": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refused:
-    """An entry that gives no item, and why."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Draft:
     """An item before its images are looked for; `levels` has one entry where the data are standard responses.
 

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 from amp_cli.dialogues.turns import IMAGE_TOKEN
 from amp_cli.disk.jsonl import read_json, write_json
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.parquet import written_parquet
 from amp_cli.preferences.images import find_images, image_root, name_from
-from amp_cli.preferences.reading import Refused, read_items, written_beside
+from amp_cli.preferences.reading import read_items, written_beside
 from amp_cli.records import PreferenceItem
 
 ENDINGS = {
@@ -107,7 +108,7 @@ def export_file(settings: ExportSettings) -> Exported:
 def sound_items(settings: ExportSettings, result: Exported) -> Iterator[PreferenceItem]:
     """Yield the source's items; entries that are none are noted."""
     for item in read_items(settings.source, image_root=settings.image_root):
-        if isinstance(item, Refused):
+        if isinstance(item, LeftOut):
             result.rejected.append((item.id, item.reason))
         else:
             yield item

@@ -10,9 +10,10 @@ from typing import Any
 
 from amp_cli import ui
 from amp_cli.disk.jsonl import content_hash, read_json
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.disk.run import NAME, Run, made_before, part_of, put_in_place
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Choices, Refused
+from amp_cli.preferences.formats.draft import Choices
 from amp_cli.preferences.formats.items import items_of
 from amp_cli.preferences.formats.naming import ImportedImages
 from amp_cli.preferences.formats.source import Source, open_source
@@ -140,7 +141,7 @@ def _write(opened: Source, part: Path, out: Path) -> dict[str, Any]:
     with written_beside(good_file) as good, written_beside(bad_file) as bad, _bar(opened) as advance:
         for found in items_of(opened, images.name, notes, unique_ids=True):
             advance()
-            if isinstance(found, Refused):
+            if isinstance(found, LeftOut):
                 rejected += 1
                 first_reason = first_reason or found.reason
                 bad.write({"id": found.id, "reason": found.reason})

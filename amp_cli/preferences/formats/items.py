@@ -8,8 +8,9 @@ from pathlib import Path
 
 from amp_cli.dialogues.named_images import SourceImage
 from amp_cli.dialogues.turns import Placed, derived_id, place_images, refuse_tokens_in_answers
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Draft, Format, Refused
+from amp_cli.preferences.formats.draft import Draft, Format
 from amp_cli.preferences.formats.grouping import GivenIds, PairsByPrompt, join_pairs
 from amp_cli.preferences.formats.source import Source
 from amp_cli.records import PLAIN, PreferenceItem, SourceItem
@@ -20,7 +21,7 @@ NameImage = Callable[[SourceImage, Path], str]
 
 def items_of(
     source: Source, name_image: NameImage, notes: Counter[str], *, unique_ids: bool
-) -> Iterator[Item | Refused]:
+) -> Iterator[Item | LeftOut]:
     """Yield the source's items in its order (joined ones at the end) and what was refused.
 
     Args:
@@ -31,20 +32,20 @@ def items_of(
     """
     given = GivenIds()
     for found in _joined_items(source, name_image, notes):
-        if isinstance(found, Refused) or not unique_ids:
+        if isinstance(found, LeftOut) or not unique_ids:
             yield found
             continue
         item_id = given.unique(found.id, _content(found))
         if item_id is None:
-            yield Refused(id=found.id, reason=f"it repeats the item '{found.id}'")
+            yield LeftOut(id=found.id, reason=f"it repeats the item '{found.id}'")
         else:
             yield found if item_id == found.id else type(found).from_json({**found.to_json(), "id": item_id})
 
 
-def _joined_items(source: Source, name_image: NameImage, notes: Counter[str]) -> Iterator[Item | Refused]:
+def _joined_items(source: Source, name_image: NameImage, notes: Counter[str]) -> Iterator[Item | LeftOut]:
     pairs = PairsByPrompt()
     for draft, root in source.drafts():
-        found = draft if isinstance(draft, Refused) else _item(draft, source.format, name_image, root, notes)
+        found = draft if isinstance(draft, LeftOut) else _item(draft, source.format, name_image, root, notes)
         if source.format.is_grouped and isinstance(found, PreferenceItem):
             pairs.add(found)
         else:
@@ -53,7 +54,7 @@ def _joined_items(source: Source, name_image: NameImage, notes: Counter[str]) ->
         yield from join_pairs(group, notes)
 
 
-def _item(draft: Draft, format: Format, name_image: NameImage, root: Path, notes: Counter[str]) -> Item | Refused:
+def _item(draft: Draft, format: Format, name_image: NameImage, root: Path, notes: Counter[str]) -> Item | LeftOut:
     answers = [level.answers for level in draft.levels]
     item_id = draft.id or derived_id(
         draft.images or [image for _, image in draft.brought if image is not None],
@@ -78,7 +79,7 @@ def _item(draft: Draft, format: Format, name_image: NameImage, root: Path, notes
             )
         _refuse_unwritable(item)
     except AmpError as error:
-        return Refused(id=item_id.encode("utf-8", "replace").decode(), reason=error.message)
+        return LeftOut(id=item_id.encode("utf-8", "replace").decode(), reason=error.message)
     notes.update((*draft.notes, *placed.notes))
     return item
 

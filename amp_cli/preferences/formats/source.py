@@ -9,8 +9,9 @@ from pathlib import Path
 from amp_cli.dialogues.named_images import Record
 from amp_cli.dialogues.turns import own_id, refuse_other_media
 from amp_cli.disk.data_files import open_records
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, Refused
+from amp_cli.preferences.formats.draft import Choices, Draft, Format
 from amp_cli.preferences.formats.formats import LOOKED_AT, detect_format, find_format
 from amp_cli.preferences.formats.json_records import Entry, json_entries
 from amp_cli.preferences.formats.tables import arrow_entries, hub_entries, parquet_entries
@@ -42,7 +43,7 @@ class Source:
         """Bytes of all files; None where they are not here."""
         return sum(file.stat().st_size for file in self.files) if self.files else None
 
-    def drafts(self) -> Iterator[tuple[Draft | Refused, Path]]:
+    def drafts(self) -> Iterator[tuple[Draft | LeftOut, Path]]:
         """Yield what the records give, each with the folder that its images' paths start from."""
         if not self.files:
             root = self.image_root or Path.cwd()
@@ -58,18 +59,18 @@ class Source:
             before += file.stat().st_size
             self.position = before
 
-    def _of(self, entry: Entry, stem: str) -> list[Draft | Refused]:
+    def _of(self, entry: Entry, stem: str) -> list[Draft | LeftOut]:
         number, record, reason = entry
         place = f"{stem}-{number}"
         if record is None:
-            return [Refused(id=place, reason=reason)]
+            return [LeftOut(id=place, reason=reason)]
         try:
             refuse_other_media(record)
             drafts = [_with_system(draft, record) for draft in self.format.convert(record, self.choices)]
         except AmpError as error:
-            return [Refused(id=_shown_id(record) or place, reason=error.message)]
+            return [LeftOut(id=_shown_id(record) or place, reason=error.message)]
         except RecursionError:
-            return [Refused(id=place, reason="the record is nested too deeply")]
+            return [LeftOut(id=place, reason="the record is nested too deeply")]
         if self.format.name == "amp":  # an own file's nameless items have always been known by their place
             return [draft if draft.id else _named(draft, place) for draft in drafts]
         return list(drafts)
