@@ -181,7 +181,7 @@ def test_neither_model_nor_answers_is_refused(data: Path) -> None:
 
 
 def test_a_folder_that_is_no_model_is_refused_before_anything_is_written(data: Path) -> None:
-    with pytest.raises(AmpError, match="no model folder"):
+    with pytest.raises(AmpError, match="not a model folder"):
         run_benchmark(settings(data, model=str(data)))
     assert not (data.parent / "out").exists()
 

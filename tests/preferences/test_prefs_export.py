@@ -244,7 +244,7 @@ def test_when_nothing_fits_nothing_is_written(folder: Path) -> None:
 @pytest.mark.parametrize(("to", "name"), [("trl", "t.json"), ("ms-swift", "s"), ("amp-authors", "a.jsonl")])
 def test_a_file_name_of_another_kind_is_refused(folder: Path, to: str, name: str) -> None:
     settings = ExportSettings(source=write(folder, item()), to=to, out=folder / name)
-    with pytest.raises(AmpError, match="is no file for"):
+    with pytest.raises(AmpError, match="is not a file name for"):
         export_file(settings)
 
 
