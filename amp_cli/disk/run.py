@@ -200,7 +200,8 @@ def part_of(out: Path) -> Path:
         begun = [(part / name).is_file() for name in (NAME, f"{NAME}.part")]
         if not any(begun) and (not part.is_dir() or any(part.iterdir())):
             raise AmpError(
-                f"'{part}' is in the way: it holds files that are not ours", hint="Move it, or choose another --out"
+                f"'{part}' is in the way: it holds files that amp did not write",
+                hint="Move it, or choose another --out",
             )
         disk_errors_explained(lambda: shutil.rmtree(part), part)
     return part

@@ -32,7 +32,7 @@ def verify(path: Path, size: int | None, expected: str | None, check: Callable[[
     """
     actual = path.stat().st_size
     if size is not None and actual != size:
-        raise AmpError(f"'{path.name}' has {actual:,} bytes, {size:,} were expected")
+        raise AmpError(f"'{path.name}' has {actual:,} bytes; {size:,} were expected")
     kind, _, value = (expected or "").partition(":")
     sha256, other = _digests(path, actual, kind)
     if kind and value != (sha256 if kind == "sha256" else other):
@@ -73,7 +73,7 @@ def record_check(counts: tuple[int, ...], fields: tuple[str, ...], unit: str = "
             number += 1
         if number not in counts:
             wanted = " or ".join(f"{count:,}" for count in counts)
-            raise AmpError(f"'{path.name}' has {number:,} {unit}, {wanted} were expected")
+            raise AmpError(f"'{path.name}' has {number:,} {unit}; {wanted} were expected")
         return f"{number:,} {unit}"
 
     return check
@@ -86,7 +86,7 @@ def key_check(*keys: str) -> Callable[[Path], str]:
         value: Any = read_json(path)
         lacking = [key for key in keys if not isinstance(value, dict) or key not in value]
         if lacking or not isinstance(value, dict):
-            raise AmpError(f"'{path.name}' is not what was expected: it lacks {', '.join(lacking) or 'everything'}")
+            raise AmpError(f"'{path.name}' is not the expected file: it lacks {', '.join(lacking) or 'everything'}")
         return "JSON object"
 
     return check
@@ -96,5 +96,5 @@ def text_check(path: Path) -> str:
     """Check that a file is text that is no web page (what a proxy sends instead)."""
     head = path.read_bytes()[:4096]
     if not head or b"\0" in head or head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise AmpError(f"'{path.name}' is not the text file that was expected")
+        raise AmpError(f"'{path.name}' is not the expected text file")
     return "text"

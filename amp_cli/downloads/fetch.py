@@ -13,7 +13,7 @@ from amp_cli.downloads.sources import BENCHMARK_FILES, BenchmarkFiles, find_benc
 from amp_cli.downloads.zoo import KNOWN, KnownModel, find_model, needed_with
 from amp_cli.errors import AmpError
 
-CARRY_NOTE = "On a machine without network: put these files into one folder and give that folder as --model"
+CARRY_NOTE = "On a machine without network, put these files into one folder and give that folder as --model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,9 @@ def _targets_of(name: str) -> list[Target]:
     if model is None:
         if name.count("/") == 1 and not name.startswith((".", "/", "~")):
             return [Target(name=name, hub_id=name)]
-        raise AmpError(f"'{name}' is not the name of a model or benchmark that amp knows", hint=_nearest(name))
+        raise AmpError(f"'{name}' is not a known model or benchmark", hint=_nearest(name))
     if model.obstacle:
-        raise AmpError(f"'{model.name}' cannot be run: {model.obstacle}", hint="amp models says which can")
+        raise AmpError(f"'{model.name}' cannot be run: {model.obstacle}", hint="`amp models` shows which models can")
     return [_model_target(model), *(_model_target(other, for_=model) for other in needed_with(model))]
 
 
@@ -93,14 +93,14 @@ def list_target(target: Target, *, mirror: str | None, revision: str | None) -> 
 
 
 def _embedded(name: str) -> Download:
-    note = f"'{name}' comes with this program: nothing to fetch"
+    note = f"'{name}' comes with amp; there is nothing to fetch"
     return Download(name=name, kind="model", source="this program", folder=Path(), files=(), notes=(note,))
 
 
 def _hub_download(name: str, kind: str, snapshot: Snapshot, files: list[FileReport], *notes: str) -> Download:
     repository = snapshot.repository
     if repository.revision is not None and repository.folder is None:
-        notes += (f"Of this revision: --model {snapshot.folder}",)
+        notes += (f"To use this revision: --model {snapshot.folder}",)
     return Download(
         name=name,
         kind=kind,
@@ -185,8 +185,8 @@ def _list_benchmark(benchmark: BenchmarkFiles, mirror: str | None, revision: str
             )
         )
         notes += (
-            f"Of {archive.file} only what the benchmark names is kept: "
-            f"`amp --offline download {benchmark.name}` takes it out of the carried archive, which may go then",
+            f"Of {archive.file} only the files that the benchmark needs are kept: "
+            f"`amp --offline download {benchmark.name}` extracts them from the copied archive; then you can delete it",
         )
     return Download(
         name=benchmark.name,

@@ -43,7 +43,9 @@ def web_client(mirror: str | None) -> Iterator["httpx2.Client"]:
 
     def refuse_plain(request: httpx2.Request) -> None:
         if mirror is None and request.url.scheme != "https":
-            raise AmpError(f"'{request.url}' is not https", hint="Give --mirror to take files from another place")
+            raise AmpError(
+                f"'{request.url}' is not an https address", hint="Give --mirror to download from another place"
+            )
 
     with httpx2.Client(
         follow_redirects=True,
@@ -70,7 +72,7 @@ def fetch_file(file: RemoteFile, folder: Path, mirror: str | None, progress: Pro
             fault = error.message
     if is_offline():
         raise AmpError(
-            fault or f"'{target}' is not on this disk, and the network is switched off (offline)",
+            fault or f"'{target}' is not on this disk, and amp is offline",
             hint=f"Put {url} at '{target}', or run without --offline",
         )
     part = target.with_name(target.name + ".part")
@@ -82,8 +84,8 @@ def fetch_file(file: RemoteFile, folder: Path, mirror: str | None, progress: Pro
     except AmpError as error:
         part.unlink()
         raise AmpError(
-            f"What came from {url} is not the file that was expected: {error.message}",
-            hint="Nothing was kept; try again, or take the file from another place with --mirror",
+            f"{url} sent a file that is not the expected one: {error.message}",
+            hint="Nothing was kept. Try again, or download from another place with --mirror",
         ) from error
     part.replace(target)
     _validator_place(part).unlink(missing_ok=True)
@@ -143,7 +145,7 @@ class _Transfer:
             if response.status_code == 206 and not response.headers.get("Content-Range", "").startswith(
                 f"bytes {done}-"
             ):
-                raise AmpError(f"{self.url} answers with another part of the file than was asked for")
+                raise AmpError(f"{self.url} sent a different part of the file than requested")
             appending = done > 0 and response.status_code == 206
             if done and not appending:
                 advance(-done)
@@ -180,8 +182,10 @@ def refuse_status(response: "httpx2.Response", url: str) -> None:
         after = response.headers.get("Retry-After", "")
         raise _Busy(status, float(after) if after.isdigit() else None)
     if status == 404:
-        raise AmpError(f"There is no file at {url}", hint="Give --mirror to take it from another place")
-    raise AmpError(f"{url} refuses the file (status {status})", hint="Give --mirror to take it from another place")
+        raise AmpError(f"There is no file at {url}", hint="Give --mirror to download it from another place")
+    raise AmpError(
+        f"{url} refused the request (status {status})", hint="Give --mirror to download it from another place"
+    )
 
 
 def with_retries(action: Callable[[], None], url: str, progress_made: Callable[[], int]) -> None:
@@ -203,8 +207,8 @@ def with_retries(action: Callable[[], None], url: str, progress_made: Callable[[
             before = now
             if failures >= ATTEMPTS:
                 raise AmpError(
-                    f"{url} cannot be fetched: {error or type(error).__name__}",
-                    hint="What has arrived is kept: the same command goes on. --mirror takes another place",
+                    f"Cannot download {url}: {error or type(error).__name__}",
+                    hint="What has arrived is kept: run the same command to continue. --mirror uses another place",
                 ) from error
             wait = error.after if isinstance(error, _Busy) and error.after is not None else None
             time.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1) if wait is None else wait))

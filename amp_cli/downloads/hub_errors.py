@@ -47,17 +47,18 @@ def explained(action: Callable[[], Result], repo: str) -> Result:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise AmpError(
             f"'{repo}' is not on this disk and the hub cannot be reached",
-            hint=f"Where there is a network, `amp download {repo}` fetches it; or copy it here and give its folder",
+            hint=f"With a network, `amp download {repo}` fetches it. Or copy it here and give its folder",
         ) from error
     except EntryNotFoundError as error:
-        raise AmpError(f"'{repo}' on the hub lacks a file that is needed: {str(error).splitlines()[0]}") from error
+        raise AmpError(f"'{repo}' lacks a required file on the hub: {str(error).splitlines()[0]}") from error
     except HfHubHTTPError as error:
         raise AmpError(
             f"The hub refused '{repo}' (status {error.response.status_code})",
-            hint="What has arrived is kept: the same command goes on. --mirror takes another endpoint",
+            hint="What has arrived is kept: run the same command to continue. --mirror uses another endpoint",
         ) from error
     except (RevisionResolutionError, httpx2.TransportError, OSError) as error:
         raise AmpError(
-            f"'{repo}' could not be fetched: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            hint="What has arrived is kept: the same command goes on. `amp download --mirror` takes another endpoint",
+            f"'{repo}' could not be downloaded: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            hint="What has arrived is kept: run the same command to continue. "
+            "`amp download --mirror` uses another endpoint",
         ) from error

@@ -118,8 +118,8 @@ def fetch_snapshot(snapshot: Snapshot, progress: Progress) -> list[FileReport]:
     missing = [file for file in snapshot.files if not (snapshot.folder / file.path).is_file()]
     if missing and is_offline():
         raise AmpError(
-            f"'{repository.id}' is not complete on this disk: '{missing[0].path}' is missing"
-            + (f" ({len(missing)} files are)" if len(missing) > 1 else ""),
+            f"'{repository.id}' is incomplete on this disk: '{missing[0].path}' is missing"
+            + (f" ({len(missing)} files are missing)" if len(missing) > 1 else ""),
             hint=_carry_hint(repository),
         )
     if missing:
@@ -178,8 +178,8 @@ def _verified(snapshot: Snapshot, file: HubFile, state: str) -> FileReport:
         place.resolve().unlink()  # in the cache, `place` is a link to the content
         place.unlink(missing_ok=True)
         raise AmpError(
-            f"A file of '{snapshot.repository.id}' is not what the hub says: {error.message}",
-            hint="It was removed: run the same command again",
+            f"A file of '{snapshot.repository.id}' does not match the hub: {error.message}",
+            hint="The file was removed. Run the same command again",
         ) from error
     how = found.how if file.checksum else "size"
     return replace(_report(snapshot, file, state), sha256=found.sha256, verified=how)
@@ -193,7 +193,7 @@ def _literal(path: str) -> str:
 def _snapshot(repository: Repository, commit: str, files: dict[str, HubFile]) -> Snapshot:
     chosen = choose_files(list(files), repository.patterns)
     if not chosen:
-        raise AmpError(f"'{repository.id}' holds none of the files that are needed")
+        raise AmpError(f"'{repository.id}' has none of the required files")
     folder = repository.folder or _cache_folder(repository) / "snapshots" / commit
     return Snapshot(
         repository=repository, commit=commit, folder=folder, files=tuple(files[path] for path in sorted(chosen))
@@ -236,7 +236,7 @@ def _cached_commit(repository: Repository) -> str:
     if repository.folder is not None and repository.folder.is_dir():
         return CARRIED
     raise AmpError(
-        f"'{repository.id}' is not on this disk, and the network is switched off (offline)",
+        f"'{repository.id}' is not on this disk, and amp is offline",
         hint=_carry_hint(repository),
     )
 
@@ -246,7 +246,7 @@ def _refuse_missing_parts(repository: Repository, folder: Path) -> None:
         for part in sorted(set(read_json(index)["weight_map"].values())):
             if not (folder / part).is_file():
                 raise AmpError(
-                    f"'{repository.id}' is not complete on this disk: '{part}' is missing", hint=_carry_hint(repository)
+                    f"'{repository.id}' is incomplete on this disk: '{part}' is missing", hint=_carry_hint(repository)
                 )
 
 

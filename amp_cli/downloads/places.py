@@ -46,8 +46,8 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if needed > free:
         raise AmpError(
-            f"{size_text(needed)} are needed at '{folder}', {size_text(free)} are free",
-            hint="Make room, or choose another disk with AMP_HOME (benchmarks) or HF_HOME (models)",
+            f"'{folder}' needs {size_text(needed)}, but only {size_text(free)} are free",
+            hint="Free some space, or choose another disk with AMP_HOME (benchmarks) or HF_HOME (models)",
         )
 
 

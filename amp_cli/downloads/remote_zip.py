@@ -85,18 +85,20 @@ class RangeFile(io.RawIOBase):
         with self.client.stream("GET", self.url, headers={"Range": ranges, **self.validator}) as response:
             refuse_status(response, self.url)
             if response.status_code != 206:
-                raise self._by_hand("does not hand out parts of a file" if first else "has changed meanwhile")
+                raise self._by_hand(
+                    "does not serve parts of a file" if first else "has changed since the download began"
+                )
             start, size = _content_range(response.headers.get("Content-Range", ""), self.url)
             if first:
                 self._begin(response, size)
             elif size != self.size:
-                raise self._by_hand("has changed meanwhile")
+                raise self._by_hand("has changed since the download began")
             self.window = response.read()
             self.window_start = start
 
     def _begin(self, response: "httpx2.Response", size: int) -> None:
         if self.archive.bytes is not None and size != self.archive.bytes:
-            raise self._by_hand(f"has an archive of {size:,} bytes where {self.archive.bytes:,} were expected")
+            raise self._by_hand(f"has an archive of {size:,} bytes; {self.archive.bytes:,} were expected")
         self.size = size
         etag = response.headers.get("ETag", "")
         if etag and not etag.startswith("W/"):
@@ -104,7 +106,7 @@ class RangeFile(io.RawIOBase):
 
     def _by_hand(self, what: str) -> AmpError:
         return AmpError(
-            f"{self.url} {what}", hint=f"Fetch {self.archive.url} by hand and put it there as '{self.carried}'"
+            f"{self.url} {what}", hint=f"Download {self.archive.url} by hand and save it as '{self.carried}'"
         )
 
 
@@ -157,15 +159,15 @@ def _opened(
         if carried.is_file():
             if archive.bytes is not None and carried.stat().st_size != archive.bytes:
                 raise AmpError(
-                    f"'{carried}' has {carried.stat().st_size:,} bytes, {archive.bytes:,} were expected",
-                    hint="It is incomplete or another file: copy it again, or remove it",
+                    f"'{carried}' has {carried.stat().st_size:,} bytes; {archive.bytes:,} were expected",
+                    hint="It is incomplete, or a different file. Copy it again, or remove it",
                 )
             with zipfile.ZipFile(carried) as source:
                 yield source, lambda start, length: None
         elif is_offline():
             raise AmpError(
-                f"Files of {archive.file} are missing in '{folder}', and the network is switched off (offline)",
-                hint=f"Put {archive.url} there as '{carried}', or run without --offline",
+                f"Files of {archive.file} are missing in '{folder}', and amp is offline",
+                hint=f"Save {archive.url} as '{carried}', or run without --offline",
             )
         else:
             with web_client(mirror) as client:
@@ -189,7 +191,9 @@ def _extract(
     known = {info.filename: info for info in source.infolist()}
     absent = sorted(member for member in members.values() if member not in known)
     if absent:
-        raise AmpError(f"{archive.file} does not hold '{absent[0]}' ({len(absent):,} of {len(members):,} are missing)")
+        raise AmpError(
+            f"{archive.file} does not contain '{absent[0]}' ({len(absent):,} of {len(members):,} are missing)"
+        )
     todo = sorted(members.items(), key=lambda pair: known[pair[1]].header_offset)
     total = sum(known[member].file_size for member in members.values())
     check_space(folder, total)

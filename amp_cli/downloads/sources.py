@@ -203,7 +203,7 @@ BENCHMARK_FILES: tuple[BenchmarkFiles, ...] = (
         name="chair",
         what="CHAIR: COCO val2014 objects and captions",
         members=Members(archive=ANNOTATIONS, wanted=_annotation_files),
-        note="Annotations only: give the val2014 images with --image-root "
+        note="Annotations only. Give the val2014 images with --image-root "
         f"({VAL2014.url}, or those of `amp download pope`)",
     ),
     BenchmarkFiles(
@@ -221,7 +221,7 @@ BENCHMARK_FILES: tuple[BenchmarkFiles, ...] = (
             _amber("safe_words.txt", text_check),
             _amber("metrics.txt", text_check),
         ),
-        note="The images are on Google Drive and have to be fetched by hand "
+        note="The images are on Google Drive and must be downloaded by hand "
         "(https://drive.google.com/file/d/1MaCHgtupcZUjf007anNl4_MV0o4DjXvl/view): "
         "unpack them so that {folder}/images/AMBER_1.jpg exists",
     ),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 TRANSFORMERS, ORIGINAL, OWN_CODE = "transformers", "original LLaVA", "own code"
-WHY_NOT = {OWN_CODE: "own model code, which transformers does not have: not supported"}
+WHY_NOT = {OWN_CODE: "not supported: it needs its own model code, which transformers does not have"}
 VISION_TOWER = "clip-vit-large-patch14-336"
 """The image encoder that every original-layout LLaVA loads from elsewhere."""
 
@@ -119,7 +119,7 @@ KNOWN: tuple[KnownModel, ...] = (
         hub_id=None,
         layout=TRANSFORMERS,
         parameters=0.0014,
-        what="embedded; knows only the drawn world of `amp quickstart`",
+        what="built in; knows only the drawn world of `amp quickstart`",
         licence="Apache-2.0",
     ),
     _family("7b", "llava-hf/llava-1.5-7b-hf", 7.06, _15, licence="llama2", download_gb=14.1),

@@ -79,8 +79,8 @@ def read_adapter(folder: Path, name: str) -> tuple[LoraConfig, dict[str, torch.T
 def _refuse_gaps(name: str, missing: list[str], unexpected: list[str]) -> None:
     if missing or unexpected:
         raise AmpError(
-            f"The adapter '{name}' does not fit this base model: {len(missing)} places get no weight and "
-            f"{len(unexpected)} weights have no place, first {sorted(missing + unexpected)[:3]}",
+            f"The adapter '{name}' does not fit this base model: {len(missing)} modules get no weight and "
+            f"{len(unexpected)} weights match no module, first {sorted(missing + unexpected)[:3]}",
             hint=_OTHER_BASE,
         )
 
@@ -153,5 +153,5 @@ def _shape_line(error: Exception) -> str:
     found = re.findall(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)", str(error))
     if found:
         first = ", ".join(f"'{key}' ({theirs}, not {ours})" for key, theirs, ours in found[:3])
-        return f"{len(found)} weights have another shape, first {first}"
+        return f"{len(found)} weights have a different shape, first {first}"
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

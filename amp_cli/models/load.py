@@ -217,7 +217,7 @@ def _load_network(source: Source, config: dict[str, Any], options: dict[str, Any
             names = sorted(str(key) for key in keys)
             raise AmpError(
                 f"'{source.model}' {what} {len(names)} of the weights its configuration asks for, first '{names[0]}'",
-                hint="The folder is incomplete or its files do not belong together; fetch it again",
+                hint="The folder is incomplete or its files do not belong together. Download it again",
             )
     return network
 

@@ -81,13 +81,13 @@ def measure_machine(*, ask_network: bool = False) -> Machine:
 
     packages = needed_packages()
     problems = [
-        f"{one.name} {one.installed or 'is missing'}, needed is {one.wanted}" for one in packages if not one.is_fine
+        f"{one.name} {one.installed or 'is missing'}; {one.wanted} is needed" for one in packages if not one.is_fine
     ]
     if sys.version_info < NEEDED_PYTHON:
-        problems.append(f"Python {sys.version.split()[0]} is too old, 3.11 is needed")
+        problems.append(f"Python {sys.version.split()[0]} is too old; 3.11 is needed")
     torch_version, gpus = _torch_and_gpus(problems)
     if not (TINY / "config.json").is_file():
-        problems.append("the embedded model is missing: the installation is damaged")
+        problems.append("the built-in model is missing: the installation is damaged")
     usable_bitsandbytes, fault = _try_bitsandbytes(on_gpu=bool(gpus))
     memory = psutil.virtual_memory()
     memory_gb = min([memory.total, *_limits()]) / GB

@@ -35,7 +35,7 @@ def model_and_adapter(model: str, adapter: str | None) -> tuple[str, str | None]
         return model, adapter
     if adapter is not None:
         raise AmpError(
-            f"'{model}' is an adapter itself, so --adapter '{adapter}' does not go with it",
+            f"'{model}' is itself an adapter, so it cannot be combined with --adapter '{adapter}'",
             hint=f"Give --model {known.base} --adapter {adapter}",
         )
     return known.base, known.hub_id

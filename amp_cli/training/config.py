@@ -105,19 +105,20 @@ class TrainConfig:
             raise AmpError(f"lora_dropout must be below 1, not {self.lora_dropout}")
         if self.method == "mdpo" and self.per_device_batch_size is not None:
             raise AmpError(
-                "per_device_batch_size is for sft; mdpo cuts a batch into forward passes by tokens_per_step",
+                "per_device_batch_size is only for sft; mdpo splits a batch into forward passes by tokens_per_step",
                 hint="E.g. --tokens-per-step 4096",
             )
         if self.method == "mdpo" and self.lora_dropout:
             raise AmpError(
-                f"lora_dropout must be 0 with mdpo, not {self.lora_dropout}: it would blur policy against reference"
+                f"lora_dropout must be 0 with mdpo, not {self.lora_dropout}: "
+                "dropout would add noise to the comparison of policy and reference"
             )
         if self.adapter is not None and self.lora_dropout:
-            raise AmpError(f"lora_dropout must be 0 when an adapter is trained on, not {self.lora_dropout}")
+            raise AmpError(f"lora_dropout must be 0 when training continues from an adapter, not {self.lora_dropout}")
         if self.save_steps % self.logging_steps:
             raise AmpError(
                 f"save_steps ({self.save_steps}) must be a multiple of logging_steps ({self.logging_steps}): "
-                "a resumed run logs what an unbroken one does"
+                "otherwise a resumed run would log other steps than an unbroken one"
             )
 
     def items_per_batch(self, processes: int) -> tuple[int, int]:

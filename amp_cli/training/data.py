@@ -52,7 +52,7 @@ def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, me
             rejections.note(item_id if item_id not in items else f"{item_id} (entry {number})", error.message)
             refuse_systematic(rejections, len(items), source, error)
     if not items:
-        raise AmpError(f"'{source}' has no usable item", hint=f"The reasons are in '{run_folder / REJECTED}'")
+        raise AmpError(f"'{source}' has no usable items", hint=f"The reasons are in '{run_folder / REJECTED}'")
     lines = (json.dumps(item.to_json(), ensure_ascii=False) for item in items.values())
     write_text(kept, "".join(line + "\n" for line in lines))
     return len(items)
@@ -91,7 +91,7 @@ def refuse_systematic(rejections: LeftOutLog, usable: int, source: Path, last: A
     """
     if not usable and rejections.count >= SYSTEMATIC:
         raise AmpError(
-            f"The first {rejections.count} items of '{source}' are all unusable; the last: {last.message}",
+            f"None of the first {rejections.count} items of '{source}' is usable; the last one: {last.message}",
             hint=last.hint or "See rejected.jsonl in the run folder",
         )
 
@@ -171,6 +171,8 @@ def usable_items(data: EncodedItems, run_folder: Path, *, max_length: int) -> En
             refuse_systematic(rejections, len(numbers), run_folder, error)
     if not numbers:
         reason = next(reversed(rejections.reasons().values()))
-        raise AmpError(f"No item can be trained on; the last: {reason}", hint="See rejected.jsonl in the run folder")
+        raise AmpError(
+            f"No item can be used for training; the last one: {reason}", hint="See rejected.jsonl in the run folder"
+        )
     write_json(known, {"numbers": numbers, "max_length": max_length})
     return data.only(numbers)

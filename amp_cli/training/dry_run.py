@@ -100,7 +100,7 @@ class DryRun:
         """Return the lines of a table for people."""
         found, data = self.estimate, self.data
         of = f" (of {data.sampled} sampled items)" if data.sampled < data.items else ""
-        unusable = f"; cannot be trained on: {data.unusable} of {data.sampled} looked at" if data.unusable else ""
+        unusable = f"; not usable for training: {data.unusable} of {data.sampled} sampled" if data.unusable else ""
         precision = self.quantization or self.precision
         without, with_it = (shown_bytes(found.total(checkpointing=on)) for on in (False, True))
         reference: list[tuple[str, object]] = [("reference", self.reference_why)] if self.reference_why else []

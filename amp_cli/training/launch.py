@@ -80,7 +80,7 @@ def train_model(
     prefs_hash = _hash(prefs)
     launch = plan_launch(config, gpus := visible_gpus(), config_file=accelerate_config, processes=num_processes)
     if config.quantization is not None and not gpus:
-        ui.warn(f"There is no GPU: {config.quantization} works on a CPU, but slowly")
+        ui.warn(f"There is no GPU. {config.quantization} works on a CPU, but slowly")
     run = Run.start(
         out,
         command="train",
@@ -140,7 +140,7 @@ def run_worker(launch: Launch, run_folder: Path) -> dict[str, Any]:
     if status or "result" not in outcome:
         raise AmpError(
             f"Training stopped (exit status {status}). The last lines of its log:\n{tail_of(log_path)}",
-            hint=f"The whole log is in '{log_path}'; the same command goes on from the last checkpoint",
+            hint=f"The whole log is in '{log_path}'; run the same command to continue from the last checkpoint",
         )
     result: dict[str, Any] = outcome["result"]
     return result

@@ -155,9 +155,9 @@ def choose_checkpointing(wanted: bool | None, estimate: MemoryEstimate, room: in
         return wanted, f"Gradient checkpointing: {'on' if wanted else 'off'}, as asked for"
     without, with_it = estimate.total(checkpointing=False), estimate.total(checkpointing=True)
     if without <= room:
-        return False, f"Gradient checkpointing: off, since about {shown_bytes(without)} fit into {shown_bytes(room)}"
-    why = f"about {shown_bytes(without)} would be needed without it, {shown_bytes(with_it)} with it"
-    return True, f"Gradient checkpointing: on, since {why}, and there are {shown_bytes(room)}"
+        return False, f"Gradient checkpointing: off, since about {shown_bytes(without)} fit in {shown_bytes(room)}"
+    why = f"about {shown_bytes(without)} are needed without it and {shown_bytes(with_it)} with it"
+    return True, f"Gradient checkpointing: on, since {why}, and {shown_bytes(room)} are available"
 
 
 def room_on(device: torch.device, *, held: int, processes: int) -> int:

@@ -85,7 +85,7 @@ def _recorded_base(adapter: Path) -> str:
     recorded = _run_of(adapter)
     base = str(recorded.settings["base"] if recorded else adapter_base(adapter))
     if not base:
-        raise AmpError(f"The adapter '{adapter}' does not say which base it belongs to", hint="Give --base MODEL")
+        raise AmpError(f"The adapter '{adapter}' does not name its base model", hint="Give --base MODEL")
     return base
 
 
@@ -109,7 +109,9 @@ def _refuse_other_base(adapter: Path, given: str, identity: dict[str, str]) -> N
     if trained_on.get("hash") and trained_on.get("hash") == identity.get("hash"):
         return
     if all(_is_elsewhere(name) for name in names):
-        ui.warn(f"The adapter names its base '{names[0]}', which is not on this disk; we take your word for '{given}'")
+        ui.warn(
+            f"The adapter names its base '{names[0]}', which is not on this disk; '{given}' is used without a check"
+        )
         return
     raise AmpError(
         f"The adapter was trained on '{names[0]}', not on '{given}'",
@@ -142,7 +144,8 @@ def _merge_into(part: Path, spec: ModelSpec) -> float:
     allowed = TOLERANCES[precision] * float(expected.abs().max())
     if not difference <= allowed:
         raise AmpError(
-            f"The merged model differs from base plus adapter: a logit by {difference:.3g}, allowed is {allowed:.3g}",
+            f"The merged model differs from base plus adapter: a logit differs by "
+            f"{difference:.3g}, and {allowed:.3g} is allowed",
             hint=f"Nothing was written to --out; the faulty merge is in '{part}'",
         )
     return difference

@@ -154,7 +154,7 @@ def check_cache(
     difference = float(((computed.cpu() - kept).sum(dim=1).abs() / tokens).max())
     if not difference <= tolerance:
         raise AmpError(
-            f"The reference kept in '{cache.folder}' differs by {difference:.2g} nats a token from what it is now",
+            f"The reference kept in '{cache.folder}' differs by {difference:.2g} nats a token from the current one",
             hint="Delete that folder, or train with --reference online",
         )
 

@@ -60,7 +60,7 @@ def compile_mlps(network: Any, device: torch.device) -> None:
     lacking = next((type(layer).__name__ for layer in layers if not hasattr(layer, "mlp")), None)
     if lacking is not None:
         raise AmpError(
-            f"torch_compile needs layers with an 'mlp'; '{lacking}' has none", hint="Leave --torch-compile out"
+            f"torch_compile needs layers with an 'mlp'; '{lacking}' has none", hint="Leave out --torch-compile"
         )
     for layer in layers:
         layer.mlp.compile(dynamic=True)  # rows have other lengths in every step
@@ -75,7 +75,7 @@ def _refuse_without_compiler() -> None:
     except InvalidCxxCompiler as error:
         raise AmpError(
             "torch_compile needs a C++ compiler, and none was found",
-            hint="Install one (Debian: apt install g++), or leave --torch-compile out",
+            hint="Install one (Debian: apt install g++), or leave out --torch-compile",
         ) from error
 
 
@@ -115,7 +115,7 @@ class RunReport(TrainerCallback):
         if not math.isfinite(logs["loss"]):
             raise AmpError(
                 f"The loss is {logs['loss']} at step {state.global_step}",
-                hint="Lower learning_rate or max_grad_norm with --set; the last checkpoint is from before",
+                hint="Lower learning_rate or max_grad_norm with --set; the last checkpoint is from before that",
             )
         kept = {name: value for name, value in logs.items() if name not in NOT_KEPT}
         self.last = {"step": state.global_step, "epoch": state.epoch, **kept}
@@ -228,7 +228,9 @@ class Session:
             else self._mdpo_trainer(loaded, data, callback, pad_id)
         )
         if trainer.args.world_size != self.state.num_processes:  # the batch was cut for the latter
-            raise RuntimeError(f"{trainer.args.world_size} processes train, {self.state.num_processes} were counted")
+            raise RuntimeError(
+                f"{trainer.args.world_size} processes are training, but {self.state.num_processes} were counted"
+            )
         trainer.remove_callback(PrinterCallback)
         return trainer
 

@@ -62,7 +62,9 @@ def _alone_in(run_folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 time.sleep(0.1)
         else:
-            raise AmpError(f"Another process trains in '{run_folder}'", hint="Wait for it, or choose another --out")
+            raise AmpError(
+                f"Another process is training in '{run_folder}'", hint="Wait for it, or choose another --out"
+            )
         yield
 
 
@@ -80,7 +82,7 @@ def _train(config: TrainConfig, run_folder: Path) -> None:
     if state.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
         raise AmpError(
             f"{os.environ['WORLD_SIZE']} processes were started, but each would train alone",
-            hint="On CPUs the accelerate config must say `use_cpu: true`",
+            hint="On CPUs, the accelerate config must say `use_cpu: true`",
         )
     try:
         result = Session(config, run_folder).run()

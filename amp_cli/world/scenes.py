@@ -55,7 +55,7 @@ class SceneObject:
 
     def __post_init__(self) -> None:
         if self.category not in CATEGORIES or self.colour not in COLOURS:
-            raise ValueError(f"no such object in this world: {self.colour} {self.category}")
+            raise ValueError(f"there is no such object in this world: {self.colour} {self.category}")
         if not 1 <= len(self.instances) <= 3:
             raise ValueError(f"an object has 1 to 3 instances, not {len(self.instances)}")
         if not 0 <= self.visibility <= 1:
@@ -72,7 +72,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         if len(self.categories) != len(self.objects):
-            raise ValueError("a category stands twice in one scene")
+            raise ValueError("a category appears twice in one scene")
 
     @property
     def categories(self) -> frozenset[str]:

@@ -137,7 +137,7 @@ def test_an_unknown_and_a_restricted_repository_and_revision_are_said_plainly(hu
 
 def test_a_hub_that_does_not_answer_is_an_error_with_a_way_on(hub: HubServer) -> None:
     error = refusal("me/model", "--mirror", "http://127.0.0.1:9")
-    assert "'me/model' could not be fetched" in error.message
+    assert "'me/model' could not be downloaded" in error.message
     assert "--mirror" in (error.hint or "")
 
 
@@ -227,7 +227,7 @@ def test_a_full_disk_is_refused_before_anything_is_fetched(hub: HubServer, monke
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=1_024_001))
     error = refusal("me/model", "--mirror", hub.url)
-    assert "1.0 MB are needed" in error.message
+    assert "needs 1.0 MB" in error.message
     assert hub.asked == []
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=1_024_002))
     fetched(hub, "me/model")
@@ -249,4 +249,4 @@ def test_an_unknown_name_gets_the_nearest_and_no_name_the_list() -> None:
         "chair",
         "amber",
     ]
-    assert "comes with this program" in amp("tiny").stderr
+    assert "comes with amp" in amp("tiny").stderr

@@ -80,7 +80,7 @@ def test_pope_with_another_number_of_questions_is_refused(web: HubServer, monkey
     web.files[path] = web.files[path].partition(b"\n")[2]
     result = CliRunner().invoke(app, ["download", "pope", "--mirror", web.url])
     assert isinstance(result.exception, AmpError)
-    assert "2,999 questions, 3,000 were expected" in result.exception.message
+    assert "2,999 questions; 3,000 were expected" in result.exception.message
     assert (benchmark_folder("pope") / "coco_pope_random.json").is_file()
     assert not (benchmark_folder("pope") / "coco_pope_popular.json").exists()
 

@@ -113,7 +113,7 @@ def test_a_server_that_stays_busy_is_given_up_and_the_part_kept(
     web: HubServer, tmp_path: Path, pauses: list[float]
 ) -> None:
     web.faults[PATH] = [Fault(drop_after=1000), *[Fault(status=500)] * 9]
-    with pytest.raises(AmpError, match="cannot be fetched: status 500"):
+    with pytest.raises(AmpError, match=r"Cannot download .*: status 500"):
         get(web, tmp_path)
     assert len(web.asked) == 5
     assert pauses == [1.0, 2.0, 4.0, 8.0]
@@ -126,7 +126,7 @@ def test_wrong_content_is_refused_and_nothing_kept(web: HubServer, tmp_path: Pat
         get(web, tmp_path)
     assert not [file for file in (tmp_path / "data").iterdir() if file.suffix != ".etag"]
     get(web, tmp_path, replace(REMOTE, bytes=len(CONTENT)))
-    with pytest.raises(AmpError, match="512,000 bytes, 5 were expected"):
+    with pytest.raises(AmpError, match="512,000 bytes; 5 were expected"):
         get(web, tmp_path / "other", replace(REMOTE, bytes=5, checksum=None))
     with pytest.raises(AmpError, match="There is no file"):
         get(web, tmp_path, replace(REMOTE, path="b", url="https://owner.example/none"))
@@ -147,7 +147,7 @@ def test_a_file_that_is_there_is_verified_and_not_fetched_again(
 
 
 def test_without_a_mirror_only_https_is_asked(web: HubServer, tmp_path: Path) -> None:
-    with pytest.raises(AmpError, match="is not https"):
+    with pytest.raises(AmpError, match="is not an https address"):
         fetch_file(replace(REMOTE, url=web.url + PATH), tmp_path, None, no_bar)
     assert mirrored("https://owner.example/a/b.json", "http://mirror/x/") == "http://mirror/x/owner.example/a/b.json"
     assert mirrored("https://owner.example/a", None) == "https://owner.example/a"
@@ -161,7 +161,7 @@ def test_what_has_no_published_checksum_is_verified_by_its_content(tmp_path: Pat
     assert found.how == "no published checksum; 2 questions"
     assert found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     file.write_text('{"image": "a", "text": "b"}\n' * 4)
-    with pytest.raises(AmpError, match="4 questions, 2 or 3 were expected"):
+    with pytest.raises(AmpError, match="4 questions; 2 or 3 were expected"):
         check(file)
     file.write_text('{"image": "a"}\n' * 2)
     with pytest.raises(AmpError, match="lacks text"):
@@ -225,16 +225,16 @@ def test_a_range_that_breaks_off_is_asked_again(web: HubServer, tmp_path: Path) 
 def test_a_server_without_ranges_means_carrying_the_archive(web: HubServer, tmp_path: Path) -> None:
     remote, members = archive(web)
     web.faults[ZIP_PATH] = [Fault(ignores_range=True)]
-    with pytest.raises(AmpError, match="does not hand out parts") as refused:
+    with pytest.raises(AmpError, match="does not serve parts") as refused:
         fetch_members(remote, members, tmp_path, web.url, no_bar)
-    assert f"put it there as '{tmp_path / 'all.zip'}'" in (refused.value.hint or "")
+    assert f"save it as '{tmp_path / 'all.zip'}'" in (refused.value.hint or "")
 
 
 def test_an_archive_of_another_size_or_without_the_member_is_refused(web: HubServer, tmp_path: Path) -> None:
     remote, members = archive(web)
-    with pytest.raises(AmpError, match="where 7 were expected"):
+    with pytest.raises(AmpError, match="; 7 were expected"):
         fetch_members(replace(remote, bytes=7), members, tmp_path, web.url, no_bar)
-    with pytest.raises(AmpError, match=r"does not hold 'val2014/none\.jpg'"):
+    with pytest.raises(AmpError, match=r"does not contain 'val2014/none\.jpg'"):
         fetch_members(remote, {"val2014/none.jpg": "val2014/none.jpg"}, tmp_path, web.url, no_bar)
 
 

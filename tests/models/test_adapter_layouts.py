@@ -156,16 +156,21 @@ def with_others(weights: Tensors) -> Tensors:
 @pytest.mark.parametrize(
     ("change", "config", "count", "first"),
     [
-        (wider, {}, "28 weights have another shape", ["layers.0.self_attn.q_proj.lora_A", "([8, 128], not [8, 64])"]),
+        (
+            wider,
+            {},
+            "28 weights have a different shape",
+            ["layers.0.self_attn.q_proj.lora_A", "([8, 128], not [8, 64])"],
+        ),
         (
             None,
             {"r": 4},
-            "28 weights have another shape",
+            "28 weights have a different shape",
             ["layers.0.self_attn.q_proj.lora_A", "([8, 64], not [4, 64]"],
         ),
-        (renamed, {}, "28 places get no weight and 28 weights have no place", ["blocks.0.mlp.down_proj.lora_A"]),
-        (without_first, {}, "6 places get no weight and 0", ["0.mlp.down_proj.lora_A", "0.mlp.gate_proj.lora_A"]),
-        (with_others, {}, "0 places get no weight and 2 weights have no place", ["layers.7.", "layers.8."]),
+        (renamed, {}, "28 modules get no weight and 28 weights match no module", ["blocks.0.mlp.down_proj.lora_A"]),
+        (without_first, {}, "6 modules get no weight and 0", ["0.mlp.down_proj.lora_A", "0.mlp.gate_proj.lora_A"]),
+        (with_others, {}, "0 modules get no weight and 2 weights match no module", ["layers.7.", "layers.8."]),
     ],
     ids=["size", "rank", "names", "missing", "extra"],
 )

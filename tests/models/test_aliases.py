@@ -66,7 +66,7 @@ def test_names_mean_repositories_and_folders_win() -> None:
     assert model_place("somebody/else") == "somebody/else"
     assert model_and_adapter("amp-ig-13b", None) == ("amp-13b-base", "mengxizhang/amp_ig_13b")
     assert model_and_adapter("13b", "mine") == ("13b", "mine")
-    with pytest.raises(AmpError, match="is an adapter itself"):
+    with pytest.raises(AmpError, match="is itself an adapter"):
         model_and_adapter("amp-ig-13b", "mine")
 
 

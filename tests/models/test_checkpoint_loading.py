@@ -253,7 +253,7 @@ def test_a_model_whose_parts_are_named_otherwise_is_named_too(base: Path) -> Non
 )
 def test_what_transformers_llava_cannot_hold_is_a_sentence(base: Path, name: str, value: object) -> None:
     change_config(base, **{name: value})
-    with pytest.raises(AmpError, match=rf"has {name} = {value!r}, which transformers' LLaVA cannot hold"):
+    with pytest.raises(AmpError, match=rf"has {name} = {value!r}, which LLaVA in transformers does not support"):
         load_model(ModelSpec(model=str(base)))
 
 

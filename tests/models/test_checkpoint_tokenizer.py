@@ -197,7 +197,7 @@ WORDS = {word: 3 + len(word) for word in ("image", "magic", "imagine", "table", 
 )
 def test_a_model_that_cannot_be_reproduced_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     folder = trained(tmp_path / "other", WORDS, 300, **({"hard_vocab_limit": False} | options))
-    with pytest.raises(AmpError, match="is of a kind that cannot be reproduced exactly"):
+    with pytest.raises(AmpError, match="is of a type that cannot be reproduced exactly"):
         original_tokenizer(folder, vocabulary=400)
 
 

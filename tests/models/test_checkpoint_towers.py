@@ -101,7 +101,7 @@ def test_a_tower_inside_of_clips_own_proportions_needs_no_configuration(tmp_path
 def test_a_tower_inside_of_other_proportions_needs_its_configuration(tmp_path: Path) -> None:
     folder = golden_copy(tmp_path, "base_vision_inside")
     shutil.rmtree(tmp_path / "openai")
-    with pytest.raises(AmpError, match="are inside the checkpoint, but not its configuration"):
+    with pytest.raises(AmpError, match="are inside the checkpoint, but its configuration is not"):
         load_model(ModelSpec(model=str(folder)))
 
 

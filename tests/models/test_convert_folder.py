@@ -138,7 +138,7 @@ def test_models_that_the_original_layout_cannot_hold_are_refused(tmp_path: Path)
         to_llava(TINY, tmp_path / "out")
     other = saved_by_transformers(tmp_path / "other", rows=1024)
     change_config(other, model_type="llava_next")
-    with pytest.raises(AmpError, match=r"holds LLaVA-1\.5 alone"):
+    with pytest.raises(AmpError, match=r"is only for LLaVA-1\.5"):
         to_llava(other, tmp_path / "out")
     early = saved_by_transformers(tmp_path / "early", rows=1024)
     change_config(early, image_token_index=500)

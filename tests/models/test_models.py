@@ -132,9 +132,9 @@ def test_an_adapter_is_attached_as_peft_itself_would(adapter: Path) -> None:
             lambda weights: {name.replace("layers.", "blocks."): value for name, value in weights.items()},
             "does not fit",
         ),
-        (lambda weights: dict(list(weights.items())[:-1]), "1 places get no weight"),
+        (lambda weights: dict(list(weights.items())[:-1]), "1 modules get no weight"),
         (lambda weights: {name: value[:, :-1].contiguous() for name, value in weights.items()}, "does not fit"),
-        (lambda weights: {**weights, "base_model.model.other.lora_A.weight": torch.zeros(4, 4)}, "1 weights have no"),
+        (lambda weights: {**weights, "base_model.model.other.lora_A.weight": torch.zeros(4, 4)}, "1 weights match no"),
     ],
     ids=["names", "missing", "shapes", "unexpected"],
 )

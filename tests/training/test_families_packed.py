@@ -116,7 +116,8 @@ def test_one_mask_for_all_layers_is_refused_where_an_item_may_be_longer_than_the
 
     assert why(64, dense_mask=True) is None
     assert (
-        why(65, dense_mask=True) == "one mask for all layers forgets its sliding window of 64 tokens; max_length is 65"
+        why(65, dense_mask=True)
+        == "a single mask for all layers would lose its sliding window of 64 tokens; max_length is 65"
     )
     assert why(65, dense_mask=False) is None  # our own attention knows the window
 
@@ -130,7 +131,7 @@ def test_a_window_that_a_model_does_not_tell_its_attention_is_refused_even_on_sh
     way = ForwardPass(network=llava(config), pad_id=0)
     way.use()
     batch = way.lay_out([as_text(items_of("LLaVA, Llama")[0])])
-    with pytest.raises(ValueError, match="slide a window and do not tell"):
+    with pytest.raises(ValueError, match="use a sliding window but do not pass it"):
         way.network.model(input_ids=batch.input_ids, position_ids=batch.position_ids, sharing=batch.sharing)
 
 
@@ -143,7 +144,7 @@ def test_positions_scaled_by_what_is_read_together_are_refused_beyond_their_leng
     for dense_mask in (False, True):
         assert families.why_not_shared(network, max_length=64, dense_mask=dense_mask) is None
         why = families.why_not_shared(network, max_length=65, dense_mask=dense_mask)
-        assert why == "its positions depend on the longest item read together beyond 64 tokens; max_length is 65"
+        assert why == "beyond 64 tokens, its positions depend on the longest item in the batch; max_length is 65"
 
 
 def test_images_that_see_themselves_in_a_way_unknown_to_us_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +158,7 @@ def test_images_that_see_themselves_in_a_way_unknown_to_us_are_refused(monkeypat
 
 def test_a_family_that_marks_tokens_in_a_way_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(families, "MARKED_OTHERWISE", ("qwen2_5_vl",))
-    with pytest.raises(ValueError, match="models of type 'qwen2_5_vl' mark image tokens in a way of their own"):
+    with pytest.raises(ValueError, match="models of type 'qwen2_5_vl' mark image tokens in their own way"):
         chosen("Qwen2.5-VL")
 
 
@@ -234,7 +235,7 @@ def test_only_the_answers_of_a_model_that_reads_prompts_both_ways_are_causal() -
 def test_the_user_is_told_in_plain_words_why_a_slower_way_is_taken() -> None:
     assert describe(chosen("LLaVA, Llama")[1]) is None
     assert describe(chosen("LFM2-VL")[1]) == (
-        "Levels are read in rows of their own, since its layers of type 'conv' cannot be told which tokens see one "
+        "Each level has a row of its own, since its layers of type 'conv' cannot be told which tokens see one "
         "another (shared-prefix and shared-prefix-dense-mask)"
     )
 
@@ -242,5 +243,5 @@ def test_the_user_is_told_in_plain_words_why_a_slower_way_is_taken() -> None:
 def test_attention_that_cannot_be_switched_is_an_error_not_a_wrong_number(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build("LLaVA, Llama").get_base_model()
     monkeypatch.setattr(type(network), "set_attn_implementation", lambda self, names: None)
-    with pytest.raises(ValueError, match="cannot be switched"):
+    with pytest.raises(ValueError, match="attention implementation cannot be changed"):
         use_attention(network, SHARED_PREFIX)

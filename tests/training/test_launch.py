@@ -84,7 +84,7 @@ def test_an_item_without_id_gets_one_from_its_place(tmp_path: Path) -> None:
 
 def test_a_systematic_fault_stops_at_once_with_the_last_reason(tmp_path: Path) -> None:
     path = write_preferences(tmp_path / "data", [preference(number, levels=2) for number in range(30)])
-    with pytest.raises(AmpError, match=r"The first 20 items of .* are all unusable") as caught:
+    with pytest.raises(AmpError, match=r"None of the first 20 items of .* is usable") as caught:
         prepare_items(path, tmp_path / "run", image_root=tmp_path, method="mdpo")
     assert "--image-root" in str(caught.value.hint)
 
@@ -170,10 +170,10 @@ def test_a_missing_file_or_model_is_refused_before_anything_is_written(tmp_path:
 def test_the_workers_own_words_become_the_error(tmp_path: Path) -> None:
     script = """
 from amp_cli.launching import report
-report(error="No item can be trained on", hint="Look at them")
+report(error="No item can be used for training", hint="Look at them")
 raise SystemExit(1)
 """
-    with pytest.raises(AmpError, match="No item can be trained on") as caught:
+    with pytest.raises(AmpError, match="No item can be used for training") as caught:
         run_script(tmp_path, script)
     assert caught.value.hint == "Look at them"
 
@@ -184,7 +184,7 @@ def test_a_crash_shows_the_last_lines_of_the_log_and_keeps_it_whole(tmp_path: Pa
         run_script(tmp_path, script)
     assert "first line" not in caught.value.message
     assert "first line" in (tmp_path / "train.log").read_text()
-    assert "goes on from the last checkpoint" in str(caught.value.hint)
+    assert "continue from the last checkpoint" in str(caught.value.hint)
 
 
 def test_a_worker_that_ends_well_but_says_no_result_has_failed(tmp_path: Path) -> None:

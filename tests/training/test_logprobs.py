@@ -166,7 +166,7 @@ def test_the_start_up_test_refuses_a_head_whose_logits_are_changed_afterwards(da
 
     network.forward = capped
     try:
-        with pytest.raises(ValueError, match="not those of its own logits"):
+        with pytest.raises(ValueError, match="do not match its own logits"):
             choose_forward(data.loaded.model, [data[0]], pad_id=0, max_length=512)
     finally:
         network.forward = taught
@@ -178,7 +178,7 @@ def test_a_model_that_takes_no_encoded_images_gets_pixels_and_that_is_said(
     monkeypatch.setattr("amp_cli.training.rows.selftest.takes_features", lambda network: False)
     way, test = choose_forward(data.loaded.model, [data[0]], pad_id=0, max_length=512)
     assert (way.layout, way.image_once) == (SHARED, False)
-    assert "Images go through with every pass" in str(describe(test))
+    assert "Images are encoded again in every pass" in str(describe(test))
 
 
 def test_branches_that_lose_their_prompt_are_found_out_and_rows_are_taken(
@@ -200,7 +200,7 @@ def test_branches_that_lose_their_prompt_are_found_out_and_rows_are_taken(
         "shared-prefix-dense-mask, images with every pass",
     ]
     assert "differ by" in test.refused[0][1]
-    assert "Levels are read in rows of their own" in str(describe(test))
+    assert "Each level has a row of its own" in str(describe(test))
 
 
 @pytest.mark.parametrize("tokens_per_step", [4096, 1])

@@ -103,7 +103,7 @@ def test_the_base_comes_from_the_run_or_else_from_the_adapter(run: Path, tmp_pat
     assert merge_lora(settings(alone, tmp_path / "one")).base == "tiny"
     config = json.loads((alone / "adapter_config.json").read_text())
     (alone / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
-    with pytest.raises(AmpError, match="does not say which base"):
+    with pytest.raises(AmpError, match="does not name its base"):
         merge_lora(settings(alone, tmp_path / "two"))
     assert merge_lora(settings(alone, tmp_path / "two", base="tiny")).base == "tiny"
 

@@ -227,7 +227,7 @@ def test_an_item_longer_than_max_length_is_rejected_with_its_length(tmp_path: Pa
 
 
 def test_no_item_within_max_length_stops_with_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(AmpError, match="No item can be trained on"):
+    with pytest.raises(AmpError, match="No item can be used for training"):
         train(tmp_path, replace(RAGGED, max_length=5))
 
 

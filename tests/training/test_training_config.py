@@ -114,7 +114,7 @@ def test_the_global_batch_is_cut_among_processes_or_refused() -> None:
 
 
 def test_a_batch_of_items_is_refused_where_tokens_decide() -> None:
-    with pytest.raises(AmpError, match="mdpo cuts a batch into forward passes by tokens_per_step"):
+    with pytest.raises(AmpError, match="mdpo splits a batch into forward passes by tokens_per_step"):
         TrainConfig(base="tiny", max_steps=1, per_device_batch_size=4)
 
 

@@ -30,12 +30,12 @@ def refuse_gaps(folder: Path, config: LlavaConfig, stored: Iterable[tuple[str, t
     for what, names in (
         ("lacks {} of the weights its configuration asks for", missing),
         ("has {} weights that its configuration has no place for", surplus),
-        ("has other shapes for {} of the weights its configuration asks for", shaped),
+        ("has {} weights whose shapes differ from its configuration", shaped),
     ):
         if names:
             raise AmpError(
                 f"'{folder}' {what.format(len(names))}, first {_quoted(names)}",
-                hint="The folder is incomplete or its files do not belong together; fetch it again",
+                hint="The folder is incomplete or its files do not belong together. Download it again",
             )
 
 

@@ -131,7 +131,7 @@ def _is_adapter(model: str) -> bool:
 def _identity(settings: ConvertSettings, *, is_adapter: bool) -> dict[str, Any]:
     if is_adapter:
         if settings.vision_tower is not None:
-            raise AmpError("--vision-tower goes with a model, not with an adapter")
+            raise AmpError("--vision-tower is for a model, not for an adapter")
         return {"adapter": identity_of(settings.model, adapter_folder(settings.model))}
     return check_model(ModelSpec(model=settings.model, vision_tower=settings.vision_tower))
 
@@ -154,7 +154,7 @@ def _write_model(settings: ConvertSettings, out: Path, advance: Advance) -> Writ
         checkpoint = open_original(folder, vision_tower=settings.vision_tower)
         return write_hf(checkpoint, out, advance), source, _facts(checkpoint), checkpoint.notes
     if settings.vision_tower is not None:
-        raise AmpError("--vision-tower is for a model in the original layout; this one holds its tower")
+        raise AmpError("--vision-tower is for a model in the original layout; this one already holds its tower")
     return write_llava(folder, out, advance), source, {}, ()
 
 

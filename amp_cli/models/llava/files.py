@@ -56,7 +56,7 @@ def _indexed(index: Path) -> list[Path]:
     if missing is not None:
         raise AmpError(
             f"'{index.parent}' is incomplete: '{index.name}' names '{missing.name}', which is missing",
-            hint="Fetch the model again; `amp download` goes on where it stopped",
+            hint="Download the model again; `amp download` continues where it stopped",
         )
     return files
 
@@ -73,7 +73,7 @@ def refuse_unfinished(file: Path) -> None:
     with file.open("rb") as stream:
         start = stream.read(2)
     if start == b"PK" and not zipfile.is_zipfile(file):
-        raise damaged(file, f"it has {size:,} bytes and no end")
+        raise damaged(file, f"it has {size:,} bytes and is cut off")
     if start not in (b"PK", b"\x80\x02"):
         raise damaged(file, "it is not a PyTorch file")
 
@@ -95,7 +95,7 @@ def _safetensors_size(file: Path, size: int) -> int | None:
 def damaged(file: Path, what: str) -> AmpError:
     return AmpError(
         f"The weight file '{file}' is damaged: {what}",
-        hint="Fetch it again; a download that broke off leaves such files",
+        hint="Download it again; an interrupted download leaves such files",
     )
 
 
@@ -155,7 +155,7 @@ def _unpickled(file: Path, *, device: str) -> dict[str, torch.Tensor]:
         if "weights_only" not in str(error) and "Unsupported" not in str(error):
             raise damaged(file, str(error).splitlines()[0]) from error
         raise AmpError(
-            f"'{file}' is a pickle that wants to run code; it was not run",
+            f"'{file}' is a pickle that would run code; it was not loaded",
             hint="Ask its owner for a safetensors file, or for a file of plain tensors",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:

@@ -102,7 +102,9 @@ def open_original(
     stored = stored_tensors(weight_files(folder))
     for name in (EMBEDDING, HEAD):
         if name not in stored and not (name == HEAD and config.get("tie_word_embeddings")):
-            raise AmpError(f"'{folder}' lacks the weight '{name}'", hint="The checkpoint is incomplete; fetch it again")
+            raise AmpError(
+                f"'{folder}' lacks the weight '{name}'", hint="The checkpoint is incomplete. Download it again"
+            )
     tower = find_tower(
         folder,
         str(config.get("mm_vision_tower") or ""),
@@ -137,8 +139,8 @@ def _refuse_other_kinds(folder: Path, config: dict[str, Any]) -> None:
     wrong = next((name for name, is_unfit in unfit.items() if is_unfit), None)
     if wrong is not None:
         raise AmpError(
-            f"'{folder}' has {wrong} = {config[wrong]!r}, which transformers' LLaVA cannot hold",
-            hint="LLaVA-1.5's kind is supported; for LLaVA-1.6 use llava-hf's versions",
+            f"'{folder}' has {wrong} = {config[wrong]!r}, which LLaVA in transformers does not support",
+            hint="LLaVA-1.5 is supported; for LLaVA-1.6 use the versions by llava-hf",
         )
 
 
@@ -165,7 +167,7 @@ def _refuse_unfitting_projector(checkpoint: OriginalCheckpoint) -> None:
         odd = sorted(found ^ wanted)[0]
         raise AmpError(
             f"'{checkpoint.folder}' {'lacks' if odd in wanted else 'has'} the projector weight '{odd}'",
-            hint="Supported is LLaVA-1.5's projector of two layers (mlp2x_gelu)",
+            hint="Only LLaVA-1.5's projector of two layers (mlp2x_gelu) is supported",
         )
     shape = shapes[f"{ORIGINAL.projector}0.weight"]
     hidden = checkpoint.stored[EMBEDDING].shape[1]
@@ -173,7 +175,7 @@ def _refuse_unfitting_projector(checkpoint: OriginalCheckpoint) -> None:
         raise AmpError(
             f"The vision tower '{checkpoint.tower.name}' has width {checkpoint.tower.config.hidden_size} and the "
             f"language model {hidden}, but the projector goes from {shape[1]} to {shape[0]}",
-            hint="Give the tower that the model was trained with: --vision-tower",
+            hint="Give the tower that the model was trained with as --vision-tower",
         )
 
 

@@ -59,15 +59,15 @@ def _refuse_other_kinds(folder: Path, config: dict[str, Any]) -> None:
     kind = text.get("model_type", "llama")
     if config.get("model_type") != "llava" or vision.get("model_type", "clip_vision_model") != "clip_vision_model":
         raise AmpError(
-            f"'{folder}' is a '{config.get('model_type')}', and the original LLaVA layout holds LLaVA-1.5 alone"
+            f"'{folder}' is a '{config.get('model_type')}', and the original LLaVA layout is only for LLaVA-1.5"
         )
     if kind not in _ARCHITECTURES:
-        raise AmpError(f"'{folder}' has a language model of type '{kind}', which the original layout does not know")
+        raise AmpError(f"'{folder}' has a language model of type '{kind}', which the original layout does not support")
     for name, only in (("projector_hidden_act", "gelu"), ("multimodal_projector_bias", True)):
         if config.get(name, only) != only:
-            raise AmpError(f"'{folder}' has {name} = {config[name]!r}; the original layout knows {only!r} alone")
+            raise AmpError(f"'{folder}' has {name} = {config[name]!r}; the original layout supports only {only!r}")
     if not isinstance(config.get("vision_feature_layer", -2), int):
-        raise AmpError(f"'{folder}' has several in vision_feature_layer; the original layout knows one alone")
+        raise AmpError(f"'{folder}' has several layers in vision_feature_layer; the original layout supports only one")
     if not (folder / "tokenizer.model").is_file():
         raise AmpError(
             f"'{folder}' has no tokenizer.model, which the original layout needs",
@@ -86,7 +86,7 @@ def _image_token(folder: Path, config: dict[str, Any]) -> int:
     if image_token < pieces:
         raise AmpError(
             f"'{folder}' has its image token ({image_token}) among the {pieces:,} tokens of tokenizer.model; the "
-            "original layout knows it only after them"
+            "original layout expects it after them"
         )
     return image_token
 

@@ -189,8 +189,8 @@ def _refuse_other_ids(fast: Tokenizer, pieces: Pieces) -> None:
         reason = "its pieces have likelihoods"
     if reason is not None:
         raise AmpError(
-            f"'{pieces.file}' is of a kind that cannot be reproduced exactly ({reason})",
-            hint="Supported are byte-pair models without text normalisation, as Llama, Vicuna and Mistral have",
+            f"'{pieces.file}' is of a type that cannot be reproduced exactly ({reason})",
+            hint="Byte-pair models without text normalisation are supported, like those of Llama, Vicuna and Mistral",
         )
 
 

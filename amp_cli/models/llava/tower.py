@@ -76,7 +76,9 @@ def _folder_of(given: str) -> Path:
     if is_folder_name(given):
         folder = Path(given).expanduser()
         if not (folder / "config.json").is_file():
-            raise AmpError(f"No vision tower in '{given}': it has no config.json", hint="Give a CLIP folder or hub id")
+            raise AmpError(
+                f"There is no vision tower in '{given}': it has no config.json", hint="Give a CLIP folder or hub id"
+            )
         return folder
     return _from_hub(given)
 
@@ -146,7 +148,7 @@ def _inner(name: str, own: dict[str, StoredTensor]) -> Tower:
     hidden, channels, _, patch_size = patch
     if not name.startswith("openai/clip-vit-") or hidden % _OPENAI_HEAD_WIDTH:
         raise AmpError(
-            f"The weights of the vision tower '{name}' are inside the checkpoint, but not its configuration",
+            f"The weights of the vision tower '{name}' are inside the checkpoint, but its configuration is not",
             hint="Give --vision-tower FOLDER, with its config.json",
         )
     config = CLIPVisionConfig(
@@ -178,7 +180,7 @@ def _refuse_other_resolution(name: str, tower: Tower) -> None:
         raise AmpError(
             f"The model was trained with the vision tower '{name}' ({size} pixels, patches of {patch}); "
             f"'{tower.name}' has {tower.config.image_size} pixels and patches of {tower.config.patch_size}",
-            hint="Give the tower that the name means",
+            hint="Give the tower of that name",
         )
 
 

@@ -56,10 +56,10 @@ def shared_prefix_attention(
         ValueError: something is asked for that this attention does not do.
     """
     if sharing is None or attention_mask is not None or softcap is not None:
-        raise ValueError("this attention needs a row with shared prefixes, and knows no mask and no soft cap")
+        raise ValueError("this attention needs a row with shared prefixes, and supports neither a mask nor a soft cap")
     # A layer that has a window but does not hand it on would have us let all tokens see all before them.
     if sliding_window is None and layer_window(module.config, module.layer_idx) is not None:
-        raise ValueError("its layers slide a window and do not tell their attention so")
+        raise ValueError("its layers use a sliding window but do not pass it to their attention")
     # Flash attention knows 16-bit numbers and the causal triangle only; the whole images of `blocks` need a mask.
     fused = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and sharing.blocks is None
     if fused:
@@ -176,7 +176,7 @@ def use_attention(network: Any, name: str) -> None:
     """
     network.set_attn_implementation({"text_config": name})
     if network.config.get_text_config()._attn_implementation != name:
-        raise ValueError("its attention cannot be switched")
+        raise ValueError("its attention implementation cannot be changed")
 
 
 AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)

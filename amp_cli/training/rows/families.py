@@ -46,7 +46,7 @@ def token_types(network: Any, input_ids: torch.Tensor, answers: torch.Tensor) ->
     if name is None:
         return {}
     if network.config.model_type in MARKED_OTHERWISE:
-        raise ValueError(f"models of type '{network.config.model_type}' mark image tokens in a way of their own")
+        raise ValueError(f"models of type '{network.config.model_type}' mark image tokens in their own way")
     if network.config.model_type in WHOLE_PROMPTS:
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
         # 0 for what stands before the first answer and sees all of itself, 1 for what comes after and sees only back
@@ -101,17 +101,19 @@ def why_not_shared(network: Any, *, max_length: int, dense_mask: bool) -> str | 
         return f"its layers of type '{other[0]}' cannot be told which tokens see one another"
     if (limit := _original_length(text)) is not None and max_length > limit:
         return (
-            f"its positions depend on the longest item read together beyond {limit} tokens; max_length is {max_length}"
+            f"beyond {limit} tokens, its positions depend on the longest item in the batch; max_length is {max_length}"
         )
     if not dense_mask:
         return None
     if plain_attention(network) != "sdpa":
-        return "it takes no mask of true and false"
+        return "it does not accept a boolean mask"
     # One mask serves all layers, so a window must not bite in any of them.
     windows = [layer_window(text, number) for number in range(text.num_hidden_layers)]
     window = min((window for window in windows if window is not None), default=max_length)
     if window < max_length:
-        return f"one mask for all layers forgets its sliding window of {window} tokens; max_length is {max_length}"
+        return (
+            f"a single mask for all layers would lose its sliding window of {window} tokens; max_length is {max_length}"
+        )
     return None
 
 

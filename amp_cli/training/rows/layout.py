@@ -270,7 +270,9 @@ def spread(passes: Sequence[Sequence[int]], count: int) -> list[list[int]]:
     """
     result = [list(one) for one in passes]
     if count < len(result) or count > sum(len(one) for one in result):
-        raise ValueError(f"{sum(len(one) for one in result)} items in {len(result)} passes cannot make {count}")
+        raise ValueError(
+            f"{sum(len(one) for one in result)} items in {len(result)} passes cannot be split into {count}"
+        )
     while len(result) < count:
         fullest = max(result, key=len)
         result.append([fullest.pop()])

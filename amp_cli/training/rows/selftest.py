@@ -21,7 +21,7 @@ from amp_cli.training.rows.forward import LAYOUTS, ROWS, SHARED, SHARED_DENSE, F
 from amp_cli.training.rows.logprobs import takes_features
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-SLOWER = {SHARED_DENSE: "levels share a row by a mask over all of it", ROWS: "levels are read in rows of their own"}
+SLOWER = {SHARED_DENSE: "levels share a row through a full mask", ROWS: "each level has a row of its own"}
 HALF_TOLERANCE = 0.05
 """Mean absolute difference of an answer token's log-probability, nats, up to which two ways count as equal.
 
@@ -68,7 +68,7 @@ def choose_forward(
         tolerance = TOLERANCE.get(precision, HALF_TOLERANCE)
         if not bool(torch.isfinite(expected).all()):
             name = str(precision).removeprefix("torch.")
-            raise ValueError(f"its log-probabilities are not numbers in {name}: try --set dtype=bfloat16 or float32")
+            raise ValueError(f"its log-probabilities are not finite in {name}; try --set dtype=bfloat16 or float32")
         _refuse_foresight(model, items, device, tolerance)
     # (responses,) answer tokens of each: a sum's rounding grows with them, so differences are held per token
     counts = torch.tensor([int(one.supervised.sum()) for item in items for one in item.responses], device=device)
@@ -94,7 +94,7 @@ def choose_forward(
                     refused=tuple(refused),
                 )
             refused.append((how, failure or f"log-probabilities differ by {difference:.2g} nats a token"))
-    raise ValueError(f"the log-probabilities at the answer tokens are not those of its own logits ({refused[-1][1]})")
+    raise ValueError(f"the log-probabilities at the answer tokens do not match its own logits ({refused[-1][1]})")
 
 
 def _difference(
@@ -174,10 +174,12 @@ def describe(test: SelfTest) -> str | None:
     if test.layout == SHARED and test.image_once:
         return None
     slower = [SLOWER[test.layout]] if test.layout != SHARED else []
-    slower += [] if test.image_once else ["images go through with every pass"]
+    slower += [] if test.image_once else ["images are encoded again in every pass"]
     reasons: dict[str, list[str]] = {}
     for how, reason in test.refused:
         reasons.setdefault(reason, []).append(how)
     why = "; ".join(f"{reason} ({' and '.join(ways)})" for reason, ways in reasons.items())
-    sentence = " and ".join(slower) + (f", since {why}" if why else ", since it takes no features of images")
+    sentence = " and ".join(slower) + (
+        f", since {why}" if why else ", since it does not accept precomputed image features"
+    )
     return sentence[0].upper() + sentence[1:]
