@@ -194,6 +194,22 @@ class Level:
         )
 
 
+PAIR_SETS = ("all", "adjacent", "best-vs-rest")
+"""Which pairs of an item's levels are compared, in training and in exports that hold pairs."""
+
+
+def pairs_of(levels: int, pairs: str) -> tuple[tuple[int, int], ...]:
+    """Return the (better, worse) levels that `pairs` compares among `levels` levels."""
+    if pairs not in PAIR_SETS:
+        raise ValueError(f"pairs must be one of {', '.join(PAIR_SETS)}, not {pairs!r}")
+    every = [(better, worse) for better in range(levels) for worse in range(better + 1, levels)]
+    if pairs == "adjacent":
+        return tuple((better, worse) for better, worse in every if worse == better + 1)
+    if pairs == "best-vs-rest":
+        return tuple((better, worse) for better, worse in every if better == 0)
+    return tuple(every)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PreferenceItem:
     """K responses in quality order, level 0 the best: one line of `preferences.jsonl`."""

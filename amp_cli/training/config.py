@@ -14,9 +14,9 @@ from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.models.resolve import adapter_folder, model_and_adapter
 from amp_cli.models.spec import ModelSpec
+from amp_cli.records import PAIR_SETS
 
 METHODS = ("mdpo", "sft")
-PAIR_SETS = ("all", "adjacent", "best-vs-rest")
 REDUCTIONS = ("sum", "mean")
 SCHEDULERS = ("cosine", "constant", "linear")
 QUANTIZATIONS = (None, "nf4", "int8")

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import logsigmoid
 
-PAIR_SETS = ("all", "adjacent", "best-vs-rest")
+from amp_cli.records import pairs_of
+
 REDUCTIONS = ("sum", "mean")
 TIE = 4 * torch.finfo(torch.float32).eps
 """How far a margin may be from zero and still be a tie, as a share of the four sums that it comes from.
@@ -31,18 +32,6 @@ class MDPOLoss:
     order: torch.Tensor  # (batch, pairs) float64: 1 in order, 0 not, 0.5 a tie; NaN where absent
     accuracy: float  # mean of `order`: the share of pairs in order, a tie counts one half; NaN without pairs
     rewards: torch.Tensor  # (batch, levels): policy minus reference log-probability, nats
-
-
-def pairs_of(levels: int, pairs: str) -> tuple[tuple[int, int], ...]:
-    """Return the (better, worse) levels that `pairs` compares among `levels` levels."""
-    if pairs not in PAIR_SETS:
-        raise ValueError(f"pairs must be one of {', '.join(PAIR_SETS)}, not {pairs!r}")
-    every = [(better, worse) for better in range(levels) for worse in range(better + 1, levels)]
-    if pairs == "adjacent":
-        return tuple((better, worse) for better, worse in every if worse == better + 1)
-    if pairs == "best-vs-rest":
-        return tuple((better, worse) for better, worse in every if better == 0)
-    return tuple(every)
 
 
 def count_terms(levels: list[int], pairs: str, reduction: str) -> int:

@@ -36,7 +36,9 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def generate(data: Path, out: Path, processes: int | None, *names: str, **decoding: Any) -> None:
+def generate(
+    data: Path, out: Path, processes: int | None, *names: str, max_new_tokens: int = 12, **decoding: Any
+) -> None:
     generate_preferences(
         GenerateSettings(
             data=data,
@@ -44,7 +46,7 @@ def generate(data: Path, out: Path, processes: int | None, *names: str, **decodi
             method="meg",
             experts=tuple(Expert(name=name, model="tiny") for name in names),
             loading=Loading(device="cpu"),
-            decoding=Decoding(max_new_tokens=12, **decoding),
+            decoding=Decoding(max_new_tokens=max_new_tokens, **decoding),
             running=Running(batch_size=4, num_processes=processes),
             auto_check=False,
         )
@@ -64,13 +66,15 @@ def test_two_processes_write_byte_for_byte_what_one_writes(data: Path, tmp_path:
     assert not (tmp_path / "two" / FOLDER / "1").exists()
 
 
+LONG = 120
+"""Tokens of an answer where a worker is killed: a worker has seconds to go when its first answers are on disk."""
 CALL = """
 import sys
 from pathlib import Path
 from amp_cli.errors import AmpError
-from tests.preferences.test_generate_processes import generate
+from tests.preferences.test_generate_processes import LONG, generate
 try:
-    generate(Path(sys.argv[1]), Path(sys.argv[2]), 2, "sampled", temperature=0.7)
+    generate(Path(sys.argv[1]), Path(sys.argv[2]), 2, "sampled", temperature=0.7, max_new_tokens=LONG)
 except AmpError as error:
     sys.exit(f"{error.message} | {error.hint}")
 """
@@ -79,7 +83,7 @@ except AmpError as error:
 @pytest.mark.slow
 def test_sampled_texts_are_those_of_one_process_though_a_worker_was_killed(data: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    generate(data, one, None, "sampled", temperature=0.7)
+    generate(data, one, None, "sampled", temperature=0.7, max_new_tokens=LONG)
     first = subprocess.Popen(
         [sys.executable, "-c", CALL, str(data), str(two)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -93,7 +97,7 @@ def test_sampled_texts_are_those_of_one_process_though_a_worker_was_killed(data:
     assert first.returncode == 1, said
     assert "the same command goes on" in said
     assert 0 < len((two / "candidates.jsonl").read_text().splitlines()) < 40
-    generate(data, two, 2, "sampled", temperature=0.7)
+    generate(data, two, 2, "sampled", temperature=0.7, max_new_tokens=LONG)
     assert same_files(one, two)
     assert Run.read(two).facts["state"] == "done"
 

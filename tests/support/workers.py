@@ -10,7 +10,7 @@ import psutil
 def workers(parent: "subprocess.Popen[str]") -> list[psutil.Process]:
     """The processes that answer for a command."""
     family = psutil.Process(parent.pid).children(recursive=True)
-    return [one for one in family if "amp_cli.asking.worker" in one.cmdline() and "-u" in one.cmdline()]
+    return [one for one in family if {"amp_cli.asking.worker", "-u"} <= set(words_of(one))]
 
 
 def wait_for_answers(folder: Path, running: "subprocess.Popen[str]") -> None:
@@ -21,3 +21,11 @@ def wait_for_answers(folder: Path, running: "subprocess.Popen[str]") -> None:
         assert running.poll() is None, running.stderr and running.stderr.read()
         time.sleep(0.05)
     raise AssertionError("no answers within two minutes")
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """Return a process's command line; one that has ended in the meantime has none."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

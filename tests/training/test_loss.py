@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from amp_cli.training.config import PAIR_SETS as CONFIG_PAIR_SETS
-from amp_cli.training.loss import PAIR_SETS, MDPOLoss, mdpo_loss, pairs_of
+from amp_cli.records import PAIR_SETS, pairs_of
+from amp_cli.training.loss import MDPOLoss, mdpo_loss
 
 PREFERENCE = Path(__file__).parents[1] / "golden" / "llava" / "preference"
 GOLDEN = [
@@ -70,7 +70,7 @@ def test_the_pair_sets_are_the_papers_and_its_ablations() -> None:
     assert pairs_of(3, "all") == ((0, 1), (0, 2), (1, 2))
     assert pairs_of(4, "adjacent") == ((0, 1), (1, 2), (2, 3))
     assert pairs_of(4, "best-vs-rest") == ((0, 1), (0, 2), (0, 3))
-    assert PAIR_SETS == CONFIG_PAIR_SETS
+    assert PAIR_SETS == ("all", "adjacent", "best-vs-rest")
 
 
 def test_sum_is_over_an_items_pairs_then_mean_over_items_and_mean_over_all_pairs() -> None:

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +14,7 @@ from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.parquet import written_parquet
 from amp_cli.preferences.images import find_images, image_root, name_from
 from amp_cli.preferences.reading import read_items, written_beside
-from amp_cli.records import PreferenceItem
+from amp_cli.records import PAIR_SETS, PreferenceItem, pairs_of
 
 ENDINGS = {
     "trl": (".parquet", ".jsonl"),
@@ -48,8 +47,8 @@ class ExportSettings:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.pairs not in PAIRINGS:
-            raise AmpError(f"There is no pairing '{self.pairs}'", hint=f"Use {', '.join(PAIRINGS)}")
+        if self.pairs not in PAIR_SETS:
+            raise AmpError(f"There is no pairing '{self.pairs}'", hint=f"Use {', '.join(PAIR_SETS)}")
         if self.to not in (*ENDINGS, "hub"):
             raise AmpError(f"There is no layout '{self.to}'", hint=f"Use {', '.join(ENDINGS)} or hub")
 
@@ -198,9 +197,6 @@ def _factory_entries(out: Path) -> dict[str, Any]:
     return entries
 
 
-PAIRINGS = ("all", "adjacent", "best-vs-rest")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """Two levels of an item; `better` and `worse` are their places in the quality order, from 0."""
@@ -237,13 +233,7 @@ class Pair:
 
 def cut_pairs(item: PreferenceItem, pairing: str) -> Iterator[Pair]:
     """Yield the item's pairs: `all` of them, `adjacent` levels only, or the best level with each other one."""
-    numbers = range(len(item.levels))
-    places = {
-        "all": combinations(numbers, 2),
-        "adjacent": pairwise(numbers),
-        "best-vs-rest": ((0, worse) for worse in numbers[1:]),
-    }[pairing]
-    for better, worse in places:
+    for better, worse in pairs_of(len(item.levels), pairing):
         yield Pair(item=item, better=better, worse=worse)
 
 

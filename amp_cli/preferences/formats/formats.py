@@ -15,35 +15,31 @@ from amp_cli.preferences.formats import (
     mdpo,
     mm_rlhf,
     ms_swift,
-    plain_dpo,
     povid,
-    rlaif_v,
-    rlhf_v,
     trl,
     vision_feedback,
     vlfeedback,
 )
 from amp_cli.preferences.formats.draft import Format
+from amp_cli.preferences.formats.pairs import PAIRS
 
 FORMATS: dict[str, Format] = {
-    module.FORMAT.name: module.FORMAT
-    for module in (
-        amp,
-        amp_authors,
-        rlhf_v,
-        rlaif_v,
-        vlfeedback,
-        llava_rlhf,
-        llava_instruct,
-        povid,
-        ha_dpo,
-        mdpo,
-        plain_dpo,
-        mm_rlhf,
-        trl,
-        ms_swift,
-        llama_factory,
-        vision_feedback,
+    one.name: one
+    for one in (
+        amp.FORMAT,
+        amp_authors.FORMAT,
+        vlfeedback.FORMAT,
+        llava_rlhf.FORMAT,
+        llava_instruct.FORMAT,
+        povid.FORMAT,
+        ha_dpo.FORMAT,
+        mdpo.FORMAT,
+        mm_rlhf.FORMAT,
+        trl.FORMAT,
+        ms_swift.FORMAT,
+        llama_factory.FORMAT,
+        vision_feedback.FORMAT,
+        *(layout.format for layout in PAIRS),
     )
 }
 OTHER_NAMES = {"silkie": "vlfeedback", "sharegpt4v": "llava-instruct"}
