@@ -14,6 +14,7 @@ from amp_cli.dialogues.named_images import Record
 from amp_cli.preferences.formats import formats
 from amp_cli.preferences.formats.draft import Choices, Draft, Format
 from amp_cli.preferences.formats.importing import import_preferences
+from amp_cli.preferences.formats.pairs import PairLayout
 from amp_cli.records import Level, Verdict
 from tests.support.judged_data import Script, mmhal_folder, write_lines
 from tests.support.tiny_families import FAMILIES
@@ -48,6 +49,14 @@ def test_a_toy_format_is_one_record_and_one_line(tmp_path: Path, monkeypatch: py
     data = write_lines(tmp_path / "data.jsonl", [{"asked": "What is it?", "praised": "A dog.", "blamed": "A cat."}])
     result = import_preferences(data, tmp_path / "out")
     assert (result.format, result.items, result.levels) == ("praise", 1, {"2": 1})
+
+
+def test_a_toy_pair_layout_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = PairLayout(name="toy", title="a toy", question="asked", images=("photo",), meta=()).format
+    monkeypatch.setitem(formats.FORMATS, toy.name, toy)
+    data = write_lines(tmp_path / "data.jsonl", [{"asked": "What is it?", "chosen": "A dog.", "rejected": "A cat."}])
+    result = import_preferences(data, tmp_path / "out")
+    assert (result.format, result.items, result.levels) == ("toy", 1, {"2": 1})
 
 
 class Contrarian:
