@@ -285,7 +285,7 @@ def show(result: "GenerateResult") -> None:
     stats = result.stats
     counts = ", ".join(f"{number} with {levels} levels" for levels, number in stats["levels"].items())
     rows = [
-        (source, row["n"], row["mean_level"], row["accuracy"], row["score"], row["words"])
+        (source, row["n"], row["mean_level"], row["accuracy"], row["score"], row["words"]["mean"])
         for source, row in stats["per_source"].items()
     ]
     columns = ("source", "answers", "mean level", "accuracy", "score", "words")

@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
@@ -162,46 +162,23 @@ class Tally:
 
 
 def summarise(
-    items: Sequence[PreferenceItem], tally: Tally, *, rejected: int, check: dict[str, Any] | None
+    items: Iterable[PreferenceItem], tally: Tally, *, rejected: int, check: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Return the content of `stats.json`; means are over the levels that auto-check could compare.
+    """Return the content of `stats.json`: the figures that `amp prefs stats` gives too, and what led to the levels.
 
     Args:
         check: what auto-check compared with, or None where it was off.
     """
-    by_level: dict[int, list[Level]] = {}
-    by_source: dict[str, list[tuple[int, Level]]] = {}
+    figures = Figures()
     for item in items:
-        for number, level in enumerate(item.levels):
-            by_level.setdefault(number, []).append(level)
-            by_source.setdefault(level.source, []).append((number, level))
-    lengths = Counter(len(item.levels) for item in items)
+        figures.add(item)
     return {
-        "items": len(items),
+        **figures.to_json(),
         "rejected": rejected,
-        "levels": {str(count): lengths[count] for count in sorted(lengths)},
         "auto_check": None
         if check is None
         else {**check, "reordered": tally.reordered, "items_without_chunk": tally.without_chunk},
-        "per_level": [{"level": number, **_means(levels)} for number, levels in sorted(by_level.items())],
-        "per_source": {
-            source: {**_means([level for _, level in placed]), "mean_level": _mean([number for number, _ in placed])}
-            for source, placed in by_source.items()
-        },
         "dropped": {**tally.dropped_levels, "items": len(tally.dropped_items)},
         "dropped_per_source": dict(sorted(tally.dropped_sources.items())),
         "dropped_items": tally.dropped_items,
     }
-
-
-def _means(levels: Sequence[Level]) -> dict[str, Any]:
-    return {
-        "n": len(levels),
-        "accuracy": _mean([level.accuracy for level in levels if level.accuracy is not None]),
-        "score": _mean([level.score for level in levels if level.score is not None]),
-        "words": _mean([sum(len(answer.split()) for answer in level.answers) for level in levels]),
-    }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None

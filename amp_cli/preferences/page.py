@@ -91,7 +91,7 @@ def _tables(stats: Mapping[str, Any]) -> tuple[OverviewTable, ...]:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    words = row["words"]["mean"] if isinstance(row["words"], Mapping) else row["words"]
+    words = row["words"]["mean"]
     return f"{row['n']:,}", _digits(words, 1), _digits(row["accuracy"], 3), _digits(row["score"], 3)
 
 
