@@ -25,6 +25,7 @@ FINISHED = ("pope", "pope-adapter", "pope-theirs", "chair", "amber", "mmhal-loca
 FINISHED += JUDGED
 
 Amp = Callable[[str], int]
+pytestmark = pytest.mark.slow  # each test goes on with a copy of all folders
 
 
 @pytest.fixture
