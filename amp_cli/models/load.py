@@ -30,7 +30,7 @@ from amp_cli.models.llava.original import (
     processor_of,
     tensors_by_file,
 )
-from amp_cli.models.llava.source import Source, find_outline, find_source
+from amp_cli.models.llava.source import CheckpointFolder, find_outline, find_source
 from amp_cli.models.llava.to_hf import keep_small_files, save_processor
 from amp_cli.models.precision import choose_device, choose_dtype, quantization_config, refuse_overflow
 from amp_cli.models.resolve import check_model, local_folder, model_and_adapter, model_config
@@ -144,7 +144,7 @@ def load_outline(spec: ModelSpec) -> LoadedModel:
 
 
 def _with_processor(
-    network: Any, source: Source, config: dict[str, Any], identity: dict[str, Any], spec: ModelSpec
+    network: Any, source: CheckpointFolder, config: dict[str, Any], identity: dict[str, Any], spec: ModelSpec
 ) -> LoadedModel:
     processor = _load_processor(source, config, spec.trust_remote_code)
     template = spec.template
@@ -198,7 +198,7 @@ def load_text_model(spec: ModelSpec) -> LoadedModel:
     )
 
 
-def _load_network(source: Source, config: dict[str, Any], options: dict[str, Any]) -> PreTrainedModel:
+def _load_network(source: CheckpointFolder, config: dict[str, Any], options: dict[str, Any]) -> PreTrainedModel:
     """Load the weights and refuse a checkpoint that leaves any of the model's own weights untold."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -237,7 +237,7 @@ def _from_original(checkpoint: OriginalCheckpoint, options: dict[str, Any]) -> t
     return network, info
 
 
-def _load_processor(source: Source, config: dict[str, Any], trust_remote_code: bool) -> Any:
+def _load_processor(source: CheckpointFolder, config: dict[str, Any], trust_remote_code: bool) -> Any:
     """Load the processor; LLaVA's images go through the PIL backend, which is the one its training used."""
     if source.original is not None:
         return processor_of(source.original)

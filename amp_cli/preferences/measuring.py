@@ -118,7 +118,7 @@ def binned(counts: Counter[int], bins: int) -> list[tuple[int, int, int]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MeasuredPrefs:
     """The figures of a set, and the entries that gave no item."""
 
     figures: Figures
@@ -130,7 +130,7 @@ class Measured:
         return {"items": numbers.pop("items"), "rejected": self.refused.count, **numbers}
 
 
-def measure(prefs: str, out: Path | None = None) -> Measured:
+def measure(prefs: str, out: Path | None = None) -> MeasuredPrefs:
     """Count all items of a file; with `out`, write stats.json, stats.png and the list of refused entries there.
 
     Raises:
@@ -140,7 +140,9 @@ def measure(prefs: str, out: Path | None = None) -> Measured:
         raise AmpError(
             f"'{out}' holds a run, which has a stats.json of its own", hint="Choose another folder with --out"
         )
-    measured = Measured(figures=Figures(), refused=LeftOutLog.begin(None if out is None else out / "rejected.jsonl"))
+    measured = MeasuredPrefs(
+        figures=Figures(), refused=LeftOutLog.begin(None if out is None else out / "rejected.jsonl")
+    )
     with reading_progress("Counting", Path(prefs)) as advance:
         for one in read_items(prefs):
             advance()

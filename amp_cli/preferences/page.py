@@ -154,7 +154,7 @@ class ShownItem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segment:
+class MarkedText:
     """A run of an answer's characters: `supported`, `unsupported` or `plain`."""
 
     text: str
@@ -202,18 +202,18 @@ def _template(name: str) -> str:
     return template_path("report", name).read_text(encoding="utf-8")
 
 
-def split_at_marks(answer: str, marks: Sequence[Mark]) -> list[Segment]:
+def split_at_marks(answer: str, marks: Sequence[Mark]) -> list[MarkedText]:
     """Cut an answer into runs of one state; where chunks are nested, the innermost decides."""
     states = ["plain"] * len(answer)
     for mark in sorted(marks, key=lambda mark: mark.start - mark.end):
         if mark.supported is not None:
             state = "supported" if mark.supported else "unsupported"
             states[mark.start : mark.end] = [state] * (mark.end - mark.start)
-    segments: list[Segment] = []
+    segments: list[MarkedText] = []
     start = 0
     for end in range(1, len(answer) + 1):
         if end == len(answer) or states[end] != states[start]:
-            segments.append(Segment(text=answer[start:end], state=states[start]))
+            segments.append(MarkedText(text=answer[start:end], state=states[start]))
             start = end
     return segments
 

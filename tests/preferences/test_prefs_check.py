@@ -126,7 +126,7 @@ def test_examples_are_few_and_the_list_has_all(folder: Path) -> None:
 
 
 def test_a_image_is_read_once_however_many_items_have_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from amp_cli.preferences.check import images as images
+    from amp_cli.preferences.check import leakage as images
 
     read = []
     monkeypatch.setattr(images, "check_image", lambda path: read.append(path.name))

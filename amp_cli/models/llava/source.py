@@ -23,7 +23,7 @@ from amp_cli.models.spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class CheckpointFolder:
     """Where a model's parts lie.
 
     Attributes:
@@ -48,7 +48,7 @@ class Source:
         return dict(read_json(self.folder / "config.json"))
 
 
-def find_source(spec: ModelSpec) -> Source:
+def find_source(spec: ModelSpec) -> CheckpointFolder:
     """Find every part, fetching from the hub what is missing there.
 
     Raises:
@@ -66,7 +66,7 @@ def find_source(spec: ModelSpec) -> Source:
         config, notes = original.config, original.notes
         if os.environ.get("AMP_CACHE_CONVERTED"):
             folder, original = converted_folder(original), None
-    return Source(
+    return CheckpointFolder(
         model=spec.model,
         folder=folder,
         original=original,
@@ -77,7 +77,7 @@ def find_source(spec: ModelSpec) -> Source:
     )
 
 
-def find_outline(spec: ModelSpec) -> Source:
+def find_outline(spec: ModelSpec) -> CheckpointFolder:
     """Find what tells a model's shape: no weights, save for an original checkpoint, of which their files' headers tell.
 
     Raises:
@@ -86,7 +86,7 @@ def find_outline(spec: ModelSpec) -> Source:
     config, _ = model_config(spec.model)
     if says_original(config) or spec.vision_tower is not None:
         return find_source(replace(spec, adapter=None))
-    return Source(
+    return CheckpointFolder(
         model=spec.model,
         folder=folder_of_small_files(spec.model),
         original=None,

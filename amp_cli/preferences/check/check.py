@@ -13,11 +13,11 @@ from amp_cli.errors import AmpError
 from amp_cli.models.llava.layout import says_original
 from amp_cli.models.resolve import fetch_file, is_folder_name, model_config, model_place
 from amp_cli.preferences.check.findings import Finding, Findings
-from amp_cli.preferences.check.images import BenchmarkImages, SourceImage, with_images
+from amp_cli.preferences.check.leakage import BenchmarkImages, CheckedImage, with_images
 from amp_cli.preferences.check.style import StyleShift
 from amp_cli.preferences.check.texts import LengthBias, Seen, check_texts, content_key
 from amp_cli.preferences.formats.source import open_source
-from amp_cli.preferences.images import image_root
+from amp_cli.preferences.image_paths import image_root
 from amp_cli.preferences.reading import read_items, reading_progress, written_beside
 from amp_cli.records import PreferenceItem
 
@@ -224,7 +224,7 @@ class _Checker:
         self._ids = Seen()
         self._contents = Seen()
 
-    def take(self, entry: PreferenceItem | LeftOut, images: tuple[SourceImage, ...]) -> None:
+    def take(self, entry: PreferenceItem | LeftOut, images: tuple[CheckedImage, ...]) -> None:
         if isinstance(entry, LeftOut):
             check = "empty-answer" if "an empty answer" in entry.reason else "schema"
             self._reject(check, entry.id, entry.reason)
@@ -246,7 +246,7 @@ class _Checker:
         self.findings.add(check, item_id, reason)
         self.report.rejected += 1
 
-    def _take_sound(self, item: PreferenceItem, images: tuple[SourceImage, ...]) -> None:
+    def _take_sound(self, item: PreferenceItem, images: tuple[CheckedImage, ...]) -> None:
         self.report.items += 1
         self.report.levels[len(item.levels)] += 1
         self.report.lengths.take(item)

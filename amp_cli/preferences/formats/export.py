@@ -12,7 +12,7 @@ from amp_cli.disk.jsonl import read_json, write_json
 from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.parquet import written_parquet
-from amp_cli.preferences.images import find_images, image_root, name_from
+from amp_cli.preferences.image_paths import find_images, image_root, name_from
 from amp_cli.preferences.reading import read_items, written_beside
 from amp_cli.records import PAIR_SETS, PreferenceItem, pairs_of
 

@@ -13,7 +13,7 @@ from amp_cli.disk.run import NAME, put_in_place
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.export import Exported, ExportSettings, list_rejected, refuse_nothing, sound_items
-from amp_cli.preferences.images import find_images
+from amp_cli.preferences.image_paths import find_images
 from amp_cli.preferences.reading import written_beside
 from amp_cli.records import PreferenceItem
 

@@ -106,7 +106,7 @@ AHEAD = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceImage:
+class CheckedImage:
     """One image of an item: why it cannot be used, or the benchmark's image that it copies."""
 
     name: str
@@ -114,14 +114,14 @@ class SourceImage:
     match: Match | None = None
 
 
-Seen = tuple[PreferenceItem | LeftOut, tuple[SourceImage, ...]]
+Seen = tuple[PreferenceItem | LeftOut, tuple[CheckedImage, ...]]
 
 
 def with_images(
     items: Iterable[PreferenceItem | LeftOut], root: Path, benchmark: BenchmarkImages | None
 ) -> Iterator[Seen]:
     """Yield each entry with what its images are like."""
-    known: dict[str, SourceImage | Future[SourceImage]] = {}
+    known: dict[str, CheckedImage | Future[CheckedImage]] = {}
     waiting: deque[PreferenceItem | LeftOut] = deque()
 
     def finished(item: PreferenceItem | LeftOut) -> Seen:
@@ -130,7 +130,7 @@ def with_images(
             image = known[name]
             if isinstance(image, Future):
                 known[name] = image.result()
-        return item, tuple(image for name in names if isinstance(image := known[name], SourceImage))
+        return item, tuple(image for name in names if isinstance(image := known[name], CheckedImage))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for item in items:
@@ -144,12 +144,12 @@ def with_images(
             yield finished(waiting.popleft())
 
 
-def _examine(name: str, root: Path, benchmark: BenchmarkImages | None) -> SourceImage:
+def _examine(name: str, root: Path, benchmark: BenchmarkImages | None) -> CheckedImage:
     try:
         path = find_image(name, root)
         if benchmark is None:
             check_image(path)
-            return SourceImage(name=name)
-        return SourceImage(name=name, match=benchmark.match(look_at(path)))
+            return CheckedImage(name=name)
+        return CheckedImage(name=name, match=benchmark.match(look_at(path)))
     except AmpError as error:
-        return SourceImage(name=name, problem=error.message)
+        return CheckedImage(name=name, problem=error.message)
