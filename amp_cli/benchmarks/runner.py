@@ -148,7 +148,7 @@ def _adopted(
     check_complete([item for item in items if item.id in kept] or items, kept, path)
     left_aside = len(answers) - len(kept)
     if left_aside:
-        ui.note(f"{left_aside:,} answers are to questions that {benchmark.name} does not ask: they were left aside")
+        ui.note(f"Left aside: {left_aside:,} answers to questions that {benchmark.name} does not ask")
     return Adopted(answers=kept, left_aside=left_aside)
 
 

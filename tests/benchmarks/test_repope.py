@@ -78,7 +78,7 @@ def test_answers_of_a_pope_run_are_scored_by_the_corrected_labels(
     assert result.scores["splits"]["random"]["tp"] == 2
     assert result.rejected == {}
     assert result.scores["left_aside"] == 3  # the bear, once in each split
-    assert "3 answers are to questions that repope does not ask" in capsys.readouterr().err
+    assert "Left aside: 3 answers to questions that repope does not ask" in capsys.readouterr().err
     again = run_benchmark(EvalSettings(benchmark="repope", out=result.out, only="score"))
     assert again.scores == result.scores
     assert Run.read(result.out).facts["data"]["questions"] == {"random": 3, "popular": 3, "adversarial": 3}
@@ -91,7 +91,7 @@ def test_the_command_rescores_a_pope_run(pope_run: Path) -> None:
     assert result.exit_code == 0, result.output
     scores = json.loads(result.stdout)
     assert (scores["benchmark"], scores["overall"]["n"], scores["left_aside"]) == ("repope", 9, 3)
-    assert "3 answers are to questions that repope does not ask" in result.stderr
+    assert "Left aside: 3 answers to questions that repope does not ask" in result.stderr
 
 
 def test_upstreams_answers_to_pope_are_scored_by_way_of_its_questions(pope_run: Path) -> None:
