@@ -218,7 +218,7 @@ def _hash_of(path: Path) -> str:
 
 def _make_checker(settings: GenerateSettings, encoder: Encoder | None) -> Checker:
     return Checker(
-        encoder=encoder or make_encoder(settings.encoder, device=settings.loading.device),
+        encoder=encoder or make_encoder(settings.encoder, tau=settings.tau, device=settings.loading.device),
         parser=ChunkParser(settings.spacy_model),
         tau=settings.tau,
         coverage=settings.coverage,
@@ -328,4 +328,6 @@ def _facts_of(checker: Checker | None) -> dict[str, Any] | None:
         "coverage": checker.coverage,
         "compare_attributes": checker.attributes_are_compared,
         "spacy_model": checker.parser.model,
+        "language": checker.parser.language,
+        "encoder_language": checker.encoder.language,
     }

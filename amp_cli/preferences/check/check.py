@@ -268,7 +268,11 @@ class _Checker:
             self.findings.add("leakage", item.id, f"'{name}' {same} '{match.image}'")
 
     def finish(self) -> Report:
-        for finding in (self.report.lengths.finding(), self.report.style.finding()):
+        for finding in (
+            self.report.lengths.finding(),
+            self.report.style.finding(),
+            self.report.style.other_languages(),
+        ):
             if finding is not None:
                 self.findings.add_whole(finding)
         found = self.findings.all()

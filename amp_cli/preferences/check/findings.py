@@ -23,8 +23,9 @@ CHECKS = {
     "leakage": "items that share an image with a benchmark",
     "length-bias": "the best answers have another length than the others",
     "style-shift": "sources write in different styles",
+    "language": "answers that are not in English, whose style is not compared",
 }
-"""Every check and what it says of the items it found; the last two speak of the data as a whole."""
+"""Every check and what it says of the items it found; the last three speak of the data as a whole."""
 FAULTS = ("schema", "empty-answer", "id", "image", "image-place")
 
 
