@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
-from transformers import Trainer
 
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.config import TrainConfig
@@ -15,12 +14,13 @@ from amp_cli.training.reference import ReferenceCache
 from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.layout import Batch, by_level, level_mask, spread
 from amp_cli.training.rows.logprobs import weigh_rounds
+from amp_cli.training.updates import FiniteTrainer
 
 Passes = list[list[EncodedItem]]
 """This process's share of one update, cut into forward passes."""
 
 
-class MDPOTrainer(Trainer):
+class MDPOTrainer(FiniteTrainer):
     """Trains a PeftModel whose base `teach_log_probabilities` has been given.
 
     A batch of the data loader is this process's share of one update, a list of items; it is cut into forward passes
