@@ -8,6 +8,7 @@ import torch
 from accelerate.utils import DistributedType
 
 from amp_cli.models.prompts import EncodedItem
+from amp_cli.records import MOST_LEVELS
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.loss import MDPOLoss, count_terms, mdpo_loss
 from amp_cli.training.reference import ReferenceCache
@@ -109,10 +110,6 @@ class MDPOTrainer(FiniteTrainer):
         return 0
 
 
-MOST_LEVELS = 64
-"""Levels beyond this are trained on like all, but listed together."""
-
-
 class PairMetrics:
     """Sums over the steps between two log lines."""
 
@@ -156,4 +153,4 @@ class PairMetrics:
 def _present(values: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the values that are there (NaN marks absent levels) and the column number of each, both flat."""
     there = ~values.isnan()
-    return values[there].double(), columns.clamp(max=MOST_LEVELS - 1).expand_as(values)[there]
+    return values[there].double(), columns.expand_as(values)[there]
