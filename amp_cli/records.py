@@ -210,9 +210,13 @@ def pairs_of(levels: int, pairs: str) -> tuple[tuple[int, int], ...]:
     return tuple(every)
 
 
+MOST_LEVELS = 8
+"""K is 2 to 8."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PreferenceItem:
-    """K responses in quality order, level 0 the best: one line of `preferences.jsonl`."""
+    """K responses in quality order, level 0 the best, 2 to 8 of them: one line of `preferences.jsonl`."""
 
     id: str
     images: tuple[str, ...]
@@ -227,6 +231,11 @@ class PreferenceItem:
             raise AmpError("the item has no question")
         if len(self.levels) < 2:
             raise AmpError(f"the item has {len(self.levels)} level(s); a preference needs at least 2")
+        if len(self.levels) > MOST_LEVELS:
+            raise AmpError(
+                f"the item has {len(self.levels)} levels; at most {MOST_LEVELS} are possible",
+                hint=f"Keep {MOST_LEVELS} of its levels, the best and the worst among them",
+            )
         for number, level in enumerate(self.levels):
             _refuse_uneven(level.answers, self.questions, f"level {number}")
         self.frame.refuse_misfit(len(self.images), len(self.questions))

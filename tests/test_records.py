@@ -36,6 +36,7 @@ def test_source_candidate_and_answer_come_back_unchanged() -> None:
     ("change", "reason"),
     [
         ({"levels": CONTRACT_ITEM["levels"][:1]}, "at least 2"),
+        ({"levels": CONTRACT_ITEM["levels"][:1] * 9}, "9 levels; at most 8"),
         ({"levels": "two"}, "must be a list"),
         ({"questions": ["What?"]}, "2 answers for 1 questions"),
         ({"questions": []}, "no question"),

@@ -73,6 +73,12 @@ def read_adapter(folder: Path, name: str) -> tuple[LoraConfig, dict[str, torch.T
     weights: dict[str, torch.Tensor] = {}
     for file in weight_files(folder, ADAPTER_STEMS):
         weights |= read_tensors(file)
+    broken = next((key for key, tensor in weights.items() if not bool(torch.isfinite(tensor).all())), None)
+    if broken is not None:
+        raise AmpError(
+            f"The adapter '{name}' is damaged: its weight '{broken}' holds numbers that are not finite",
+            hint="Its training failed; train again with a lower learning_rate",
+        )
     return config, weights
 
 

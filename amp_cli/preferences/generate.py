@@ -23,9 +23,8 @@ from amp_cli.preferences.levels import build_preferences
 from amp_cli.preferences.nounchunks import DEFAULT_MODEL, ChunkParser
 from amp_cli.preferences.page import SHOWN_ITEMS, ShownItem, overview_of_run, write_page
 from amp_cli.preferences.sources import Sources, read_sources
-from amp_cli.records import PreferenceItem
+from amp_cli.records import MOST_LEVELS, PreferenceItem
 
-MAX_LEVELS = 8
 PAPER_DECODING = Decoding(num_beams=4, temperature=0.7, repetition_penalty=1.1)
 """What the paper's experts answered with."""
 
@@ -70,9 +69,9 @@ class GenerateSettings:
             raise AmpError(
                 "No expert is given, so there would be one level", hint="--expert NAME=MODEL, strong to weak"
             )
-        if len(self.experts) >= MAX_LEVELS:
+        if len(self.experts) >= MOST_LEVELS:
             raise AmpError(
-                f"{len(self.experts)} experts give more than {MAX_LEVELS} levels", hint="Give fewer --expert"
+                f"{len(self.experts)} experts give more than {MOST_LEVELS} levels", hint="Give fewer --expert"
             )
         if self.base or self.finetune_data or self.levels:
             raise AmpError("--base, --finetune-data and --levels belong to --method ig", hint="Give only --expert")
@@ -88,8 +87,8 @@ class GenerateSettings:
             )
         if is_endpoint(self.base):
             raise AmpError("A model behind an endpoint cannot be fine-tuned here", hint="Give --base a model's weights")
-        if self.levels > MAX_LEVELS:
-            raise AmpError(f"There may be at most {MAX_LEVELS} levels, not {self.levels}")
+        if self.levels > MOST_LEVELS:
+            raise AmpError(f"There may be at most {MOST_LEVELS} levels, not {self.levels}")
         series_names(self.levels)
 
     def models(self) -> tuple[Expert, ...]:

@@ -40,6 +40,7 @@ def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, me
     rejections = LeftOutLog.open(run_folder / REJECTED)
     root = image_root or source.resolve().parent
     items: dict[str, TrainItem] = {}
+    last = ("", AmpError("the file is empty"))
     for number, record, reason in read_json_records(source):
         item_id = _id_of(record, number, source)
         try:
@@ -49,10 +50,11 @@ def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, me
                 raise AmpError(f"the id '{item_id}' occurs twice; the first item is kept")
             items[item_id] = _usable({**record, "id": item_id}, root, method)
         except AmpError as error:
+            last = (item_id, error)
             rejections.note(item_id if item_id not in items else f"{item_id} (entry {number})", error.message)
-            refuse_systematic(rejections, len(items), source, error)
+            refuse_systematic(rejections, len(items), source, last)
     if not items:
-        raise AmpError(f"'{source}' has no usable items", hint=f"The reasons are in '{run_folder / REJECTED}'")
+        raise _unusable(f"'{source}' has no usable items", last)
     lines = (json.dumps(item.to_json(), ensure_ascii=False) for item in items.values())
     write_text(kept, "".join(line + "\n" for line in lines))
     return len(items)
@@ -83,17 +85,23 @@ def answers_of(item: TrainItem, method: str) -> list[tuple[str, ...]]:
     return [level.answers for level in levels]
 
 
-def refuse_systematic(rejections: LeftOutLog, usable: int, source: Path, last: AmpError) -> None:
-    """Stop when nothing but rejected items has come so far.
+def refuse_systematic(rejections: LeftOutLog, usable: int, source: Path, last: tuple[str, AmpError]) -> None:
+    """Stop when nothing but rejected items has come so far; `last` is the id of the last one, and why.
 
     Raises:
         AmpError: the first `SYSTEMATIC` items were all rejected.
     """
     if not usable and rejections.count >= SYSTEMATIC:
-        raise AmpError(
-            f"None of the first {rejections.count} items of '{source}' is usable; the last one: {last.message}",
-            hint=last.hint or "See rejected.jsonl in the run folder",
-        )
+        what = f"None of the first {rejections.count} items of '{source}' is usable"
+        raise _unusable(what, last)
+
+
+def _unusable(what: str, last: tuple[str, AmpError]) -> AmpError:
+    item_id, error = last
+    who = f"the last one, '{item_id}'" if item_id else "the reason"
+    return AmpError(
+        f"{what}; {who}: {error.message}", hint=error.hint or f"All reasons are in {REJECTED} in the run folder"
+    )
 
 
 def _id_of(record: dict[str, object] | None, number: int, source: Path) -> str:
@@ -159,6 +167,7 @@ def usable_items(data: EncodedItems, run_folder: Path, *, max_length: int) -> En
         return data.only(read_json(known)["numbers"])
     rejections = LeftOutLog.open(run_folder / REJECTED)
     numbers = []
+    last = ("", AmpError("there are none"))
     for number, item in enumerate(data.items):
         try:
             encoded = data[number]
@@ -167,12 +176,10 @@ def usable_items(data: EncodedItems, run_folder: Path, *, max_length: int) -> En
                 raise AmpError(f"the item has {length} tokens; max_length is {max_length}")
             numbers.append(number)
         except AmpError as error:
+            last = (item.id, error)
             rejections.note(item.id, error.message)
-            refuse_systematic(rejections, len(numbers), run_folder, error)
+            refuse_systematic(rejections, len(numbers), run_folder, last)
     if not numbers:
-        reason = next(reversed(rejections.reasons().values()))
-        raise AmpError(
-            f"No item can be used for training; the last one: {reason}", hint="See rejected.jsonl in the run folder"
-        )
+        raise _unusable("No item can be used for training", last)
     write_json(known, {"numbers": numbers, "max_length": max_length})
     return data.only(numbers)

@@ -91,8 +91,20 @@ def test_a_systematic_fault_stops_at_once_with_the_last_reason(tmp_path: Path) -
 
 def test_a_file_without_a_usable_item_is_refused(tmp_path: Path) -> None:
     path = write_preferences(tmp_path / "data", [preference(0, levels=1)])
-    with pytest.raises(AmpError, match="no usable item"):
+    with pytest.raises(AmpError, match=r"no usable items; the last one, 'item-0': .*at least 2") as caught:
         prepare_items(path, tmp_path / "run", image_root=None, method="mdpo")
+    assert "rejected.jsonl" in str(caught.value.hint)
+
+
+def test_an_item_of_more_than_8_levels_is_rejected_and_one_of_8_is_trained_on(tmp_path: Path) -> None:
+    nine, eight = preference(0, levels=9), preference(1, levels=8)
+    path = write_preferences(tmp_path / "data", [nine, eight])
+    assert prepare_items(path, tmp_path / "run", image_root=None, method="mdpo") == 1
+    assert "item-0" in (tmp_path / "run" / "rejected.jsonl").read_text()
+    path = write_preferences(tmp_path / "other", [nine])
+    with pytest.raises(AmpError, match="'item-0': the item has 9 levels; at most 8") as caught:
+        prepare_items(path, tmp_path / "again", image_root=None, method="mdpo")
+    assert "Keep 8" in str(caught.value.hint)
 
 
 # --- before the start ------------------------------------------------------------------------------------------------
