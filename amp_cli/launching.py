@@ -1,24 +1,33 @@
-"""Starts worker processes through `accelerate launch`, passes their events on, and sees that they end."""
+"""Starts worker processes through `accelerate launch`, passes their events on, and sees that they end.
+
+amp ── python -m amp_cli.launching ── a worker for each process, all of which write into one pipe that amp reads:
+       accelerate, or torch's elastic agent    events, and the text for the log; its end tells them that amp is gone
+"""
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.jsonl import disk_errors_explained
+from amp_cli.disk.jsonl import disk_errors_explained, full_disk_told
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
+from amp_cli.stopping import family, kill_all
 
 TAIL = 15
 """Lines of the log that an error shows."""
-PATIENCE = 20
-"""Seconds that an interrupted worker has to end by itself."""
+PATIENCE = 0.6
+"""Seconds that an interrupted worker has to end by itself; what it has finished is on disk at any time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,7 @@ class Launch:
     def command(self, folder: Path) -> list[str]:
         """Return the command line."""
         return [
-            *(sys.executable, "-m", "accelerate.commands.launch", "--quiet"),
+            *(sys.executable, "-m", "amp_cli.launching"),
             *("--config_file", str(self.config_file), "--num_processes", str(self.processes)),
             *(("--main_process_port", "0") if self.any_port else ()),
             *("-m", self.module, str(folder)),
@@ -87,11 +96,16 @@ def worker_environment() -> dict[str, str]:
 
 
 def run_workers(launch: Launch, folder: Path, log_path: Path, on_event: Callable[[dict[str, Any]], None]) -> int:
-    """Start the workers, follow them to the end, return the exit status; all that is no event goes to the log.
+    """Start the workers, follow them to the end, return the exit status (as a shell gives it: 128 and the signal).
 
-    Whatever `on_event` raises, and Ctrl-C, ends them.
+    All that they say goes to the log, but for the progress of single items. Whatever `on_event` raises, and Ctrl-C,
+    ends them.
     """
-    with disk_errors_explained(lambda: log_path.open("a", encoding="utf-8"), log_path) as log:
+    with disk_errors_explained(lambda: log_path.open("ab", buffering=0), log_path) as log:
+
+        def keep(text: str) -> None:
+            disk_errors_explained(lambda: log.write(text.encode()), log_path)
+
         process = subprocess.Popen(
             launch.command(folder),
             stdout=subprocess.PIPE,
@@ -106,15 +120,23 @@ def run_workers(launch: Launch, folder: Path, log_path: Path, on_event: Callable
         try:
             for line in process.stdout:
                 event = parse(line)
-                if event is None:
-                    log.write(line)
-                    log.flush()
-                else:
+                keep(line if event is None else "".join(f"{part}\n" for part in _logged(event)))
+                if event is not None:
                     on_event(event)
-            return process.wait()
+            return _as_shells_say(process.wait())
         except BaseException:
             _stop(process)
+            keep(process.stdout.read())
             raise
+
+
+def _logged(event: dict[str, Any]) -> Iterator[str]:
+    """Yield what the log keeps of an event: what was said, measured, and went wrong."""
+    for name in ("note", "said", "error"):
+        if name in event:
+            yield str(event[name])
+    if "metrics" in event:
+        yield json.dumps(event["metrics"])
 
 
 def tail_of(log_path: Path) -> str:
@@ -122,24 +144,34 @@ def tail_of(log_path: Path) -> str:
     return "\n".join(log_path.read_text(encoding="utf-8").splitlines()[-TAIL:])
 
 
+def killed_by(status: int) -> str | None:
+    """Return what ended a worker, as a sentence; None where it ended by itself."""
+    if status <= 128:
+        return None
+    if status == 128 + signal.SIGKILL:
+        return "the system killed a worker (signal 9), most often because the memory was full"
+    return f"a worker was ended by signal {status - 128}"
+
+
 def _stop(process: subprocess.Popen[str]) -> None:
-    """Pass an interruption on to the whole group that we started, and see that it ends."""
-    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(timeout=PATIENCE)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
-        return
+    """Pass an interruption on to the group that we started, and see that all of its family ends."""
+    started = family(process.pid)
+    try:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=PATIENCE)
+    except (ProcessLookupError, subprocess.TimeoutExpired):
+        pass
+    finally:
+        process.kill()
+        kill_all(started)
+        process.wait()
 
 
 MARK = "amp-event "
 
 
 def report(**event: Any) -> None:
-    """Tell the parent; it stops the worker, by a broken pipe, when the parent is gone."""
+    """Tell the parent."""
     sys.stdout.write(MARK + json.dumps(event, allow_nan=False) + "\n")
     sys.stdout.flush()
 
@@ -153,3 +185,51 @@ def parse(line: str) -> dict[str, Any] | None:
     except json.JSONDecodeError:  # two processes wrote into one line
         return None
     return event if isinstance(event, dict) else None
+
+
+@contextmanager
+def faults_reported() -> Iterator[None]:
+    """Tell the parent of a fault that the user can mend, and end with status 1; where it came from is in the log."""
+    try:
+        with full_disk_told():
+            yield
+    except AmpError as error:
+        if error.__cause__ is not None:
+            traceback.print_exception(error)
+        report(error=error.message, hint=error.hint)
+        sys.exit(1)
+
+
+def end_with_parent() -> None:
+    """End as soon as nobody reads our stdout any more: the command that started us was killed."""
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # asks for nothing, so that only the pipe's end is told
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _as_shells_say(status: int) -> int:
+    return 128 - status if status < 0 else status
+
+
+def main() -> None:
+    """Be accelerate's launcher, which ends with its parent and says by its status what signal ended a worker."""
+    end_with_parent()
+    from accelerate.commands import launch
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        launch.main()
+    except subprocess.CalledProcessError as error:
+        sys.exit(_as_shells_say(error.returncode))
+    except ChildFailedError as error:
+        _, first = error.get_first_failure()
+        sys.exit(_as_shells_say(first.exitcode))
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from amp_cli import __version__, ui
+from amp_cli import __version__, stopping, ui
 from amp_cli.commands import (
     convert,
     doctor,
@@ -20,6 +20,7 @@ from amp_cli.commands import (
     report,
     train,
 )
+from amp_cli.disk.jsonl import full_disk_told
 from amp_cli.errors import AmpError
 
 app = typer.Typer(
@@ -74,7 +75,8 @@ def _start(
 def main() -> None:
     """Run the command line; what the user can mend is a sentence, not a traceback."""
     try:
-        app()
+        with stopping.heard(), full_disk_told():
+            app()
     except AmpError as error:
         ui.error(error.message, error.hint)
         sys.exit(1)

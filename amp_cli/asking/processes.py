@@ -15,6 +15,7 @@ from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, write_json
 from amp_cli.errors import AmpError
 from amp_cli.launching import (
     Launch,
+    killed_by,
     own_config,
     refuse_too_many,
     run_workers,
@@ -128,6 +129,12 @@ class Shares:
         status = run_workers(self._launch, self._folder, log_path, take)
         if "error" in fault:
             raise AmpError(fault["error"], hint=fault["hint"])
+        if killed := killed_by(status):
+            raise AmpError(
+                f"Answering stopped: {killed}",
+                hint="Finished answers are kept, the same command goes on; a smaller --batch-size, fewer "
+                f"--num-processes or --quantization nf4 take less memory. The log is '{log_path}'",
+            )
         if status:
             raise AmpError(
                 f"Answering stopped (exit status {status}). The last lines of its log:\n{tail_of(log_path)}",

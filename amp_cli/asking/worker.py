@@ -2,9 +2,7 @@
 
 import fcntl
 import os
-import select
 import sys
-import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +10,7 @@ from typing import Any
 
 from amp_cli.asking.answerer import Request
 from amp_cli.disk.jsonl import RecordLog, read_json
-from amp_cli.errors import AmpError
-from amp_cli.launching import report
+from amp_cli.launching import end_with_parent, faults_reported, report
 from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer
 
@@ -23,14 +20,10 @@ JOB, LOCK, LOG = "answering.json", "answering.lock", "answering.log"
 def main() -> None:
     """Answer what `answering.json` asks; a fault that the user can mend is reported as a sentence."""
     folder = Path(sys.argv[1])
-    _end_with_parent()
-    with (folder / LOCK).open("a") as lock:
+    end_with_parent()
+    with faults_reported(), (folder / LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)  # whoever wants to be alone in the folder waits for all of us
-        try:
-            _answer_share(folder, read_json(folder / JOB))
-        except AmpError as error:
-            report(error=error.message, hint=error.hint)
-            sys.exit(1)
+        _answer_share(folder, read_json(folder / JOB))
 
 
 def share_file(folder: Path, number: int) -> Path:
@@ -71,18 +64,6 @@ def _answer_share(folder: Path, job: dict[str, Any]) -> None:
         on_reject=refuse,
         share=(number, count),
     )
-
-
-def _end_with_parent() -> None:
-    """End as soon as nobody reads our stdout any more: the command that started us was killed."""
-
-    def watch() -> None:
-        poll = select.poll()
-        poll.register(sys.stdout.fileno(), 0)  # asks for nothing, so that only the pipe's end is told
-        poll.poll()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

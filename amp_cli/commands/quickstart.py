@@ -80,6 +80,9 @@ def equal_compute_steps(steps: int, levels: int) -> int:
     return round(steps * levels * 4 / 3)
 
 
+INTERRUPTED = 130
+
+
 class Loop:
     """Runs commands in-process and keeps the list of what was typed."""
 
@@ -100,6 +103,8 @@ class Loop:
         ui.step(line)
         with ui.command_within_a_loop():
             status = self.type_in(words)
+        if status == INTERRUPTED:  # the command line turns Ctrl-C into a status
+            raise KeyboardInterrupt
         if status:
             raise AmpError(f"`{line}` ended with exit status {status}")
 

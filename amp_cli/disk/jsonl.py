@@ -1,9 +1,11 @@
 """Files that survive a kill: append-only JSONL, atomic writes, hashes, and reading other people's JSON."""
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +27,45 @@ def disk_errors_explained(action: Callable[[], Result], path: Path) -> Result:
         raise _cannot_write(path, str(error)) from error
 
 
-def _cannot_write(path: Path, reason: str) -> AmpError:
+@contextmanager
+def full_disk_told() -> Iterator[None]:
+    """Turn what a full or broken disk does to any writer, a library's too, into a sentence.
+
+    For the outermost places; where the file is known, `disk_errors_explained` says it.
+    """
+    try:
+        yield
+    except AmpError:
+        raise
+    except Exception as error:
+        found = next((one for one in _chain(error) if _is_of_disk(one)), None)
+        if found is None:
+            raise
+        file = getattr(found, "filename", None)
+        raise _cannot_write(file and Path(str(file)), getattr(found, "strerror", None) or str(found)) from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what led to it: a library closes its file on the way out, and fails anew."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_of_disk(error: BaseException) -> bool:
+    """Whether a disk is full, over its quota, read-only or broken."""
+    if isinstance(error, OSError):
+        return error.errno in DISK
+    return any(f"(os error {number})" in str(error) for number in DISK) or "inline_container.cc" in str(error)
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""Libraries written in Rust say the number in their text; torch's writer of archives says where it failed."""
+
+
+def _cannot_write(path: Path | None, reason: str) -> AmpError:
     return AmpError(
-        f"Cannot write '{path}': {reason}",
+        f"Cannot write '{path}': {reason}" if path else f"Cannot write: {reason}",
         hint="Make room or choose another folder with --out; what is finished is kept, the same command goes on",
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from amp_cli import __version__
+from amp_cli import __version__, stopping
 from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
 from amp_cli.disk.settings import default_settings, flatten, free_settings
 from amp_cli.errors import AmpError
@@ -69,6 +69,7 @@ class Run:
                 raise AmpError(f"'{out}' is not empty and is not a run folder", hint="Choose a new folder with --out")
             run = cls(out, facts, resumed=False)
         write_json(out / NAME, run.facts)
+        stopping.opened(run)
         return run
 
     @classmethod
@@ -98,8 +99,12 @@ class Run:
         write_json(self.out / NAME, self.facts)
 
     def finish(self, state: str = "done", **facts: Any) -> None:
-        """Close the run: `done`, `failed` or `interrupted`."""
+        """Close the run: `done`, `failed` or `interrupted`; what fails after we were told to stop was interrupted."""
+        if state == "failed" and stopping.is_told():
+            state = "interrupted"
         self.record(state=state, ended=_now(), **facts)
+        if state != "interrupted":
+            stopping.closed(self)
 
 
 def _new_facts(command: str, settings: dict[str, Any], identity: dict[str, Any], seed: int | None) -> dict[str, Any]:

@@ -83,7 +83,13 @@ def draw_curves(run_folder: Path) -> Path | None:
         if len(series) > 1:
             axes.legend()
     path = run_folder / CURVES
-    disk_errors_explained(lambda: figure.savefig(path, dpi=110, metadata={"Software": None}), path)
+    beside = path.with_suffix(".part")  # a kill while it is drawn would leave half of it
+
+    def draw() -> None:
+        figure.savefig(beside, format="png", dpi=110, metadata={"Software": None})
+        beside.replace(path)
+
+    disk_errors_explained(draw, path)
     return path
 
 

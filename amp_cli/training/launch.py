@@ -16,6 +16,7 @@ from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.launching import (
     Launch,
+    killed_by,
     own_config,
     refuse_too_many,
     run_workers,
@@ -24,7 +25,7 @@ from amp_cli.launching import (
     worker_environment,
 )
 from amp_cli.models.resolve import check_model
-from amp_cli.training.card import ADAPTER, draw_curves
+from amp_cli.training.card import ADAPTER, CURVES, draw_curves
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import REJECTED, prepare_items
 from amp_cli.training.worker import RESULT
@@ -81,28 +82,22 @@ def train_model(
     launch = plan_launch(config, gpus := visible_gpus(), config_file=accelerate_config, processes=num_processes)
     if config.quantization is not None and not gpus:
         ui.warn(f"There is no GPU. {config.quantization} works on a CPU, but slowly")
-    run = Run.start(
+    with Run.start(
         out,
         command="train",
         settings=TrainSettings(config=config, prefs=prefs.resolve(), image_root=image_root and image_root.resolve()),
         identity={**check_model(config.spec), "prefs_hash": prefs_hash},
         seed=config.seed,
         overwrite=overwrite,
-    )
-    try:
+    ) as run:
         if not (out / RESULT).exists():
             prepare_items(prefs, out, image_root=image_root, method=config.method)
             run.record(accelerate_config=str(launch.config_file), processes=launch.processes)
             run_worker(launch, out)
+        if not (out / CURVES).exists():
             draw_curves(out)
         result = read_json(out / RESULT)
-    except AmpError:
-        run.finish("failed")
-        raise
-    except KeyboardInterrupt:
-        run.finish("interrupted")
-        raise
-    run.finish("done", result=result)
+        run.finish("done", result=result)
     return TrainResult(
         **{name: result[name] for name in ("steps", "loss", "accuracy", "resumed_from", "seconds")},
         items_per_second=result["items_per_second"],
@@ -137,6 +132,12 @@ def run_worker(launch: Launch, run_folder: Path) -> dict[str, Any]:
         status = run_workers(launch, run_folder, log_path, _display(stack, outcome))
     if "error" in outcome:
         raise AmpError(outcome["error"], hint=outcome["hint"] or f"The whole log is in '{log_path}'")
+    if killed := killed_by(status):
+        raise AmpError(
+            f"Training stopped: {killed}",
+            hint="The same command goes on from the last checkpoint. These take less memory and may be changed: "
+            f"--tokens-per-step, --set gradient_checkpointing=true. The log is '{log_path}'",
+        )
     if status or "result" not in outcome:
         raise AmpError(
             f"Training stopped (exit status {status}). The last lines of its log:\n{tail_of(log_path)}",

@@ -13,27 +13,24 @@ from typing import Any
 from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
-from amp_cli.launching import report
+from amp_cli.launching import end_with_parent, faults_reported, report
 from amp_cli.training.config import TrainConfig
 
 RESULT = "result.json"
 """Written when the training is done: what its last event says too."""
 LOCK_SECONDS = 60
-"""A worker whose parent was killed ends at its next step; this is how long we wait for it, in seconds."""
+"""A worker whose parent was killed ends at once; this is how long we wait for it, in seconds."""
 
 
 def main() -> None:
     """Train as `run.json` says; a fault that the user can mend is reported as a sentence."""
+    end_with_parent()
     run_folder = Path(sys.argv[1])
-    try:
-        run = Run.read(run_folder)
-        config = TrainConfig.from_settings(run.settings)
+    with faults_reported():
+        config = TrainConfig.from_settings(Run.read(run_folder).settings)
         _skip_needless_imports(config)
         with _alone_in(run_folder):
             _train(config, run_folder)
-    except AmpError as error:
-        report(error=error.message, hint=error.hint)
-        sys.exit(1)
 
 
 def _skip_needless_imports(config: TrainConfig) -> None:

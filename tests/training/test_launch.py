@@ -218,7 +218,9 @@ report(result={"steps": 1})
     assert out == ""
     assert err.splitlines()[0].startswith("ok@d:")
     assert " ".join(" ".join(err.splitlines()[1:]).split()) == "step loss margin ok@2 r0 1 4.1500 0.50 0.750 0.10"
-    assert (tmp_path / "train.log").read_text() == "chatter\n"
+    log = (tmp_path / "train.log").read_text()
+    assert log.startswith('chatter\n{"step": 1, "loss": 4.15')  # what was said and measured, without the single steps
+    assert log.count("\n") == 2
 
 
 def test_a_line_that_two_processes_wrote_into_is_no_event() -> None:

@@ -1,0 +1,152 @@
+"""Ends a command that is told to stop (Ctrl-C, SIGTERM, SIGHUP): one line says what is kept, nothing runs on.
+
+    a signal ──> the main thread: KeyboardInterrupt; bars are closed, workers ended, runs marked ──> exit 128 + signal
+            └──> a thread that watches: after GRACE, or when told again, it does the same and ends the process
+
+Whatever a kill -9 leaves, the next start mends; so the second way loses nothing that the first would have kept.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE = 1.0
+"""Seconds that a command has to end by itself; a library may be in long work, or swallow the exception."""
+
+
+class OpenRun(Protocol):
+    """A run folder whose `run.json` says "running"."""
+
+    out: Path
+
+    def finish(self, state: str = ...) -> None: ...
+
+
+_open_runs: list[OpenRun] = []
+_told: list[int] = []
+_said = threading.Lock()
+
+
+def opened(run: OpenRun) -> None:
+    """Remember a run that must not be left as "running"; the first is the one that the user named."""
+    _open_runs.append(run)
+
+
+def closed(run: OpenRun) -> None:
+    """Forget a run that has ended by itself."""
+    if run in _open_runs:
+        _open_runs.remove(run)
+
+
+def is_told() -> bool:
+    """Whether this process was told to stop."""
+    return bool(_told)
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[None]:
+    """Run a whole command, ready to be told to stop from the first moment on.
+
+    Raises:
+        SystemExit: it was told to stop, and did; the status is 128 and the signal's number.
+    """
+    _listen()
+    try:
+        yield
+    except BaseException:
+        if not _told:
+            raise
+        _leave()
+        sys.exit(128 + _told[0])
+
+
+def _listen() -> None:
+    """Take the signals, but for those that whoever started us had ignored, as `nohup` does."""
+    if signal.getsignal(signal.SIGTERM) is _interrupt:
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=_listen_no_more)
+    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+
+
+def _listen_no_more() -> None:
+    """A forked child ends at once, as children do; its signals are no business of ours."""
+    signal.set_wakeup_fd(-1)
+    for number in SIGNALS:
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise once; what is told again must not disturb the tidying up."""
+    if number not in _told:
+        _told.append(number)
+        if len(_told) == 1:
+            raise KeyboardInterrupt
+
+
+def _watch(reader: int) -> None:
+    """Wait for the first signal, then for a second one or for the end of patience, and end the process."""
+    while (first := os.read(reader, 1)[0]) not in SIGNALS:
+        continue
+    select.select([reader], [], [], GRACE)
+    _told.append(first)
+    _leave()
+    kill_all(family(os.getpid()))
+    os._exit(128 + _told[0])
+
+
+def _leave() -> None:
+    """Say the one line, and mark the runs."""
+    if not _said.acquire(blocking=False):
+        return
+    shows_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a bar that nobody closed has hidden it
+    with contextlib.suppress(OSError):  # a terminal that is gone
+        os.write(2, f"{shows_cursor}{_farewell()}\n".encode())
+    for run in _open_runs:
+        with contextlib.suppress(Exception):  # a full disk, say; nobody is left to be told
+            run.finish("interrupted")
+
+
+def _farewell() -> str:
+    by = "" if _told[0] == signal.SIGINT else f" by {signal.Signals(_told[0]).name}"
+    if not _open_runs:
+        return f"Interrupted{by}: no result is half-written. The same command begins again; a download goes on."
+    out = _open_runs[0].out
+    if out.suffix == ".part":
+        return f"Interrupted{by}: nothing was put into '{out.with_suffix('')}' yet. The same command begins again."
+    without = " without --overwrite" if "--overwrite" in sys.argv else ""
+    return f"Interrupted{by}: what is finished is kept in '{out}'. The same command{without} goes on from there."
+
+
+def family(pid: int) -> list[Any]:
+    """Return the processes that a process has started, and what those have started."""
+    import psutil
+
+    try:
+        started: list[Any] = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+    return started
+
+
+def kill_all(processes: Sequence[Any]) -> None:
+    """Kill what `family` found; what has ended meanwhile is passed over, even if its number is another's now."""
+    import psutil
+
+    for one in processes:
+        with contextlib.suppress(psutil.Error):
+            one.kill()
