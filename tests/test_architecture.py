@@ -38,7 +38,7 @@ def part_of(path: Path) -> str:
 
 
 # who stands on whom, from the ground up; a room may import those before it, and itself
-ROOMS = ("errors", "records", "dialogues", "ui", "disk", "launching", "downloads", "models", "asking")
+ROOMS = ("addresses", "errors", "records", "dialogues", "ui", "disk", "launching", "downloads", "models", "asking")
 
 
 def allowed(part: str) -> set[str]:
