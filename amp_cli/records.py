@@ -280,10 +280,14 @@ class BenchmarkItem:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A model's answers to the questions of one item: one line of `answers.jsonl`."""
+    """A model's answers to the questions of one item: one line of `answers.jsonl`.
+
+    `is_whole` says whether the model ended each of them itself; the file is without it.
+    """
 
     id: str
     answers: tuple[str, ...]
+    is_whole: bool = field(default=True, compare=False)
 
     def __post_init__(self) -> None:
         _refuse_empty_id(self.id)
@@ -296,11 +300,18 @@ class Answer:
         return cls(id=required(record, "id"), answers=texts(required(record, "answers"), "answers"))
 
 
+MOST_TOKENS = 10**9
+"""No reply has more: a larger count is a fault of whoever counted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """A judge's raw reply to one item: one line of `verdicts.jsonl`, whose key is (id, repeat).
 
-    `model` is what the judge calls itself; `request_id` is what its operator can find the request by.
+    Attributes:
+        model: what the judge calls itself. request_id: what its operator can find the request by.
+        finish_reason: why the reply ended, as the judge says it; None where that is not known.
+        max_tokens: the limit of its length, where that is known.
     """
 
     id: str
@@ -310,6 +321,8 @@ class Verdict:
     request_id: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    finish_reason: str | None = None
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _refuse_empty_id(self.id)
@@ -317,6 +330,12 @@ class Verdict:
             raise AmpError(f"'text' must be the judge's reply, not {self.text!r:.80}")
         if type(self.repeat) is not int or self.repeat < 0:
             raise AmpError(f"'repeat' must be a number from 0, not {self.repeat!r:.80}")
+        for name in ("text", "model", "request_id", "finish_reason"):
+            _refuse_half_characters(getattr(self, name), name)
+        for name in ("prompt_tokens", "completion_tokens", "max_tokens"):
+            count = getattr(self, name)
+            if count is not None and (type(count) is not int or not 0 <= count <= MOST_TOKENS):
+                raise AmpError(f"'{name}' must be a number of tokens, at most {MOST_TOKENS:,}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -327,8 +346,21 @@ class Verdict:
             id=required(record, "id"),
             text=required(record, "text"),
             repeat=record.get("repeat", 0),
-            model=record.get("model"),
-            request_id=record.get("request_id"),
-            prompt_tokens=record.get("prompt_tokens"),
-            completion_tokens=record.get("completion_tokens"),
+            **{name: record.get(name) for name in _SAID_OF_A_VERDICT},
         )
+
+
+_SAID_OF_A_VERDICT = ("model", "request_id", "prompt_tokens", "completion_tokens", "finish_reason", "max_tokens")
+
+
+def is_storable(text: str | None) -> bool:
+    """Tell whether a file can hold a text: it has no half of a surrogate pair."""
+    return text is None or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _refuse_half_characters(value: object, what: str) -> None:
+    """Refuse what is no text, or holds half of a surrogate pair, which no file can hold."""
+    if value is not None and not isinstance(value, str):
+        raise AmpError(f"'{what}' must be a text, not {value!r:.80}")
+    if not is_storable(value):
+        raise AmpError(f"'{what}' holds half of a surrogate pair, which is not a character")

@@ -7,9 +7,16 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as _escape
+
+from amp_cli.addresses import masked, masked_values
 
 _within_a_loop = False
+
+
+def escape(text: str) -> str:
+    """Return a text as rich prints it word for word, with no secret in its addresses."""
+    return _escape(masked(text))
 
 
 def _talk() -> Console:
@@ -98,7 +105,7 @@ def _cell(value: object) -> str:
 
 def data(value: Mapping[str, object]) -> None:
     """Print one JSON object on stdout, for programs."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(masked_values(value), ensure_ascii=False, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 

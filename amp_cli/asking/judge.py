@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from amp_cli.addresses import is_api_version
 from amp_cli.disk.settings import free, unrecorded
 from amp_cli.errors import AmpError
 from amp_cli.models.spec import ModelSpec
@@ -43,6 +44,9 @@ class JudgeRequest:
     verdict_line: str | None = None
 
 
+MOST_JUDGE_TOKENS = 1_000_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class JudgeSettings:
     """Which judge, and its limits; all may differ when a run goes on: its folder says for itself who judged there.
@@ -50,8 +54,10 @@ class JudgeSettings:
     Attributes:
         judge: a model of the endpoint, `local:MODEL` or `replay:FILE`.
         judge_url: the endpoint's base, as in `http://127.0.0.1:8000/v1`; None is OPENAI_BASE_URL or OpenAI's own.
+        judge_api_version: of classic Azure, whose addresses end in `?api-version=`; None where there is none.
         judge_template: what the judge is told; None is the official file beside the data, or our own wording.
         judge_temperature: None is the benchmark's own.
+        judge_max_tokens: the longest reply; a judge that reasons before it speaks needs more.
         judge_concurrency: how many requests may be on their way at once.
         judge_timeout: seconds until a reply is given up.
         max_cost: stop before the next request could exceed it; in the currency of `price`, for one call of `judge`.
@@ -63,8 +69,10 @@ class JudgeSettings:
 
     judge: str | None = free(None)
     judge_url: str | None = free(None)
+    judge_api_version: str | None = free(None)
     judge_template: Path | None = free(None)
     judge_temperature: float | None = free(None)
+    judge_max_tokens: int = free(1024)
     judge_concurrency: int = free(8)
     judge_timeout: float = free(120.0)
     max_cost: float | None = free(None)
@@ -84,6 +92,16 @@ class JudgeSettings:
             raise AmpError(
                 f"judge_concurrency ({self.judge_concurrency}) and judge_timeout ({self.judge_timeout} s) "
                 "must be above 0"
+            )
+        if not 1 <= self.judge_max_tokens <= MOST_JUDGE_TOKENS:
+            raise AmpError(
+                f"--judge-max-tokens must be from 1 to {MOST_JUDGE_TOKENS:,}, not {self.judge_max_tokens:,}",
+                hint="1,024 do for a judge that does not reason at length, 16,384 for most that do",
+            )
+        if self.judge_api_version is not None and not is_api_version(self.judge_api_version):
+            raise AmpError(
+                f"'{self.judge_api_version:.40}' is not an API version",
+                hint="As in --judge-api-version 2024-10-21, what stands after ?api-version= in Azure's address",
             )
         if self.price is not None:
             parse_price(self.price)
@@ -245,8 +263,11 @@ def open_judge(settings: JudgeSettings, *, items: Sequence[str] = ()) -> Judge:
     kind, _, rest = settings.judge.partition(":")
     if kind in ("local", "replay") and not rest:
         raise AmpError(f"--judge {settings.judge} names nothing", hint="Give --judge local:MODEL or replay:FILE")
-    if kind in ("local", "replay") and settings.judge_url is not None:
-        raise AmpError(f"--judge-url does not go with --judge {kind}:{rest}, which asks no endpoint")
+    for option, given in (("--judge-url", settings.judge_url), ("--judge-api-version", settings.judge_api_version)):
+        if kind in ("local", "replay") and given is not None:
+            raise AmpError(
+                f"{option} does not go with --judge {kind}:{rest}, which asks no endpoint", hint=f"Leave out {option}"
+            )
     if kind == "local":
         from amp_cli.asking.judge_local import LocalJudge
 

@@ -5,9 +5,11 @@ import json
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from amp_cli.asking.completion import read_completion
 from amp_cli.disk.jsonl import content_hash, disk_errors_explained, read_json_records
 from amp_cli.downloads.places import benchmark_folder, cache_folder
 from amp_cli.errors import AmpError
@@ -276,20 +278,16 @@ def _checked(name: str, folder: Path) -> Path | AmpError:
 
 def reply_of(response: Mapping[str, Any], item_id: str, where: str) -> Verdict:
     """Return the verdict in a chat completion's response."""
+    reply = read_completion(response)
+    if reply is None:
+        raise AmpError(
+            f"{where} is not a judge's response: it needs choices, message and content",
+            hint="Give the file as the released code's `--evaluation` wrote it, or JSONL with `id` and `text`",
+        )
     try:
-        text = response["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise AmpError(f"{where} is not a judge's response: it needs choices, message and content") from error
-    usage = response.get("usage")
-    counts = usage if isinstance(usage, Mapping) else {}
-    return Verdict(
-        id=item_id,
-        text=text or "",
-        model=response.get("model"),
-        request_id=response.get("id"),
-        prompt_tokens=counts.get("prompt_tokens"),
-        completion_tokens=counts.get("completion_tokens"),
-    )
+        return Verdict(id=item_id, **{**asdict(reply), "text": reply.text or ""})
+    except AmpError as error:
+        raise AmpError(f"{where}: {error.message}", hint="Fix or remove that verdict, then run again") from error
 
 
 def own_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from amp_cli.asking.answerer import Running
-from amp_cli.asking.judge import JudgeSettings
+from amp_cli.asking.judge import MOST_JUDGE_TOKENS, JudgeSettings
 from amp_cli.models.spec import Decoding, Loading, ModelSpec
 
 MODEL_PANEL = "Model"
@@ -145,6 +145,15 @@ JudgeUrlOption = Annotated[
         rich_help_panel=JUDGE_PANEL,
     ),
 ]
+JudgeApiVersionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge-api-version",
+        metavar="VERSION",
+        help="What stands after ?api-version= in an address of classic Azure, as in 2024-10-21.",
+        rich_help_panel=JUDGE_PANEL,
+    ),
+]
 JudgeTemplateOption = Annotated[
     Path | None,
     typer.Option(
@@ -157,6 +166,16 @@ JudgeTemperatureOption = Annotated[
     float | None,
     typer.Option(
         "--judge-temperature", min=0.0, help="Temperature (default: the benchmark's own)", rich_help_panel=JUDGE_PANEL
+    ),
+]
+JudgeTokensOption = Annotated[
+    int,
+    typer.Option(
+        "--judge-max-tokens",
+        min=1,
+        max=MOST_JUDGE_TOKENS,
+        help="Longest reply; a judge that reasons at length needs 16,384 or so.",
+        rich_help_panel=JUDGE_PANEL,
     ),
 ]
 JudgeConcurrencyOption = Annotated[
@@ -340,8 +359,10 @@ JUDGE = OptionGroup(
         "verdicts": (VerdictsOption, None),
         "judge": (JudgeOption, None),
         "judge_url": (JudgeUrlOption, None),
+        "judge_api_version": (JudgeApiVersionOption, None),
         "judge_template": (JudgeTemplateOption, None),
         "judge_temperature": (JudgeTemperatureOption, None),
+        "judge_max_tokens": (JudgeTokensOption, 1024),
         "judge_concurrency": (JudgeConcurrencyOption, 8),
         "judge_timeout": (JudgeTimeoutOption, 120.0),
         "max_cost": (MaxCostOption, None),

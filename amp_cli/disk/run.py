@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from amp_cli import __version__, stopping
+from amp_cli.addresses import stored
 from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
 from amp_cli.disk.settings import default_settings, flatten, free_settings
 from amp_cli.errors import AmpError
@@ -142,7 +143,7 @@ def _refuse_other_run(
             hint="Choose a new folder with --out, or start afresh with --overwrite",
         )
     for part in ("settings", "identity"):
-        before, now = {**(defaults if part == "settings" else {}), **old.get(part, {})}, new[part]
+        before, now = {**(defaults if part == "settings" else {}), **_plain(old.get(part, {}))}, new[part]
         for name in sorted({*before, *now} - set(free)):
             if before.get(name) != now.get(name):
                 raise AmpError(
@@ -152,14 +153,12 @@ def _refuse_other_run(
 
 
 def _plain(value: Any) -> Any:
-    """Return `value` as JSON has it: paths become texts, tuples lists."""
+    """Return `value` as JSON has it: paths become texts, tuples lists, and addresses are without their secrets."""
     if isinstance(value, Mapping):
         return {str(key): _plain(element) for key, element in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(element) for element in value]
-    if isinstance(value, Path):
-        return str(value)
-    return value
+    return stored(str(value) if isinstance(value, Path) else value)
 
 
 def _now() -> str:

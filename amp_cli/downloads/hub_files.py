@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+from amp_cli.addresses import shown_address
 from amp_cli.disk.jsonl import read_json
 from amp_cli.downloads.checks import verify
 from amp_cli.downloads.hub_errors import explained
@@ -105,7 +106,7 @@ def list_snapshot(repository: Repository) -> Snapshot:
         }
         return _snapshot(repository, commit, files)
 
-    return explained(ask, repository.id)
+    return explained(ask, repository.id, repository.mirror)
 
 
 def fetch_snapshot(snapshot: Snapshot, progress: Progress) -> list[FileReport]:
@@ -140,6 +141,7 @@ def fetch_snapshot(snapshot: Snapshot, progress: Progress) -> list[FileReport]:
                 max_workers=1 if any(file.bytes > LARGE for file in missing) else 8,
             ),
             repository.id,
+            repository.mirror,
         )
     fetched = {file.path for file in missing}
     with progress(f"Verifying {repository.id}", sum(file.bytes for file in snapshot.files), 0) as advance:
@@ -164,7 +166,7 @@ def _report(snapshot: Snapshot, file: HubFile, state: str) -> FileReport:
         file.path,
         repo_type=repository.kind,
         revision=snapshot.commit,
-        endpoint=repository.mirror,
+        endpoint=None if repository.mirror is None else shown_address(repository.mirror),
     )
     place = snapshot.folder / file.path
     return FileReport(file=file.path, url=url, place=place, bytes=file.bytes, expected=file.checksum, state=state)
