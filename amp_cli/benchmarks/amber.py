@@ -43,7 +43,7 @@ from amp_cli.benchmarks.showing import (
     yes_no_reply,
 )
 from amp_cli.benchmarks.yes_no import ask as ask_for_one_word
-from amp_cli.benchmarks.yes_no import read_strict
+from amp_cli.benchmarks.yes_no_reading import read_strict
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
@@ -201,7 +201,7 @@ def score(item: BenchmarkItem, answer: Answer, rule: str) -> AmberScore:
     return AmberAnswer(
         kind=item.reference["kind"],
         label=item.reference["truth"] == "yes",
-        reading={"Yes": True, "No": False}.get(text) if rule == "official" else read_strict(text),
+        reading={"Yes": True, "No": False}.get(text) if rule == "official" else read_strict(text, item.questions[0]),
         rule=rule,
         **shared,
     )
