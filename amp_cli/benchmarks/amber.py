@@ -225,6 +225,13 @@ def _described(reference: Mapping[str, Any], rule: str, shared: dict[str, Any]) 
     )
 
 
+def is_readable(one: AmberScore) -> bool:
+    """Return whether an answer says yes or no, and a description names one of AMBER's objects."""
+    if isinstance(one, AmberDescription):
+        return bool(one.objects)
+    return read_strict(one.answer, one.question) is not None
+
+
 def summarise(scores: Sequence[AmberScore], rule: str) -> dict[str, Any]:
     """Return the rates of descriptions and of each kind of question, with intervals."""
     units = image_counts(scores)
@@ -400,6 +407,8 @@ BENCHMARK = Benchmark(
     row=row,
     tables=tables,
     columns=COLUMNS,
+    is_readable=is_readable,
+    unreadable="answers cannot be read as yes or no, or name none of AMBER's objects",
     items="questions and descriptions",
     about=about,
 )

@@ -251,6 +251,8 @@ def yes_no_benchmark(
         summarise=summarise,
         read_score=YesNoScore.from_json,
         is_scored=lambda one: one.reading is not None,
+        is_readable=lambda one: read_strict(one.answer, one.question) is not None,
+        unreadable="answers cannot be read as yes or no",
         compare=compare,
         row=row,
         tables=tables,
