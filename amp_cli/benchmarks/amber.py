@@ -43,7 +43,7 @@ from amp_cli.benchmarks.showing import (
     yes_no_reply,
 )
 from amp_cli.benchmarks.yes_no import ask as ask_for_one_word
-from amp_cli.benchmarks.yes_no import read_strict
+from amp_cli.benchmarks.yes_no_reading import read_strict
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
@@ -201,7 +201,7 @@ def score(item: BenchmarkItem, answer: Answer, rule: str) -> AmberScore:
     return AmberAnswer(
         kind=item.reference["kind"],
         label=item.reference["truth"] == "yes",
-        reading={"Yes": True, "No": False}.get(text) if rule == "official" else read_strict(text),
+        reading={"Yes": True, "No": False}.get(text) if rule == "official" else read_strict(text, item.questions[0]),
         rule=rule,
         **shared,
     )
@@ -223,6 +223,13 @@ def _described(reference: Mapping[str, Any], rule: str, shared: dict[str, Any]) 
         rule=rule,
         **shared,
     )
+
+
+def is_readable(one: AmberScore) -> bool:
+    """Return whether an answer says yes or no, and a description names one of AMBER's objects."""
+    if isinstance(one, AmberDescription):
+        return bool(one.objects)
+    return read_strict(one.answer, one.question) is not None
 
 
 def summarise(scores: Sequence[AmberScore], rule: str) -> dict[str, Any]:
@@ -400,6 +407,8 @@ BENCHMARK = Benchmark(
     row=row,
     tables=tables,
     columns=COLUMNS,
+    is_readable=is_readable,
+    unreadable="answers cannot be read as yes or no, or name none of AMBER's objects",
     items="questions and descriptions",
     about=about,
 )

@@ -22,8 +22,7 @@ from amp_cli.benchmarks.showing import (
     shown,
     title_of,
 )
-from amp_cli.disk.jsonl import read_json
-from amp_cli.disk.templates import template_path
+from amp_cli.benchmarks.vocabulary import read_vocabulary
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
@@ -197,29 +196,6 @@ def rates(sums: "Array") -> dict[str, "Array"]:
     }
 
 
-NO_OBJECT = "(no object)"
-"""The key of a word file for names that contain an object's word but are not that object ("bus stop")."""
-
-
-def read_vocabulary(file: Path | None, categories: Sequence[str]) -> Vocabulary:
-    """Return the words for the objects: from `file`, else the built-in table as far as it knows the categories."""
-    path = file or template_path("chair", "coco_words.json")
-    words = read_json(path)
-    if not isinstance(words, dict) or not all(map(_are_texts, words.values())):
-        raise AmpError(
-            f"'{path}' is not a word file", hint='Its form is {"car": ["car", "cars"], "person": ["man", "woman"]}'
-        )
-    not_objects = words.pop(NO_OBJECT, [])
-    known = {name: words.get(name, ()) for name in categories}
-    if file is not None:
-        known = words | known
-    return Vocabulary(known, not_objects)
-
-
-def _are_texts(phrases: object) -> bool:
-    return isinstance(phrases, list) and all(isinstance(phrase, str) for phrase in phrases)
-
-
 def compare(pairs: Sequence[tuple[ChairScore, ChairScore]], rule: str) -> list[Difference]:
     """Compare every score over the images that both runs described."""
     return chosen_differences(paired_differences(pairs, image_counts, rates), SCORES)
@@ -307,6 +283,8 @@ BENCHMARK = Benchmark(
     score=score,
     summarise=summarise,
     read_score=ChairScore.from_json,
+    is_readable=lambda one: bool(one.mentions),
+    unreadable="descriptions name none of the objects looked for",
     compare=compare,
     row=row,
     tables=tables,

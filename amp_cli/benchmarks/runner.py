@@ -30,13 +30,20 @@ ITEMS, SCORES = "items.jsonl", "scores.json"
 class EvalResult:
     """The scores (as in `scores.json`), the items that could not be done, and what it took.
 
-    After `--only answer` the scores are only where the answers are and how many.
+    After `--only answer` the scores are only where the answers are and how many. `unread` is the number of answers
+    where not one of them could be read; 0 where any could.
     """
 
     scores: dict[str, Any]
     rejected: dict[str, str]
     out: Path
     seconds: float
+    unread: int = 0
+
+    @property
+    def undone(self) -> int:
+        """How many items have no score that means anything; the command then ends with status 3."""
+        return len(self.rejected) + self.unread
 
 
 def run_benchmark(
@@ -59,7 +66,13 @@ def run_benchmark(
     loaded = benchmark.load(data, settings)
     for warning in loaded.warnings:
         ui.warn(warning)
-    adopted = _adopted(benchmark, loaded.items, settings, data)
+    given = _given_answers(benchmark, loaded.items, settings, data)
+    if given is not None:
+        warned = loaded.warnings
+        loaded = benchmark.answered(loaded, given)
+        for warning in loaded.warnings if loaded.warnings is not warned else ():
+            ui.warn(warning)
+    adopted = None if settings.answers is None or given is None else _adopted(benchmark, loaded.items, settings, given)
     judging = None
     if benchmark.judge is not None and settings.only not in ("answer", "score"):
         judging = prepare_judging(benchmark.judge, loaded.items, data, settings, judge)
@@ -76,13 +89,14 @@ def run_benchmark(
         elif settings.only not in ("judge", "score") and (answerer is not None or settings.spec is not None):
             answer_items(loaded.items, benchmark.ask, settings, data, run, answerer)
         answers = _answers(loaded.items, settings.out)
+        unread = 0
         if settings.only == "answer":
             scores, rejected = _answered(loaded.items, answers, settings)
         else:
-            scores, rejected = _scored(benchmark, loaded.items, answers, settings, judging, run)
+            scores, rejected, unread = _scored(benchmark, loaded.items, answers, settings, judging, run)
         seconds = time.monotonic() - begin
         run.finish(data=loaded.facts, rule=settings.rule, scores=scores, seconds=round(seconds, 1))
-    return EvalResult(scores=scores, rejected=rejected, out=settings.out, seconds=seconds)
+    return EvalResult(scores=scores, rejected=rejected, out=settings.out, seconds=seconds, unread=unread)
 
 
 def _found_data(settings: EvalSettings) -> Path:
@@ -128,21 +142,33 @@ class Adopted:
     left_aside: int
 
 
-def _adopted(
+def _given_answers(
     benchmark: Benchmark[Any], items: Sequence[BenchmarkItem], settings: EvalSettings, data: Path
-) -> Adopted | None:
-    """Read `--answers` before the run folder is touched: it may be wrong."""
+) -> dict[str, Answer] | None:
+    """Return the answers that a file gave, now or when `out` was made; None where a model was asked.
+
+    `--answers` is read before the run folder is touched: it may be wrong.
+    """
     path = settings.answers
     if path is None:
-        return None
+        was_given = settings.only == "score" and Run.read(settings.out).settings.get("answers") is not None
+        return _on_disk(settings.out) if was_given else None
     if not path.is_file():
         raise AmpError(f"There is no file '{path}'", hint="--answers takes a JSONL or JSON file of answers")
     if path.resolve().is_relative_to(settings.out.resolve()):
         raise AmpError(f"'{path}' lies in --out '{settings.out}'", hint="Use --only score to score it again")
-    answers = benchmark.adopt(path, items, data, settings)
+    return benchmark.adopt(path, items, data, settings)
+
+
+def _adopted(
+    benchmark: Benchmark[Any], items: Sequence[BenchmarkItem], settings: EvalSettings, answers: Mapping[str, Answer]
+) -> Adopted:
+    """Return the answers to the items, all of which must have one."""
+    path = settings.answers
+    assert path is not None  # they were read from it
     if not benchmark.is_part:
         check_complete(items, answers, path)
-        return Adopted(answers=answers, left_aside=0)
+        return Adopted(answers=dict(answers), left_aside=0)
     kept = {item.id: answers[item.id] for item in items if item.id in answers}
     # the whole may have been asked in an older, smaller version: what lacks an answer is left out, unless all does
     check_complete([item for item in items if item.id in kept] or items, kept, path)
@@ -178,9 +204,13 @@ def _opened(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer 
 
 def _answers(items: Sequence[BenchmarkItem], out: Path) -> dict[str, Answer]:
     """Return the answers on disk; answers to unknown questions are refused."""
-    answers = {record["id"]: Answer.from_json(record) for record in RecordLog(out / ANSWERS).read()}
+    answers = _on_disk(out)
     _refuse_strangers(items, answers, out)
     return answers
+
+
+def _on_disk(out: Path) -> dict[str, Answer]:
+    return {record["id"]: Answer.from_json(record) for record in RecordLog(out / ANSWERS).read()}
 
 
 def _answered(
@@ -204,8 +234,12 @@ def _scored(
     settings: EvalSettings,
     judging: Judging | None,
     run: Run,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Write `items.jsonl` and `scores.json`; an item without an answer or verdict is rejected, not wrong."""
+) -> tuple[dict[str, Any], dict[str, str], int]:
+    """Write `items.jsonl` and `scores.json`; an item without an answer or verdict is rejected, not wrong.
+
+    Returns:
+        the scores, item id -> reason for items that were left out, and how many were all that could not be read.
+    """
     scores: Sequence[ItemScore]
     facts: dict[str, Any] = {}
     if benchmark.judge is not None:
@@ -226,7 +260,28 @@ def _scored(
     write_records(settings.out / ITEMS, (one.to_json() for one in scores))
     summary |= {"rejected": len(rejected)}
     write_json(settings.out / SCORES, summary)
-    return summary, rejected
+    return summary, rejected, _warn_of_unread(benchmark, scores, settings)
+
+
+DOUBTFUL = 0.02
+"""Share of unreadable answers above which the scores come with a warning."""
+
+
+def _warn_of_unread(benchmark: Benchmark[Any], scores: Sequence[Any], settings: EvalSettings) -> int:
+    """Say where more than a few answers could not be read; return their number where that is all of them, else 0."""
+    unread = [one for one in scores if not benchmark.is_readable(one)]
+    if benchmark.unreadable and len(unread) > DOUBTFUL * len(scores):
+        first = "; ".join(f"'{one.id}': {one.answer[:60]!r}" for one in unread[:3])
+        fate = (
+            "the rule counts them as the official script does"
+            if settings.rule == "official"
+            else f"all are in '{settings.out / ITEMS}'"
+        )
+        ui.warn(f"{len(unread):,} of {len(scores):,} {benchmark.unreadable} ({fate}). First: {first}")
+    if len(unread) < len(scores):
+        return 0
+    ui.warn(f"Nothing could be scored: not one of {len(scores):,} could be read")
+    return len(unread)
 
 
 def _without_answer(items: Sequence[BenchmarkItem], answers: Mapping[str, Answer], out: Path) -> dict[str, str]:

@@ -98,7 +98,7 @@ def declared(option: Option) -> tuple[Any, Any]:
 
 
 def evaluate(benchmark: Benchmark[Any], options: Mapping[str, Any]) -> None:
-    """Run a benchmark and show its scores; exit status 3 when items had to be left out.
+    """Run a benchmark and show its scores; exit status 3 when items had to be left out, or none could be read.
 
     Args:
         options: a command's own, by name; each is a field of EvalSettings, or of a record in it, but `json`.
@@ -128,7 +128,7 @@ def evaluate(benchmark: Benchmark[Any], options: Mapping[str, Any]) -> None:
         ui.hint(f"amp eval {benchmark.name} --out {result.out} --only {next_step}")
     else:
         ui.hint(f"amp report {result.out} OTHER_RUN --html report.html")
-    if result.rejected:
+    if result.undone:
         raise typer.Exit(3)
 
 
@@ -252,7 +252,7 @@ def show_all(results: "AllResults", out: Path, *, as_json: bool) -> None:
     for name, reason in results.failed.items():
         ui.warn(f"{name} was not done: {reason}. The same command goes on with it")
     for name, count in results.rejected.items():
-        ui.warn(f"{name}: {count:,} items were left out; see '{out / name / 'rejected.jsonl'}'")
+        ui.warn(f"{name}: {count:,} items have no score; see rejected.jsonl and items.jsonl in '{out / name}'")
     ui.hint(f"amp report {out} OTHER_RUN --html report.html")
 
 

@@ -95,8 +95,8 @@ def run_all(
                 continue
             scores[one.benchmark] = result.scores
             spent += result.scores.get("judge", {}).get("cost") or 0.0
-            if result.rejected:
-                rejected[one.benchmark] = len(result.rejected)
+            if result.undone:
+                rejected[one.benchmark] = result.undone
         results = AllResults(scores=scores, left_out=chosen.left_out, failed=failed, rejected=rejected)
         write_json(out / ALL, results.to_json())
         run.finish(done=list(scores), failed=failed, left_out=chosen.left_out)

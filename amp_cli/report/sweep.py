@@ -151,7 +151,7 @@ def _sweep(
             spec = None if settings.spec is None else replace(settings.spec, adapter=adapter)
             result = evaluate(replace(settings, spec=spec, out=out / point.folder / settings.benchmark))
             of_point[settings.benchmark] = result.scores
-            rejected += len(result.rejected)
+            rejected += result.undone
         scores.append(of_point)
     names = [settings.benchmark for settings in benchmarks]
     best = {name: points[_best([of_point[name] for of_point in scores], deciding(name))].step for name in names}

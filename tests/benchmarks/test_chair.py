@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from amp_cli.benchmarks import chair
-from amp_cli.benchmarks.chair import read_vocabulary
 from amp_cli.benchmarks.coco import Sample, choose_images, resolve_sample
 from amp_cli.benchmarks.mentions import Vocabulary, count_words, find_mentions, singular
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
+from amp_cli.benchmarks.vocabulary import read_vocabulary
 from amp_cli.disk.jsonl import read_json
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError

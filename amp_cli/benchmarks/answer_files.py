@@ -1,0 +1,116 @@
+"""Reads answer files in the layouts in which they are published; each benchmark joins them to its own items.
+
+{"id": "random-...", "answers": ["Yes"]}                                     our own
+{"question_id": 1, "image": ..., "prompt": "Is there ...?", "text": "Yes"}   LLaVA's, for any benchmark
+{"question": "Is there ...?", "answer": "yes"}                               POPE's own
+{"id": 1, "response": "Yes"}                                                 AMBER's
+{"image_id": 42, "caption": "A dog."}                                        CHAIR's, in `imgToEval` too
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from amp_cli.benchmarks.files import own_answers, records_of
+from amp_cli.disk.jsonl import read_json
+from amp_cli.errors import AmpError
+from amp_cli.records import Answer
+
+TEXTS = ("answer", "response", "caption", "text")
+"""Where the answer stands. The first that is there: beside one of the others, `text` is the question."""
+QUESTIONS = ("prompt", "question", "query", "text")
+IMAGES = ("image", "image_id", "image_file")
+LAYOUTS = (
+    "It takes records with `question_id` and `text`, `question` and `answer`, `id` and `response`, or `image_id` and "
+    "`caption`"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenAnswer:
+    """One answer, and what its record says of the question: each None where it says nothing.
+
+    Attributes:
+        where: the record, for messages.
+        number: its `question_id` or `id`, as text.
+        image: its image's name or number.
+        question: its question as it was asked, instructions included.
+        category: the split or category that it says it belongs to.
+    """
+
+    where: str
+    text: str
+    number: str | None
+    image: str | None
+    question: str | None
+    category: str | None
+
+
+def read_answers(path: Path, join: Callable[[Sequence[GivenAnswer]], dict[str, Answer]]) -> dict[str, Answer]:
+    """Return item id -> answer: of our own records by their ids, of others' as `join` finds the items.
+
+    Raises:
+        AmpError: a record holds no answer, or two answers to one question differ.
+    """
+    records = _records(path)
+    if all("answers" in record for record in records):
+        return own_answers(records, path)
+    return join([_given(record, f"'{path}', record {number}") for number, record in enumerate(records, start=1)])
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a list or of lines, or of the one object that CHAIR's script takes."""
+    if path.suffix == ".json":
+        whole = read_json(path)
+        if isinstance(whole, dict) and isinstance(captions := whole.get("imgToEval"), dict):
+            return [{"image_id": image, **record} for image, record in captions.items() if isinstance(record, Mapping)]
+    return records_of(path)
+
+
+def _given(record: Mapping[str, Any], where: str) -> GivenAnswer:
+    held = next((name for name in TEXTS if isinstance(record.get(name), str)), None)
+    if held is None:
+        raise AmpError(f"{where}: no text of an answer in it: {dict(record)!r:.120}", hint=LAYOUTS)
+    asked = (record[name] for name in QUESTIONS if name != held and isinstance(record.get(name), str))
+    return GivenAnswer(
+        where=where,
+        text=record[held],
+        number=_named(record, ("question_id", "id")),
+        image=_named(record, IMAGES),
+        question=next(asked, None),
+        category=_named(record, ("category", "split")),
+    )
+
+
+def _named(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    found = (record[name] for name in names if isinstance(record.get(name), str | int))
+    return next((str(value) for value in found), None)
+
+
+_PREFIX = re.compile(r"^COCO_(?:train|val|test)20\d\d_")
+
+
+def image_key(name: str) -> str:
+    """Return what makes an image the same one, however it is named: `val2014/COCO_val2014_000000000042.jpg`, 42."""
+    bare = _PREFIX.sub("", PurePosixPath(name).name)
+    stem = re.sub(r"\.(?:jpe?g|png|webp)$", "", bare, flags=re.IGNORECASE)
+    return stem.lstrip("0") or "0" if stem.isdigit() else stem
+
+
+def question_key(text: str) -> str:
+    """Return what makes a question the same one.
+
+    Without an instruction line below it, without an image tag, with single blanks, and with the "imange" of one version
+    of POPE read as "image".
+    """
+    first = next((line for line in text.replace("<image>", "").splitlines() if line.strip()), "")
+    return re.sub(r"\s+", " ", first).strip().lower().replace("imange", "image")
+
+
+def is_asked(question: str, prompt: str) -> bool:
+    """Return whether a prompt asks a question: it may stand under an image tag, or before or above an instruction."""
+    key = question_key(question)
+    lines = [question_key(line) for line in (*prompt.splitlines(), prompt)]
+    return any(line == key or (line.startswith(key) and key.endswith(("?", "."))) for line in lines)
