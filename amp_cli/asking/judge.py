@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from amp_cli.disk.settings import free, unrecorded
 from amp_cli.errors import AmpError
 from amp_cli.models.spec import ModelSpec
+from amp_cli.ranges import MANY, refuse_out_of_range
 from amp_cli.records import Verdict
 
 
@@ -19,8 +20,8 @@ class Price:
     completion: float
 
     def __post_init__(self) -> None:
-        if not (0 <= self.prompt < float("inf") and 0 <= self.completion < float("inf")):
-            raise AmpError(f"A price must be 0 or more, not {self.prompt} and {self.completion}")
+        if not (0 <= self.prompt <= MANY and 0 <= self.completion <= MANY):
+            raise AmpError(f"A price must be from 0 to {MANY:,}, not {self.prompt} and {self.completion}")
 
     def of(self, prompt_tokens: float, completion_tokens: float) -> float:
         """Return what so many tokens cost."""
@@ -76,15 +77,9 @@ class JudgeSettings:
     seed: int = unrecorded(0)
 
     def __post_init__(self) -> None:
-        if self.repeat < 1:
-            raise AmpError(f"--repeat must be at least 1, not {self.repeat}")
+        refuse_out_of_range(self)
         if (self.judge is not None or self.judge_url is not None) and self.verdicts is not None:
             raise AmpError("--judge and --judge-url do not go with --verdicts", hint="--verdicts replaces the judge")
-        if self.judge_concurrency < 1 or self.judge_timeout <= 0:
-            raise AmpError(
-                f"judge_concurrency ({self.judge_concurrency}) and judge_timeout ({self.judge_timeout} s) "
-                "must be above 0"
-            )
         if self.price is not None:
             parse_price(self.price)
         if self.judge is not None and not self.judge.strip():
