@@ -39,8 +39,19 @@ def part_of(path: Path) -> str:
 
 # who stands on whom, from the ground up; a room may import those before it, and itself
 ROOMS = (
-    "addresses", "errors", "stopping", "records", "dialogues", "ui", "disk", "launching", "downloads", "models", "asking",
-)  # fmt: skip
+    "addresses",
+    "errors",
+    "stopping",
+    "ranges",
+    "records",
+    "dialogues",
+    "ui",
+    "disk",
+    "launching",
+    "downloads",
+    "models",
+    "asking",
+)
 
 
 def allowed(part: str) -> set[str]:

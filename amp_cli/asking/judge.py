@@ -9,6 +9,7 @@ from amp_cli.addresses import is_api_version
 from amp_cli.disk.settings import free, unrecorded
 from amp_cli.errors import AmpError
 from amp_cli.models.spec import ModelSpec
+from amp_cli.ranges import MANY, refuse_out_of_range
 from amp_cli.records import Verdict
 
 
@@ -20,8 +21,8 @@ class Price:
     completion: float
 
     def __post_init__(self) -> None:
-        if not (0 <= self.prompt < float("inf") and 0 <= self.completion < float("inf")):
-            raise AmpError(f"A price must be 0 or more, not {self.prompt} and {self.completion}")
+        if not (0 <= self.prompt <= MANY and 0 <= self.completion <= MANY):
+            raise AmpError(f"A price must be from 0 to {MANY:,}, not {self.prompt} and {self.completion}")
 
     def of(self, prompt_tokens: float, completion_tokens: float) -> float:
         """Return what so many tokens cost."""
@@ -42,9 +43,6 @@ class JudgeRequest:
     temperature: float = 0.0
     max_tokens: int = 1024
     verdict_line: str | None = None
-
-
-MOST_JUDGE_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,20 +82,9 @@ class JudgeSettings:
     seed: int = unrecorded(0)
 
     def __post_init__(self) -> None:
-        if self.repeat < 1:
-            raise AmpError(f"--repeat must be at least 1, not {self.repeat}")
+        refuse_out_of_range(self)
         if (self.judge is not None or self.judge_url is not None) and self.verdicts is not None:
             raise AmpError("--judge and --judge-url do not go with --verdicts", hint="--verdicts replaces the judge")
-        if self.judge_concurrency < 1 or self.judge_timeout <= 0:
-            raise AmpError(
-                f"judge_concurrency ({self.judge_concurrency}) and judge_timeout ({self.judge_timeout} s) "
-                "must be above 0"
-            )
-        if not 1 <= self.judge_max_tokens <= MOST_JUDGE_TOKENS:
-            raise AmpError(
-                f"--judge-max-tokens must be from 1 to {MOST_JUDGE_TOKENS:,}, not {self.judge_max_tokens:,}",
-                hint="1,024 do for a judge that does not reason at length, 16,384 for most that do",
-            )
         if self.judge_api_version is not None and not is_api_version(self.judge_api_version):
             raise AmpError(
                 f"'{self.judge_api_version:.40}' is not an API version",

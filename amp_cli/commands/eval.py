@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -26,7 +26,9 @@ from amp_cli.commands.options import (
     OutOption,
     OverwriteOption,
     command,
+    number,
 )
+from amp_cli.ranges import RANGES
 
 if TYPE_CHECKING:
     from amp_cli.report.everything import AllResults
@@ -86,11 +88,13 @@ def declared(option: Option) -> tuple[Any, Any]:
     """Return a benchmark's own option as typer takes it: annotated type and default."""
     kind = Literal[option.choices] if option.choices else get_type_hints(EvalSettings)[option.name]
     default = option.default.replace("\n", "\\n") if isinstance(option.default, str) else option.default
+    least, most = RANGES.get(option.name, (None, None))
     return Annotated[
         kind,
         typer.Option(
             f"--{option.name.replace('_', '-')}",
-            min=1 if int in get_args(kind) else None,
+            min=least,
+            max=most,
             help=option.help,
             rich_help_panel=option.panel,
         ),
@@ -171,9 +175,7 @@ EVERYTHING: Options = {
     "limit": (
         Annotated[
             int | None,
-            typer.Option(
-                "--limit", min=1, help="Images of POPE, RePOPE and CHAIR, always the same.", rich_help_panel=DATA_PANEL
-            ),
+            number("--limit", help="Images of POPE, RePOPE and CHAIR, always the same.", rich_help_panel=DATA_PANEL),
         ],
         None,
     ),

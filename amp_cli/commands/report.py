@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amp_cli.commands.options import OUTPUT_PANEL, JsonOption
+from amp_cli.commands.options import OUTPUT_PANEL, JsonOption, number
 
 if TYPE_CHECKING:
     from amp_cli.report.runs import GatheredRun
@@ -23,7 +23,7 @@ def report(
         str, typer.Option("--title", help="The page's title.", rich_help_panel=OUTPUT_PANEL)
     ] = "Evaluation report",
     max_items: Annotated[
-        int, typer.Option("--max-items", min=1, help="Questions listed on the page.", rich_help_panel=OUTPUT_PANEL)
+        int, number("--max-items", help="Questions listed on the page.", rich_help_panel=OUTPUT_PANEL)
     ] = 600,
     json: JsonOption = False,
 ) -> None:

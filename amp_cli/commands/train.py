@@ -17,6 +17,7 @@ from amp_cli.commands.options import (
     OverwriteOption,
     TrustRemoteCodeOption,
     VisionTowerOption,
+    number,
 )
 
 if TYPE_CHECKING:
@@ -84,13 +85,12 @@ def train(
     ] = None,
     num_processes: Annotated[
         int | None,
-        typer.Option("--num-processes", min=1, help="Processes (default: one per GPU)", rich_help_panel=RUNNING_PANEL),
+        number("--num-processes", help="Processes (default: one per GPU)", rich_help_panel=RUNNING_PANEL),
     ] = None,
     tokens_per_step: Annotated[
         int | None,
-        typer.Option(
+        number(
             "--tokens-per-step",
-            min=1,
             help="mdpo: tokens in one forward pass of a device; fewer take less memory (default: 4096)",
             rich_help_panel=RUNNING_PANEL,
         ),

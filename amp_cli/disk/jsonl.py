@@ -29,7 +29,7 @@ def disk_errors_explained(action: Callable[[], Result], path: Path) -> Result:
 
 @contextmanager
 def full_disk_told() -> Iterator[None]:
-    """Turn what a full or broken disk does to any writer, a library's too, into a sentence.
+    """Turn what a full or broken disk does to any writer, a library's too, into a sentence; a name too long as well.
 
     For the outermost places; where the file is known, `disk_errors_explained` says it.
     """
@@ -42,6 +42,9 @@ def full_disk_told() -> Iterator[None]:
         if found is None:
             raise
         file = getattr(found, "filename", None)
+        if isinstance(found, OSError) and found.errno == errno.ENAMETOOLONG:
+            name = f"'{file:.60}...'" if isinstance(file, str) else "of a file"
+            raise AmpError(f"The name {name} is too long for this disk", hint="Give a shorter one") from error
         raise _cannot_write(file and Path(str(file)), getattr(found, "strerror", None) or str(found)) from error
 
 
@@ -59,7 +62,7 @@ def _is_of_disk(error: BaseException) -> bool:
     return any(f"(os error {number})" in str(error) for number in DISK) or "inline_container.cc" in str(error)
 
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENAMETOOLONG)
 """Libraries written in Rust say the number in their text; torch's writer of archives says where it failed."""
 
 

@@ -1,5 +1,6 @@
 """Chooses a model's chat template."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,33 @@ def choose_template(template: str, config: dict[str, Any], processor: Any, model
             f"There is no chat template '{template}'",
             hint="Use auto, authors, own, vicuna_v1, llava_v1 or a .jinja file",
         )
-    return template, path.read_text(encoding="utf-8").strip()
+    return template, _template_file(path)
+
+
+LONGEST = 1 << 20
+"""Bytes of a chat template; the longest known ones have 30,000."""
+
+
+def _template_file(path: Path) -> str:
+    """Return the text of a file that is a chat template; of another file nothing is shown.
+
+    Raises:
+        AmpError: it is not one: too long, not UTF-8, or it does not go through `messages`.
+    """
+    hint = "Give a .jinja file that writes `messages`, or auto, authors, own, vicuna_v1, llava_v1"
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(LONGEST + 1)
+        text = content.decode("utf-8").strip()
+    except OSError as error:
+        raise AmpError(f"Cannot read the chat template '{path}': {error.strerror}", hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise AmpError(f"'{path}' is not a chat template: it is not UTF-8", hint=hint) from error
+    if len(content) > LONGEST:
+        raise AmpError(f"'{path}' is not a chat template: it is longer than {LONGEST:,} bytes", hint=hint)
+    if not re.search(r"\{[{%][^}]*\bmessages\b", text):
+        raise AmpError(f"'{path}' is not a chat template: nothing in it uses `messages`", hint=hint)
+    return text
 
 
 def _is_llava_15(config: dict[str, Any]) -> bool:

@@ -23,6 +23,7 @@ from amp_cli.preferences.levels import build_preferences
 from amp_cli.preferences.nounchunks import DEFAULT_MODEL, ChunkParser
 from amp_cli.preferences.page import SHOWN_ITEMS, ShownItem, overview_of_run, write_page
 from amp_cli.preferences.sources import Sources, read_sources
+from amp_cli.ranges import refuse_out_of_range
 from amp_cli.records import MOST_LEVELS, PreferenceItem
 
 PAPER_DECODING = Decoding(num_beams=4, temperature=0.7, repetition_penalty=1.1)
@@ -63,6 +64,7 @@ class GenerateSettings:
             self._check_ig()
         else:
             raise AmpError(f"There is no method '{self.method}'", hint="Use --method meg or --method ig")
+        refuse_out_of_range(self)
 
     def _check_meg(self) -> None:
         if not self.experts:

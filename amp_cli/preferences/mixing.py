@@ -19,6 +19,7 @@ from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.source import open_source
 from amp_cli.preferences.image_paths import find_images, image_root, name_from
 from amp_cli.preferences.reading import read_items, written_beside
+from amp_cli.ranges import MANY
 from amp_cli.records import PreferenceItem
 
 COMMAND = "prefs mix"
@@ -36,8 +37,9 @@ class Ingredient:
     count: int | None = None
 
     def __post_init__(self) -> None:
-        if self.count is not None and self.count < 1:
-            raise AmpError(f"'{self.source}:{self.count}' asks for no item", hint="Give a number from 1, or none: all")
+        if self.count is not None and not 1 <= self.count <= MANY:
+            asked = "no item" if self.count < 1 else f"more than {MANY:,} items"
+            raise AmpError(f"'{self.source}:{self.count:.6g}' asks for {asked}", hint="Give a number, or none: all")
 
     @classmethod
     def parse(cls, text: str) -> "Ingredient":
@@ -47,7 +49,7 @@ class Ingredient:
             return cls(source=text)
         if not count.isdecimal():
             raise AmpError(f"'{text}' has no number after the colon", hint=f"Such as {source or 'FILE'}:1000")
-        return cls(source=source, count=int(count))
+        return cls(source=source, count=int(count[:20]))
 
     @property
     def label(self) -> str:

@@ -14,6 +14,7 @@ from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.models.resolve import adapter_folder, model_and_adapter
 from amp_cli.models.spec import ModelSpec
+from amp_cli.ranges import refuse_out_of_range
 from amp_cli.records import PAIR_SETS
 
 METHODS = ("mdpo", "sft")
@@ -80,29 +81,9 @@ class TrainConfig:
         _refuse_outside("quantization", self.quantization, QUANTIZATIONS)
         _refuse_outside("report_to", self.report_to, REPORTS)
         _refuse_outside("reference", self.reference, REFERENCES)
-        for name in ("lora_r", "lora_alpha", "global_batch_size", "per_device_batch_size", "max_length"):
-            _refuse_below(name, getattr(self, name), 1)
-        for name in ("save_steps", "logging_steps", "threads", "max_steps", "tokens_per_step"):
-            _refuse_below(name, getattr(self, name), 1)
-        _refuse_below("keep_checkpoints", self.keep_checkpoints, 2)
-        for name in (
-            "beta",
-            "penalty",
-            "round_weight",
-            "warmup_steps",
-            "lora_dropout",
-            "max_grad_norm",
-            "data_workers",
-        ):
-            _refuse_below(name, getattr(self, name), 0)
-        if not 0 < self.learning_rate < math.inf:
-            raise AmpError(f"learning_rate must be above 0, not {self.learning_rate}")
+        refuse_out_of_range(self)
         if (self.epochs is None) == (self.max_steps is None):
             raise AmpError("Give either epochs or max_steps", hint="E.g. --set max_steps=3000 --set epochs=none")
-        if self.epochs is not None and not 0 < self.epochs < math.inf:
-            raise AmpError(f"epochs must be above 0, not {self.epochs}")
-        if self.lora_dropout >= 1:
-            raise AmpError(f"lora_dropout must be below 1, not {self.lora_dropout}")
         if self.method == "mdpo" and self.per_device_batch_size is not None:
             raise AmpError(
                 "per_device_batch_size is only for sft; mdpo splits a batch into forward passes by tokens_per_step",
@@ -267,7 +248,7 @@ def _typed(name: str, value: Any) -> Any:
     kind = next(kind for kind in kinds if kind is not types.NoneType)
     converted = _converted(kind, value)
     if converted is None:
-        raise AmpError(f"{name} must be {_TYPE_WORDS[kind]}, not {value!r}")
+        raise AmpError(f"{name} must be {_TYPE_WORDS[kind]}, not {value!r:.40}")
     return converted
 
 
@@ -296,8 +277,3 @@ def _converted(kind: type, value: Any) -> Any:
 def _refuse_outside(name: str, value: str | None, allowed: Sequence[str | None]) -> None:
     if value not in allowed:
         raise AmpError(f"{name} must be one of {', '.join(str(one) for one in allowed)}, not '{value}'")
-
-
-def _refuse_below(name: str, value: float | None, least: float) -> None:
-    if value is not None and (math.isnan(value) or value < least):
-        raise AmpError(f"{name} must be at least {least}, not {value}")

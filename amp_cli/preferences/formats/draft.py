@@ -34,6 +34,9 @@ class Draft:
     notes: tuple[str, ...] = ()
 
 
+HEAVIEST = 1_000_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choices:
     """What the user may decide about rated answers: the weight of each aspect, and what happens to equal ratings."""
@@ -44,8 +47,8 @@ class Choices:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.weights) - set(ASPECTS)):
             raise AmpError(f"There is no rating '{unknown[0]}'", hint=f"Known: {', '.join(ASPECTS)}")
-        if not all(0 <= weight < float("inf") for weight in self.weights.values()) or not any(self.weights.values()):
-            raise AmpError("Rating weights must be numbers from 0, one of them above 0")
+        if not all(0 <= weight <= HEAVIEST for weight in self.weights.values()) or not any(self.weights.values()):
+            raise AmpError(f"Rating weights must be numbers from 0 to {HEAVIEST:,}, one of them above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
