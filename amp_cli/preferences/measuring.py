@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
 from amp_cli.disk.left_out import LeftOut, LeftOutLog
-from amp_cli.disk.run import NAME
+from amp_cli.disk.replacing import NAME
 from amp_cli.errors import AmpError
 from amp_cli.preferences.figures import Figures
 from amp_cli.preferences.reading import read_items, reading_progress

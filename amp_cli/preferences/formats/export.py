@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,8 +12,15 @@ from amp_cli.dialogues.turns import IMAGE_TOKEN
 from amp_cli.disk.jsonl import read_json, write_json
 from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
+from amp_cli.models.images import image_content
 from amp_cli.preferences.formats.parquet import written_parquet
-from amp_cli.preferences.image_paths import find_images, image_root, name_from
+from amp_cli.preferences.image_paths import (
+    find_images,
+    image_root,
+    name_from,
+    publishable_folders,
+    refuse_unnamed_folders,
+)
 from amp_cli.preferences.reading import read_items, written_beside
 from amp_cli.records import PAIR_SETS, PreferenceItem, pairs_of
 
@@ -55,6 +63,11 @@ class ExportSettings:
     @property
     def root(self) -> Path:
         return image_root(self.source, self.image_root)
+
+    @cached_property
+    def folders(self) -> tuple[Path, ...]:
+        """Where images may lie whose content is published."""
+        return publishable_folders(self.source, self.image_root)
 
 
 @dataclass(kw_only=True)
@@ -164,7 +177,8 @@ def _records(item: PreferenceItem, settings: ExportSettings) -> list[dict[str, A
     if settings.to == "trl":
         record = trl_record
         if settings.out.suffix == ".parquet":
-            images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+            refuse_unnamed_folders(files, settings.folders)
+            images = [{"bytes": image_content(file)[0], "path": file.name} for file in files]
     elif settings.to == "ms-swift":
         record = swift_record
     else:
