@@ -85,7 +85,7 @@ def _claim(lock: Path, place: Path, command: str) -> None:
     if held is not None and held.file.exists():
         held.holders += 1
         return
-    made_folder = not lock.parent.exists()
+    made_folder = lock.name == LOCK and not lock.parent.exists()
     disk_errors_explained(lambda: lock.parent.mkdir(parents=True, exist_ok=True), place)
     stream = disk_errors_explained(lambda: _locked(lock, place), place)
     disk_errors_explained(lambda: _say_who(stream, command), place)
