@@ -79,4 +79,4 @@ def main() -> None:
             app()
     except AmpError as error:
         ui.error(error.message, error.hint)
-        sys.exit(1)
+        sys.exit(error.status)

@@ -8,6 +8,7 @@ from typing import Any
 
 from amp_cli import ui
 from amp_cli.asking.answerer import Answerer, check_answerer
+from amp_cli.asking.endpoint import is_endpoint
 from amp_cli.asking.judge import Judge
 from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.answering import ANSWERS, REJECTED, answer_items
@@ -21,6 +22,7 @@ from amp_cli.disk.run import Run
 from amp_cli.disk.settings import flatten
 from amp_cli.downloads.places import benchmark_folder
 from amp_cli.errors import AmpError
+from amp_cli.models.resolve import places_of
 from amp_cli.records import Answer, BenchmarkItem
 
 ITEMS, SCORES = "items.jsonl", "scores.json"
@@ -58,12 +60,9 @@ def run_benchmark(
     begin = time.monotonic()
     if settings.only in ("judge", "score"):
         settings = _as_recorded(settings)
-    data = settings.data or _found_data(settings)
-    settings = replace(settings, data=data)
-    benchmark = BENCHMARKS[settings.benchmark]
-    images = settings.image_root or downloaded_images(benchmark.images_of, data)
-    settings = benchmark.settle(replace(settings, image_root=images))
-    loaded = benchmark.load(data, settings)
+    settings, benchmark, loaded = _loaded(settings)
+    data = settings.data
+    assert data is not None  # _loaded has found it
     for warning in loaded.warnings:
         ui.warn(warning)
     given = _given_answers(benchmark, loaded.items, settings, data)
@@ -181,7 +180,7 @@ def _adopted(
 def _opened(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer | None) -> Run:
     """Start the run, or open the one that is there to be judged or scored."""
     if settings.only in ("judge", "score"):
-        run = Run.read(settings.out)
+        run = Run.go_on(settings.out)
         if settings.only == "judge":
             run.record(settings=flatten(settings) | {"answers": run.settings.get("answers")})
         return run
@@ -199,7 +198,40 @@ def _opened(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer 
         identity=identity,
         seed=settings.running.seed,
         overwrite=settings.overwrite,
+        inputs=_inputs(settings, loaded),
     )
+
+
+def _inputs(settings: EvalSettings, loaded: LoadedBenchmark) -> list[Path | None]:
+    """Return all files and folders that an evaluation reads."""
+    judging, spec = settings.judging, settings.spec
+    kind, colon, judge = (judging.judge or "").partition(":")
+    names = [judge] if colon and kind in ("local", "replay") else []
+    given = [settings.data, settings.image_root, settings.answers, settings.questions, settings.synonyms]
+    given += [judging.verdicts, judging.judge_template]
+    if spec is not None and not is_endpoint(spec.model):
+        names += [name for name in (spec.model, spec.adapter, spec.vision_tower) if name]
+        given += [Path(spec.template)] if Path(spec.template).is_file() else []
+    return [*given, *loaded.files, *places_of(*names)]
+
+
+def inputs_of(settings: EvalSettings) -> list[Path | None]:
+    """Return all that an evaluation will read: whoever replaces older results asks for it before they are gone.
+
+    Raises:
+        AmpError: it cannot be done: no data, or data that cannot be read.
+    """
+    settings, _, loaded = _loaded(settings)
+    return _inputs(settings, loaded)
+
+
+def _loaded(settings: EvalSettings) -> tuple[EvalSettings, Benchmark[Any], LoadedBenchmark]:
+    """Return the settings with data and images found, the benchmark, and its data."""
+    data = settings.data or _found_data(settings)
+    benchmark = BENCHMARKS[settings.benchmark]
+    images = settings.image_root or downloaded_images(benchmark.images_of, data)
+    settings = benchmark.settle(replace(settings, data=data, image_root=images))
+    return settings, benchmark, benchmark.load(data, settings)
 
 
 def _answers(items: Sequence[BenchmarkItem], out: Path) -> dict[str, Answer]:

@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from amp_cli.disk.modes import share_weights
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.layout import says_original
 from amp_cli.models.llava.names import HUB
@@ -265,6 +266,7 @@ def _padding_colour(config: dict[str, Any], processor: Any) -> tuple[int, int, i
 def save_model_folder(loaded: LoadedModel, out: Path) -> None:
     """Write a plain model folder: safetensors, configurations, and the processor with the chat template in use."""
     loaded.model.save_pretrained(out)
+    share_weights(out)
     loaded.processor.chat_template = loaded.chat_template
     save_processor(loaded.processor, out)
     keep_small_files(loaded.folder, loaded.original_config, out)

@@ -175,6 +175,12 @@ def adapter_folder(adapter: str) -> Path:
     )
 
 
+def places_of(*names: str | None) -> list[Path]:
+    """Return where models and adapters of these names lie as folders on this disk; None is one that is not given."""
+    places = [Path(model_place(name)).expanduser() for name in names if name]
+    return [place for place in places if place.exists()]
+
+
 def adapter_base(folder: Path) -> str:
     """Return the base model that an adapter folder names ('' when it names none).
 

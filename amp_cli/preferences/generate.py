@@ -13,6 +13,7 @@ from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free, nested, unrecorded
 from amp_cli.errors import AmpError
+from amp_cli.models.resolve import places_of
 from amp_cli.models.spec import Decoding, Loading
 from amp_cli.preferences.autocheck import Checker
 from amp_cli.preferences.encoders import Encoder, make_encoder
@@ -149,8 +150,6 @@ def generate_preferences(
         AmpError: settings, data or models that cannot work, found before any model is loaded.
     """
     prepared = _prepare(settings, finetune, encoder, answering)
-    if overwrite:
-        _refuse_overwriting(settings, prepared.sources)
     run = Run.start(
         settings.out,
         command=COMMAND,
@@ -158,6 +157,7 @@ def generate_preferences(
         identity=prepared.identity,
         seed=settings.running.seed,
         overwrite=overwrite,
+        inputs=_inputs(settings, prepared),
     )
     try:
         result = _work(settings, prepared)
@@ -241,15 +241,14 @@ def _check_models(experts: Sequence[Expert], settings: GenerateSettings) -> dict
     }
 
 
-def _refuse_overwriting(settings: GenerateSettings, sources: Sources) -> None:
-    """Starting afresh empties the output folder: nothing that is read may stand in it."""
-    out = settings.out.resolve()
-    read = [settings.data.resolve(), *(Path(image) for item in sources.items for image in item.images)]
-    for path in read:
-        if path.is_relative_to(out):
-            raise AmpError(
-                f"--overwrite would delete '{path}', which is an input", hint="Choose a new folder with --out"
-            )
+def _inputs(settings: GenerateSettings, prepared: _Prepared) -> list[Path | None]:
+    """Return all files and folders that are read."""
+    sources = [prepared.sources, *([] if prepared.finetune_sources is None else [prepared.finetune_sources])]
+    images = {Path(image) for source in sources for item in source.items for image in item.images}
+    names = [name for one in settings.models() for name in (one.model, one.adapter) if not is_endpoint(one.model)]
+    given = (settings.data, settings.finetune_data, settings.image_root, settings.finetune_image_root)
+    encoder = settings.encoder.removeprefix("clip:") if settings.encoder.startswith("clip:") else None
+    return [*given, *places_of(*names, settings.loading.vision_tower, encoder), *images]
 
 
 def _work(settings: GenerateSettings, prepared: _Prepared) -> GenerateResult:

@@ -183,6 +183,7 @@ def _run(settings: MixSettings) -> Run:
         },
         seed=settings.seed,
         overwrite=settings.overwrite,
+        inputs=[settings.image_root, *(file for opened in sources for file in opened.files)],
     )
 
 

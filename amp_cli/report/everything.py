@@ -7,7 +7,7 @@ from typing import Any
 
 from amp_cli import ui
 from amp_cli.benchmarks import BENCHMARKS
-from amp_cli.benchmarks.runner import EvalResult, run_benchmark
+from amp_cli.benchmarks.runner import EvalResult, inputs_of, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.run import Run
@@ -81,7 +81,8 @@ def run_all(
     failed: dict[str, str] = {}
     rejected: dict[str, int] = {}
     spent = 0.0
-    with Run.start(out, command="eval all", settings=settings, overwrite=overwrite) as run:
+    inputs = [path for one in benchmarks for path in inputs_of(one)] if overwrite else []
+    with Run.start(out, command="eval all", settings=settings, overwrite=overwrite, inputs=inputs) as run:
         run.record(data=shared)
         for number, one in enumerate(benchmarks, start=1):
             ui.note(f"{one.benchmark} ({number} of {len(benchmarks)})")

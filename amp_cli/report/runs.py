@@ -10,7 +10,8 @@ from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.comparing import Difference
 from amp_cli.benchmarks.runner import SCORES
 from amp_cli.disk.jsonl import read_json
-from amp_cli.disk.run import NAME, Run
+from amp_cli.disk.replacing import NAME
+from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.report.compare import compare_runs, other_judge
 

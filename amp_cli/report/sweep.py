@@ -8,7 +8,7 @@ from typing import Any
 from amp_cli import ui
 from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.comparing import Difference
-from amp_cli.benchmarks.runner import EvalResult, run_benchmark
+from amp_cli.benchmarks.runner import EvalResult, inputs_of, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.benchmarks.showing import Column
 from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
@@ -126,8 +126,9 @@ def run_sweep(
         benchmarks: how each is asked of the base; adapter and output folder are put in here.
     """
     settings = {"training": training.resolve(), "benchmarks": {one.benchmark: one.limit for one in benchmarks}}
-
-    with Run.start(out, command="eval sweep", settings=settings, overwrite=overwrite) as run:
+    inputs: list[Path | None] = [training, *(point.adapter for point in points)]
+    inputs += [path for one in benchmarks for path in inputs_of(one)] if overwrite else []
+    with Run.start(out, command="eval sweep", settings=settings, overwrite=overwrite, inputs=inputs) as run:
         sweep = _sweep(points, benchmarks, out, evaluate)
         draw_sweep(sweep, out / PLOT)
         write_json(out / SWEEP, sweep.to_json())

@@ -8,6 +8,7 @@ from accelerate import PartialState
 from peft import LoraConfig
 
 from amp_cli.disk.jsonl import read_json, write_json
+from amp_cli.disk.modes import share_weights
 from amp_cli.models.adapters import language_lora_targets
 from amp_cli.training.config import TrainConfig
 
@@ -17,6 +18,7 @@ MARKER = "complete.json"
 
 def mark_complete(checkpoint: Path, *, step: int, of: int) -> None:
     """Say that everything of a checkpoint is on disk."""
+    share_weights(checkpoint)
     files = {str(file.relative_to(checkpoint)): file.stat().st_size for file in checkpoint.rglob("*") if file.is_file()}
     write_json(checkpoint / MARKER, {"step": step, "of": of, "files": files})
 

@@ -37,7 +37,18 @@ def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, me
     kept = run_folder / ITEMS
     if kept.exists():
         return len(load_items(run_folder, method))
-    rejections = LeftOutLog.open(run_folder / REJECTED)
+    items = usable_of(source, LeftOutLog.open(run_folder / REJECTED), image_root=image_root, method=method)
+    lines = (json.dumps(item.to_json(), ensure_ascii=False) for item in items.values())
+    write_text(kept, "".join(line + "\n" for line in lines))
+    return len(items)
+
+
+def usable_of(source: Path, rejections: LeftOutLog, *, image_root: Path | None, method: str) -> dict[str, TrainItem]:
+    """Return the usable items of `source` by id, each with its images decoded once; the others are noted.
+
+    Raises:
+        AmpError: the file cannot be read, no item is usable, or the first items all fail.
+    """
     root = image_root or source.resolve().parent
     items: dict[str, TrainItem] = {}
     last = ("", AmpError("the file is empty"))
@@ -55,9 +66,7 @@ def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, me
             refuse_systematic(rejections, len(items), source, last)
     if not items:
         raise _unusable(f"'{source}' has no usable items", last)
-    lines = (json.dumps(item.to_json(), ensure_ascii=False) for item in items.values())
-    write_text(kept, "".join(line + "\n" for line in lines))
-    return len(items)
+    return items
 
 
 def load_items(run_folder: Path, method: str) -> list[TrainItem]:

@@ -24,10 +24,10 @@ from amp_cli.launching import (
     visible_gpus,
     worker_environment,
 )
-from amp_cli.models.resolve import check_model
+from amp_cli.models.resolve import check_model, places_of
 from amp_cli.training.card import ADAPTER, CURVES, draw_curves
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.data import REJECTED, prepare_items
+from amp_cli.training.data import REJECTED, prepare_items, usable_of
 from amp_cli.training.worker import RESULT
 
 
@@ -89,6 +89,8 @@ def train_model(
         identity={**check_model(config.spec), "prefs_hash": prefs_hash},
         seed=config.seed,
         overwrite=overwrite,
+        inputs=_inputs(config, prefs, image_root, launch, out, overwrite=overwrite),
+        joins=machine_rank(launch.config_file) > 0,
     ) as run:
         if not (out / RESULT).exists():
             prepare_items(prefs, out, image_root=image_root, method=config.method)
@@ -105,6 +107,18 @@ def train_model(
         adapter=out / ADAPTER,
         rejected=LeftOutLog.open(out / REJECTED).count,
     )
+
+
+def _inputs(
+    config: TrainConfig, prefs: Path, image_root: Path | None, launch: Launch, out: Path, *, overwrite: bool
+) -> list[Path | None]:
+    """Return all that is read; where an earlier run would be replaced, the items are looked at before."""
+    images: set[Path] = set()
+    if overwrite and out.exists():
+        items = usable_of(prefs, LeftOutLog.begin(), image_root=image_root, method=config.method)
+        images = {Path(name) for item in items.values() for name in item.images}
+    models = places_of(config.base, config.adapter, config.vision_tower)
+    return [prefs, image_root, launch.config_file, *models, *images]
 
 
 def _hash(prefs: Path) -> str:
@@ -269,6 +283,14 @@ def _settings_of(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or "distributed_type" not in values:
         raise AmpError(f"'{file}' is not an accelerate config", hint="Make one with `accelerate config`")
     return values
+
+
+def machine_rank(file: Path) -> int:
+    """Return which machine of several this is, by an accelerate file; the first one (0) opens and holds the run."""
+    rank = _settings_of(file).get("machine_rank", 0)
+    if not isinstance(rank, int) or rank < 0:
+        raise AmpError(f"machine_rank in '{file}' must be a whole number from 0, not {rank!r:.80}")
+    return rank
 
 
 def _processes_of(file: Path) -> int:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from amp_cli import __version__
 from amp_cli.disk.jsonl import write_text
-from amp_cli.disk.run import Run, made_before, part_of, put_in_place
+from amp_cli.disk.run import make_whole
 from amp_cli.disk.templates import template_path
 from amp_cli.downloads.reports import Advance, Progress
 from amp_cli.errors import AmpError
@@ -33,6 +33,7 @@ from amp_cli.models.resolve import (
     is_folder_name,
     local_folder,
     model_place,
+    places_of,
 )
 from amp_cli.models.spec import ModelSpec
 from amp_cli.models.templates import CHAT_TEMPLATES, chat_template_text
@@ -90,21 +91,23 @@ def convert(settings: ConvertSettings, *, progress: Progress = silent) -> Conver
     """
     is_adapter = _is_adapter(settings.model)
     identity = _identity(settings, is_adapter=is_adapter)
-    asked = {"model": settings.model, "to": settings.to, "vision_tower": settings.vision_tower}
-    done = made_before(
-        settings.out, command="convert", identity={**identity, "to": settings.to}, overwrite=settings.overwrite
-    )
-    if done is None:
-        part = part_of(settings.out)
-        run = Run.start(part, command="convert", settings=asked, identity={**identity, "to": settings.to})
-        write = _write_adapter if is_adapter else _write_model
+
+    def write(part: Path) -> dict[str, Any]:
+        write_parts = _write_adapter if is_adapter else _write_model
         with progress(f"Converting {settings.model}", _bytes_of(settings.model, is_adapter=is_adapter), 0) as advance:
-            tensors, source, facts, notes = write(settings, part, advance)
+            tensors, source, facts, notes = write_parts(settings, part, advance)
         write_text(part / "README.md", _card(settings, identity, facts))
-        run.finish("done", tensors=tensors, source=source, notes=list(notes), peak_memory_mb=peak_memory_mb())
-        put_in_place(part, settings.out)
-        done = run
-    facts = done.facts
+        return {"tensors": tensors, "source": source, "notes": list(notes), "peak_memory_mb": peak_memory_mb()}
+
+    facts = make_whole(
+        settings.out,
+        command="convert",
+        settings={"model": settings.model, "to": settings.to, "vision_tower": settings.vision_tower},
+        identity={**identity, "to": settings.to},
+        write=write,
+        overwrite=settings.overwrite,
+        inputs=places_of(settings.model, settings.vision_tower),
+    ).facts
     differences = _verify(settings, is_adapter=is_adapter) if settings.verify else {}
     return ConvertResult(
         out=settings.out,

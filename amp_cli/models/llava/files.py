@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.modes import share_weights
 from amp_cli.errors import AmpError
 
 MODEL_STEMS = ("model.safetensors", "pytorch_model.bin")
@@ -205,6 +206,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
     """Write one safetensors file that transformers reads."""
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     disk_errors_explained(lambda: save_file(whole, file, {"format": "pt"}), file)
+    share_weights(file)
 
 
 def _own_memory(part: dict[str, torch.Tensor]) -> Iterable[tuple[str, torch.Tensor]]:

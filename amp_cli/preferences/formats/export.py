@@ -4,15 +4,25 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from amp_cli.dialogues.turns import IMAGE_TOKEN
 from amp_cli.disk.jsonl import read_json, write_json
 from amp_cli.disk.left_out import LeftOut
+from amp_cli.disk.one_file import alone_writing, first_record, is_rejected_list, refuse_foreign_file
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.parquet import written_parquet
-from amp_cli.preferences.image_paths import find_images, image_root, name_from
+from amp_cli.models.images import image_content
+from amp_cli.preferences.formats.parquet import is_written_parquet, written_parquet
+from amp_cli.preferences.formats.source import open_source
+from amp_cli.preferences.image_paths import (
+    find_images,
+    image_root,
+    name_from,
+    publishable_folders,
+    refuse_unnamed_folders,
+)
 from amp_cli.preferences.reading import read_items, written_beside
 from amp_cli.records import PAIR_SETS, PreferenceItem, pairs_of
 
@@ -56,6 +66,11 @@ class ExportSettings:
     def root(self) -> Path:
         return image_root(self.source, self.image_root)
 
+    @cached_property
+    def folders(self) -> tuple[Path, ...]:
+        """Where images may lie whose content is published."""
+        return publishable_folders(self.source, self.image_root)
+
 
 @dataclass(kw_only=True)
 class Exported:
@@ -86,7 +101,15 @@ def export_file(settings: ExportSettings) -> Exported:
         AmpError: the place is taken or of the wrong kind, the source cannot be read, or no item can be written.
     """
     _refuse_place(settings)
+    inputs = [Path(settings.source), *open_source(settings.source, image_root=settings.image_root).files]
     result = Exported(out=settings.out)
+    with alone_writing(settings.out, command="prefs export", is_ours=_is_export, inputs=inputs):
+        refuse_foreign_file(result.rejections, is_ours=is_rejected_list, inputs=inputs)
+        _export(settings, result)
+    return result
+
+
+def _export(settings: ExportSettings, result: Exported) -> None:
     with _writer(settings) as writer:
         for item in sound_items(settings, result):
             try:
@@ -101,7 +124,14 @@ def export_file(settings: ExportSettings) -> Exported:
     list_rejected(result)
     if settings.to == "llama-factory":
         _describe_to_factory(settings.out)
-    return result
+
+
+def _is_export(file: Path) -> bool:
+    """Tell a file that an export wrote: its rows name their levels, or are whole dialogues under an id, a line each."""
+    if file.suffix == ".parquet":
+        return is_written_parquet(file)
+    record = first_record(file) or {}
+    return "pair" in record if file.suffix == ".jsonl" else {"id", "output_1", "output_2"} <= {*record}
 
 
 def sound_items(settings: ExportSettings, result: Exported) -> Iterator[PreferenceItem]:
@@ -125,7 +155,8 @@ def refuse_nothing(result: Exported, source: str) -> None:
 def list_rejected(result: Exported) -> None:
     """Write the list of what was left out, or remove an older one."""
     if not result.rejected:
-        result.rejections.unlink(missing_ok=True)
+        if result.rejections.is_file() and is_rejected_list(result.rejections):
+            result.rejections.unlink()
         return
     with written_beside(result.rejections) as writer:
         for item_id, reason in result.rejected:
@@ -141,8 +172,6 @@ def _refuse_place(settings: ExportSettings) -> None:
         )
     if out.exists() and not settings.overwrite:
         raise AmpError(f"'{out}' exists", hint="Choose another file with --out, or replace it with --overwrite")
-    if out.exists() and Path(settings.source).exists() and out.samefile(settings.source):
-        raise AmpError(f"'{out}' is the source itself", hint="Choose another file with --out")
     if settings.to == "llama-factory":
         _factory_entries(out)
 
@@ -164,7 +193,8 @@ def _records(item: PreferenceItem, settings: ExportSettings) -> list[dict[str, A
     if settings.to == "trl":
         record = trl_record
         if settings.out.suffix == ".parquet":
-            images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+            refuse_unnamed_folders(files, settings.folders)
+            images = [{"bytes": image_content(file)[0], "path": file.name} for file in files]
     elif settings.to == "ms-swift":
         record = swift_record
     else:
