@@ -189,9 +189,14 @@ class Level:
         return cls(
             answers=texts(required(record, "answers"), "answers"),
             source=str(record.get("source", "unknown")),
-            accuracy=record.get("accuracy"),
-            score=record.get("score"),
+            accuracy=_finite_or_none(record.get("accuracy")),
+            score=_finite_or_none(record.get("score")),
         )
+
+
+def _finite_or_none(value: Any) -> Any:
+    """Return None for NaN and infinity: that number cannot be used, the answer can."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 PAIR_SETS = ("all", "adjacent", "best-vs-rest")

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.asking.answerer import Request
-from amp_cli.disk.jsonl import RecordLog, read_json
+from amp_cli.disk.jsonl import RecordLog
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 from amp_cli.launching import report
 from amp_cli.models.spec import Decoding, ModelSpec

@@ -6,7 +6,7 @@ from typing import Any
 
 from amp_cli.benchmarks.amber_words import AmberWords
 from amp_cli.benchmarks.files import add_answer, own_answers, records_of
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 

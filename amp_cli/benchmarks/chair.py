@@ -22,7 +22,7 @@ from amp_cli.benchmarks.showing import (
     shown,
     title_of,
 )
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem

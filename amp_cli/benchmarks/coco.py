@@ -8,7 +8,7 @@ from typing import Any
 
 from amp_cli.benchmarks.files import records_of
 from amp_cli.benchmarks.pope import SPLITS, label_file
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.downloads.places import benchmark_folder
 from amp_cli.errors import AmpError
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from amp_cli.disk.jsonl import content_hash, disk_errors_explained, read_json_records
+from amp_cli.disk.entries import read_entries
+from amp_cli.disk.jsonl import content_hash, disk_errors_explained
 from amp_cli.downloads.places import benchmark_folder, cache_folder
 from amp_cli.errors import AmpError
 from amp_cli.models.images import check_image, find_image
@@ -18,7 +19,7 @@ from amp_cli.records import Answer, BenchmarkItem, Verdict
 def records_of(path: Path) -> list[dict[str, Any]]:
     """Return the records of a JSON list or JSONL file; a line that is none is an error that names it."""
     records = []
-    for number, record, reason in read_json_records(path):
+    for number, record, reason in read_entries(path):
         if record is None:
             raise AmpError(f"'{path}', record {number}: {reason}", hint="Fix or remove that line, then run again")
         records.append(record)

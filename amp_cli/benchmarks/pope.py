@@ -12,7 +12,7 @@ from amp_cli.benchmarks.benchmark import LoadedBenchmark, Option
 from amp_cli.benchmarks.files import add_answer, own_answers, records_of
 from amp_cli.benchmarks.showing import column
 from amp_cli.benchmarks.yes_no import yes_no_benchmark
-from amp_cli.disk.jsonl import read_json_records
+from amp_cli.disk.entries import read_entries
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
@@ -225,7 +225,7 @@ def questions_by_id(data: Path, questions: Path | None) -> dict[Any, AskedQuesti
 def _questions_file(data: Path) -> Path:
     found = []
     for file in sorted(data.rglob("*.jsonl")):
-        first = next((record for _, record, _ in read_json_records(file)), None) if file.stat().st_size else None
+        first = next((record for _, record, _ in read_entries(file)), None) if file.stat().st_size else None
         if first is not None and _is_question(first):
             found.append(file)
     if len(found) != 1:

@@ -14,7 +14,8 @@ import typer
 
 from amp_cli import ui
 from amp_cli.commands.options import RUNNING_PANEL, JsonOption, OverwriteOption, SeedOption
-from amp_cli.disk.jsonl import RecordLog, read_json, write_json
+from amp_cli.disk.jsonl import RecordLog, write_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 

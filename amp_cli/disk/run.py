@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from amp_cli import __version__
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.settings import default_settings, flatten, free_settings
 from amp_cli.errors import AmpError
 

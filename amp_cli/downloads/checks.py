@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.jsonl import read_json, read_json_records
+from amp_cli.disk.entries import read_entries
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 
 BLOCK = 1 << 20
@@ -64,7 +65,7 @@ def record_check(counts: tuple[int, ...], fields: tuple[str, ...], unit: str = "
 
     def check(path: Path) -> str:
         number = 0
-        for line, record, reason in read_json_records(path):
+        for line, record, reason in read_entries(path):
             if record is None:
                 raise AmpError(f"'{path.name}': {reason}")
             lacking = [field for field in fields if field not in record]

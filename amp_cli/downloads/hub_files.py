@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.downloads.checks import verify
 from amp_cli.downloads.hub_errors import explained
 from amp_cli.downloads.places import check_space, is_offline

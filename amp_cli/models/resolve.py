@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.jsonl import content_hash, read_json
+from amp_cli.disk.jsonl import content_hash
+from amp_cli.disk.parsing import read_json
 from amp_cli.downloads.hub_errors import explained
 from amp_cli.downloads.hub_files import PICKLES, SAFE, SMALL
 from amp_cli.downloads.zoo import find_model

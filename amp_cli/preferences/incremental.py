@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from amp_cli.disk.jsonl import read_json, write_json, write_records
+from amp_cli.disk.jsonl import write_json, write_records
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 from amp_cli.preferences.experts import Expert
 from amp_cli.records import SourceItem

@@ -8,7 +8,7 @@ from typing import Any
 from amp_cli import ui
 from amp_cli.dialogues.named_images import SourceImage
 from amp_cli.dialogues.standard import read_standard
-from amp_cli.disk.jsonl import read_json_records
+from amp_cli.disk.entries import read_entries
 from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
 from amp_cli.models.images import check_image, find_image
@@ -45,7 +45,7 @@ def read_sources(path: Path, *, image_root: Path | None = None) -> Sources:
         AmpError: the file cannot be read, no record can be used, or the first `SYSTEMATIC_AFTER` fail in the same way.
     """
     reader = _Reader(image_root or path.parent)
-    numbered = list(read_json_records(path))
+    numbered = list(read_entries(path))
     with ui.progress("Checking the data", len(numbered)) as advance:
         for number, record, reason in numbered:
             reader.take(number, record, reason)

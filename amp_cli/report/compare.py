@@ -8,7 +8,8 @@ from typing import Any
 from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.comparing import Difference
 from amp_cli.benchmarks.runner import ITEMS, SCORES
-from amp_cli.disk.jsonl import RecordLog, read_json
+from amp_cli.disk.jsonl import RecordLog
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 
 

@@ -9,7 +9,7 @@ from amp_cli import ui
 from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.comparing import Difference
 from amp_cli.benchmarks.runner import SCORES
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.run import NAME, Run
 from amp_cli.errors import AmpError
 from amp_cli.report.compare import compare_runs, other_judge

@@ -11,7 +11,8 @@ from amp_cli.benchmarks.comparing import Difference
 from amp_cli.benchmarks.runner import EvalResult, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.benchmarks.showing import Column
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.report.compare import compare_runs

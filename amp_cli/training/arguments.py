@@ -7,7 +7,8 @@ from typing import Any
 from accelerate import PartialState
 from peft import LoraConfig
 
-from amp_cli.disk.jsonl import read_json, write_json
+from amp_cli.disk.jsonl import write_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.models.adapters import language_lora_targets
 from amp_cli.training.config import TrainConfig
 

@@ -7,7 +7,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from amp_cli import __version__
-from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, read_json, write_json, write_text
+from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, write_json, write_text
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.templates import template_path
 from amp_cli.models.llava.projector import projector_files
 from amp_cli.models.resolve import adapter_folder, is_folder_name, model_place

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from amp_cli.disk.jsonl import read_json, read_json_records, write_json, write_text
+from amp_cli.disk.entries import read_entries
+from amp_cli.disk.jsonl import write_json, write_text
 from amp_cli.disk.left_out import LeftOutLog
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 from amp_cli.models.images import check_image, find_image, open_image
 from amp_cli.models.load import LoadedModel
@@ -40,7 +42,7 @@ def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, me
     rejections = LeftOutLog.open(run_folder / REJECTED)
     root = image_root or source.resolve().parent
     items: dict[str, TrainItem] = {}
-    for number, record, reason in read_json_records(source):
+    for number, record, reason in read_entries(source):
         item_id = _id_of(record, number, source)
         try:
             if record is None:
@@ -61,7 +63,7 @@ def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, me
 def load_items(run_folder: Path, method: str) -> list[TrainItem]:
     """Read the items that `prepare_items` kept."""
     items = []
-    for _, record, reason in read_json_records(run_folder / ITEMS):
+    for _, record, reason in read_entries(run_folder / ITEMS):
         if record is None:
             raise AmpError(f"'{run_folder / ITEMS}' is damaged: {reason}", hint="Start afresh with --overwrite")
         items.append(parse_item(record, method))

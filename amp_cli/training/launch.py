@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.disk.jsonl import content_hash, read_json
+from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.left_out import LeftOutLog
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free
 from amp_cli.disk.templates import template_path

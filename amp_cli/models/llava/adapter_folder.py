@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import ADAPTER_STEMS, read_tensors, save_tensors, stored_tensors, weight_files
 from amp_cli.models.llava.layout import ORIGINAL as ORIGINAL_LAYOUT

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.models.llava.complete import refuse_gaps, shapes_in
 from amp_cli.models.llava.files import write_shards
 from amp_cli.models.llava.names import HUB

@@ -10,7 +10,8 @@ import torch
 from transformers import LlavaConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.complete import refuse_gaps
 from amp_cli.models.llava.files import read_tensors, save_tensors, stored_tensors, weight_files, write_shards

@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPVisionConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import StoredTensor, read_tensors, stored_tensors, weight_files
 from amp_cli.models.llava.names import HUB, ORIGINAL, is_buffer, respell

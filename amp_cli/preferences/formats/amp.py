@@ -1,10 +1,16 @@
 """Our own preferences.jsonl."""
 
+import math
+
 from amp_cli.dialogues.named_images import Record, images_of
+import math
+
 from amp_cli.dialogues.turns import own_id
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Choices, Draft, Format
+from amp_cli.preferences.formats.draft import ENDLESS, Choices, Draft, Format
 from amp_cli.records import Frame, Level, required, texts
+
+RATINGS = ("accuracy", "score")
 
 
 def describes(record: Record) -> bool:
@@ -25,12 +31,17 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
             levels=tuple(_level(level) for level in levels),
             frame=Frame.from_json(record),
             meta=meta,
+            notes=(ENDLESS,) * sum(_is_endless(level.get(name)) for level in levels for name in RATINGS),
         )
     ]
 
 
+def _is_endless(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
 def _level(level: Record) -> Level:
-    for name in ("accuracy", "score"):
+    for name in RATINGS:
         value = level.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise AmpError(f"'{name}' of a level must be a number, not {value!r:.80}")

@@ -14,6 +14,7 @@ KEY = "__key__"
 ASPECTS = {"helpfulness": "Helpfulness", "faithfulness": "Visual Faithfulness", "ethics": "Ethical Considerations"}
 """VLFeedback's three ratings of an answer: our names and the data's."""
 EQUAL_WEIGHTS = {"helpfulness": 1.0, "faithfulness": 1.0, "ethics": 1.0}
+ENDLESS = "a number that is NaN or infinite was left out"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from amp_cli.dialogues.turns import IMAGE_TOKEN
-from amp_cli.disk.jsonl import read_json, write_json
+from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.left_out import LeftOut
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.parquet import written_parquet
 from amp_cli.preferences.image_paths import find_images, image_root, name_from

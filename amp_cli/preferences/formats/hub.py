@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import __version__
-from amp_cli.disk.jsonl import content_hash, disk_errors_explained, read_json, write_text
+from amp_cli.disk.jsonl import content_hash, disk_errors_explained, write_text
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.run import NAME, put_in_place
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.disk.jsonl import content_hash, read_json
+from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.left_out import LeftOut
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.run import NAME, Run, made_before, part_of, put_in_place
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import Choices

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from amp_cli.disk.entries import Entry
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.json_records import Entry
 
 ROWS = 64
 """Rows in memory at once; with an image in each, some 30 MB."""
