@@ -8,7 +8,7 @@ from typing import Any
 
 from amp_cli.benchmarks.files import records_of
 from amp_cli.benchmarks.pope import SPLITS, label_file
-from amp_cli.disk.parsing import read_json
+from amp_cli.disk.parsing import read_json, read_object
 from amp_cli.downloads.places import benchmark_folder
 from amp_cli.errors import AmpError
 
@@ -152,7 +152,12 @@ def captions_by_image(file: Path | None, wanted: Collection[Any]) -> dict[Any, l
     if file is None:
         return captions
     among = set(wanted)
-    for entry in read_json(file).get("annotations", ()):
-        if entry["image_id"] in among:
-            captions.setdefault(entry["image_id"], []).append(str(entry["caption"]))
+    try:
+        for entry in read_object(file, annotations=list)["annotations"]:
+            if entry["image_id"] in among:
+                captions.setdefault(entry["image_id"], []).append(str(entry["caption"]))
+    except (KeyError, TypeError) as error:
+        raise AmpError(
+            f"'{file}' is not a COCO captions file: an entry lacks {error}", hint="Fetch it again, or move it away"
+        ) from error
     return captions

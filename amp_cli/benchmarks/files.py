@@ -1,8 +1,8 @@
 """Reads the files of benchmarks: records, answers and verdicts that exist already, images on disk or in archives."""
 
 import hashlib
-import json
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -10,6 +10,7 @@ from typing import Any
 
 from amp_cli.disk.entries import read_entries
 from amp_cli.disk.jsonl import content_hash, disk_errors_explained
+from amp_cli.disk.parsing import UnreadableError, parse_json
 from amp_cli.downloads.places import benchmark_folder, cache_folder
 from amp_cli.errors import AmpError
 from amp_cli.models.images import check_image, find_image
@@ -103,7 +104,7 @@ def unpack_images(items: Sequence[BenchmarkItem], data: Path) -> Path | None:
                     for name, member in found.items():
                         _unpack(archive, member, folder / name)
                     return folder
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
             raise AmpError(f"'{file}' cannot be read: {error}", hint="Fetch it again, or give --image-root") from error
     return None
 
@@ -133,7 +134,7 @@ def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> 
     disk_errors_explained(write, target)
 
 
-_LARGEST_LIST = 64 << 20
+LARGEST_LIST = 64 << 20
 """Bytes. Larger JSON files do not hold a benchmark's questions."""
 
 
@@ -155,11 +156,11 @@ def find_list(data: Path, is_one: Callable[[Mapping[str, Any]], bool], what: str
 
 
 def _first_fits(file: Path, is_one: Callable[[Mapping[str, Any]], bool]) -> bool:
-    if file.stat().st_size > _LARGEST_LIST:
+    if file.stat().st_size > LARGEST_LIST:
         return False
     try:
-        records = json.loads(file.read_bytes().decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError):  # some other program's file
+        records = parse_json(file.read_bytes())
+    except (OSError, UnreadableError):  # some other program's file
         return False
     return isinstance(records, list) and bool(records) and isinstance(records[0], dict) and is_one(records[0])
 

@@ -108,7 +108,7 @@ def collect_verdicts(
 ) -> None:
     """Have judged what has no verdict yet; each verdict is on disk before the next one is looked at."""
     log = RecordLog(settings.out / VERDICTS)
-    done = {(record["id"], record["repeat"]) for record in log.read()}
+    done = set(log.read_as(lambda record: (str(record["id"]), int(record["repeat"]))))
     if judging.judge is None:
         if not done:
             write_records(log.path, (verdict.to_json() for verdict in judging.verdicts))
@@ -176,7 +176,7 @@ def score_verdicts(
     Returns:
         the items' results, facts on the verdicts, and item id -> reason for items that lack an answer or a verdict.
     """
-    verdicts = [Verdict.from_json(record) for record in RecordLog(settings.out / VERDICTS).read()]
+    verdicts = RecordLog(settings.out / VERDICTS).read_as(Verdict.from_json)
     repeats = settings.judging.repeat
     if run.facts.get("judging", {}).get("kind") == "verdicts":  # the file says how many there are
         repeats = max((repeats, *(one.repeat + 1 for one in verdicts)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from amp_cli import __version__
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
-from amp_cli.disk.parsing import read_json
+from amp_cli.disk.parsing import read_object
 from amp_cli.disk.settings import default_settings, flatten, free_settings
 from amp_cli.errors import AmpError
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "spacy")
 NAME = "run.json"
+FIELDS: dict[str, type] = {"command": str, "settings": dict}
+"""What every `run.json` of ours holds, whichever version wrote it."""
 
 
 class Run:
@@ -61,7 +63,7 @@ class Run:
         if overwrite and (out / NAME).exists():
             disk_errors_explained(lambda: shutil.rmtree(out), out)
         if (out / NAME).exists():
-            old = read_json(out / NAME)
+            old = read_object(out / NAME, **FIELDS)
             _refuse_other_run(out, old, facts, free, _plain(defaults))
             facts = {**old, "settings": facts["settings"], "state": "running", "ended": None}
             run = cls(out, facts, resumed=True)
@@ -80,8 +82,10 @@ class Run:
             AmpError: there is no run there.
         """
         if not (out / NAME).is_file():
-            raise AmpError(f"'{out}' is not a run folder: it holds no {NAME}")
-        return cls(out, read_json(out / NAME), resumed=True)
+            raise AmpError(
+                f"'{out}' is not a run folder: it holds no {NAME}", hint="Give a folder that an amp command wrote"
+            )
+        return cls(out, read_object(out / NAME, **FIELDS), resumed=True)
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from amp_cli.disk.parsing import read_json
+from amp_cli.disk.parsing import read_object
 from amp_cli.downloads.checks import verify
 from amp_cli.downloads.hub_errors import explained
 from amp_cli.downloads.places import check_space, is_offline
@@ -243,7 +243,7 @@ def _cached_commit(repository: Repository) -> str:
 
 def _refuse_missing_parts(repository: Repository, folder: Path) -> None:
     for index in folder.glob("*.index.json"):
-        for part in sorted(set(read_json(index)["weight_map"].values())):
+        for part in sorted(set(read_object(index, weight_map=dict)["weight_map"].values())):
             if not (folder / part).is_file():
                 raise AmpError(
                     f"'{repository.id}' is incomplete on this disk: '{part}' is missing", hint=_carry_hint(repository)

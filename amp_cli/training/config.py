@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
-from amp_cli.disk.parsing import read_json
+from amp_cli.disk.parsing import read_object, read_yaml
 from amp_cli.disk.settings import free
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
@@ -214,7 +214,7 @@ def load_config(
 
 def _rank_of(adapter: str, given: Mapping[str, str]) -> dict[str, int]:
     """Return an adapter's rank and alpha; refuse others that are given."""
-    stored = read_json(adapter_folder(adapter) / "adapter_config.json")
+    stored = read_object(adapter_folder(adapter) / "adapter_config.json", r=int, lora_alpha=int | float)
     values = {"lora_r": int(stored["r"]), "lora_alpha": int(stored["lora_alpha"])}
     for name, value in values.items():
         if name in given and given[name] != str(value):
@@ -223,8 +223,6 @@ def _rank_of(adapter: str, given: Mapping[str, str]) -> dict[str, int]:
 
 
 def _read_recipe(size: str) -> dict[str, Any]:
-    import yaml
-
     if size.endswith((".yaml", ".yml")):
         path = Path(size)
     else:
@@ -232,12 +230,11 @@ def _read_recipe(size: str) -> dict[str, Any]:
         if size not in known:
             raise AmpError(f"There is no recipe for size '{size}'", hint=f"Known: {', '.join(known)}, or a .yaml file")
         path = template_path("recipes", f"{size}.yaml")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise AmpError(f"Cannot read the recipe '{path}': {error}") from error
-    if not isinstance(values, dict):
-        raise AmpError(f"The recipe '{path}' is not a list of `key: value`")
+    values = read_yaml(path)
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise AmpError(
+            f"The recipe '{path}' is not a list of `key: value`", hint="Copy one of amp's recipes and change its values"
+        )
     return values
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from amp_cli import ui
 from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.left_out import LeftOutLog
-from amp_cli.disk.parsing import read_json
+from amp_cli.disk.parsing import read_object, read_yaml
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free
 from amp_cli.disk.templates import template_path
@@ -96,7 +96,7 @@ def train_model(
             run.record(accelerate_config=str(launch.config_file), processes=launch.processes)
             run_worker(launch, out)
             draw_curves(out)
-        result = read_json(out / RESULT)
+        result = read_object(out / RESULT, steps=int, seconds=int | float, items=int)
     except AmpError:
         run.finish("failed")
         raise
@@ -249,6 +249,9 @@ def check_packages(config: TrainConfig) -> None:
         )
 
 
+MOST_PROCESSES = 4096
+
+
 def _accelerate_file(name: str) -> Path:
     path = Path(name)
     if path.is_file():
@@ -260,12 +263,7 @@ def _accelerate_file(name: str) -> Path:
 
 
 def _settings_of(file: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise AmpError(f"Cannot read the accelerate config '{file}': {error}") from error
+    values = read_yaml(file)
     if not isinstance(values, dict) or "distributed_type" not in values:
         raise AmpError(f"'{file}' is not an accelerate config", hint="Make one with `accelerate config`")
     return values
@@ -273,6 +271,9 @@ def _settings_of(file: Path) -> dict[str, Any]:
 
 def _processes_of(file: Path) -> int:
     processes = _settings_of(file).get("num_processes", 1)
-    if not isinstance(processes, int) or processes < 1:
-        raise AmpError(f"num_processes in '{file}' must be a whole number above 0, not {processes!r}")
+    if type(processes) is not int or not 1 <= processes <= MOST_PROCESSES:
+        raise AmpError(
+            f"num_processes in '{file}' must be a whole number from 1 to {MOST_PROCESSES:,}, not {processes!r:.80}",
+            hint="Make a configuration with `accelerate config`, or leave out --accelerate-config",
+        )
     return processes

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from amp_cli.disk.parsing import read_json
+from amp_cli.disk.parsing import read_object
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import StoredTensor, read_tensors, stored_tensors, weight_files
 from amp_cli.models.llava.names import ORIGINAL, Spelling, is_buffer, projector_names, respell
@@ -97,7 +97,7 @@ def open_original(
     Raises:
         AmpError: something is missing, damaged, does not fit together, or is of a kind transformers' LLaVA cannot hold.
     """
-    config = config if config is not None else read_json(folder / "config.json")
+    config = config if config is not None else read_object(folder / "config.json")
     _refuse_other_kinds(folder, config)
     stored = stored_tensors(weight_files(folder))
     for name in (EMBEDDING, HEAD):

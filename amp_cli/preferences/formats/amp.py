@@ -3,8 +3,6 @@
 import math
 
 from amp_cli.dialogues.named_images import Record, images_of
-import math
-
 from amp_cli.dialogues.turns import own_id
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import ENDLESS, Choices, Draft, Format

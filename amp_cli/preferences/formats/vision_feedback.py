@@ -1,10 +1,10 @@
 """vision-feedback-mix-binarized: a dialogue as JSON text with one answer per preference value at its end."""
 
-import json
 from typing import Any
 
 from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import Dialogue, answer_of, own_id, read_turns
+from amp_cli.disk.parsing import UnreadableError, parse_json
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, kept
 from amp_cli.preferences.formats.rated import levels_by_rating, number_of
@@ -42,9 +42,9 @@ def _json(value: object, name: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise AmpError(f"'{name}' is not valid JSON") from error
+        return parse_json(value)
+    except UnreadableError as error:
+        raise AmpError(f"'{name}' {error}") from error
 
 
 def _question_and_answers(turns: object, count: int) -> tuple[Dialogue, list[str]]:
