@@ -1,4 +1,4 @@
-"""The one exception that people see as a sentence instead of a traceback."""
+"""The exceptions that people see as a sentence instead of a traceback."""
 
 
 class AmpError(Exception):
@@ -7,7 +7,14 @@ class AmpError(Exception):
     Printed by `amp_cli.main` as an `Error:` and a `Hint:` line, exit status 1.
     """
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+class RecordError(AmpError):
+    """A record that cannot be used, and why. Whoever reads the file says which one it is, and mostly leaves it out."""
+
+    def __init__(self, message: str, *, hint: str = "Correct that record, or take it out of the file") -> None:
+        super().__init__(message, hint=hint)

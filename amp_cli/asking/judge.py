@@ -20,7 +20,10 @@ class Price:
 
     def __post_init__(self) -> None:
         if not (0 <= self.prompt < float("inf") and 0 <= self.completion < float("inf")):
-            raise AmpError(f"A price must be 0 or more, not {self.prompt} and {self.completion}")
+            raise AmpError(
+                f"A price must be 0 or more, not {self.prompt} and {self.completion}",
+                hint="Give prices in dollars per million tokens",
+            )
 
     def of(self, prompt_tokens: float, completion_tokens: float) -> float:
         """Return what so many tokens cost."""
@@ -77,13 +80,17 @@ class JudgeSettings:
 
     def __post_init__(self) -> None:
         if self.repeat < 1:
-            raise AmpError(f"--repeat must be at least 1, not {self.repeat}")
+            raise AmpError(
+                f"--repeat must be at least 1, not {self.repeat}",
+                hint="Leave out --repeat for one verdict on each item",
+            )
         if (self.judge is not None or self.judge_url is not None) and self.verdicts is not None:
             raise AmpError("--judge and --judge-url do not go with --verdicts", hint="--verdicts replaces the judge")
         if self.judge_concurrency < 1 or self.judge_timeout <= 0:
             raise AmpError(
                 f"judge_concurrency ({self.judge_concurrency}) and judge_timeout ({self.judge_timeout} s) "
-                "must be above 0"
+                "must be above 0",
+                hint="Leave both out for the defaults",
             )
         if self.price is not None:
             parse_price(self.price)
@@ -246,7 +253,10 @@ def open_judge(settings: JudgeSettings, *, items: Sequence[str] = ()) -> Judge:
     if kind in ("local", "replay") and not rest:
         raise AmpError(f"--judge {settings.judge} names nothing", hint="Give --judge local:MODEL or replay:FILE")
     if kind in ("local", "replay") and settings.judge_url is not None:
-        raise AmpError(f"--judge-url does not go with --judge {kind}:{rest}, which asks no endpoint")
+        raise AmpError(
+            f"--judge-url does not go with --judge {kind}:{rest}, which asks no endpoint",
+            hint="Leave out --judge-url, or give --judge openai:MODEL",
+        )
     if kind == "local":
         from amp_cli.asking.judge_local import LocalJudge
 

@@ -75,7 +75,10 @@ def _list_of_texts(path: Path) -> list[str] | None:
         return None
     wrong = next((number for number, value in enumerate(values, start=1) if not isinstance(value, str)), None)
     if wrong is not None:
-        raise AmpError(f"Entry {wrong} of '{path}' is not a text: {values[wrong - 1]!r:.80}")
+        raise AmpError(
+            f"Entry {wrong} of '{path}' is not a text: {values[wrong - 1]!r:.80}",
+            hint='Give a list of texts, or JSONL with {"id", "text"}',
+        )
     return [str(value) for value in values]
 
 
@@ -83,11 +86,20 @@ def _verdicts_by_key(path: Path) -> dict[tuple[str, int], Verdict]:
     verdicts: dict[tuple[str, int], Verdict] = {}
     for number, record, reason in read_entries(path):
         if record is None:
-            raise AmpError(f"'{path}' cannot be replayed: {reason}")
+            raise AmpError(
+                f"'{path}' cannot be replayed: {reason}",
+                hint='Each line must be {"id", "text"}; correct or remove the others',
+            )
         try:
             verdict = Verdict.from_json({**record, "id": str(record["id"])} if "id" in record else record)
         except AmpError as error:
-            raise AmpError(f"'{path}' cannot be replayed: in record {number}, {error.message}") from error
+            raise AmpError(
+                f"'{path}' cannot be replayed: in record {number}, {error.message}",
+                hint='Each line must be {"id", "text"}; correct or remove the others',
+            ) from error
         if verdicts.setdefault((verdict.id, verdict.repeat), verdict) is not verdict:
-            raise AmpError(f"'{path}' holds two replies to '{verdict.id}' (repeat {verdict.repeat})")
+            raise AmpError(
+                f"'{path}' holds two replies to '{verdict.id}' (repeat {verdict.repeat})",
+                hint="Keep one of the two lines",
+            )
     return verdicts

@@ -72,7 +72,10 @@ def read_instances(file: Path) -> tuple[list[str], dict[Any, str], dict[Any, set
     """Return the names of the object classes, image id -> file name, and image id -> names of the objects in it."""
     instances = read_json(file)
     if not isinstance(instances, dict) or not all(key in instances for key in ("images", "annotations", "categories")):
-        raise AmpError(f"'{file}' is not a COCO instances file: it needs images, annotations and categories")
+        raise AmpError(
+            f"'{file}' is not a COCO instances file: it needs images, annotations and categories",
+            hint="Give COCO's instances_val2014.json, or a file of the same form",
+        )
     try:
         categories = {entry["id"]: str(entry["name"]) for entry in instances["categories"]}
         images = {entry["id"]: str(entry["file_name"]) for entry in instances["images"]}
@@ -81,9 +84,14 @@ def read_instances(file: Path) -> tuple[list[str], dict[Any, str], dict[Any, set
             if entry["image_id"] in objects and entry["category_id"] in categories:
                 objects[entry["image_id"]].add(categories[entry["category_id"]])
     except (KeyError, TypeError) as error:
-        raise AmpError(f"'{file}' is not a COCO instances file: an entry lacks {error}") from error
+        raise AmpError(
+            f"'{file}' is not a COCO instances file: an entry lacks {error}",
+            hint="Give COCO's instances_val2014.json, or a file of the same form",
+        ) from error
     if not images:
-        raise AmpError(f"'{file}' names no images")
+        raise AmpError(
+            f"'{file}' names no images", hint="Give COCO's instances_val2014.json, or a file of the same form"
+        )
     return list(categories.values()), images, objects
 
 

@@ -34,7 +34,9 @@ def own_answers(records: Iterable[Mapping[str, Any]], path: Path) -> dict[str, A
         try:
             answer = Answer.from_json(record)
         except AmpError as error:
-            raise AmpError(f"'{path}', record {number}: {error.message}") from error
+            raise AmpError(
+                f"'{path}', record {number}: {error.message}", hint="Correct or remove that record, then run again"
+            ) from error
         add_answer(answers, answer, path)
     return answers
 
@@ -60,7 +62,8 @@ def check_complete(items: Sequence[BenchmarkItem], answers: Mapping[str, Answer]
         found = len(answers[uneven[0].id].answers)
         raise AmpError(
             f"'{path}': {len(uneven):,} items do not have as many answers as questions, first "
-            f"'{uneven[0].id}' with {found} for {len(uneven[0].questions)}"
+            f"'{uneven[0].id}' with {found} for {len(uneven[0].questions)}",
+            hint="Give one answer to each question, in the questions' order",
         )
     if missing:
         shown = "; ".join(_described(item) for item in missing[:3])
@@ -179,7 +182,7 @@ def text_field(record: Mapping[str, Any], name: str, where: str) -> str:
     """Return a text of a record, or refuse the record by the field's name."""
     value = record.get(name)
     if not isinstance(value, str):
-        raise AmpError(f"{where} has no text '{name}'")
+        raise AmpError(f"{where} has no text '{name}'", hint="Correct or remove that record, then run again")
     return value
 
 
@@ -187,7 +190,7 @@ def text_list(record: Mapping[str, Any], name: str, where: str) -> tuple[str, ..
     """Return a list of texts of a record, or refuse the record by the field's name."""
     value = record.get(name)
     if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, str) for one in value):
-        raise AmpError(f"{where} has no list of texts '{name}'")
+        raise AmpError(f"{where} has no list of texts '{name}'", hint="Correct or remove that record, then run again")
     return tuple(value)
 
 
@@ -281,7 +284,10 @@ def reply_of(response: Mapping[str, Any], item_id: str, where: str) -> Verdict:
     try:
         text = response["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
-        raise AmpError(f"{where} is not a judge's response: it needs choices, message and content") from error
+        raise AmpError(
+            f"{where} is not a judge's response: it needs choices, message and content",
+            hint='Each line must be {"id", "text"} or a chat completion',
+        ) from error
     usage = response.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
     return Verdict(
@@ -315,7 +321,9 @@ def check_verdicts(verdicts: Sequence[Verdict], items: Sequence[BenchmarkItem], 
     keys: set[tuple[str, int]] = set()
     for one in verdicts:
         if (one.id, one.repeat) in keys:
-            raise AmpError(f"'{path}' holds two verdicts on '{one.id}' (repeat {one.repeat})")
+            raise AmpError(
+                f"'{path}' holds two verdicts on '{one.id}' (repeat {one.repeat})", hint="Keep one of the two lines"
+            )
         keys.add((one.id, one.repeat))
     strangers = [one.id for one in verdicts if one.id not in known]
     judged = {one.id for one in verdicts}

@@ -109,10 +109,13 @@ def labelled_items(file: Path, split: str) -> list[BenchmarkItem]:
         label = str(record.get("label", "")).strip().lower()
         if lacking or label not in ("yes", "no"):
             wrong = f"no text in {', '.join(lacking)}" if lacking else f"the label is '{label}', not yes or no"
-            raise AmpError(f"'{file}', record {number}: {wrong}")
+            raise AmpError(f"'{file}', record {number}: {wrong}", hint="Correct or remove that record, then run again")
         content = (record["image"], question_key(record["text"]))
         if labels.setdefault(content, label) != label:
-            raise AmpError(f"'{file}' labels {record['text']!r} for '{record['image']}' both yes and no")
+            raise AmpError(
+                f"'{file}' labels {record['text']!r} for '{record['image']}' both yes and no",
+                hint="Keep the right one of the two lines",
+            )
         seen[content] += 1
         items.append(
             BenchmarkItem(
@@ -166,10 +169,16 @@ def upstream_answers(
     mismatched: list[Any] = []
     for record in records:
         if "question_id" not in record or not isinstance(record.get("text"), str):
-            raise AmpError(f"'{path}' holds a record without `question_id` and `text`: {dict(record)!r:.120}")
+            raise AmpError(
+                f"'{path}' holds a record without `question_id` and `text`: {dict(record)!r:.120}",
+                hint="Correct or remove that record, then run again",
+            )
         number, text = record["question_id"], record["text"]
         if texts.setdefault(number, text) != text:
-            raise AmpError(f"'{path}' answers question_id {number} twice: {texts[number]!r:.60} and {text!r:.60}")
+            raise AmpError(
+                f"'{path}' answers question_id {number} twice: {texts[number]!r:.60} and {text!r:.60}",
+                hint="Keep one of the two lines",
+            )
         question = questions.get(number)
         if question is None:
             strangers.append(number)
@@ -211,10 +220,15 @@ def questions_by_id(data: Path, questions: Path | None) -> dict[Any, AskedQuesti
     seen: Counter[tuple[str, str, str]] = Counter()
     for number, record in enumerate(records_of(file), start=1):
         if not _is_question(record):
-            raise AmpError(f"'{file}', record {number}: no question_id, image, text and category in it")
+            raise AmpError(
+                f"'{file}', record {number}: no question_id, image, text and category in it",
+                hint="Correct or remove that record, then run again",
+            )
         content = (str(record["category"]), str(record["image"]), question_key(str(record["text"])))
         if record["question_id"] in asked:
-            raise AmpError(f"'{file}' has the question_id {record['question_id']} twice")
+            raise AmpError(
+                f"'{file}' has the question_id {record['question_id']} twice", hint="Keep one of the two lines"
+            )
         seen[content] += 1
         asked[record["question_id"]] = AskedQuestion(
             split=content[0], key=content[2], item_id=_item_id(*content, seen[content])

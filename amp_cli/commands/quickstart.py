@@ -102,7 +102,7 @@ class Loop:
         with ui.command_within_a_loop():
             status = self.type_in(words)
         if status:
-            raise AmpError(f"`{line}` ended with exit status {status}")
+            raise AmpError(f"`{line}` ended with exit status {status}", hint="Run that command by itself to see why")
 
 
 def run_loop(

@@ -150,7 +150,7 @@ def _cut_out(stream: BinaryIO, start: int, whole: str) -> Iterator[tuple[int, by
             if rest:
                 yield number + 1, None, f"the {whole} cannot be read on from entry {number + 1}: it has ended already"
             return
-    reason = f"the {whole} breaks off after {position:,} bytes"
+    reason = f"it {cutter.fault}" if cutter.fault else f"it breaks off after {position:,} bytes"
     yield number + 1, None, f"the {whole} cannot be read on from entry {number + 1}: {reason}"
 
 
@@ -165,7 +165,7 @@ class _Cutter:
         self._carried = b""  # a backslash whose second half is in the next block
         self._parts: list[bytes] = []
         self._size = 0
-        self._fault = ""
+        self.fault = ""
         self._count = 0
 
     def feed(self, block: bytes) -> Iterator[tuple[bytes | None, str]]:
@@ -187,7 +187,7 @@ class _Cutter:
             elif character in b"[{":
                 self._depth += 1
                 begin = place if self._depth == 1 else begin
-                self._fault = self._fault or (TOO_DEEP if self._depth > DEEPEST else "")
+                self.fault = self.fault or (TOO_DEEP if self._depth > DEEPEST else "")
             elif character in b"]}":
                 self._depth -= 1
             if character == b"," or self._depth == 0:
@@ -202,15 +202,15 @@ class _Cutter:
     def _keep(self, part: bytes) -> None:
         self._size += len(part)
         if self._size > LONGEST:
-            self._fault = f"is longer than {LONGEST >> 20} MB"
-        if self._fault:
+            self.fault = f"is longer than {LONGEST >> 20} MB"
+        if self.fault:
             self._parts = []
         else:
             self._parts.append(part)
 
     def _element(self, *, is_last: bool) -> Iterator[tuple[bytes | None, str]]:
-        content, fault = b"".join(self._parts), self._fault
-        self._parts, self._size, self._fault = [], 0, ""
+        content, fault = b"".join(self._parts), self.fault
+        self._parts, self._size, self.fault = [], 0, ""
         is_empty_list = is_last and not self._count and not content.strip() and not fault
         if not is_empty_list:
             self._count += 1

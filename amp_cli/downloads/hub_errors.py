@@ -50,7 +50,10 @@ def explained(action: Callable[[], Result], repo: str) -> Result:
             hint=f"With a network, `amp download {repo}` fetches it. Or copy it here and give its folder",
         ) from error
     except EntryNotFoundError as error:
-        raise AmpError(f"'{repo}' lacks a required file on the hub: {str(error).splitlines()[0]}") from error
+        raise AmpError(
+            f"'{repo}' lacks a required file on the hub: {str(error).splitlines()[0]}",
+            hint="Check the name, or give the folder of a model that is whole",
+        ) from error
     except HfHubHTTPError as error:
         raise AmpError(
             f"The hub refused '{repo}' (status {error.response.status_code})",

@@ -193,7 +193,10 @@ def _literal(path: str) -> str:
 def _snapshot(repository: Repository, commit: str, files: dict[str, HubFile]) -> Snapshot:
     chosen = choose_files(list(files), repository.patterns)
     if not chosen:
-        raise AmpError(f"'{repository.id}' has none of the required files")
+        raise AmpError(
+            f"'{repository.id}' has none of the required files",
+            hint="Check the name: `amp models` lists those that are known",
+        )
     folder = repository.folder or _cache_folder(repository) / "snapshots" / commit
     return Snapshot(
         repository=repository, commit=commit, folder=folder, files=tuple(files[path] for path in sorted(chosen))

@@ -43,7 +43,7 @@ def open_image(path: Path) -> "Image":
     from PIL import Image, ImageOps
 
     if path.stat().st_size == 0:
-        raise AmpError(f"The image '{path}' is empty (0 bytes)")
+        raise AmpError(f"The image '{path}' is empty (0 bytes)", hint="Copy or fetch it again")
     try:
         with _opened(path) as image:
             _refuse_unusable(image, path)
@@ -53,7 +53,9 @@ def open_image(path: Path) -> "Image":
             upright: Image.Image = ImageOps.exif_transpose(image)
             return upright.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
-        raise AmpError(f"The image '{path}' cannot be read: {error}") from error
+        raise AmpError(
+            f"The image '{path}' cannot be read: {error}", hint="Copy or fetch it again, or save it as PNG or JPEG"
+        ) from error
 
 
 def check_image(path: Path) -> None:
@@ -93,7 +95,10 @@ def _opened(path: Path) -> "Image":
         try:
             return Image.open(path)
         except Image.DecompressionBombError as error:
-            raise AmpError(f"The image '{path}' is too large to open safely: {error}") from error
+            raise AmpError(
+                f"The image '{path}' is too large to open safely: {error}",
+                hint="Scale it down first; models see a few hundred pixels a side",
+            ) from error
 
 
 def _refuse_unusable(image: "Image", path: Path) -> None:

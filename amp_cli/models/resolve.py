@@ -85,7 +85,10 @@ def model_config(model: str) -> tuple[dict[str, Any], Path]:
                 hint=f"Give --model BASE --adapter {place}, or merge it first",
             )
         if not path.is_file():
-            raise AmpError(f"'{place}' is not a model folder: it has no config.json")
+            raise AmpError(
+                f"'{place}' is not a model folder: it has no config.json",
+                hint="Give a folder with config.json, a hub id (owner/name), or a name that `amp models` lists",
+            )
     else:
         path = fetch_file(place, "config.json")
     return read_object(path), path.parent

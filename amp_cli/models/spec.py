@@ -59,7 +59,8 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.num_beams < 1 or self.max_new_tokens < 1:
             raise AmpError(
-                f"num_beams ({self.num_beams}) and max_new_tokens ({self.max_new_tokens}) must be at least 1"
+                f"num_beams ({self.num_beams}) and max_new_tokens ({self.max_new_tokens}) must be at least 1",
+                hint="Leave them out for the benchmark's own",
             )
         if (
             self.temperature < 0
@@ -67,4 +68,6 @@ class Decoding:
             or self.repetition_penalty <= 0
             or self.no_repeat_ngram_size < 0
         ):
-            raise AmpError(f"The decoding settings are out of range: {asdict(self)}")
+            raise AmpError(
+                f"The decoding settings are out of range: {asdict(self)}", hint="Leave them out for the benchmark's own"
+            )

@@ -162,7 +162,7 @@ def refuse_empty(prefs: str, items: int, refused: LeftOutLog) -> None:
     if items:
         return
     if not refused.first:
-        raise AmpError(f"'{prefs}' holds no item")
+        raise AmpError(f"'{prefs}' holds no item", hint="Give a file with one item or more")
     reason = refused.first[0].reason
     raise AmpError(
         f"None of the {refused.count:,} entries of '{prefs}' is a preference item; the first: {reason}",

@@ -96,13 +96,18 @@ class TrainConfig:
         ):
             _refuse_below(name, getattr(self, name), 0)
         if not 0 < self.learning_rate < math.inf:
-            raise AmpError(f"learning_rate must be above 0, not {self.learning_rate}")
+            raise AmpError(
+                f"learning_rate must be above 0, not {self.learning_rate}", hint="Leave it out for the recipe's own"
+            )
         if (self.epochs is None) == (self.max_steps is None):
             raise AmpError("Give either epochs or max_steps", hint="E.g. --set max_steps=3000 --set epochs=none")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
-            raise AmpError(f"epochs must be above 0, not {self.epochs}")
+            raise AmpError(f"epochs must be above 0, not {self.epochs}", hint="Leave it out for the recipe's own")
         if self.lora_dropout >= 1:
-            raise AmpError(f"lora_dropout must be below 1, not {self.lora_dropout}")
+            raise AmpError(
+                f"lora_dropout must be below 1, not {self.lora_dropout}",
+                hint="Leave it out: MDPO trains without dropout",
+            )
         if self.method == "mdpo" and self.per_device_batch_size is not None:
             raise AmpError(
                 "per_device_batch_size is only for sft; mdpo splits a batch into forward passes by tokens_per_step",
@@ -111,14 +116,19 @@ class TrainConfig:
         if self.method == "mdpo" and self.lora_dropout:
             raise AmpError(
                 f"lora_dropout must be 0 with mdpo, not {self.lora_dropout}: "
-                "dropout would add noise to the comparison of policy and reference"
+                "dropout would add noise to the comparison of policy and reference",
+                hint="Leave out lora_dropout",
             )
         if self.adapter is not None and self.lora_dropout:
-            raise AmpError(f"lora_dropout must be 0 when training continues from an adapter, not {self.lora_dropout}")
+            raise AmpError(
+                f"lora_dropout must be 0 when training continues from an adapter, not {self.lora_dropout}",
+                hint="Leave out lora_dropout",
+            )
         if self.save_steps % self.logging_steps:
             raise AmpError(
                 f"save_steps ({self.save_steps}) must be a multiple of logging_steps ({self.logging_steps}): "
-                "otherwise a resumed run would log other steps than an unbroken one"
+                "otherwise a resumed run would log other steps than an unbroken one",
+                hint="Set both, e.g. --set logging_steps=10 --set save_steps=100",
             )
 
     def items_per_batch(self, processes: int) -> tuple[int, int]:
@@ -259,12 +269,18 @@ def _typed(name: str, value: Any) -> Any:
         if types.NoneType in kinds:
             return None
         if name != "report_to":  # its "none" is a value of its own
-            raise AmpError(f"{name} needs a value, not none")
+            raise AmpError(
+                f"{name} needs a value, not none",
+                hint=f"Give one with --set {name}=VALUE, or leave it out of the recipe",
+            )
         return "none"
     kind = next(kind for kind in kinds if kind is not types.NoneType)
     converted = _converted(kind, value)
     if converted is None:
-        raise AmpError(f"{name} must be {_TYPE_WORDS[kind]}, not {value!r}")
+        raise AmpError(
+            f"{name} must be {_TYPE_WORDS[kind]}, not {value!r}",
+            hint=f"E.g. --set {name}=VALUE; the recipes in docs/training.md show all settings",
+        )
     return converted
 
 
@@ -292,9 +308,15 @@ def _converted(kind: type, value: Any) -> Any:
 
 def _refuse_outside(name: str, value: str | None, allowed: Sequence[str | None]) -> None:
     if value not in allowed:
-        raise AmpError(f"{name} must be one of {', '.join(str(one) for one in allowed)}, not '{value}'")
+        raise AmpError(
+            f"{name} must be one of {', '.join(str(one) for one in allowed)}, not '{value}'",
+            hint=f"E.g. --set {name}=VALUE; the recipes in docs/training.md show all settings",
+        )
 
 
 def _refuse_below(name: str, value: float | None, least: float) -> None:
     if value is not None and (math.isnan(value) or value < least):
-        raise AmpError(f"{name} must be at least {least}, not {value}")
+        raise AmpError(
+            f"{name} must be at least {least}, not {value}",
+            hint=f"E.g. --set {name}=VALUE; the recipes in docs/training.md show all settings",
+        )

@@ -11,7 +11,7 @@ from amp_cli.disk.entries import read_entries
 from amp_cli.disk.jsonl import write_json, write_text
 from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.disk.parsing import read_object
-from amp_cli.errors import AmpError
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.models.images import check_image, find_image, open_image
 from amp_cli.models.load import LoadedModel
 from amp_cli.models.prompts import EncodedItem, encode_item
@@ -46,9 +46,9 @@ def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, me
         item_id = _id_of(record, number, source)
         try:
             if record is None:
-                raise AmpError(reason)
+                raise RecordError(reason)
             if item_id in items:
-                raise AmpError(f"the id '{item_id}' occurs twice; the first item is kept")
+                raise RecordError(f"the id '{item_id}' occurs twice; the first item is kept")
             items[item_id] = _usable({**record, "id": item_id}, root, method)
         except AmpError as error:
             rejections.note(item_id if item_id not in items else f"{item_id} (entry {number})", error.message)
@@ -94,7 +94,7 @@ def refuse_systematic(rejections: LeftOutLog, usable: int, source: Path, last: A
     if not usable and rejections.count >= SYSTEMATIC:
         raise AmpError(
             f"None of the first {rejections.count} items of '{source}' is usable; the last one: {last.message}",
-            hint=last.hint or "See rejected.jsonl in the run folder",
+            hint="See rejected.jsonl in the run folder" if isinstance(last, RecordError) else last.hint,
         )
 
 
@@ -166,7 +166,7 @@ def usable_items(data: EncodedItems, run_folder: Path, *, max_length: int) -> En
             encoded = data[number]
             length = max(len(response.input_ids) for response in encoded.responses)
             if length > max_length:
-                raise AmpError(f"the item has {length} tokens; max_length is {max_length}")
+                raise RecordError(f"the item has {length} tokens; max_length is {max_length}")
             numbers.append(number)
         except AmpError as error:
             rejections.note(item.id, error.message)

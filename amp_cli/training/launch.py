@@ -119,7 +119,7 @@ def _hash(prefs: Path) -> str:
     try:
         return content_hash(prefs)
     except OSError as error:
-        raise AmpError(f"Cannot read '{prefs}': {error.strerror}") from error
+        raise AmpError(f"Cannot read '{prefs}': {error.strerror}", hint="Check that you may read the file") from error
 
 
 LOG = "train.log"
@@ -137,7 +137,7 @@ def run_worker(launch: Launch, run_folder: Path) -> dict[str, Any]:
     with ExitStack() as stack:
         status = run_workers(launch, run_folder, log_path, _display(stack, outcome))
     if "error" in outcome:
-        raise AmpError(outcome["error"], hint=outcome["hint"] or f"The whole log is in '{log_path}'")
+        raise AmpError(outcome["error"], hint=outcome["hint"])
     if status or "result" not in outcome:
         raise AmpError(
             f"Training stopped (exit status {status}). The last lines of its log:\n{tail_of(log_path)}",

@@ -287,7 +287,10 @@ class Session:
                     loaded.model, items, pad_id=pad_id, max_length=self.config.max_length
                 )
         except ValueError as error:
-            raise AmpError(f"'{self.config.base}' cannot be trained with mdpo: {error}") from error
+            raise AmpError(
+                f"'{self.config.base}' cannot be trained with mdpo: {error}",
+                hint="Give a model of a family in docs/training.md",
+            ) from error
         if (slower := describe(self.self_test)) is not None:
             self._note(slower)
         return forward

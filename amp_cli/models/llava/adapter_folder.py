@@ -28,7 +28,10 @@ def adapter_layout(folder: Path, name: str) -> str:
     strange = [key for key in names if respell_adapter(key, NETWORK) is None]
     if strange or not names:
         held = ", ".join(f"'{key}'" for key in strange[:3]) or "nothing"
-        raise AmpError(f"The adapter '{name}' holds {held}, which is not part of a LLaVA model")
+        raise AmpError(
+            f"The adapter '{name}' holds {held}, which is not part of a LLaVA model",
+            hint="Give the adapter of a LLaVA-1.5 model",
+        )
     return ORIGINAL_LAYOUT if all(respell_adapter(key, ORIGINAL) == key for key in names) else TRANSFORMERS
 
 

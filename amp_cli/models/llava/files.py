@@ -40,7 +40,10 @@ def weight_files(folder: Path, stems: Iterable[str] = MODEL_STEMS) -> list[Path]
         for file in files:
             refuse_unfinished(file)
         return files
-    raise AmpError(f"'{folder}' has no weights ({' or '.join(tried)})")
+    raise AmpError(
+        f"'{folder}' has no weights ({' or '.join(tried)})",
+        hint="Give the folder of a whole model; `amp download` fetches one",
+    )
 
 
 def _indexed(index: Path) -> list[Path]:
@@ -49,7 +52,7 @@ def _indexed(index: Path) -> list[Path]:
         raise AmpError(f"'{index}' is not an index of weight files: its weight_map is empty", hint="Download it again")
     names = sorted({str(name) for name in weight_map.values()})
     if any(Path(name).name != name for name in names):
-        raise AmpError(f"'{index}' names files outside its folder")
+        raise AmpError(f"'{index}' names files outside its folder", hint="Download the model again")
     files = [index.parent / name for name in names]
     missing = next((file for file in files if not file.is_file()), None)
     if missing is not None:
@@ -162,7 +165,10 @@ def _unpickled(file: Path, *, device: str) -> dict[str, torch.Tensor]:
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
     ):
-        raise AmpError(f"'{file}' is not a plain list of named tensors")
+        raise AmpError(
+            f"'{file}' is not a plain list of named tensors",
+            hint="Give weights as safetensors, or as a pickle of named tensors only",
+        )
     return content
 
 

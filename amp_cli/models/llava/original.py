@@ -224,7 +224,10 @@ def _renamed(checkpoint: OriginalCheckpoint, file: Path, spelling: Spelling) -> 
             continue
         new = respell(name, spelling)
         if new is None:
-            raise AmpError(f"'{file}' holds '{name}', which is not part of a LLaVA-1.5 model")
+            raise AmpError(
+                f"'{file}' holds '{name}', which is not part of a LLaVA-1.5 model",
+                hint="Only LLaVA-1.5's original layout is read; give the model in transformers' layout",
+            )
         yield new, with_rows(tensor, name, checkpoint) if name in (EMBEDDING, HEAD) else tensor
 
 

@@ -60,15 +60,25 @@ def _refuse_other_kinds(folder: Path, config: dict[str, Any]) -> None:
     kind = text.get("model_type", "llama")
     if config.get("model_type") != "llava" or vision.get("model_type", "clip_vision_model") != "clip_vision_model":
         raise AmpError(
-            f"'{folder}' is a '{config.get('model_type')}', and the original LLaVA layout is only for LLaVA-1.5"
+            f"'{folder}' is a '{config.get('model_type')}', and the original LLaVA layout is only for LLaVA-1.5",
+            hint="Use the model in transformers' layout, which it is in",
         )
     if kind not in _ARCHITECTURES:
-        raise AmpError(f"'{folder}' has a language model of type '{kind}', which the original layout does not support")
+        raise AmpError(
+            f"'{folder}' has a language model of type '{kind}', which the original layout does not support",
+            hint="Use the model in transformers' layout, which it is in",
+        )
     for name, only in (("projector_hidden_act", "gelu"), ("multimodal_projector_bias", True)):
         if config.get(name, only) != only:
-            raise AmpError(f"'{folder}' has {name} = {config[name]!r}; the original layout supports only {only!r}")
+            raise AmpError(
+                f"'{folder}' has {name} = {config[name]!r}; the original layout supports only {only!r}",
+                hint="Use the model in transformers' layout, which it is in",
+            )
     if not isinstance(config.get("vision_feature_layer", -2), int):
-        raise AmpError(f"'{folder}' has several layers in vision_feature_layer; the original layout supports only one")
+        raise AmpError(
+            f"'{folder}' has several layers in vision_feature_layer; the original layout supports only one",
+            hint="Use the model in transformers' layout, which it is in",
+        )
     if not (folder / "tokenizer.model").is_file():
         raise AmpError(
             f"'{folder}' has no tokenizer.model, which the original layout needs",
@@ -87,7 +97,8 @@ def _image_token(folder: Path, config: dict[str, Any]) -> int:
     if image_token < pieces:
         raise AmpError(
             f"'{folder}' has its image token ({image_token}) among the {pieces:,} tokens of tokenizer.model; the "
-            "original layout expects it after them"
+            "original layout expects it after them",
+            hint="Use the model in transformers' layout, which it is in",
         )
     return image_token
 
@@ -101,7 +112,10 @@ def _original_parts(folder: Path, image_token: int, kept: dict[str, torch.Tensor
                 continue
             new = respell(name, ORIGINAL)
             if new is None:
-                raise AmpError(f"'{file}' holds '{name}', which is not part of a LLaVA-1.5 model")
+                raise AmpError(
+                    f"'{file}' holds '{name}', which is not part of a LLaVA-1.5 model",
+                    hint="Use the model in transformers' layout, which it is in",
+                )
             if new.startswith(ORIGINAL.tower):
                 continue
             if new in (EMBEDDING, HEAD):

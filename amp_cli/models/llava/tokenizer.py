@@ -50,7 +50,10 @@ class Pieces:
         try:
             self.processor.Load(str(file))
         except (RuntimeError, OSError) as error:
-            raise AmpError(f"'{file}' is not a SentencePiece model") from error
+            raise AmpError(
+                f"'{file}' is not a SentencePiece model",
+                hint="Copy the tokenizer.model of the base language model into the folder",
+            ) from error
 
     @cached_property
     def names(self) -> list[str]:

@@ -105,7 +105,9 @@ def _outer(name: str, folder: Path) -> Tower:
     config = read_object(folder / "config.json")
     kind = config.get("model_type")
     if kind not in ("clip", "clip_vision_model"):
-        raise AmpError(f"The vision tower '{name}' is of type '{kind}', not CLIP")
+        raise AmpError(
+            f"The vision tower '{name}' is of type '{kind}', not CLIP", hint="Give a CLIP folder with --vision-tower"
+        )
     vision = config.get("vision_config", config)
     stored = {name: place for name, place in stored_tensors(weight_files(folder)).items() if not is_buffer(name)}
     tensors = {
@@ -119,7 +121,8 @@ def _outer(name: str, folder: Path) -> Tower:
     if positions is not None and positions != (tower_config.image_size // tower_config.patch_size) ** 2 + 1:
         raise AmpError(
             f"The vision tower '{name}' contradicts itself: its config.json says {tower_config.image_size} pixels, "
-            f"its weights hold {positions} positions"
+            f"its weights hold {positions} positions",
+            hint="Download the vision tower again",
         )
     mean, std = _mean_and_std(folder)
     return Tower(name=name, folder=folder, config=tower_config, tensors=tensors, mean=mean, std=std)

@@ -199,7 +199,7 @@ def check(settings: CheckSettings) -> Report:
             advance()
         report = checker.finish()
     if report.items + report.rejected == 0:
-        raise AmpError(f"'{settings.source}' has no entry")
+        raise AmpError(f"'{settings.source}' has no entry", hint="Give a file with one item or more")
     if context is None:
         report.skipped["truncation"] = "needs --model or --max-length"
     else:

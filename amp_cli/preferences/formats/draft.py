@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from amp_cli.dialogues.named_images import Record, SourceImage
 from amp_cli.dialogues.turns import Brought
-from amp_cli.errors import AmpError
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.records import PLAIN, Frame, Level
 
 KEY = "__key__"
@@ -46,7 +46,10 @@ class Choices:
         if unknown := sorted(set(self.weights) - set(ASPECTS)):
             raise AmpError(f"There is no rating '{unknown[0]}'", hint=f"Known: {', '.join(ASPECTS)}")
         if not all(0 <= weight < float("inf") for weight in self.weights.values()) or not any(self.weights.values()):
-            raise AmpError("Rating weights must be numbers from 0, one of them above 0")
+            raise AmpError(
+                "Rating weights must be numbers from 0, one of them above 0",
+                hint="E.g. --rating-weights helpfulness=1,faithfulness=2,ethics=0",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,7 @@ def text_of(record: Record, name: str) -> str:
     """
     value = record.get(name)
     if not isinstance(value, str):
-        raise AmpError(f"'{name}' must be a text, not {value!r:.80}" if name in record else f"'{name}' is missing")
+        raise RecordError(f"'{name}' must be a text, not {value!r:.80}" if name in record else f"'{name}' is missing")
     return value
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from amp_cli.dialogues.named_images import SourceImage
 from amp_cli.dialogues.turns import Placed, derived_id, place_images, refuse_tokens_in_answers
 from amp_cli.disk.left_out import LeftOut
-from amp_cli.errors import AmpError
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.preferences.formats.draft import ENDLESS, Draft, Format
 from amp_cli.preferences.formats.grouping import GivenIds, PairsByPrompt, join_pairs
 from amp_cli.preferences.formats.source import Source
@@ -114,6 +114,6 @@ def _refuse_unwritable(item: Item) -> None:
     try:
         json.dumps(item.to_json(), ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise AmpError("a text holds half a character (a lone surrogate)") from error
+        raise RecordError("a text holds half a character (a lone surrogate)") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise AmpError("'meta' holds something that cannot be written as JSON") from error
+        raise RecordError("'meta' holds something that cannot be written as JSON") from error

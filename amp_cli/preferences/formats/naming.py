@@ -5,7 +5,7 @@ from pathlib import Path
 
 from amp_cli.dialogues.named_images import SourceImage
 from amp_cli.disk.jsonl import disk_errors_explained
-from amp_cli.errors import AmpError
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.models.images import check_image
 
 FOLDER = "images"
@@ -47,7 +47,7 @@ class ImportedImages:
         # Texts, not Path: this runs for every record of millions. And resolve() would ask the disk for each.
         path = os.path.normpath(given if is_absolute else f"{base}{os.sep}{given}")
         if not is_absolute and not _is_inside(path, base):
-            raise AmpError(f"the image path '{given}' leaves the folder '{root}'")
+            raise RecordError(f"the image path '{given}' leaves the folder '{root}'")
         self.missing += not Path(path).is_file()
         return path[len(self._out) :].lstrip(os.sep) if _is_inside(path, self._out) else path
 
@@ -69,7 +69,7 @@ class ImportedImages:
             suffix = _checked_suffix(beside)
         except AmpError as error:
             beside.unlink()
-            raise AmpError(error.message.replace(f"The image '{beside}'", "the image in the data")) from error
+            raise RecordError(error.message.replace(f"The image '{beside}'", "the image in the data")) from error
         beside.rename(self._folder / f"{digest}{suffix}")
         self.written += 1
         return f"{FOLDER}/{digest}{suffix}"
@@ -91,5 +91,5 @@ def _checked_suffix(path: Path) -> str:
     with Image.open(path) as image:
         kind = image.format or ""
     if kind not in SUFFIXES:
-        raise AmpError(f"the image in the data is {kind}; known: {', '.join(SUFFIXES)}")
+        raise RecordError(f"the image in the data is {kind}; known: {', '.join(SUFFIXES)}")
     return SUFFIXES[kind]

@@ -197,7 +197,9 @@ def _entries_with_place(file: Path) -> Iterator[tuple[Entry, int]]:
             for entry in entries_of(file, stream, key=KEY):
                 yield entry, place.tell()
     except OSError as error:
-        raise AmpError(f"Cannot read '{file}': {error.strerror or error}") from error
+        raise AmpError(
+            f"Cannot read '{file}': {error.strerror or error}", hint="Check that you may read the file"
+        ) from error
 
 
 def _shown_id(record: Record) -> str | None:
