@@ -1,4 +1,4 @@
-"""The one exception that people see as a sentence instead of a traceback."""
+"""The exceptions that people see as a sentence instead of a traceback."""
 
 from amp_cli.addresses import masked
 
@@ -11,11 +11,18 @@ class AmpError(Exception):
 
     status = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str) -> None:
         message = masked(message)
         super().__init__(message)
         self.message = message
-        self.hint = None if hint is None else masked(hint)
+        self.hint = masked(hint)
+
+
+class RecordError(AmpError):
+    """A record that cannot be used, and why. Whoever reads the file says which one it is, and mostly leaves it out."""
+
+    def __init__(self, message: str, *, hint: str = "Correct that record, or take it out of the file") -> None:
+        super().__init__(message, hint=hint)
 
 
 class OccupiedError(AmpError):

@@ -56,12 +56,16 @@ def command_within_a_loop() -> Iterator[None]:
         _within_a_loop = False
 
 
-def error(message: str, fix: str | None) -> None:
+def error(message: str, fix: str) -> None:
     """Say what went wrong and what to try."""
     console = _talk()
-    console.print(f"[red]Error:[/red] {escape(message)}")
-    if fix:
-        console.print(f"[cyan]Hint:[/cyan] {escape(fix)}")
+    console.print(f"[red]Error:[/red] {escape(_printable(message))}")
+    console.print(f"[cyan]Hint:[/cyan] {escape(_printable(fix))}")
+
+
+def _printable(text: str) -> str:
+    """Return a text without what could steer a terminal: a name or an answer in it may be anybody's."""
+    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

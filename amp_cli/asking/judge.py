@@ -22,7 +22,10 @@ class Price:
 
     def __post_init__(self) -> None:
         if not (0 <= self.prompt <= MANY and 0 <= self.completion <= MANY):
-            raise AmpError(f"A price must be from 0 to {MANY:,}, not {self.prompt} and {self.completion}")
+            raise AmpError(
+                f"A price must be from 0 to {MANY:,}, not {self.prompt} and {self.completion}",
+                hint="Give what a million tokens cost, as in --price 2.5,10",
+            )
 
     def of(self, prompt_tokens: float, completion_tokens: float) -> float:
         """Return what so many tokens cost."""

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.asking.judge import JudgeRequest
-from amp_cli.disk.jsonl import content_hash, read_json, read_json_records
+from amp_cli.disk.entries import read_entries
+from amp_cli.disk.jsonl import content_hash
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 from amp_cli.records import Verdict, is_storable
 
@@ -98,7 +100,7 @@ def _list_of_texts(path: Path) -> list[str] | None:
 
 def _verdicts_by_key(path: Path) -> Replies:
     verdicts: Replies = {}
-    for number, record, reason in read_json_records(path):
+    for number, record, reason in read_entries(path):
         if record is None:
             raise AmpError(f"'{path}' cannot be replayed: {reason}", hint=_FORM)
         try:

@@ -157,7 +157,10 @@ def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
     items = []
     for item_id, (image, question) in read_queries(files).items():
         if item_id not in annotations:
-            raise AmpError(f"'{annotation_file}' has no annotation for id {item_id}")
+            raise AmpError(
+                f"'{annotation_file}' has no annotation for id {item_id}",
+                hint="Queries and annotations.json must be of the same version of AMBER",
+            )
         reference = annotations[item_id]
         if reference["kind"] in wanted:
             shared = {"words": words} if reference["kind"] == GENERATIVE else {}

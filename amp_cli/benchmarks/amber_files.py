@@ -6,7 +6,7 @@ from typing import Any
 
 from amp_cli.benchmarks.amber_words import AmberWords
 from amp_cli.benchmarks.files import add_answer, own_answers, records_of
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
@@ -73,10 +73,16 @@ def read_queries(files: Sequence[Path]) -> dict[str, tuple[str, str]]:
     for file in files:
         for number, record in enumerate(records_of(file), start=1):
             if "id" not in record or not all(isinstance(record.get(name), str) for name in ("image", "query")):
-                raise AmpError(f"'{file}', record {number}: `id`, `image` and `query` are needed")
+                raise AmpError(
+                    f"'{file}', record {number}: `id`, `image` and `query` are needed",
+                    hint="Correct or remove that record, then run again",
+                )
             asked = (record["image"], record["query"])
             if queries.setdefault(str(record["id"]), asked) != asked:
-                raise AmpError(f"'{file}', record {number}: the id {record['id']} has another question elsewhere")
+                raise AmpError(
+                    f"'{file}', record {number}: the id {record['id']} has another question elsewhere",
+                    hint="Correct or remove that record, then run again",
+                )
     return queries
 
 
@@ -86,15 +92,24 @@ def read_annotations(file: Path) -> dict[str, dict[str, Any]]:
     for number, record in enumerate(records_of(file), start=1):
         kind, truth, foreseen = KINDS.get(str(record.get("type"))), record.get("truth"), record.get("hallu", [])
         if "id" not in record or kind is None:
-            raise AmpError(f"'{file}', record {number}: no `id`, or the type {record.get('type')!r} is unknown")
+            raise AmpError(
+                f"'{file}', record {number}: no `id`, or the type {record.get('type')!r} is unknown",
+                hint="Correct or remove that record, then run again",
+            )
         if kind == GENERATIVE:
             is_valid = _are_texts(truth) and _are_texts(foreseen)
         else:
             is_valid = truth in ("yes", "no")
         if not is_valid:
-            raise AmpError(f"'{file}', record {number}: {truth!r:.60} is not a truth of the type {record['type']!r}")
+            raise AmpError(
+                f"'{file}', record {number}: {truth!r:.60} is not a truth of the type {record['type']!r}",
+                hint="Correct or remove that record, then run again",
+            )
         if str(record["id"]) in annotations:
-            raise AmpError(f"'{file}', record {number}: the id {record['id']} is there twice")
+            raise AmpError(
+                f"'{file}', record {number}: the id {record['id']} is there twice",
+                hint="Correct or remove that record, then run again",
+            )
         annotations[str(record["id"])] = {"kind": kind, "truth": truth, "foreseen": foreseen}
     return annotations
 
@@ -114,7 +129,10 @@ def refuse_unknown_words(items: Sequence[BenchmarkItem], words: AmberWords, file
     for item in items:
         for word in (*item.reference["truth"], *item.reference["foreseen"]):
             if word not in words.table:
-                raise AmpError(f"relation.json lacks the word '{word}', which '{file}' has for id {item.id}")
+                raise AmpError(
+                    f"relation.json lacks the word '{word}', which '{file}' has for id {item.id}",
+                    hint="relation.json and the annotations must be of the same version of AMBER",
+                )
 
 
 def read_answers(path: Path) -> dict[str, Answer]:
@@ -125,7 +143,10 @@ def read_answers(path: Path) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     for number, record in enumerate(records, start=1):
         if "id" not in record or not isinstance(record.get("response"), str):
-            raise AmpError(f"'{path}', record {number}: `id` and `response` are needed: {_shown(record)}")
+            raise AmpError(
+                f"'{path}', record {number}: `id` and `response` are needed: {_shown(record)}",
+                hint="Correct or remove that record, then run again",
+            )
         add_answer(answers, Answer(id=str(record["id"]), answers=(record["response"],)), path)
     return answers
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from amp_cli.benchmarks.files import own_answers, records_of
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer
 

@@ -143,7 +143,10 @@ def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: "Eva
     answers: dict[str, Answer] = {}
     for record in records:
         if "image_id" not in record or not isinstance(record.get("caption"), str):
-            raise AmpError(f"'{path}' holds a record without `image_id` and `caption`: {record!r:.120}")
+            raise AmpError(
+                f"'{path}' holds a record without `image_id` and `caption`: {record!r:.120}",
+                hint="Correct or remove that record, then run again",
+            )
         add_answer(answers, Answer(id=str(record["image_id"]), answers=(record["caption"],)), path)
     return answers
 

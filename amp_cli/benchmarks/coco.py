@@ -9,7 +9,7 @@ from typing import Any
 from amp_cli.benchmarks.files import records_of
 from amp_cli.benchmarks.pope import label_file
 from amp_cli.benchmarks.pope_answers import SPLITS
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_json, read_object
 from amp_cli.downloads.places import benchmark_folder
 from amp_cli.errors import AmpError
 
@@ -73,7 +73,10 @@ def read_instances(file: Path) -> tuple[list[str], dict[Any, str], dict[Any, set
     """Return the names of the object classes, image id -> file name, and image id -> names of the objects in it."""
     instances = read_json(file)
     if not isinstance(instances, dict) or not all(key in instances for key in ("images", "annotations", "categories")):
-        raise AmpError(f"'{file}' is not a COCO instances file: it needs images, annotations and categories")
+        raise AmpError(
+            f"'{file}' is not a COCO instances file: it needs images, annotations and categories",
+            hint="Give COCO's instances_val2014.json, or a file of the same form",
+        )
     try:
         categories = {entry["id"]: str(entry["name"]) for entry in instances["categories"]}
         images = {entry["id"]: str(entry["file_name"]) for entry in instances["images"]}
@@ -82,9 +85,14 @@ def read_instances(file: Path) -> tuple[list[str], dict[Any, str], dict[Any, set
             if entry["image_id"] in objects and entry["category_id"] in categories:
                 objects[entry["image_id"]].add(categories[entry["category_id"]])
     except (KeyError, TypeError) as error:
-        raise AmpError(f"'{file}' is not a COCO instances file: an entry lacks {error}") from error
+        raise AmpError(
+            f"'{file}' is not a COCO instances file: an entry lacks {error}",
+            hint="Give COCO's instances_val2014.json, or a file of the same form",
+        ) from error
     if not images:
-        raise AmpError(f"'{file}' names no images")
+        raise AmpError(
+            f"'{file}' names no images", hint="Give COCO's instances_val2014.json, or a file of the same form"
+        )
     return list(categories.values()), images, objects
 
 
@@ -153,7 +161,12 @@ def captions_by_image(file: Path | None, wanted: Collection[Any]) -> dict[Any, l
     if file is None:
         return captions
     among = set(wanted)
-    for entry in read_json(file).get("annotations", ()):
-        if entry["image_id"] in among:
-            captions.setdefault(entry["image_id"], []).append(str(entry["caption"]))
+    try:
+        for entry in read_object(file, annotations=list)["annotations"]:
+            if entry["image_id"] in among:
+                captions.setdefault(entry["image_id"], []).append(str(entry["caption"]))
+    except (KeyError, TypeError) as error:
+        raise AmpError(
+            f"'{file}' is not a COCO captions file: an entry lacks {error}", hint="Fetch it again, or move it away"
+        ) from error
     return captions

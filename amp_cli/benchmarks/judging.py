@@ -111,7 +111,7 @@ def collect_verdicts(
 ) -> None:
     """Have judged what has no verdict yet; each verdict is on disk before the next one is looked at."""
     log = RecordLog(settings.out / VERDICTS)
-    kept = [Verdict.from_json(record) for record in log.read()]
+    kept = log.read_as(Verdict.from_json)
     limit = settings.judging.judge_max_tokens
     done = {(one.id, one.repeat) for one in kept if not _was_cut_shorter(one, limit)}
     if judging.judge is None:
@@ -251,7 +251,7 @@ def score_verdicts(
     Returns:
         the items' results, facts on the verdicts, and item id -> reason for items that lack an answer or a verdict.
     """
-    verdicts = [Verdict.from_json(record) for record in RecordLog(settings.out / VERDICTS).read()]
+    verdicts = RecordLog(settings.out / VERDICTS).read_as(Verdict.from_json)
     repeats = settings.judging.repeat
     if run.facts.get("judging", {}).get("kind") == "verdicts":  # the file says how many there are
         repeats = max((repeats, *(one.repeat + 1 for one in verdicts)))

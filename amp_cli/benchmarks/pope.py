@@ -134,7 +134,10 @@ def labelled_items(file: Path, split: str, *, odd: list[str] | None = None) -> l
         label = _label(record["label"], where, odd)
         content = (record["image"], question_key(record["text"]))
         if labels.setdefault(content, label) != label:
-            raise AmpError(f"'{file}' labels {record['text']!r} for '{record['image']}' both yes and no")
+            raise AmpError(
+                f"'{file}' labels {record['text']!r} for '{record['image']}' both yes and no",
+                hint="Keep the right one of the two lines",
+            )
         seen[content] += 1
         items.append(
             BenchmarkItem(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from amp_cli.benchmarks.answer_files import GivenAnswer, image_key, is_asked, question_key, read_answers
 from amp_cli.benchmarks.benchmark import LoadedBenchmark
 from amp_cli.benchmarks.files import add_answer, records_of
-from amp_cli.disk.jsonl import read_json_records
+from amp_cli.disk.entries import read_entries
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
@@ -118,10 +118,10 @@ class Join:
         answers: dict[str, Answer] = {}
         for split in matched.keys() & named if named else whole or [fullest]:
             answers |= matched[split]
-        for split, image, question in texts.keys() - found:
-            if split is None or split in self.by_split:
-                for number, text in enumerate(texts[split, image, question], start=1):
-                    stranger = f"{split or 'question'} {number} about {image}: {question}"
+        for asked_in, image, question in texts.keys() - found:
+            if asked_in is None or asked_in in self.by_split:
+                for number, text in enumerate(texts[asked_in, image, question], start=1):
+                    stranger = f"{asked_in or 'question'} {number} about {image}: {question}"
                     answers[stranger] = Answer(id=stranger, answers=(text,))
         return answers
 
@@ -258,7 +258,7 @@ def _questions_file(data: Path) -> Path | None:
     """Return the one questions file below `data`, None where there is none."""
     found = []
     for file in sorted(data.rglob("*.jsonl")):
-        first = next((record for _, record, _ in read_json_records(file)), None) if file.stat().st_size else None
+        first = next((record for _, record, _ in read_entries(file)), None) if file.stat().st_size else None
         if first is not None and _is_question(first) and "category" in first:
             found.append(file)
     if len(found) > 1:

@@ -18,6 +18,7 @@ from amp_cli.benchmarks.judging import Judging, collect_verdicts, prepare_judgin
 from amp_cli.benchmarks.settings import EvalSettings, settings_of
 from amp_cli.disk.jsonl import RecordLog, content_hash, write_json, write_records
 from amp_cli.disk.left_out import LeftOutLog
+from amp_cli.disk.parsing import read_object
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import flatten
 from amp_cli.downloads.places import benchmark_folder
@@ -290,6 +291,7 @@ def _scored(
     if benchmark.is_part:
         summary["left_aside"] = run.facts.get("left_aside", 0)
     write_records(settings.out / ITEMS, (one.to_json() for one in scores))
+    run.record(items_scored=len(scores))
     summary |= {"rejected": len(rejected)}
     write_json(settings.out / SCORES, summary)
     return summary, rejected, _warn_of_unread(benchmark, scores, settings)
@@ -314,6 +316,47 @@ def _warn_of_unread(benchmark: Benchmark[Any], scores: Sequence[Any], settings: 
         return 0
     ui.warn(f"Nothing could be scored: not one of {len(scores):,} could be read")
     return len(unread)
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """Return what `scores.json` holds.
+
+    Raises:
+        AmpError: it is not there, or is not as we write it.
+    """
+    path = folder / SCORES
+    scores = read_object(path, benchmark=str, rule=str)
+    hint = f"Score again: amp eval {scores['benchmark']} --only score --out {folder}"
+    if scores["benchmark"] not in BENCHMARKS:
+        raise AmpError(f"'{path}' is of the benchmark {scores['benchmark']!r:.60}, which is not known", hint=_KNOWN)
+    for column in BENCHMARKS[scores["benchmark"]].columns:
+        try:
+            numbers = [column.value(scores), *(column.interval(scores) or ())]
+        except (TypeError, ValueError, AttributeError) as error:
+            raise AmpError(f"'{path}' is damaged: '{column.title}' is not where it belongs", hint=hint) from error
+        if wrong := [one for one in numbers if one is not None and type(one) not in (int, float)]:
+            raise AmpError(f"'{path}' is damaged: '{column.title}' is {wrong[0]!r:.60}, not a number", hint=hint)
+    return scores
+
+
+_KNOWN = f"Known: {', '.join(BENCHMARKS)}"
+
+
+def read_item_scores(folder: Path, benchmark: Benchmark[Any]) -> dict[str, Any]:
+    """Return item id -> its result, as the run wrote them.
+
+    Raises:
+        AmpError: a line is damaged, or there are fewer than the run scored.
+    """
+    path = folder / ITEMS
+    hint = f"Score again: amp eval {benchmark.name} --only score --out {folder}"
+    if not path.is_file():
+        raise AmpError(f"'{folder}' has scores but no {ITEMS}", hint=hint)
+    results = dict(RecordLog(path).read_as(lambda record: (str(record["id"]), benchmark.read_score(record))))
+    wanted = Run.read(folder).facts.get("items_scored", len(results))
+    if len(results) != wanted or not path.read_bytes().endswith(b"\n"):
+        raise AmpError(f"'{path}' is cut off: it holds {len(results):,} whole lines of {wanted:,}", hint=hint)
+    return results
 
 
 def _without_answer(items: Sequence[BenchmarkItem], answers: Mapping[str, Answer], out: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from amp_cli.benchmarks.mentions import Vocabulary
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 

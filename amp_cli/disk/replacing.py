@@ -10,8 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
 from amp_cli.disk.lock import LOCK
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 
 NAME = "run.json"

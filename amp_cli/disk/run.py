@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from amp_cli import __version__, stopping
 from amp_cli.addresses import stored
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
 from amp_cli.disk.lock import LOCK, alone_in, claim_folder, release_folder, rename_held
+from amp_cli.disk.parsing import read_object
 from amp_cli.disk.replacing import (
     EMPTYING,
     NAME,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "spacy")
+FIELDS: dict[str, type] = {"command": str, "settings": dict}
+"""What every `run.json` of ours holds, whichever version wrote it."""
 
 
 class Run:
@@ -126,8 +129,10 @@ class Run:
             AmpError: there is no run there.
         """
         if not (out / NAME).is_file():
-            raise AmpError(f"'{out}' is not a run folder: it holds no {NAME}")
-        return cls(out, read_json(out / NAME), resumed=True)
+            raise AmpError(
+                f"'{out}' is not a run folder: it holds no {NAME}", hint="Give a folder that an amp command wrote"
+            )
+        return cls(out, read_object(out / NAME, **FIELDS), resumed=True)
 
     def __enter__(self) -> Self:
         return self

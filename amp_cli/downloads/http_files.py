@@ -145,7 +145,10 @@ class _Transfer:
             if response.status_code == 206 and not response.headers.get("Content-Range", "").startswith(
                 f"bytes {done}-"
             ):
-                raise AmpError(f"{self.shown} sent a different part of the file than requested")
+                raise AmpError(
+                    f"{self.shown} sent a different part of the file than requested",
+                    hint="Run the same command again; if it stays so, fetch the file by hand",
+                )
             appending = done > 0 and response.status_code == 206
             if done and not appending:
                 advance(-done)

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from amp_cli.addresses import shown_address
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_object
 from amp_cli.downloads.checks import verify
 from amp_cli.downloads.hub_errors import explained
 from amp_cli.downloads.places import check_space, is_offline
@@ -195,7 +195,10 @@ def _literal(path: str) -> str:
 def _snapshot(repository: Repository, commit: str, files: dict[str, HubFile]) -> Snapshot:
     chosen = choose_files(list(files), repository.patterns)
     if not chosen:
-        raise AmpError(f"'{repository.id}' has none of the required files")
+        raise AmpError(
+            f"'{repository.id}' has none of the required files",
+            hint="Check the name: `amp models` lists those that are known",
+        )
     folder = repository.folder or _cache_folder(repository) / "snapshots" / commit
     return Snapshot(
         repository=repository, commit=commit, folder=folder, files=tuple(files[path] for path in sorted(chosen))
@@ -245,7 +248,7 @@ def _cached_commit(repository: Repository) -> str:
 
 def _refuse_missing_parts(repository: Repository, folder: Path) -> None:
     for index in folder.glob("*.index.json"):
-        for part in sorted(set(read_json(index)["weight_map"].values())):
+        for part in sorted(set(read_object(index, weight_map=dict)["weight_map"].values())):
             if not (folder / part).is_file():
                 raise AmpError(
                     f"'{repository.id}' is incomplete on this disk: '{part}' is missing", hint=_carry_hint(repository)

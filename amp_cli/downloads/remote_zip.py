@@ -116,7 +116,10 @@ def _content_range(header: str, url: str) -> tuple[int, int]:
     span, _, size = header.removeprefix("bytes ").partition("/")
     start = span.partition("-")[0]
     if not (start.isdigit() and size.isdigit()):
-        raise AmpError(f"{url} does not say which part of the file it sends ('{header}')")
+        raise AmpError(
+            f"{url} does not say which part of the file it sends ('{header}')",
+            hint="Fetch the archive by hand and give its folder with --data",
+        )
     return int(start), int(size)
 
 
@@ -193,7 +196,8 @@ def _extract(
     absent = sorted(member for member in members.values() if member not in known)
     if absent:
         raise AmpError(
-            f"{archive.file} does not contain '{absent[0]}' ({len(absent):,} of {len(members):,} are missing)"
+            f"{archive.file} does not contain '{absent[0]}' ({len(absent):,} of {len(members):,} are missing)",
+            hint="Its publisher has changed it: fetch the archive by hand and give its folder with --data",
         )
     todo = sorted(members.items(), key=lambda pair: known[pair[1]].header_offset)
     total = sum(known[member].file_size for member in members.values())

@@ -67,9 +67,12 @@ def read_adapter(folder: Path, name: str) -> tuple[LoraConfig, dict[str, torch.T
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (ValueError, OSError, TypeError) as error:
-        raise AmpError(f"The adapter '{name}' cannot be read: {str(error).splitlines()[0]}") from error
+        raise AmpError(
+            f"The adapter '{name}' cannot be read: {str(error).splitlines()[0]}",
+            hint="Copy it again, or train it again with `amp train`",
+        ) from error
     if not isinstance(config, LoraConfig):
-        raise AmpError(f"The adapter '{name}' is of type '{config.peft_type}', not LoRA")
+        raise AmpError(f"The adapter '{name}' is of type '{config.peft_type}', not LoRA", hint="Give a LoRA adapter")
     weights: dict[str, torch.Tensor] = {}
     for file in weight_files(folder, ADAPTER_STEMS):
         weights |= read_tensors(file)

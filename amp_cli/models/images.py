@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_cli.errors import AmpError
+from amp_cli.errors import AmpError, RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: 100 megapixels take 300 MB as RGB."""
 
+AGAIN = "Copy or fetch it again, or save it as PNG or JPEG"
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """The only decoders of Pillow that a file may choose, whatever it is called: others start programs, as EPS does."""
 
@@ -67,7 +68,7 @@ def _followed(path: Path | str) -> str:
     try:
         return os.path.realpath(path)
     except ValueError as error:  # a zero byte
-        raise AmpError(f"The image path {str(path)!r:.200} cannot be a path: {error}") from error
+        raise RecordError(f"The image path {str(path)!r:.200} cannot be a path: {error}") from error
 
 
 def _is_below(place: str, folder: str) -> bool:
@@ -105,7 +106,10 @@ def image_content(path: Path) -> tuple[bytes, str]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise AmpError(f"The image '{path}' cannot be read: {error.strerror}") from error
+        raise AmpError(
+            f"The image '{path}' cannot be read: {error.strerror}",
+            hint=AGAIN,
+        ) from error
     image, kind = _decoded(io.BytesIO(content), path)
     image.close()
     return content, kind
@@ -140,7 +144,7 @@ def _decoded(source: "Path | io.BytesIO", path: Path) -> "tuple[Image, str]":
 
     size = source.stat().st_size if isinstance(source, Path) else len(source.getvalue())
     if size == 0:
-        raise AmpError(f"The image '{path}' is empty (0 bytes)")
+        raise AmpError(f"The image '{path}' is empty (0 bytes)", hint="Copy or fetch it again")
     try:
         with _opened(source, path) as image:
             _refuse_unusable(image, path)
@@ -151,7 +155,10 @@ def _decoded(source: "Path | io.BytesIO", path: Path) -> "tuple[Image, str]":
             upright: Image = ImageOps.exif_transpose(image)
             return upright.convert("RGB"), kind
     except _FAULTS as error:
-        raise AmpError(f"The image '{path}' cannot be read: {str(error) or type(error).__name__}") from error
+        raise AmpError(
+            f"The image '{path}' cannot be read: {str(error) or type(error).__name__}",
+            hint=AGAIN,
+        ) from error
 
 
 def _opened(source: "Path | io.BytesIO", path: Path) -> "Image":
@@ -163,7 +170,10 @@ def _opened(source: "Path | io.BytesIO", path: Path) -> "Image":
         try:
             return Image.open(source, formats=FORMATS)
         except Image.DecompressionBombError as error:
-            raise AmpError(f"The image '{path}' is too large to open safely: {error}") from error
+            raise AmpError(
+                f"The image '{path}' is too large to open safely: {error}",
+                hint="Scale it down first; models see a few hundred pixels a side",
+            ) from error
         except UnidentifiedImageError as error:
             raise AmpError(
                 f"The image '{path}' cannot be read: it is none of {', '.join(FORMATS)}",

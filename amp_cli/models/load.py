@@ -140,7 +140,10 @@ def load_outline(spec: ModelSpec) -> LoadedModel:
             network.generation_config = GenerationConfig.from_pretrained(source.folder)
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         kind = config.get("model_type", "unknown")
-        raise AmpError(f"'{spec.model}' (model type '{kind}') could not be built: {_first_line(error)}") from error
+        raise AmpError(
+            f"'{spec.model}' (model type '{kind}') could not be built: {_first_line(error)}",
+            hint="Check the model's folder, or download it again",
+        ) from error
     return _with_processor(network, source, config, {"dtype": precision}, spec)
 
 
@@ -184,7 +187,10 @@ def load_text_model(spec: ModelSpec) -> LoadedModel:
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, device_map={"": place})
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (ValueError, OSError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        raise AmpError(f"'{model}' could not be loaded: {_first_line(error)}") from error
+        raise AmpError(
+            f"'{model}' could not be loaded: {_first_line(error)}",
+            hint="Check the model's folder, or download it again",
+        ) from error
     processor = TextProcessor(tokenizer)
     template_name, template_text = choose_template("own", config, processor, model)
     return LoadedModel(
@@ -212,7 +218,10 @@ def _load_network(source: CheckpointFolder, config: dict[str, Any], options: dic
             network, info = _from_original(source.original, options)
     except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
         kind = config.get("model_type", "unknown")
-        raise AmpError(f"'{source.model}' (model type '{kind}') could not be loaded: {_first_line(error)}") from error
+        raise AmpError(
+            f"'{source.model}' (model type '{kind}') could not be loaded: {_first_line(error)}",
+            hint="Check the model's folder, or download it again",
+        ) from error
     for what, keys in (("lacks", info["missing_keys"]), ("has other shapes for", info["mismatched_keys"])):
         if keys:
             names = sorted(str(key) for key in keys)
@@ -246,7 +255,10 @@ def _load_processor(source: CheckpointFolder, config: dict[str, Any], trust_remo
     try:
         processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=trust_remote_code, **backend)
     except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
-        raise AmpError(f"The processor of '{source.model}' could not be loaded: {_first_line(error)}") from error
+        raise AmpError(
+            f"The processor of '{source.model}' could not be loaded: {_first_line(error)}",
+            hint="Check the model's folder, or download it again",
+        ) from error
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise AmpError(f"'{source.model}' has no processor for images and text", hint="Give a vision-language model")
     return processor
@@ -293,7 +305,10 @@ def load_text_encoder(name: str, kind: str) -> tuple[Any, Any]:
         encoder = classes[kind].from_pretrained(folder, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (ValueError, OSError, RuntimeError, KeyError) as error:
-        raise AmpError(f"'{name}' could not be loaded as a text encoder: {_first_line(error)}") from error
+        raise AmpError(
+            f"'{name}' could not be loaded as a text encoder: {_first_line(error)}",
+            hint="Check the model's folder, or download it again",
+        ) from error
     return encoder.eval(), tokenizer
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from amp_cli.errors import AmpError
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.models.load import LoadedModel
 from amp_cli.records import PLAIN, Frame
 
@@ -56,7 +56,7 @@ def render(
     for text in (*questions, *answers, frame.system or ""):
         held = next((token for token in special if token in text), None)
         if held is not None:
-            raise AmpError(f"the text holds the special token '{held}': {text!r:.120}")
+            raise RecordError(f"the text holds the special token '{held}': {text!r:.120}")
     messages: list[dict[str, Any]] = []
     for number, question in enumerate(questions[: len(answers) + 1]):
         content: list[dict[str, str]] = [{"type": "image"}] * frame.images_in(number, images)
@@ -101,7 +101,7 @@ def _refuse_role_tags(loaded: LoadedModel, levels: Sequence[Sequence[str]]) -> N
     tag = _rendered(loaded, messages, is_open=True).removeprefix(_rendered(loaded, messages, is_open=False))
     held = next((answer for answers in levels for answer in answers if tag.strip() and tag in answer), None)
     if held is not None:
-        raise AmpError(f"an answer holds the role tag '{tag.strip()}': {held!r:.120}")
+        raise RecordError(f"an answer holds the role tag '{tag.strip()}': {held!r:.120}")
 
 
 def square(loaded: LoadedModel, image: "Image") -> "Image":
@@ -185,7 +185,7 @@ def encode_item(
     _refuse_role_tags(loaded, levels)
     last = max(frame.image_rounds, default=0)
     if any(list(answers[:last]) != list(levels[0][:last]) for answers in levels):
-        raise AmpError(
+        raise RecordError(
             f"an image is shown in round {last + 1}, after answers that differ between the levels; "
             "an item's images must stand in what its levels share"
         )
@@ -200,7 +200,10 @@ def encode_item(
     for answers in levels:
         ids, spans = _ids_and_answer_spans(loaded, questions, answers, len(images), frame)
         if ids[: len(opening_ids)] != opening_ids:
-            raise AmpError("the chat template changes the question when an answer follows; it cannot be trained on")
+            raise AmpError(
+                "the chat template changes the question when an answer follows; it cannot be trained on",
+                hint="Choose another chat template with --template",
+            )
         whole = torch.cat((expanded, torch.tensor(ids[len(opening_ids) :], dtype=torch.long)))
         rounds = torch.full((len(whole),), -1)
         for number, (start, end) in enumerate(spans):

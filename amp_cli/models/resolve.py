@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.jsonl import content_hash, read_json
+from amp_cli.disk.jsonl import content_hash
+from amp_cli.disk.parsing import read_object
 from amp_cli.downloads.hub_errors import explained
 from amp_cli.downloads.hub_files import PICKLES, SAFE, SMALL
 from amp_cli.downloads.zoo import find_model
@@ -84,13 +85,13 @@ def model_config(model: str) -> tuple[dict[str, Any], Path]:
                 hint=f"Give --model BASE --adapter {place}, or merge it first",
             )
         if not path.is_file():
-            raise AmpError(f"'{place}' is not a model folder: it has no config.json")
+            raise AmpError(
+                f"'{place}' is not a model folder: it has no config.json",
+                hint="Give a folder with config.json, a hub id (owner/name), or a name that `amp models` lists",
+            )
     else:
         path = fetch_file(place, "config.json")
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise AmpError(f"'{path}' is not a model configuration")
-    return config, path.parent
+    return read_object(path), path.parent
 
 
 def refuse_unusable_model(model: str, folder: Path) -> None:
@@ -186,6 +187,6 @@ def adapter_base(folder: Path) -> str:
 
     A folder is looked for beside the adapter too: checkpoints often travel as sisters.
     """
-    base = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "")
+    base = str(read_object(folder / "adapter_config.json").get("base_model_name_or_path") or "")
     beside = folder.parent / base
     return str(beside) if base and not Path(base).exists() and (beside / "config.json").is_file() else base

@@ -91,7 +91,9 @@ class GenerateSettings:
         if is_endpoint(self.base):
             raise AmpError("A model behind an endpoint cannot be fine-tuned here", hint="Give --base a model's weights")
         if self.levels > MOST_LEVELS:
-            raise AmpError(f"There may be at most {MOST_LEVELS} levels, not {self.levels}")
+            raise AmpError(
+                f"There may be at most {MOST_LEVELS} levels, not {self.levels}", hint="Give a smaller --levels"
+            )
         series_names(self.levels)
 
     def models(self) -> tuple[Expert, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.replacing import NAME, is_ours
 from amp_cli.errors import AmpError
 from amp_cli.models.images import find_image, lies_below
@@ -40,8 +40,8 @@ def refuse_unnamed_folders(images: Collection[Path], folders: Collection[Path]) 
     for image in images:
         if not lies_below(image, folders):
             raise AmpError(
-                f"the image '{image}' lies outside the data's folder, so it is not published; if it is yours to "
-                f"publish, name a folder above it with --image-root"
+                f"the image '{image}' lies outside the data's folder, so it is not published",
+                hint="If it is yours to publish, name a folder above it with --image-root",
             )
 
 

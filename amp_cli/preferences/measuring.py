@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
 from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.disk.one_file import is_rejected_list, refuse_foreign_file
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.replacing import NAME
 from amp_cli.errors import AmpError
 from amp_cli.preferences.figures import Figures
@@ -178,7 +179,7 @@ def refuse_empty(prefs: str, items: int, refused: LeftOutLog) -> None:
     if items:
         return
     if not refused.first:
-        raise AmpError(f"'{prefs}' holds no item")
+        raise AmpError(f"'{prefs}' holds no item", hint="Give a file with one item or more")
     reason = refused.first[0].reason
     raise AmpError(
         f"None of the {refused.count:,} entries of '{prefs}' is a preference item; the first: {reason}",

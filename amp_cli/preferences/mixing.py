@@ -71,7 +71,9 @@ class MixSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
-            raise AmpError(f"--held-out must be a share from 0 to below 1, not {self.held_out:g}")
+            raise AmpError(
+                f"--held-out must be a share from 0 to below 1, not {self.held_out:g}", hint="E.g. --held-out 0.1"
+            )
 
 
 @dataclass(kw_only=True)

@@ -91,7 +91,7 @@ def run_all(
             try:
                 result = evaluate(replace(one, out=out / one.benchmark, judging=judging))
             except AmpError as error:
-                failed[one.benchmark] = error.message + (f". {error.hint}" if error.hint else "")
+                failed[one.benchmark] = f"{error.message}. {error.hint}"
                 ui.warn(f"{one.benchmark} was not done: {failed[one.benchmark]}")
                 continue
             scores[one.benchmark] = result.scores
@@ -128,7 +128,10 @@ def named_folders(values: Sequence[str], known: Collection[str]) -> dict[str, Pa
         if not Path(place).is_dir():
             raise AmpError(f"There is no folder '{place}'", hint=f"Give --data {name}=DIR, a folder that exists")
         if name in folders:
-            raise AmpError(f"--data gives {name or 'a folder'} twice: '{folders[name]}' and '{place}'")
+            raise AmpError(
+                f"--data gives {name or 'a folder'} twice: '{folders[name]}' and '{place}'",
+                hint="Give one folder for each benchmark",
+            )
         folders[name] = Path(place)
     return folders
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from amp_cli.disk.jsonl import read_json, read_json_records, write_json, write_text
+from amp_cli.disk.entries import read_entries
+from amp_cli.disk.jsonl import write_json, write_text
 from amp_cli.disk.left_out import LeftOutLog
-from amp_cli.errors import AmpError
+from amp_cli.disk.parsing import read_object
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.models.images import check_image, find_image, open_image
 from amp_cli.models.load import LoadedModel
 from amp_cli.models.prompts import EncodedItem, encode_item
@@ -51,14 +53,14 @@ def usable_of(source: Path, rejections: LeftOutLog, *, image_root: Path | None, 
     """
     root = image_root or source.resolve().parent
     items: dict[str, TrainItem] = {}
-    last = ("", AmpError("the file is empty"))
-    for number, record, reason in read_json_records(source):
+    last: tuple[str, AmpError] = ("", RecordError("the file is empty"))
+    for number, record, reason in read_entries(source):
         item_id = _id_of(record, number, source)
         try:
             if record is None:
-                raise AmpError(reason)
+                raise RecordError(reason)
             if item_id in items:
-                raise AmpError(f"the id '{item_id}' occurs twice; the first item is kept")
+                raise RecordError(f"the id '{item_id}' occurs twice; the first item is kept")
             items[item_id] = _usable({**record, "id": item_id}, root, method)
         except AmpError as error:
             last = (item_id, error)
@@ -72,7 +74,7 @@ def usable_of(source: Path, rejections: LeftOutLog, *, image_root: Path | None, 
 def load_items(run_folder: Path, method: str) -> list[TrainItem]:
     """Read the items that `prepare_items` kept."""
     items = []
-    for _, record, reason in read_json_records(run_folder / ITEMS):
+    for _, record, reason in read_entries(run_folder / ITEMS):
         if record is None:
             raise AmpError(f"'{run_folder / ITEMS}' is damaged: {reason}", hint="Start afresh with --overwrite")
         items.append(parse_item(record, method))
@@ -173,16 +175,16 @@ def usable_items(data: EncodedItems, run_folder: Path, *, max_length: int) -> En
     """
     known = run_folder / ENCODABLE
     if known.exists():
-        return data.only(read_json(known)["numbers"])
+        return data.only(read_object(known, numbers=list)["numbers"])
     rejections = LeftOutLog.open(run_folder / REJECTED)
     numbers = []
-    last = ("", AmpError("there are none"))
+    last: tuple[str, AmpError] = ("", RecordError("there are none"))
     for number, item in enumerate(data.items):
         try:
             encoded = data[number]
             length = max(len(response.input_ids) for response in encoded.responses)
             if length > max_length:
-                raise AmpError(f"the item has {length} tokens; max_length is {max_length}")
+                raise RecordError(f"the item has {length} tokens; max_length is {max_length}")
             numbers.append(number)
         except AmpError as error:
             last = (item.id, error)

@@ -14,7 +14,7 @@ import torch
 
 from amp_cli import ui
 from amp_cli.disk.left_out import LeftOutLog
-from amp_cli.errors import AmpError
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.launching import visible_gpus
 from amp_cli.models.load import LoadedModel, load_outline
 from amp_cli.models.prompts import EncodedItem
@@ -312,13 +312,16 @@ def _look_at_data(
             try:
                 item = data[number]
                 if (length := max(len(response.input_ids) for response in item.responses)) > config.max_length:
-                    raise AmpError(f"the item has {length} tokens; max_length is {config.max_length}")
+                    raise RecordError(f"the item has {length} tokens; max_length is {config.max_length}")
                 encoded.append(item)
             except AmpError as error:
                 last = error.message
             advance()
     if not encoded:
-        raise AmpError(f"None of the {len(numbers)} sampled items can be trained on. The last: {last}")
+        raise AmpError(
+            f"None of the {len(numbers)} sampled items can be trained on. The last: {last}",
+            hint="Check the data: amp prefs check PREFS",
+        )
     levels = [len(answers_of(item, config.method)) for item in items]
     return encoded, _facts(encoded, levels, rejected=rejected, sampled=len(numbers))
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.disk.jsonl import content_hash, read_json
+from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.left_out import LeftOutLog
+from amp_cli.disk.parsing import read_object, read_yaml
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free
 from amp_cli.disk.templates import template_path
@@ -98,7 +99,7 @@ def train_model(
             run_worker(launch, out)
         if not (out / CURVES).exists():
             draw_curves(out)
-        result = read_json(out / RESULT)
+        result = read_object(out / RESULT, steps=int, seconds=int | float, items=int)
         run.finish("done", result=result)
     return TrainResult(
         **{name: result[name] for name in ("steps", "loss", "accuracy", "resumed_from", "seconds")},
@@ -127,7 +128,7 @@ def _hash(prefs: Path) -> str:
     try:
         return content_hash(prefs)
     except OSError as error:
-        raise AmpError(f"Cannot read '{prefs}': {error.strerror}") from error
+        raise AmpError(f"Cannot read '{prefs}': {error.strerror}", hint="Check that you may read the file") from error
 
 
 LOG = "train.log"
@@ -263,6 +264,9 @@ def check_packages(config: TrainConfig) -> None:
         )
 
 
+MOST_PROCESSES = 4096
+
+
 def _accelerate_file(name: str) -> Path:
     path = Path(name)
     if path.is_file():
@@ -274,12 +278,7 @@ def _accelerate_file(name: str) -> Path:
 
 
 def _settings_of(file: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise AmpError(f"Cannot read the accelerate config '{file}': {error}") from error
+    values = read_yaml(file)
     if not isinstance(values, dict) or "distributed_type" not in values:
         raise AmpError(f"'{file}' is not an accelerate config", hint="Make one with `accelerate config`")
     return values
@@ -289,12 +288,18 @@ def machine_rank(file: Path) -> int:
     """Return which machine of several this is, by an accelerate file; the first one (0) opens and holds the run."""
     rank = _settings_of(file).get("machine_rank", 0)
     if not isinstance(rank, int) or rank < 0:
-        raise AmpError(f"machine_rank in '{file}' must be a whole number from 0, not {rank!r:.80}")
+        raise AmpError(
+            f"machine_rank in '{file}' must be a whole number from 0, not {rank!r:.80}",
+            hint="Give each machine its own rank, the first one 0",
+        )
     return rank
 
 
 def _processes_of(file: Path) -> int:
     processes = _settings_of(file).get("num_processes", 1)
-    if not isinstance(processes, int) or processes < 1:
-        raise AmpError(f"num_processes in '{file}' must be a whole number above 0, not {processes!r}")
+    if type(processes) is not int or not 1 <= processes <= MOST_PROCESSES:
+        raise AmpError(
+            f"num_processes in '{file}' must be a whole number from 1 to {MOST_PROCESSES:,}, not {processes!r:.80}",
+            hint="Make a configuration with `accelerate config`, or leave out --accelerate-config",
+        )
     return processes

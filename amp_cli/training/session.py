@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from amp_cli.disk.jsonl import RecordLog, read_json_records, write_text
+from amp_cli.disk.jsonl import RecordLog, write_records
 from amp_cli.errors import AmpError
 from amp_cli.launching import report
 from amp_cli.models.load import LoadedModel, load_model
@@ -138,13 +138,7 @@ def cut_metrics(run_folder: Path, *, after_step: int) -> None:
     path = run_folder / METRICS
     if not path.exists():
         return
-    log = RecordLog(path)  # mends a torn last line
-    lines = [line for line in log.path.read_text(encoding="utf-8").splitlines(keepends=True) if line.strip()]
-    records = [record for _, record, _ in read_json_records(path)] if lines else []
-    kept = [
-        line for line, record in zip(lines, records, strict=True) if record is not None and record["step"] <= after_step
-    ]
-    write_text(path, "".join(kept))
+    write_records(path, [record for record in RecordLog(path).read() if record["step"] <= after_step])
 
 
 SAMPLED = 32
@@ -296,7 +290,10 @@ class Session:
                     loaded.model, items, pad_id=pad_id, max_length=self.config.max_length
                 )
         except ValueError as error:
-            raise AmpError(f"'{self.config.base}' cannot be trained with mdpo: {error}") from error
+            raise AmpError(
+                f"'{self.config.base}' cannot be trained with mdpo: {error}",
+                hint="Give a model of a family in docs/training.md",
+            ) from error
         if (slower := describe(self.self_test)) is not None:
             self._note(slower)
         return forward

@@ -182,7 +182,7 @@ def test_verdicts_are_handed_over_one_by_one_in_the_calling_thread_before_more_i
 
 def test_a_disk_that_is_full_ends_the_run(server: JudgeServer) -> None:
     def fail(_: object) -> None:
-        raise AmpError("Cannot write")
+        raise AmpError("Cannot write", hint="none")
 
     server.fault_for["item-1."] = Fault(hang=20.0, cut=0)
     judge = endpoint(server, judge_concurrency=2, judge_timeout=60)

@@ -13,7 +13,7 @@ from amp_cli.benchmarks.mentions import Vocabulary, count_words, find_mentions, 
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.benchmarks.vocabulary import read_vocabulary
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer

@@ -134,7 +134,7 @@ def _is_adapter(model: str) -> bool:
 def _identity(settings: ConvertSettings, *, is_adapter: bool) -> dict[str, Any]:
     if is_adapter:
         if settings.vision_tower is not None:
-            raise AmpError("--vision-tower is for a model, not for an adapter")
+            raise AmpError("--vision-tower is for a model, not for an adapter", hint="Leave out --vision-tower")
         return {"adapter": identity_of(settings.model, adapter_folder(settings.model))}
     return check_model(ModelSpec(model=settings.model, vision_tower=settings.vision_tower))
 
@@ -148,7 +148,10 @@ def _write_model(settings: ConvertSettings, out: Path, advance: Advance) -> Writ
     folder = local_folder(settings.model)
     source = layout_of(folder)
     if source == LANGUAGE_MODEL:
-        raise AmpError(f"'{settings.model}' is a language model without a projector or a vision tower")
+        raise AmpError(
+            f"'{settings.model}' is a language model without a projector or a vision tower",
+            hint="Give a vision-language model",
+        )
     if source == settings.to:
         raise AmpError(
             f"'{settings.model}' is already in the {settings.to} layout", hint="Give the other one with --to"
@@ -157,7 +160,10 @@ def _write_model(settings: ConvertSettings, out: Path, advance: Advance) -> Writ
         checkpoint = open_original(folder, vision_tower=settings.vision_tower)
         return write_hf(checkpoint, out, advance), source, _facts(checkpoint), checkpoint.notes
     if settings.vision_tower is not None:
-        raise AmpError("--vision-tower is for a model in the original layout; this one already holds its tower")
+        raise AmpError(
+            "--vision-tower is for a model in the original layout; this one already holds its tower",
+            hint="Leave out --vision-tower",
+        )
     return write_llava(folder, out, advance), source, {}, ()
 
 
@@ -203,7 +209,7 @@ def _verify(settings: ConvertSettings, *, is_adapter: bool) -> dict[str, float]:
         return largest_differences(source, ModelSpec(model=str(settings.out)))
     base = adapter_base(adapter_folder(settings.model))
     if not base:
-        raise AmpError(f"The adapter '{settings.model}' names no base, which --verify needs")
+        raise AmpError(f"The adapter '{settings.model}' names no base, which --verify needs", hint="Leave out --verify")
     return largest_differences(
         ModelSpec(model=base, adapter=settings.model), ModelSpec(model=base, adapter=str(settings.out))
     )
@@ -232,7 +238,10 @@ def largest_differences(first: ModelSpec, second: ModelSpec) -> dict[str, float]
         others, other_logits = after[name]
         for key, value in inputs.items():
             if key not in others or not torch.equal(value, others[key]):
-                raise AmpError(f"The two layouts differ in {key} on the prompt '{name}'")
+                raise AmpError(
+                    f"The two layouts differ in {key} on the prompt '{name}'",
+                    hint="The model is not of LLaVA-1.5's shape: use it in the layout it came in",
+                )
         differences[name] = float((logits - other_logits).abs().max())
     return differences
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_object
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import StoredTensor, read_tensors, stored_tensors, weight_files
 from amp_cli.models.llava.names import ORIGINAL, Spelling, is_buffer, projector_names, respell
@@ -97,7 +97,7 @@ def open_original(
     Raises:
         AmpError: something is missing, damaged, does not fit together, or is of a kind transformers' LLaVA cannot hold.
     """
-    config = config if config is not None else read_json(folder / "config.json")
+    config = config if config is not None else read_object(folder / "config.json")
     _refuse_other_kinds(folder, config)
     stored = stored_tensors(weight_files(folder))
     for name in (EMBEDDING, HEAD):
@@ -224,7 +224,10 @@ def _renamed(checkpoint: OriginalCheckpoint, file: Path, spelling: Spelling) -> 
             continue
         new = respell(name, spelling)
         if new is None:
-            raise AmpError(f"'{file}' holds '{name}', which is not part of a LLaVA-1.5 model")
+            raise AmpError(
+                f"'{file}' holds '{name}', which is not part of a LLaVA-1.5 model",
+                hint="Only LLaVA-1.5's original layout is read; give the model in transformers' layout",
+            )
         yield new, with_rows(tensor, name, checkpoint) if name in (EMBEDDING, HEAD) else tensor
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.jsonl import read_json, write_json
+from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.left_out import LeftOut
 from amp_cli.disk.one_file import refuse_foreign_file
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.layout import says_original
 from amp_cli.models.resolve import fetch_file, is_folder_name, model_config, model_place
@@ -208,7 +209,7 @@ def check(settings: CheckSettings) -> Report:
             advance()
         report = checker.finish()
     if report.items + report.rejected == 0:
-        raise AmpError(f"'{settings.source}' has no entry")
+        raise AmpError(f"'{settings.source}' has no entry", hint="Give a file with one item or more")
     if context is None:
         report.skipped["truncation"] = "needs --model or --max-length"
     else:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from amp_cli.dialogues.turns import IMAGE_TOKEN
-from amp_cli.disk.jsonl import read_json, write_json
+from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.left_out import LeftOut
 from amp_cli.disk.one_file import alone_writing, first_record, is_rejected_list, refuse_foreign_file
-from amp_cli.errors import AmpError
+from amp_cli.disk.parsing import read_json
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.models.images import image_content
 from amp_cli.preferences.formats.parquet import is_written_parquet, written_parquet
 from amp_cli.preferences.formats.source import open_source
@@ -237,7 +238,7 @@ class Pair:
 
     def __post_init__(self) -> None:
         if not 0 <= self.better < self.worse < len(self.item.levels):
-            raise AmpError(f"there is no pair of levels {self.better} and {self.worse}")
+            raise RecordError(f"there is no pair of levels {self.better} and {self.worse}")
 
     @property
     def id(self) -> str:
@@ -272,7 +273,7 @@ def refuse_image_tokens(item: PreferenceItem) -> None:
     answers = [answer for level in item.levels for answer in level.answers]
     held = next((text for text in (*item.questions, *answers) if IMAGE_TOKEN in text), None)
     if held is not None:
-        raise AmpError(f"a text holds '{IMAGE_TOKEN}', which marks an image's place: {held!r:.80}")
+        raise RecordError(f"a text holds '{IMAGE_TOKEN}', which marks an image's place: {held!r:.80}")
 
 
 def trl_record(pair: Pair, images: Sequence[Any]) -> dict[str, Any]:
@@ -320,7 +321,7 @@ def factory_record(pair: Pair, images: Sequence[str]) -> dict[str, Any]:
         AmpError: answers before the last differ; the layout has one history for both sides.
     """
     if pair.shared_rounds != len(pair.item.questions) - 1:
-        raise AmpError(
+        raise RecordError(
             f"levels {pair.better} and {pair.worse} differ before the last round; LLaMA-Factory has one history"
         )
     questions = _marked(pair.item.questions, len(images), separator="")
@@ -341,7 +342,7 @@ def authors_record(item: PreferenceItem, images: Sequence[str]) -> dict[str, Any
         AmpError: more than one image; the layout has one.
     """
     if len(images) > 1:
-        raise AmpError(f"the item has {len(images)} images; the AMP authors' layout has one")
+        raise RecordError(f"the item has {len(images)} images; the AMP authors' layout has one")
     questions = _marked(item.questions, len(images), separator="\n")
     record: dict[str, Any] = {"id": item.id, **({"image": images[0]} if images else {})}
     for number, level in enumerate(item.levels, start=1):

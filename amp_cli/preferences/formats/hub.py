@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import __version__
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_text
+from amp_cli.disk.jsonl import disk_errors_explained, write_text
 from amp_cli.disk.lock import alone_in, rename_held
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.replacing import NAME, refuse_inputs, refuse_others, remove_files, sort_files
 from amp_cli.disk.run import place_beside
 from amp_cli.disk.templates import template_path

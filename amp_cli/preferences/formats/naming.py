@@ -5,7 +5,7 @@ from pathlib import Path
 
 from amp_cli.dialogues.named_images import SourceImage
 from amp_cli.disk.jsonl import disk_errors_explained
-from amp_cli.errors import AmpError
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.models.images import image_content, image_place
 
 FOLDER = "images"
@@ -64,7 +64,7 @@ class ImportedImages:
             suffix = _checked_suffix(beside)
         except AmpError as error:
             beside.unlink()
-            raise AmpError(error.message.replace(f"The image '{beside}'", "the image in the data")) from error
+            raise RecordError(error.message.replace(f"The image '{beside}'", "the image in the data")) from error
         beside.rename(self._folder / f"{digest}{suffix}")
         self.written += 1
         return f"{FOLDER}/{digest}{suffix}"
@@ -82,5 +82,5 @@ def _checked_suffix(path: Path) -> str:
     """
     _, kind = image_content(path)
     if kind not in SUFFIXES:
-        raise AmpError(f"the image in the data is {kind}; known: {', '.join(SUFFIXES)}")
+        raise RecordError(f"the image in the data is {kind}; known: {', '.join(SUFFIXES)}")
     return SUFFIXES[kind]
