@@ -11,13 +11,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from amp_cli.benchmarks.files import own_answers, records_of
-from amp_cli.disk.jsonl import read_json
+from amp_cli.benchmarks.files import add_answer, own_answers, records_of
+from amp_cli.disk.jsonl import RecordLog, read_json
+from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
-from amp_cli.records import Answer
+from amp_cli.records import Answer, BenchmarkItem
 
+if TYPE_CHECKING:
+    from amp_cli.benchmarks.settings import EvalSettings
+
+ANSWERS = "answers.jsonl"
+"""Our own, in the folder of a run."""
 TEXTS = ("answer", "response", "caption", "text")
 """Where the answer stands. The first that is there: beside one of the others, `text` is the question."""
 QUESTIONS = ("prompt", "question", "query", "text")
@@ -58,6 +64,13 @@ def read_answers(path: Path, join: Callable[[Sequence[GivenAnswer]], dict[str, A
     if all("answers" in record for record in records):
         return own_answers(records, path)
     return join([_given(record, f"'{path}', record {number}") for number, record in enumerate(records, start=1)])
+
+
+def given_on_disk(settings: "EvalSettings") -> dict[str, Answer] | None:
+    """Return the answers in `out` that are scored again, if they came from a file; None where a model gave them."""
+    if settings.only != "score" or Run.read(settings.out).settings.get("answers") is None:
+        return None
+    return {record["id"]: Answer.from_json(record) for record in RecordLog(settings.out / ANSWERS).read()}
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
@@ -114,3 +127,31 @@ def is_asked(question: str, prompt: str) -> bool:
     key = question_key(question)
     lines = [question_key(line) for line in (*prompt.splitlines(), prompt)]
     return any(line == key or (line.startswith(key) and key.endswith(("?", "."))) for line in lines)
+
+
+def by_number_or_image(given: Sequence[GivenAnswer], items: Sequence[BenchmarkItem], path: Path) -> dict[str, Answer]:
+    """Join to the items whose id is the number, unless the prompts say otherwise; then by image and question.
+
+    Raises:
+        AmpError: a record has neither, or its prompt is another question than that of its number.
+    """
+    known = {item.id: item for item in items}
+    contents = {(image_key(item.images[0]), question_key(item.questions[0])): item.id for item in items}
+    questions = {question for _, question in contents}
+
+    def is_astray(one: GivenAnswer) -> bool:
+        if one.number is None or one.number not in known or one.question is None:
+            return one.number is None
+        is_anothers = question_key(one.question) in questions
+        return is_anothers and not is_asked(known[one.number].questions[0], one.question)
+
+    astray = [one for one in given if is_astray(one)]
+    by_content = [contents.get((image_key(one.image or ""), question_key(one.question or ""))) for one in given]
+    if astray and None in by_content:
+        one = astray[0]
+        what = "has no number" if one.number is None else f"carries the prompt of another question than {one.number}"
+        raise AmpError(f"{one.where}: it {what}", hint=LAYOUTS)
+    answers: dict[str, Answer] = {}
+    for one, found in zip(given, by_content, strict=True):
+        add_answer(answers, Answer(id=str(found if astray else one.number), answers=(one.text,)), path)
+    return answers

@@ -116,8 +116,8 @@ class Join:
         whole = [split for split, answers in matched.items() if len(answers) == len(self.by_split[split])]
         fullest = max(matched, key=lambda split: len(matched[split]) / len(self.by_split[split]))
         answers: dict[str, Answer] = {}
-        for split in matched.keys() & named if named else whole or [fullest]:
-            answers |= matched[split]
+        for taken in matched.keys() & named if named else whole or [fullest]:
+            answers |= matched[taken]
         for split, image, question in texts.keys() - found:
             if split is None or split in self.by_split:
                 for number, text in enumerate(texts[split, image, question], start=1):
