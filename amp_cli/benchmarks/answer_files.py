@@ -130,28 +130,37 @@ def is_asked(question: str, prompt: str) -> bool:
 
 
 def by_number_or_image(given: Sequence[GivenAnswer], items: Sequence[BenchmarkItem], path: Path) -> dict[str, Answer]:
-    """Join to the items whose id is the number, unless the prompts say otherwise; then by image and question.
+    """Join to the items whose id is the number; where the prompts are others, by image and question.
 
     Raises:
-        AmpError: a record has neither, or its prompt is another question than that of its number.
+        AmpError: a record has neither, or its prompt is the question of another item than its number.
     """
     known = {item.id: item for item in items}
     contents = {(image_key(item.images[0]), question_key(item.questions[0])): item.id for item in items}
-    questions = {question for _, question in contents}
-
-    def is_astray(one: GivenAnswer) -> bool:
-        if one.number is None or one.number not in known or one.question is None:
-            return one.number is None
-        is_anothers = question_key(one.question) in questions
-        return is_anothers and not is_asked(known[one.number].questions[0], one.question)
-
-    astray = [one for one in given if is_astray(one)]
-    by_content = [contents.get((image_key(one.image or ""), question_key(one.question or ""))) for one in given]
-    if astray and None in by_content:
-        one = astray[0]
-        what = "has no number" if one.number is None else f"carries the prompt of another question than {one.number}"
-        raise AmpError(f"{one.where}: it {what}", hint=LAYOUTS)
+    found = [contents.get((image_key(one.image or ""), question_key(one.question or ""))) for one in given]
+    astray = _astray(given, known)
+    if astray is not None and not any(found):
+        what = (
+            "has no number" if astray.number is None else f"carries the prompt of another question than {astray.number}"
+        )
+        raise AmpError(f"{astray.where}: it {what}", hint=LAYOUTS)
     answers: dict[str, Answer] = {}
-    for one, found in zip(given, by_content, strict=True):
-        add_answer(answers, Answer(id=str(found if astray else one.number), answers=(one.text,)), path)
+    for one, by_content in zip(given, found, strict=True):
+        item_id = one.number if astray is None else by_content or f"{one.image}: {one.question}"
+        add_answer(answers, Answer(id=str(item_id), answers=(one.text,)), path)
     return answers
+
+
+def _astray(given: Sequence[GivenAnswer], known: Mapping[str, BenchmarkItem]) -> GivenAnswer | None:
+    """Return the first answer without a number, or with another item's question; the first of all if none is known."""
+    questions = {question_key(item.questions[0]) for item in known.values()}
+    for one in given:
+        item = known.get(one.number or "")
+        if one.number is None:
+            return one
+        if item is None or one.question is None or is_asked(item.questions[0], one.question):
+            continue
+        if question_key(one.question) in questions:
+            return one
+    is_known = any(one.number in known for one in given)
+    return None if is_known or not any(one.image and one.question for one in given) else given[0]
