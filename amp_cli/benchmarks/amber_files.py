@@ -1,14 +1,14 @@
 """AMBER's files: queries, annotations, its table of object words, and answers in its own form."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from amp_cli.benchmarks.amber_words import AmberWords
-from amp_cli.benchmarks.files import add_answer, own_answers, records_of
+from amp_cli.benchmarks.files import records_of
 from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
-from amp_cli.records import Answer, BenchmarkItem
+from amp_cli.records import BenchmarkItem
 
 GENERATIVE = "generative"
 KINDS = {
@@ -133,26 +133,6 @@ def refuse_unknown_words(items: Sequence[BenchmarkItem], words: AmberWords, file
                     f"relation.json lacks the word '{word}', which '{file}' has for id {item.id}",
                     hint="relation.json and the annotations must be of the same version of AMBER",
                 )
-
-
-def read_answers(path: Path) -> dict[str, Answer]:
-    """Read our own answers, or AMBER's list of `{"id", "response"}`."""
-    records = records_of(path)
-    if all("answers" in record for record in records):
-        return own_answers(records, path)
-    answers: dict[str, Answer] = {}
-    for number, record in enumerate(records, start=1):
-        if "id" not in record or not isinstance(record.get("response"), str):
-            raise AmpError(
-                f"'{path}', record {number}: `id` and `response` are needed: {_shown(record)}",
-                hint="Correct or remove that record, then run again",
-            )
-        add_answer(answers, Answer(id=str(record["id"]), answers=(record["response"],)), path)
-    return answers
-
-
-def _shown(record: Mapping[str, Any]) -> str:
-    return f"{dict(record)!r:.120}"
 
 
 def _are_texts(value: object) -> bool:

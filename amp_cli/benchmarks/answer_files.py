@@ -11,13 +11,20 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from amp_cli.benchmarks.files import own_answers, records_of
+from amp_cli.benchmarks.files import add_answer, own_answers, records_of
+from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.parsing import read_json
+from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
-from amp_cli.records import Answer
+from amp_cli.records import Answer, BenchmarkItem
 
+if TYPE_CHECKING:
+    from amp_cli.benchmarks.settings import EvalSettings
+
+ANSWERS = "answers.jsonl"
+"""Our own, in the folder of a run."""
 TEXTS = ("answer", "response", "caption", "text")
 """Where the answer stands. The first that is there: beside one of the others, `text` is the question."""
 QUESTIONS = ("prompt", "question", "query", "text")
@@ -58,6 +65,13 @@ def read_answers(path: Path, join: Callable[[Sequence[GivenAnswer]], dict[str, A
     if all("answers" in record for record in records):
         return own_answers(records, path)
     return join([_given(record, f"'{path}', record {number}") for number, record in enumerate(records, start=1)])
+
+
+def given_on_disk(settings: "EvalSettings") -> dict[str, Answer] | None:
+    """Return the answers in `out` that are scored again, if they came from a file; None where a model gave them."""
+    if settings.only != "score" or Run.read(settings.out).settings.get("answers") is None:
+        return None
+    return {record["id"]: Answer.from_json(record) for record in RecordLog(settings.out / ANSWERS).read()}
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
@@ -114,3 +128,40 @@ def is_asked(question: str, prompt: str) -> bool:
     key = question_key(question)
     lines = [question_key(line) for line in (*prompt.splitlines(), prompt)]
     return any(line == key or (line.startswith(key) and key.endswith(("?", "."))) for line in lines)
+
+
+def by_number_or_image(given: Sequence[GivenAnswer], items: Sequence[BenchmarkItem], path: Path) -> dict[str, Answer]:
+    """Join to the items whose id is the number; where the prompts are others, by image and question.
+
+    Raises:
+        AmpError: a record has neither, or its prompt is the question of another item than its number.
+    """
+    known = {item.id: item for item in items}
+    contents = {(image_key(item.images[0]), question_key(item.questions[0])): item.id for item in items}
+    found = [contents.get((image_key(one.image or ""), question_key(one.question or ""))) for one in given]
+    astray = _astray(given, known)
+    if astray is not None and not any(found):
+        what = (
+            "has no number" if astray.number is None else f"carries the prompt of another question than {astray.number}"
+        )
+        raise AmpError(f"{astray.where}: it {what}", hint=LAYOUTS)
+    answers: dict[str, Answer] = {}
+    for one, by_content in zip(given, found, strict=True):
+        item_id = one.number if astray is None else by_content or f"{one.image}: {one.question}"
+        add_answer(answers, Answer(id=str(item_id), answers=(one.text,)), path)
+    return answers
+
+
+def _astray(given: Sequence[GivenAnswer], known: Mapping[str, BenchmarkItem]) -> GivenAnswer | None:
+    """Return the first answer without a number, or with another item's question; the first of all if none is known."""
+    questions = {question_key(item.questions[0]) for item in known.values()}
+    for one in given:
+        item = known.get(one.number or "")
+        if one.number is None:
+            return one
+        if item is None or one.question is None or is_asked(item.questions[0], one.question):
+            continue
+        if question_key(one.question) in questions:
+            return one
+    is_known = any(one.number in known for one in given)
+    return None if is_known or not any(one.image and one.question for one in given) else given[0]

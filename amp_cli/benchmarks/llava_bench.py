@@ -13,12 +13,11 @@ from amp_cli.asking.templates import (
     llava_bench_rule_prompt,
     read_rules,
 )
+from amp_cli.benchmarks.answer_files import by_number_or_image, read_answers
 from amp_cli.benchmarks.benchmark import Judged, LoadedBenchmark
 from amp_cli.benchmarks.files import (
     COCO_PREFIX,
-    add_answer,
     check_verdicts,
-    own_answers,
     own_verdicts,
     records_of,
     spoken,
@@ -172,16 +171,6 @@ def _refuse_repeated(items: Sequence[BenchmarkItem], path: Path) -> None:
         seen.add(item.id)
 
 
-def upstream_answers(records: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Answer]:
-    """Read `question_id` and `text`."""
-    answers: dict[str, Answer] = {}
-    for number, record in enumerate(records, start=1):
-        where = f"'{path}', record {number},"
-        answer = Answer(id=_question_id(record, where), answers=(text_field(record, "text", where),))
-        add_answer(answers, answer, path)
-    return answers
-
-
 def adopt_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
     """Read reviews by `question_id`; the scores are read from `content` again, `tuple` serves where that is absent."""
     records = records_of(path)
@@ -228,9 +217,7 @@ def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
 
 def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: "EvalSettings") -> dict[str, Answer]:
     """Read our own answers, or records with `question_id` and `text`."""
-    records = records_of(path)
-    own = all("answers" in record for record in records)
-    return own_answers(records, path) if own else upstream_answers(records, path)
+    return read_answers(path, lambda given: by_number_or_image(given, items, path))
 
 
 def wording(data: Path, file: Path | None) -> JudgeTemplate | JudgeRules:

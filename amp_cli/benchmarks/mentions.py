@@ -134,9 +134,10 @@ def count_words(text: str) -> int:
     return len(re.findall(r"\w+(?:['’-]\w+)*", text))
 
 
-def names_in(texts: Iterable[str], vocabulary: Vocabulary) -> set[str]:
-    """Return the objects that any of the texts names and does not deny."""
-    return {mention.name for text in texts for mention in find_mentions(text, vocabulary) if not mention.denied}
+def names_in(texts: Iterable[str], vocabulary: Vocabulary, *, with_denied: bool = False) -> set[str]:
+    """Return the objects that any of the texts names, and does not deny unless those count too."""
+    mentions = (mention for text in texts for mention in find_mentions(text, vocabulary))
+    return {mention.name for mention in mentions if with_denied or not mention.denied}
 
 
 def name_of(phrase: str) -> tuple[str, ...]:

@@ -116,12 +116,12 @@ class Join:
         whole = [split for split, answers in matched.items() if len(answers) == len(self.by_split[split])]
         fullest = max(matched, key=lambda split: len(matched[split]) / len(self.by_split[split]))
         answers: dict[str, Answer] = {}
-        for split in matched.keys() & named if named else whole or [fullest]:
-            answers |= matched[split]
-        for asked_in, image, question in texts.keys() - found:
-            if asked_in is None or asked_in in self.by_split:
-                for number, text in enumerate(texts[asked_in, image, question], start=1):
-                    stranger = f"{asked_in or 'question'} {number} about {image}: {question}"
+        for taken in matched.keys() & named if named else whole or [fullest]:
+            answers |= matched[taken]
+        for split, image, question in texts.keys() - found:
+            if split is None or split in self.by_split:
+                for number, text in enumerate(texts[split, image, question], start=1):
+                    stranger = f"{split or 'question'} {number} about {image}: {question}"
                     answers[stranger] = Answer(id=stranger, answers=(text,))
         return answers
 

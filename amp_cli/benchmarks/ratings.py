@@ -229,13 +229,16 @@ _PAIR = re.compile(r"[\s\[(]*(\d+(?:\.\d+)?)\s*(?:[\s,;&|]|\band\b)\s*(\d+(?:\.\
 
 
 def read_pair_strict(text: str) -> Reading:
-    """Read two scores from 1 to 10: the first line that is not empty, or, where that is other text, the last one."""
+    """Read two scores: the first line that is not empty, or, where that is other text, the last one.
+
+    The judge is asked for 1 to 10; real ones give an empty answer a 0, which is a rating.
+    """
     lines = _lines(text)
     for line in (lines[0], lines[-1]) if lines else ():
         match = _PAIR.fullmatch(re.sub(r"\s*,\s*", " , ", _TEN.sub(" ", _LABEL.sub(" ", line))).replace(" ,", ","))
         if match:
             scores = (float(match[1]), float(match[2]))
-            if all(1 <= score <= 10 for score in scores):
+            if all(score <= 10 for score in scores):
                 return Reading(ratings=scores)
-            return Reading(ratings=None, reason="scores that are not from 1 to 10")
+            return Reading(ratings=None, reason="scores that are not from 0 to 10")
     return Reading(ratings=None, reason="neither the first nor the last line is two scores")

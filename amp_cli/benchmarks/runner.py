@@ -11,7 +11,8 @@ from amp_cli.asking.answerer import Answerer, check_answerer
 from amp_cli.asking.endpoint import is_endpoint
 from amp_cli.asking.judge import Judge
 from amp_cli.benchmarks import BENCHMARKS
-from amp_cli.benchmarks.answering import ANSWERS, REJECTED, answer_items
+from amp_cli.benchmarks.answer_files import ANSWERS, given_on_disk
+from amp_cli.benchmarks.answering import REJECTED, answer_items
 from amp_cli.benchmarks.benchmark import Benchmark, ItemScore, LoadedBenchmark
 from amp_cli.benchmarks.files import check_complete, downloaded_images
 from amp_cli.benchmarks.judging import Judging, collect_verdicts, prepare_judging, refuse_other_judge, score_verdicts
@@ -151,8 +152,7 @@ def _given_answers(
     """
     path = settings.answers
     if path is None:
-        was_given = settings.only == "score" and Run.read(settings.out).settings.get("answers") is not None
-        return _on_disk(settings.out) if was_given else None
+        return given_on_disk(settings)
     if not path.is_file():
         raise AmpError(f"There is no file '{path}'", hint="--answers takes a JSONL or JSON file of answers")
     if path.resolve().is_relative_to(settings.out.resolve()):
@@ -237,13 +237,9 @@ def _loaded(settings: EvalSettings) -> tuple[EvalSettings, Benchmark[Any], Loade
 
 def _answers(items: Sequence[BenchmarkItem], out: Path) -> dict[str, Answer]:
     """Return the answers on disk; answers to unknown questions are refused."""
-    answers = _on_disk(out)
+    answers = {record["id"]: Answer.from_json(record) for record in RecordLog(out / ANSWERS).read()}
     _refuse_strangers(items, answers, out)
     return answers
-
-
-def _on_disk(out: Path) -> dict[str, Answer]:
-    return {record["id"]: Answer.from_json(record) for record in RecordLog(out / ANSWERS).read()}
 
 
 def _answered(
