@@ -24,7 +24,7 @@ from amp_cli.asking.faults import (
     words_of,
 )
 from amp_cli.asking.parameters import accepted, refused_parameters
-from amp_cli.asking.wire import open_wire
+from amp_cli.asking.wire import ReplyTooLargeError, open_wire
 from amp_cli.errors import AmpError
 from amp_cli.records import MOST_TOKENS, is_storable
 
@@ -191,6 +191,9 @@ class ChatClient:
                     patience=self._patience,
                     wording=self._wording,
                 )
+        except ReplyTooLargeError as error:
+            account.lose()
+            return ItemRejectedError(str(error))
         except (openai.APIConnectionError, TimeoutError) as error:
             return self._scrubbed(explain_connection(error, self.url, self._timeout, self._wording))
         else:

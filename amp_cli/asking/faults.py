@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from amp_cli.addresses import shown_address
-from amp_cli.asking.wire import ReplyTooLargeError, proxy_of
+from amp_cli.asking.wire import proxy_of
 from amp_cli.errors import AmpError
 
 RETRIED = (408, 409, 425, 429)
@@ -143,14 +143,12 @@ def explain_status(
 
 
 def explain_connection(error: BaseException, url: str, timeout: float, wording: FaultWording) -> Exception:
-    """Return what a request without any reply means: refused at the door, too slow, too long, or cut off."""
+    """Return what a request without any reply means: refused at the door, too slow, or cut off."""
     import httpx2
 
     causes = list(_causes(error))
     shown, kept = shown_address(url), f"{wording.kept.capitalize()} so far are kept"
     for cause in causes:
-        if isinstance(cause, ReplyTooLargeError):
-            return ItemRejectedError(str(cause))
         if isinstance(cause, ssl.SSLError):
             return _untrusted(cause, shown, wording)
     proxy = proxy_of(url)
