@@ -18,20 +18,31 @@ RETRIED = (408, 409, 425, 429)
 
 
 class TransientFault(Exception):
-    """Worth another try; after `retry_after` seconds where the server said so. It may still have been charged."""
+    """Worth another try; after `retry_after` seconds where the server said so. It may still have been charged.
 
-    def __init__(self, reason: str, *, retry_after: float | None = None, may_be_charged: bool = False) -> None:
+    Attributes:
+        kind: tells one like another from a different one. is_a_reply: the server replied, with no answer in it.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        retry_after: float | None = None,
+        may_be_charged: bool = False,
+        kind: str = "",
+        is_a_reply: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
         self.may_be_charged = may_be_charged
+        self.kind = kind or reason
+        self.is_a_reply = is_a_reply
 
 
-class UnusableReply(TransientFault):
-    """A reply with status 200 and no answer in it. `kind` tells one like another from a different one."""
-
-    def __init__(self, reason: str, *, kind: str) -> None:
-        super().__init__(reason, may_be_charged=True)
-        self.kind = kind
+def unusable_reply(reason: str, *, kind: str) -> TransientFault:
+    """Return the fault of a reply with status 200 and no answer in it."""
+    return TransientFault(reason, may_be_charged=True, kind=kind, is_a_reply=True)
 
 
 class ItemRejectedError(Exception):
