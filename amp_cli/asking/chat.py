@@ -150,7 +150,8 @@ class ChatClient:
         if count >= (FEW if is_few_enough else HOPELESS):
             raise self._scrubbed(
                 AmpError(
-                    f"{count} requests in a row to the {self._wording.who} at '{self.shown_url}' came to nothing: {fault}",
+                    f"{count} requests in a row to the {self._wording.who} at '{self.shown_url}' came to nothing: "
+                    f"{fault}",
                     hint=f"Does {self._wording.option} lead to chat completions, answered in time, whole and not as a "
                     f"stream? {self._wording.kept.capitalize()} so far are kept",
                 )
