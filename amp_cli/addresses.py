@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 HIDDEN = "***"
-_ADDRESS = re.compile(r"\b(?P<scheme>https?|socks[45]h?)://(?P<rest>[^\s'\"<>`|{}\\]*[^\s'\"<>`|{}\\.,:;!?)\]])", re.I)
+_ADDRESS = re.compile(r"\b(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>[^\s'\"<>`|{}\\]*[^\s'\"<>`|{}\\.,:;!?)\]])", re.I)
 _HARMLESS = re.compile(
     r"v\d+[a-z0-9.]{0,8}|api|openai|openai-compatible|compatible-mode|compatible|inference|llm|llms|ai|rest|paas|azure"
     r"|gateway|proxy|serving-endpoints|models?|engines|deployments|chat|completions|hub|hf|hf-mirror|huggingface"
@@ -65,7 +65,8 @@ def _masked(found: re.Match[str], path: Callable[[str], str]) -> str:
         host, slash, parts = _host_behind_a_password(rest)  # a password with a slash in it
     if "@" in host:
         host = f"{HIDDEN}@{host.rpartition('@')[2]}"
-    shown = f"{found['scheme']}://{host}{slash}{path(parts) if slash else ''}"
+    is_web = found["scheme"].lower().startswith("http")
+    shown = f"{found['scheme']}://{host}{slash}{path(parts) if is_web else parts}"
     return shown + (f"?{_masked_query(query)}" if mark else "") + sharp + fragment
 
 

@@ -72,9 +72,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     """Show rows to a person, on stdout. None is shown as a dash, fractions with three digits."""
     from rich.table import Table
 
-    grid = Table(title=title or None, title_justify="left")
+    grid = Table(title=masked(title) or None, title_justify="left")
     for column in columns:
-        grid.add_column(column, overflow="fold")
+        grid.add_column(masked(column), overflow="fold")
     for row in rows:
         grid.add_row(*(escape(_cell(value)) for value in row))
     Console(highlight=False).print(grid)

@@ -18,13 +18,13 @@ from amp_cli.asking.faults import (
     ItemRejectedError,
     Patience,
     TransientFault,
-    UnusableReply,
     explain_connection,
     explain_status,
+    unusable_reply,
     words_of,
 )
 from amp_cli.asking.parameters import accepted, refused_parameters
-from amp_cli.asking.wire import open_wire
+from amp_cli.asking.wire import ReplyTooLargeError, open_wire
 from amp_cli.errors import AmpError
 from amp_cli.records import MOST_TOKENS, is_storable
 
@@ -36,7 +36,8 @@ OPENAI = "https://api.openai.com/v1"
 NO_KEY = "none"
 """The library sends something; servers that want no key ignore it."""
 HOPELESS = 20
-"""After so many refused items and not one answer, the set-up is at fault, not the items."""
+"""After so many refused items and not one answer, the set-up is at fault, not the items. So it is after so many
+requests in a row that may be paid for and come to nothing alike."""
 FEW = 3
 """After so many replies of status 200 that are alike and no answer, and not one answer, the set-up is at fault."""
 
@@ -89,7 +90,7 @@ class ChatClient:
         self._wording = wording
         self._library: AsyncOpenAI | None = None
         self._has_answered = False
-        self._unusable: tuple[str, int] = ("", 0)
+        self._in_vain: tuple[str, int] = ("", 0)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -123,13 +124,12 @@ class ChatClient:
         for attempt in range(1, self._patience.attempts + 1):
             outcome = await self._ask(messages, sampling, account)
             if isinstance(outcome, ChatReply):
-                self._has_answered, self._unusable = True, ("", 0)
+                self._has_answered, self._in_vain = True, ("", 0)
                 return outcome
             if not isinstance(outcome, TransientFault):
                 raise outcome
             if outcome.may_be_charged:
                 account.lose()
-            if isinstance(outcome, UnusableReply):
                 self._stop_if_all_are_alike(outcome)
             if attempt < self._patience.attempts:
                 await self._pause(self._patience.delay(attempt, outcome.retry_after))
@@ -141,18 +141,19 @@ class ChatClient:
         """Return the end of a run in which nothing was answered and so many requests were rejected."""
         return AmpError(f"The first {rejected} items were all refused. The last: {last}", hint=self._wording.doubt)
 
-    def _stop_if_all_are_alike(self, fault: UnusableReply) -> None:
-        """End the run where replies that may be paid for hold no answer, one like the other."""
-        last, count = self._unusable
-        self._unusable = (fault.kind, count + 1 if fault.kind == last else 1)
-        count = self._unusable[1]
-        if count >= (HOPELESS if self._has_answered else FEW):
+    def _stop_if_all_are_alike(self, fault: TransientFault) -> None:
+        """End the run where requests that may be paid for come to nothing, one like the other."""
+        last, count = self._in_vain
+        count = count + 1 if fault.kind == last else 1
+        self._in_vain = (fault.kind, count)
+        is_few_enough = fault.is_a_reply and not self._has_answered
+        if count >= (FEW if is_few_enough else HOPELESS):
             raise self._scrubbed(
                 AmpError(
-                    f"The {self._wording.who} at '{self.shown_url}' sent {count} replies one after the other "
-                    f"that hold no answer: {fault}",
-                    hint=f"Does {self._wording.option} lead to chat completions, answered whole and not as a stream? "
-                    f"{self._wording.kept.capitalize()} so far are kept",
+                    f"{count} requests in a row to the {self._wording.who} at '{self.shown_url}' came to nothing: "
+                    f"{fault}",
+                    hint=f"Does {self._wording.option} lead to chat completions, answered in time, whole and not as a "
+                    f"stream? {self._wording.kept.capitalize()} so far are kept",
                 )
             )
 
@@ -191,6 +192,9 @@ class ChatClient:
                     patience=self._patience,
                     wording=self._wording,
                 )
+        except ReplyTooLargeError as error:
+            account.lose()
+            return ItemRejectedError(str(error))
         except (openai.APIConnectionError, TimeoutError) as error:
             return self._scrubbed(explain_connection(error, self.url, self._timeout, self._wording))
         else:
@@ -220,11 +224,11 @@ class ChatClient:
 def _read(body: str, headers: Mapping[str, str], account: Account) -> ChatReply | Exception:
     """Read a reply. What it used is counted even when it says nothing."""
     if "event-stream" in headers.get("content-type", "") or body.lstrip().startswith(("data:", "event:")):
-        return UnusableReply("the reply is an event stream", kind="stream")
+        return unusable_reply("the reply is an event stream", kind="stream")
     try:
         content = json.loads(body)
     except json.JSONDecodeError:
-        return UnusableReply("the reply is not complete JSON", kind="no JSON")
+        return unusable_reply("the reply is not complete JSON", kind="no JSON")
     except (ValueError, RecursionError) as error:
         account.lose()
         what = "is nested too deeply" if isinstance(error, RecursionError) else "holds a number of too many digits"
@@ -232,7 +236,7 @@ def _read(body: str, headers: Mapping[str, str], account: Account) -> ChatReply 
     reply = read_completion(content)
     if reply is None:
         words, _ = words_of(content)
-        return UnusableReply(f"the reply contains no answer: {words}", kind="no answer")
+        return unusable_reply(f"the reply contains no answer: {words}", kind="no answer")
     if max(reply.prompt_tokens or 0, reply.completion_tokens or 0) > MOST_TOKENS:
         account.lose()
         return ItemRejectedError(f"the reply counts more than {MOST_TOKENS:,} tokens")

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from amp_cli.addresses import shown_address
-from amp_cli.asking.wire import ReplyTooLargeError, proxy_of
+from amp_cli.asking.wire import proxy_of
 from amp_cli.errors import AmpError
 
 RETRIED = (408, 409, 425, 429)
@@ -18,20 +18,31 @@ RETRIED = (408, 409, 425, 429)
 
 
 class TransientFault(Exception):
-    """Worth another try; after `retry_after` seconds where the server said so. It may still have been charged."""
+    """Worth another try; after `retry_after` seconds where the server said so. It may still have been charged.
 
-    def __init__(self, reason: str, *, retry_after: float | None = None, may_be_charged: bool = False) -> None:
+    Attributes:
+        kind: tells one like another from a different one. is_a_reply: the server replied, with no answer in it.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        retry_after: float | None = None,
+        may_be_charged: bool = False,
+        kind: str = "",
+        is_a_reply: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
         self.may_be_charged = may_be_charged
+        self.kind = kind or reason
+        self.is_a_reply = is_a_reply
 
 
-class UnusableReply(TransientFault):
-    """A reply with status 200 and no answer in it. `kind` tells one like another from a different one."""
-
-    def __init__(self, reason: str, *, kind: str) -> None:
-        super().__init__(reason, may_be_charged=True)
-        self.kind = kind
+def unusable_reply(reason: str, *, kind: str) -> TransientFault:
+    """Return the fault of a reply with status 200 and no answer in it."""
+    return TransientFault(reason, may_be_charged=True, kind=kind, is_a_reply=True)
 
 
 class ItemRejectedError(Exception):
@@ -143,14 +154,12 @@ def explain_status(
 
 
 def explain_connection(error: BaseException, url: str, timeout: float, wording: FaultWording) -> Exception:
-    """Return what a request without any reply means: refused at the door, too slow, too long, or cut off."""
+    """Return what a request without any reply means: refused at the door, too slow, or cut off."""
     import httpx2
 
     causes = list(_causes(error))
     shown, kept = shown_address(url), f"{wording.kept.capitalize()} so far are kept"
     for cause in causes:
-        if isinstance(cause, ReplyTooLargeError):
-            return ItemRejectedError(str(cause))
         if isinstance(cause, ssl.SSLError):
             return _untrusted(cause, shown, wording)
     proxy = proxy_of(url)

@@ -78,6 +78,7 @@ def proxy_of(url: str) -> str:
         return ""
     proxies: Mapping[str, str] = getproxies()
     for kind in (parts.scheme, "all"):
-        if proxies.get(kind):
-            return f"'{shown_address(proxies[kind])}' of {kind.upper()}_PROXY"
+        if proxy := proxies.get(kind):
+            shown = shown_address(proxy if "://" in proxy else f"http://{proxy}")
+            return f"'{shown}' of {kind.upper()}_PROXY"
     return ""

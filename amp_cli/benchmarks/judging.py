@@ -202,9 +202,16 @@ class _Watch:
         if len(self._unread) >= HOPELESS:
             raise AmpError(
                 f"Not one of the first {len(self._unread)} verdicts can be read: {'; '.join(self._unread[:_SHOWN])}",
-                hint=f"They are kept in '{self._path}'. A judge that is cut off needs a higher --judge-max-tokens, one "
-                "that keeps to no form another --judge-template or --judge, in a new folder with --answers",
+                hint=self._way_on(verdict),
             )
+
+    def _way_on(self, verdict: Verdict) -> str:
+        if verdict.finish_reason == "length":
+            return "They are kept. The same command with a higher --judge-max-tokens asks for those that were cut off"
+        return (
+            f"They are kept in '{self._path}'. Judge in a new folder, with --answers and another --judge-template or "
+            "--judge"
+        )
 
 
 def _end_of(text: str) -> str:
