@@ -11,6 +11,7 @@ from amp_cli import ui
 from amp_cli.disk.jsonl import disk_errors_explained
 from amp_cli.disk.run import NAME, Run, made_before, part_of, put_in_place
 from amp_cli.errors import AmpError
+from amp_cli.models.adapters import merge_weights
 from amp_cli.models.load import LoadedModel, load_model, save_model_folder
 from amp_cli.models.precision import refuse_not_finite
 from amp_cli.models.prompts import encode_prompts
@@ -157,7 +158,7 @@ def _save_merged(part: Path, spec: ModelSpec) -> tuple[torch.Tensor, str]:
     for note in loaded.notes:
         ui.warn(note)
     expected = _logits(loaded)
-    loaded.model = loaded.model.merge_and_unload()
+    loaded.model = merge_weights(loaded.model, loaded.name)
     disk_errors_explained(lambda: save_model_folder(loaded, part), part)
     return expected, loaded.identity["dtype"]
 
