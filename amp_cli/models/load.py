@@ -1,5 +1,6 @@
 """The one place that loads models: any transformers vision-language model, or an original LLaVA checkpoint."""
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ from amp_cli.models.templates import FOR_LLAVA, choose_template
 if TYPE_CHECKING:
     import torch
 
+
+_PACKAGES = {"pil": "pillow", "cv2": "opencv-python", "pytorch": "torch"}
+"""What transformers calls packages -> what they are installed by."""
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that its own code still uses
 
@@ -138,6 +142,8 @@ def load_outline(spec: ModelSpec) -> LoadedModel:
             network = AutoModelForImageTextToText.from_config(built, dtype=torch_dtype, **trusts)
         if (source.folder / "generation_config.json").is_file():
             network.generation_config = GenerationConfig.from_pretrained(source.folder)
+    except ImportError as error:
+        raise _needs_package(f"'{spec.model}'", error) from error
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         kind = config.get("model_type", "unknown")
         raise AmpError(
@@ -186,7 +192,9 @@ def load_text_model(spec: ModelSpec) -> LoadedModel:
     try:
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, device_map={"": place})
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+    except ImportError as error:
+        raise _needs_package(f"'{model}'", error) from error
+    except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
         raise AmpError(
             f"'{model}' could not be loaded: {_first_line(error)}",
             hint="Check the model's folder, or download it again",
@@ -216,6 +224,8 @@ def _load_network(source: CheckpointFolder, config: dict[str, Any], options: dic
             )
         else:
             network, info = _from_original(source.original, options)
+    except ImportError as error:
+        raise _needs_package(f"'{source.model}'", error) from error
     except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
         kind = config.get("model_type", "unknown")
         raise AmpError(
@@ -254,7 +264,9 @@ def _load_processor(source: CheckpointFolder, config: dict[str, Any], trust_remo
     backend = {"backend": "pil"} if config.get("model_type") == "llava" else {}
     try:
         processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=trust_remote_code, **backend)
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
+    except ImportError as error:
+        raise _needs_package(f"The processor of '{source.model}'", error) from error
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
         raise AmpError(
             f"The processor of '{source.model}' could not be loaded: {_first_line(error)}",
             hint="Check the model's folder, or download it again",
@@ -282,6 +294,19 @@ def save_model_folder(loaded: LoadedModel, out: Path) -> None:
     loaded.processor.chat_template = loaded.chat_template
     save_processor(loaded.processor, out)
     keep_small_files(loaded.folder, loaded.original_config, out)
+
+
+def _needs_package(what: str, error: ImportError) -> AmpError:
+    """Return a whole sentence for a package that transformers looked for in vain, by what it says of it."""
+    said = re.search(r"requires the (\S+) library|No module named '([^'.]+)|pip install (\S+)", str(error))
+    if said is None:
+        return AmpError(f"{what} could not be loaded: {_first_line(error)}", hint="See what is installed: amp doctor")
+    package = next(name for name in said.groups() if name).strip("`'.").lower()
+    package = _PACKAGES.get(package, package)
+    return AmpError(
+        f"{what} needs the package {package}, which is not installed",
+        hint=f"pip install {package}, then give the command again",
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from amp_cli.downloads.hub_files import PICKLES, SAFE, SMALL
 from amp_cli.downloads.zoo import find_model
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import ADAPTER_STEMS, weight_files
+from amp_cli.models.llava.settings import refuse_other_models
 from amp_cli.models.spec import ModelSpec
 
 TINY = Path(__file__).resolve().parent.parent / "world" / "tiny"
@@ -120,7 +121,8 @@ def folder_of_small_files(model: str) -> Path:
 def check_model(spec: ModelSpec) -> dict[str, Any]:
     """Refuse, without loading weights, a model or adapter that cannot be used; return their identity."""
     base, adapter = model_and_adapter(spec.model, spec.adapter)
-    _, folder = model_config(base)
+    config, folder = model_config(base)
+    refuse_other_models(base, config)
     refuse_unusable_model(base, folder)
     identity: dict[str, Any] = {"model": {**identity_of(base, folder), "name": spec.model}}
     if adapter is not None:

@@ -12,6 +12,7 @@ from amp_cli.disk.jsonl import disk_errors_explained
 from amp_cli.disk.replacing import NAME
 from amp_cli.disk.run import Run, make_whole
 from amp_cli.errors import AmpError
+from amp_cli.models.adapters import merge_weights
 from amp_cli.models.load import LoadedModel, load_model, save_model_folder
 from amp_cli.models.precision import refuse_not_finite
 from amp_cli.models.prompts import encode_prompts
@@ -158,7 +159,7 @@ def _save_merged(part: Path, spec: ModelSpec) -> tuple[torch.Tensor, str]:
     for note in loaded.notes:
         ui.warn(note)
     expected = _logits(loaded)
-    loaded.model = loaded.model.merge_and_unload()
+    loaded.model = merge_weights(loaded.model, loaded.name)
     disk_errors_explained(lambda: save_model_folder(loaded, part), part)
     return expected, loaded.identity["dtype"]
 

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from PIL import Image
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from amp_cli import __version__
 from amp_cli.disk.jsonl import write_text
+from amp_cli.disk.parsing import read_object
 from amp_cli.disk.run import make_whole
 from amp_cli.disk.templates import template_path
 from amp_cli.downloads.reports import Advance, Progress
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.adapter_folder import adapter_layout, write_adapter
 from amp_cli.models.llava.files import ADAPTER_STEMS, weight_files
-from amp_cli.models.llava.layout import LANGUAGE_MODEL, ORIGINAL, layout_of
+from amp_cli.models.llava.layout import LANGUAGE_MODEL, ORIGINAL, TRANSFORMERS, layout_of
 from amp_cli.models.llava.original import OriginalCheckpoint, open_original
 from amp_cli.models.llava.to_hf import write_hf
 from amp_cli.models.llava.to_llava import write_llava
@@ -152,6 +155,8 @@ def _write_model(settings: ConvertSettings, out: Path, advance: Advance) -> Writ
             f"'{settings.model}' is a language model without a projector or a vision tower",
             hint="Give a vision-language model",
         )
+    if source == settings.to == TRANSFORMERS:
+        _refuse_unknown_kind(settings.model, read_object(folder / "config.json"))
     if source == settings.to:
         raise AmpError(
             f"'{settings.model}' is already in the {settings.to} layout", hint="Give the other one with --to"
@@ -165,6 +170,17 @@ def _write_model(settings: ConvertSettings, out: Path, advance: Advance) -> Writ
             hint="Leave out --vision-tower",
         )
     return write_llava(folder, out, advance), source, {}, ()
+
+
+def _refuse_unknown_kind(model: str, config: dict[str, Any]) -> None:
+    """Refuse a model of neither layout, rather than say that it is in transformers' layout already."""
+    kind = config.get("model_type")
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise AmpError(
+            f"'{model}' is of model type '{kind}', which is neither a LLaVA nor known to transformers "
+            f"{transformers.__version__}",
+            hint="Only LLaVA-1.5 has an original layout to convert from",
+        )
 
 
 def _facts(checkpoint: OriginalCheckpoint) -> dict[str, Any]:

@@ -74,6 +74,17 @@ def _refuse_other_kinds(folder: Path, config: dict[str, Any]) -> None:
                 f"'{folder}' has {name} = {config[name]!r}; the original layout supports only {only!r}",
                 hint="Use the model in transformers' layout, which it is in",
             )
+    if config.get("quantization_config"):
+        raise AmpError(
+            f"'{folder}' has quantization_config = {config['quantization_config']!r:.120}: its weights are packed",
+            hint="Convert the model as it was before it was quantised",
+        )
+    if config.get("vision_feature_select_strategy", "default") not in ("default", "full"):
+        raise AmpError(
+            f"'{folder}' has vision_feature_select_strategy = {config['vision_feature_select_strategy']!r}; "
+            "the original layout supports only 'default' and 'full'",
+            hint="Use the model in transformers' layout, which it is in",
+        )
     if not isinstance(config.get("vision_feature_layer", -2), int):
         raise AmpError(
             f"'{folder}' has several layers in vision_feature_layer; the original layout supports only one",
