@@ -2,6 +2,10 @@
 
 import os
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m amp_cli.main`
+    del sys.path[0]  # the current folder, whose yaml.py is not the library
+
 from typing import Annotated
 
 import typer
@@ -78,3 +82,7 @@ def main() -> None:
     except AmpError as error:
         ui.error(error.message, error.hint)
         sys.exit(error.status)
+
+
+if __name__ == "__main__":
+    main()
