@@ -2,6 +2,10 @@
 
 import os
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m amp_cli.main`
+    del sys.path[0]  # the current folder, whose yaml.py is not the library
+
 from typing import Annotated
 
 import typer
@@ -106,3 +110,7 @@ def _refuse_unreadable_words(words: list[str]) -> None:
     for word in words:
         if not word.isascii() and any("\ud800" <= character <= "\udfff" for character in word):
             raise AmpError(f"{word!r:.80} is not valid UTF-8", hint="Rename the file or folder")
+
+
+if __name__ == "__main__":
+    main()

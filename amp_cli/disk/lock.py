@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from amp_cli.errors import AmpError, OccupiedError
 LOCK = "run.lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems without locks answer, such as Lustre mounted without `flock`."""
+
+
+WORKERS_SECONDS = 60
 
 
 @dataclass(kw_only=True)
@@ -50,9 +54,9 @@ def release_folder(folder: Path) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path, command: str) -> Iterator[None]:
-    """Hold a folder for a block; it may be renamed meanwhile by `rename_held`."""
-    claim_folder(folder, command)
+def alone_in(folder: Path, command: str, *, for_out: Path) -> Iterator[None]:
+    """Hold the folder where `for_out` is made for a block; it may be renamed meanwhile by `rename_held`."""
+    _claim(folder / LOCK, for_out, command)
     held = _HELD[_key(folder / LOCK)]
     try:
         yield
@@ -69,6 +73,27 @@ def alone_at(file: Path, command: str) -> Iterator[None]:
         yield
     finally:
         _release(lock)
+
+
+def wait_for_workers(lock: Path) -> None:
+    """Wait until nobody holds the lock file of worker processes: those of a killed command end at their next step.
+
+    Raises:
+        OccupiedError: they have not ended after `WORKERS_SECONDS`.
+    """
+    with lock.open("a") as stream:
+        for _ in range(WORKERS_SECONDS * 10):
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.1)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                return
+            else:
+                return
+    raise OccupiedError(f"Worker processes are at work in '{lock.parent}'", hint="Wait for them, or end them")
 
 
 def rename_held(folder: Path, name: Path) -> None:
@@ -100,8 +125,7 @@ def _locked(lock: Path, place: Path) -> IO[str]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             with stream:
-                stream.seek(0)
-                raise _occupied(place, stream.read()) from error
+                raise _occupied(place, _what_it_says(stream)) from error
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 stream.close()
@@ -111,6 +135,16 @@ def _locked(lock: Path, place: Path) -> IO[str]:
         if _is_still(lock, stream):
             return stream
         stream.close()
+
+
+def _what_it_says(stream: IO[str]) -> str:
+    """Return what the holder wrote into its lock; one that has it for an instant only has not written yet."""
+    for _ in range(20):
+        stream.seek(0)
+        if said := stream.read():
+            return said
+        time.sleep(0.01)
+    return ""
 
 
 def _is_still(lock: Path, stream: IO[str]) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
-from amp_cli.disk.lock import LOCK
+from amp_cli.disk.lock import LOCK, wait_for_workers
 from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 
@@ -171,6 +171,10 @@ def refuse_inputs(out: Path, inputs: Iterable[Path | None]) -> None:
 
 def empty_run(folder: Path, files: Iterable[Path]) -> None:
     """Remove these files of a run, `run.json` last, and the folders that are empty then."""
+    files = list(files)
+    for lock in files:
+        if lock.suffix == ".lock":
+            disk_errors_explained(lambda lock=lock: wait_for_workers(lock), lock)  # type: ignore[misc]
     facts = folder / NAME
     if facts.exists():
         write_json(facts, {**read_json(facts), "state": EMPTYING})

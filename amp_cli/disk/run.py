@@ -44,6 +44,7 @@ class Run:
         self.out = out
         self.facts = facts
         self.resumed = resumed
+        self._is_held = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -89,10 +90,12 @@ class Run:
         try:
             if (out / NAME).exists() and (overwrite or facts_in(out)["state"] == EMPTYING):
                 empty_run(out, replaceable(out, command, inputs))
-            return cls._opened(out, facts, free, _plain(defaults))
+            run = cls._opened(out, facts, free, _plain(defaults))
         except BaseException:
             release_folder(out)
             raise
+        run._is_held = True
+        return run
 
     @classmethod
     def _opened(cls, out: Path, facts: dict[str, Any], free: Collection[str], defaults: Mapping[str, Any]) -> Self:
@@ -119,7 +122,9 @@ class Run:
         """
         command = cls.read(out).facts["command"]
         claim_folder(out, command)
-        return cls.read(out)
+        run = cls.read(out)
+        run._is_held = True
+        return run
 
     @classmethod
     def read(cls, out: Path) -> Self:
@@ -158,7 +163,9 @@ class Run:
         finally:
             if state != "interrupted":
                 stopping.closed(self)
-            release_folder(self.out)
+            if self._is_held:
+                release_folder(self.out)
+            self._is_held = False
 
 
 def _new_facts(command: str, settings: dict[str, Any], identity: dict[str, Any], seed: int | None) -> dict[str, Any]:
@@ -249,7 +256,7 @@ def make_whole(
         OccupiedError: another process makes it.
     """
     part = place_beside(out)
-    with alone_in(part, command):
+    with alone_in(part, command, for_out=out):
         if done := _made_before(out, command, _plain(identity), overwrite, inputs):
             return done
         clear_part(out, command=command, inputs=inputs)

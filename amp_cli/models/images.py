@@ -8,6 +8,7 @@ import os
 import struct
 import warnings
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,9 +39,10 @@ def image_place(name: str, root: Path) -> Path:
     Raises:
         AmpError: a relative path that leaves `root`, in its text or through a link.
     """
+    base = _followed_folder(str(root if root.is_absolute() else Path.cwd() / root))
+    place = _followed_file(name if name.startswith(os.sep) else f"{base}{os.sep}{name}")
     if name.startswith(os.sep):
-        return Path(_followed(name))
-    place, base = _followed(root / name), _followed(root)
+        return Path(place)
     if not _is_below(place, base) and not _is_blob_of(place, base):
         raise AmpError(f"The image path '{name}' leaves the folder '{root}'", hint="Give --image-root")
     return Path(place)
@@ -62,6 +64,20 @@ def lies_below(image: Path, folders: "Iterable[Path]") -> bool:
     """Tell whether a file lies below one of the folders, links followed."""
     place = _followed(image)
     return any(_is_below(place, _followed(folder)) for folder in folders)
+
+
+def _followed_file(path: str) -> str:
+    """Follow the links of a path whose folder was likely met before: importers ask for millions."""
+    folder, _, last = path.rpartition(os.sep)
+    if last in ("", ".", ".."):
+        return _followed(path)
+    place = f"{_followed_folder(folder or os.sep).rstrip(os.sep)}{os.sep}{last}"
+    return _followed(place) if "\0" in path or os.path.islink(place) else place  # noqa: PTH114
+
+
+@lru_cache(maxsize=1024)
+def _followed_folder(folder: str) -> str:
+    return _followed(folder)
 
 
 def _followed(path: Path | str) -> str:

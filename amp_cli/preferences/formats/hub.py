@@ -67,7 +67,7 @@ def export_folder(settings: ExportSettings) -> Exported:
     Raises:
         AmpError: the place is taken, the source cannot be read, or no item can be written.
     """
-    with alone_in(place_beside(settings.out), "prefs export"):
+    with alone_in(place_beside(settings.out), "prefs export", for_out=settings.out):
         _refuse_taken(settings)
         return _exported(settings, _cleared_part(settings))
 
