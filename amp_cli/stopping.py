@@ -64,6 +64,8 @@ def heard() -> Iterator[None]:
     except BaseException:
         if not _told:
             raise
+        for number in SIGNALS:  # Python takes our handler away while it ends; told again, it must not end otherwise
+            signal.signal(number, signal.SIG_IGN)
         _leave()
         sys.exit(128 + _told[0])
 
