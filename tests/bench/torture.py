@@ -2,7 +2,7 @@
 
     .venv/bin/python tests/bench/torture.py [--kills 100] [--minutes 10] [--seed 0] [--only NAME ...] [--json]
 
-A trial is one to three stops in a row, each of a kind and at a moment that the seed decides, and then the same command
+A trial is two to four stops in a row, each of a kind and at a moment that the seed decides, and then the same command
 to its end. Two commands are under way at a time. Compared is every file, byte for byte, but for logs, locks, and what
 `VOLATILE` names in JSON: times, and what says of the way rather than of the result.
 """
@@ -88,7 +88,7 @@ def commands(inputs: Path, judge_url: str) -> dict[str, Command]:
     pope = inputs / "pope"
     pope.mkdir()
     questions = []
-    for number in range(200):
+    for number in range(80):
         if number < 40:
             draw(pope, number)
         text, label = f"Is there a {('dog', 'red ball', 'kite')[number % 3]} in the image?", ("yes", "no")[number % 2]
@@ -112,8 +112,8 @@ def commands(inputs: Path, judge_url: str) -> dict[str, Command]:
     )
     greedy = ("--temperature", "0", "--num-beams", "1", "--max-new-tokens", "16", "--batch-size", "2")
     experts = (str(data), "--out", "out", "--encoder", "world", "--device", "cpu", *greedy)
-    training = ("train", "--size", "tiny", "--prefs", str(prefs), "--out", "out", "--set", "max_steps=40")
-    steps = ("--set", "save_steps=5", "--set", "logging_steps=5", "--set", "global_batch_size=4")
+    training = ("train", "--size", "tiny", "--prefs", str(prefs), "--out", "out", "--set", "max_steps=20")
+    steps = ("--set", "save_steps=4", "--set", "logging_steps=4", "--set", "global_batch_size=4")
     beams = ("--num-beams", "2", "--max-new-tokens", "8", "--batch-size", "4", "--device", "cpu")
     return {
         "generate-prefs meg": Command(
@@ -338,7 +338,7 @@ def torment(place: Place, chance: random.Random, stops: int, deadline: float) ->
     tally.files = len(expected)
     while tally.stops.total() < stops and time.monotonic() < deadline:
         place.forget()
-        for _ in range(chance.choice((1, 2, 3))):
+        for _ in range(chance.choice((2, 3, 4))):
             stop(place, chance.choice(list(KINDS)), chance.uniform(0.02, 1.0) * tally.seconds, tally)
         status, said, _ = place.to_end()
         tally.trials += 1
