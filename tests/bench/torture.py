@@ -160,7 +160,7 @@ def commands(inputs: Path, judge_url: str) -> dict[str, Command]:
             pays=True,
         ),
         "merge-lora": Command(words=("merge-lora", str(inputs / "trained"), "--out", "out")),
-        "convert": Command(words=("convert", str(checkpoint(inputs)), "--to", "hf", "--out", "out")),
+        "convert": Command(words=("convert", str(inputs / "llava"), "--to", "hf", "--out", "out")),
         "quickstart": Command(words=("-c", QUICKSTART), python=True),
         "prefs import": Command(words=("prefs", "import", str(inputs / "pairs" / "pairs.jsonl"), "--out", "out")),
         "prefs mix": Command(words=("prefs", "mix", f"{many}:9000", str(prefs), "--held-out", "0.1", "--out", "out")),
@@ -169,13 +169,6 @@ def commands(inputs: Path, judge_url: str) -> dict[str, Command]:
             words=("report", str(inputs / "evaluated"), str(inputs / "trained"), "--html", "out/report.html")
         ),
     }
-
-
-def checkpoint(inputs: Path) -> Path:
-    """Write a LLaVA checkpoint in the original layout, of random weights."""
-    from tests.support.llava_checkpoints import random_checkpoint
-
-    return random_checkpoint(inputs / "llava", hidden=512, layers=6)
 
 
 @dataclass(kw_only=True)
@@ -373,7 +366,11 @@ def workshop() -> Iterator[tuple[Path, JudgeServer, dict[str, Command]]]:
 
 
 def make_inputs(folder: Path, server: JudgeServer, every: dict[str, Command], chosen: Collection[str]) -> None:
-    """Train and evaluate once, where a command reads that."""
+    """Train and evaluate once, and write a LLaVA checkpoint of random weights, where a command reads that."""
+    if "convert" in chosen:
+        from tests.support.llava_checkpoints import random_checkpoint
+
+        random_checkpoint(folder / "inputs" / "llava", hidden=512, layers=6)
     for name, made, readers in (
         ("train mdpo", "trained", {"merge-lora", "report"}),
         ("eval pope, 2 processes", "evaluated", {"report"}),

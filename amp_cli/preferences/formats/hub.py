@@ -1,5 +1,6 @@
 """A folder for the Hugging Face hub: items, images, and a data card with what the data says of itself."""
 
+import filecmp
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -80,7 +81,10 @@ def export_folder(settings: ExportSettings) -> Exported:
             refuse_nothing(result, settings.source)
         result.images = copies.count
         write_text(part / CARD, _card(facts, result, settings))
-        put_in_place(part, settings.out)
+        if _is_taken(settings.out) and not settings.overwrite:
+            _refuse_difference(part, settings.out)
+        else:
+            put_in_place(part, settings.out)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -92,8 +96,8 @@ def _free_part(settings: ExportSettings) -> Path:
     """Return the place beside `out` where the folder is made; refuse to replace what is no result of ours."""
     out = settings.out
     is_ours = (out / DATA / ITEMS).is_file() and (out / CARD).is_file()
-    is_taken = out.exists() and not (out.is_dir() and not any(out.iterdir()))
-    if is_taken and not (settings.overwrite and is_ours):
+    is_taken = _is_taken(out)
+    if is_taken and not is_ours:
         raise AmpError(
             f"'{out}' is not empty",
             hint="Choose a new folder with --out, or replace an earlier export with --overwrite",
@@ -109,6 +113,22 @@ def _free_part(settings: ExportSettings) -> Path:
             )
         disk_errors_explained(lambda: shutil.rmtree(part), part)
     return part
+
+
+def _is_taken(out: Path) -> bool:
+    return out.exists() and not (out.is_dir() and not any(out.iterdir()))
+
+
+def _refuse_difference(part: Path, out: Path) -> None:
+    """Keep a folder that this very export wrote before, as when it was killed after its last step; refuse another."""
+    files = [{str(file.relative_to(one)) for file in one.rglob("*") if file.is_file()} for one in (part, out)]
+    is_same = files[0] == files[1] and not any(filecmp.cmpfiles(part, out, files[0], shallow=False)[1:])
+    if not is_same:
+        raise AmpError(
+            f"'{out}' is not empty, and holds something else",
+            hint="Choose a new folder with --out, or replace an earlier export with --overwrite",
+        )
+    shutil.rmtree(part)
 
 
 def _uniform(item: PreferenceItem, images: list[str]) -> dict[str, Any]:
