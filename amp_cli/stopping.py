@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 1.0
@@ -64,7 +64,10 @@ def heard() -> Iterator[None]:
     except BaseException:
         if not _told:
             raise
+        for number in SIGNALS:  # Python takes our handler away while it ends; told again, it must not end otherwise
+            signal.signal(number, signal.SIG_IGN)
         _leave()
+        kill_all(family(os.getpid()))
         sys.exit(128 + _told[0])
 
 
@@ -132,21 +135,21 @@ def _farewell() -> str:
     return f"Interrupted{by}: what is finished is kept in '{out}'. The same command{without} goes on from there."
 
 
-def family(pid: int) -> list[Any]:
-    """Return the processes that a process has started, and what those have started."""
+def family(pid: int) -> list[int]:
+    """Return the numbers of the processes that a process has started, and of what those have started."""
     import psutil
 
-    try:
-        started: list[Any] = psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
-    return started
+    children: dict[int, list[int]] = {}
+    for one in psutil.process_iter(["ppid"]):
+        children.setdefault(one.info["ppid"], []).append(one.pid)
+    found = [pid]
+    for parent in found:
+        found += children.pop(parent, [])
+    return found[1:]
 
 
-def kill_all(processes: Sequence[Any]) -> None:
-    """Kill what `family` found; what has ended meanwhile is passed over, even if its number is another's now."""
-    import psutil
-
-    for one in processes:
-        with contextlib.suppress(psutil.Error):
-            one.kill()
+def kill_all(pids: Sequence[int]) -> None:
+    """Kill what `family` found a moment ago; what has ended meanwhile is passed over."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

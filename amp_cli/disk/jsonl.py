@@ -29,10 +29,10 @@ def disk_errors_explained(action: Callable[[], Result], path: Path) -> Result:
 
 
 @contextmanager
-def full_disk_told() -> Iterator[None]:
+def full_disk_told(path: Path | None = None) -> Iterator[None]:
     """Turn what a full or broken disk does to any writer, a library's too, into a sentence; a name too long as well.
 
-    For the outermost places; where the file is known, `disk_errors_explained` says it.
+    For the outermost places, which name no path, and for streams: what was written may fail when they are closed.
     """
     try:
         yield
@@ -46,7 +46,9 @@ def full_disk_told() -> Iterator[None]:
         if isinstance(found, OSError) and found.errno == errno.ENAMETOOLONG:
             name = f"'{file:.60}...'" if isinstance(file, str) else "of a file"
             raise AmpError(f"The name {name} is too long for this disk", hint="Give a shorter one") from error
-        raise _cannot_write(file and Path(str(file)), getattr(found, "strerror", None) or str(found)) from error
+        raise _cannot_write(
+            path or (file and Path(str(file))), getattr(found, "strerror", None) or str(found)
+        ) from error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from amp_cli import ui
-from amp_cli.disk.jsonl import content_hash, disk_errors_explained, write_records
+from amp_cli.disk.jsonl import content_hash, disk_errors_explained, full_disk_told, write_records
 from amp_cli.disk.left_out import LeftOut
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
@@ -194,7 +194,7 @@ def _spill(path: Path) -> Iterator[IO[bytes]]:
     """Yield a file for the chosen items, so that they need not be in memory; it is gone afterwards."""
     stream = disk_errors_explained(lambda: path.open("w+b"), path)
     try:
-        with stream:
+        with full_disk_told(path), stream:
             yield stream
     finally:
         path.unlink(missing_ok=True)

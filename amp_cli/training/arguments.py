@@ -18,7 +18,11 @@ MARKER = "complete.json"
 
 
 def mark_complete(checkpoint: Path, *, step: int, of: int) -> None:
-    """Say that everything of a checkpoint is on disk."""
+    """Say that everything of a checkpoint is on disk.
+
+    PEFT's card is removed: it is read and written anew by each process, so a resumed run would have another one.
+    """
+    (checkpoint / "README.md").unlink(missing_ok=True)
     share_weights(checkpoint)
     files = {str(file.relative_to(checkpoint)): file.stat().st_size for file in checkpoint.rglob("*") if file.is_file()}
     write_json(checkpoint / MARKER, {"step": step, "of": of, "files": files})

@@ -258,6 +258,24 @@ def test_an_existing_file_is_replaced_only_when_asked(folder: Path) -> None:
     assert [row["id"] for row in rows] == ["b"]
 
 
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [("trl", "t.parquet"), ("trl", "t.jsonl"), ("ms-swift", "s.jsonl"), ("llama-factory", "f.jsonl"), ("hub", "hub")],
+)
+def test_the_same_export_after_its_last_step_goes_on_and_leaves_what_is_there(folder: Path, to: str, name: str) -> None:
+    settings = ExportSettings(source=write(folder, item(images=("dog.png",))), to=to, out=folder / "out" / name)
+    export = export_folder if to == "hub" else export_file
+    export(settings)
+    (folder / "out" / "dataset_info.json").unlink(missing_ok=True)  # killed before LLaMA-Factory's list was written
+    before = {path: (path.stat().st_ino, path.read_bytes()) for path in (folder / "out").rglob("*") if path.is_file()}
+    again = export(settings)
+    assert (again.items, again.records) == (1, 1)
+    after = {path: (path.stat().st_ino, path.read_bytes()) for path in (folder / "out").rglob("*") if path.is_file()}
+    assert {path: after[path] for path in before} == before
+    others = {path.name for path in after.keys() - before.keys()}
+    assert others == ({"dataset_info.json"} if to == "llama-factory" else set())
+
+
 def hub(folder: Path, *items: PreferenceItem, **options: Any) -> Path:
     return export_folder(ExportSettings(source=write(folder, *items), to="hub", out=folder / "hub", **options)).out
 

@@ -326,8 +326,13 @@ def test_the_same_call_after_kill_9_ends_bit_equal_to_an_unbroken_run(
     assert facts["state"] == "done"
     assert facts["result"]["self_test"]["layout"] == "shared-prefix"
     assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
+    assert not list((tmp_path / "run" / "checkpoints").rglob("README.md"))
     monkeypatch.setattr(launch, "run_worker", lambda *_: pytest.fail("a finished run starts no worker"))
+    curves = tmp_path / "run" / "curves.png"
+    drawn = curves.read_bytes()
+    curves.unlink()  # as a kill after the last step would leave it
     assert train_model(config, prefs=prefs, out=tmp_path / "run").steps == 16
+    assert curves.read_bytes() == drawn
 
 
 def train_in_process(folder: Path, config: Any) -> None:

@@ -1,5 +1,6 @@
 """Streams preference items into a file of another program, or into a folder for the hub."""
 
+import filecmp
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -96,22 +97,30 @@ class Exported:
 
 
 def export_file(settings: ExportSettings) -> Exported:
-    """Write the items to one file of the layout, one at a time.
+    """Write the items to one file of the layout, one at a time; the same export once more leaves the file as it is.
 
     Raises:
-        AmpError: the place is taken or of the wrong kind, the source cannot be read, or no item can be written.
+        AmpError: the place is taken by something else or of the wrong kind, the source cannot be read, or no item can
+            be written.
     """
     _refuse_place(settings)
     inputs = [Path(settings.source), *open_source(settings.source, image_root=settings.image_root).files]
     result = Exported(out=settings.out)
+    again = settings.out.with_name(f"{settings.out.name}.again")
     with alone_writing(settings.out, command="prefs export", is_ours=_is_export, inputs=inputs):
         refuse_foreign_file(result.rejections, is_ours=is_rejected_list, inputs=inputs)
-        _export(settings, result)
+        is_there = settings.out.exists() and not settings.overwrite
+        _export(settings, result, again if is_there else settings.out)
+        if is_there:
+            _refuse_difference(again, settings.out)
+        list_rejected(result)
+        if settings.to == "llama-factory":
+            _describe_to_factory(settings.out)
     return result
 
 
-def _export(settings: ExportSettings, result: Exported) -> None:
-    with _writer(settings) as writer:
+def _export(settings: ExportSettings, result: Exported, place: Path) -> None:
+    with _writer(place, settings.out.suffix) as writer:
         for item in sound_items(settings, result):
             try:
                 records = _records(item, settings)
@@ -122,9 +131,6 @@ def _export(settings: ExportSettings, result: Exported) -> None:
                 writer.write(record)
             result.take(item, len(records))
         refuse_nothing(result, settings.source)
-    list_rejected(result)
-    if settings.to == "llama-factory":
-        _describe_to_factory(settings.out)
 
 
 def _is_export(file: Path) -> bool:
@@ -171,16 +177,25 @@ def _refuse_place(settings: ExportSettings) -> None:
             f"'{out}' is not a file name for {settings.to}",
             hint=f"Give --out a name that ends in {' or '.join(endings)}",
         )
-    if out.exists() and not settings.overwrite:
-        raise AmpError(f"'{out}' exists", hint="Choose another file with --out, or replace it with --overwrite")
     if settings.to == "llama-factory":
         _factory_entries(out)
 
 
-def _writer(settings: ExportSettings) -> AbstractContextManager[Writer]:
-    if settings.out.suffix == ".parquet":
-        return written_parquet(settings.out)
-    return written_beside(settings.out, as_list=settings.out.suffix == ".json")
+def _refuse_difference(again: Path, out: Path) -> None:
+    """Keep a file that this very export wrote before, as when it was killed after its last step; refuse another."""
+    is_same = filecmp.cmp(again, out, shallow=False)
+    again.unlink()
+    if not is_same:
+        raise AmpError(
+            f"'{out}' exists, and holds something else",
+            hint="Choose another file with --out, or replace it with --overwrite",
+        )
+
+
+def _writer(place: Path, ending: str) -> AbstractContextManager[Writer]:
+    if ending == ".parquet":
+        return written_parquet(place)
+    return written_beside(place, as_list=ending == ".json")
 
 
 def _records(item: PreferenceItem, settings: ExportSettings) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """A folder for the Hugging Face hub: items, images, and a data card with what the data says of itself."""
 
+import filecmp
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -106,9 +107,9 @@ WRITTEN = (CARD, f"{DATA}/{ITEMS}", f"{DATA}/images/??/*-????????*")
 def _refuse_taken(settings: ExportSettings) -> None:
     """Refuse to replace what is no earlier export, or holds what is read."""
     out = settings.out
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not _is_taken(out):
         return
-    if not settings.overwrite or not ((out / DATA / ITEMS).is_file() and _is_our_card(out / CARD)):
+    if not ((out / DATA / ITEMS).is_file() and _is_our_card(out / CARD)):
         raise AmpError(
             f"'{out}' is not empty",
             hint="Choose a new folder with --out, or replace an earlier export with --overwrite",
@@ -136,10 +137,28 @@ def _cleared_part(settings: ExportSettings) -> Path:
 def _put_in_place(part: Path, settings: ExportSettings, copies: "ImageCopies") -> None:
     _refuse_taken(settings)
     out = settings.out
-    if out.exists():
+    if _is_taken(out):
+        if not settings.overwrite:
+            _refuse_difference(part, out)
+            return
         refuse_inputs(out, copies.sources)
         remove_files(out, sort_files(out, WRITTEN)[0])
     disk_errors_explained(lambda: rename_held(part, out), out)
+
+
+def _is_taken(out: Path) -> bool:
+    return out.exists() and not (out.is_dir() and not any(out.iterdir()))
+
+
+def _refuse_difference(part: Path, out: Path) -> None:
+    """Keep a folder that this very export wrote before, as when it was killed after its last step; refuse another."""
+    made, there = ({str(file.relative_to(one)) for file in sort_files(one, WRITTEN)[0]} for one in (part, out))
+    if made != there or any(filecmp.cmpfiles(part, out, made, shallow=False)[1:]):
+        raise AmpError(
+            f"'{out}' is not empty, and holds something else",
+            hint="Choose a new folder with --out, or replace an earlier export with --overwrite",
+        )
+    remove_files(part, sort_files(part, WRITTEN)[0])
 
 
 def _uniform(item: PreferenceItem, images: list[str]) -> dict[str, Any]:

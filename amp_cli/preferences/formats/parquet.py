@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_cli.disk.jsonl import disk_errors_explained
+from amp_cli.disk.jsonl import disk_errors_explained, full_disk_told
 
 if TYPE_CHECKING:
     from pyarrow import Schema
@@ -75,7 +75,7 @@ def written_parquet(path: Path) -> Iterator[ImageRows]:
     beside = path.with_name(path.name + ".part")
     disk_errors_explained(lambda: path.parent.mkdir(parents=True, exist_ok=True), path)
     try:
-        with disk_errors_explained(lambda: parquet.ParquetWriter(beside, schema), path) as writer:
+        with full_disk_told(path), parquet.ParquetWriter(beside, schema) as writer:
             rows = ImageRows(writer, schema, path)
             yield rows
             rows.flush()
