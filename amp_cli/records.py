@@ -294,6 +294,9 @@ class Answer:
         return cls(id=required(record, "id"), answers=texts(required(record, "answers"), "answers"))
 
 
+_KINDS = {str: "a text", int: "a whole number"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """A judge's raw reply to one item: one line of `verdicts.jsonl`, whose key is (id, repeat).
@@ -315,6 +318,10 @@ class Verdict:
             raise RecordError(f"'text' must be the judge's reply, not {self.text!r:.80}")
         if type(self.repeat) is not int or self.repeat < 0:
             raise RecordError(f"'repeat' must be a number from 0, not {self.repeat!r:.80}")
+        for name, kind in (("model", str), ("request_id", str), ("prompt_tokens", int), ("completion_tokens", int)):
+            value = getattr(self, name)
+            if value is not None and type(value) is not kind:
+                raise RecordError(f"'{name}' of a verdict must be {_KINDS[kind]}, not {value!r:.80}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

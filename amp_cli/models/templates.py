@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from amp_cli.disk.parsing import read_text
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 
@@ -47,7 +48,7 @@ def choose_template(template: str, config: dict[str, Any], processor: Any, model
             f"There is no chat template '{template}'",
             hint="Use auto, authors, own, vicuna_v1, llava_v1 or a .jinja file",
         )
-    return template, path.read_text(encoding="utf-8").strip()
+    return template, read_text(path).strip()
 
 
 def _is_llava_15(config: dict[str, Any]) -> bool:
