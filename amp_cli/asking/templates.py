@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.parsing import read_json
+from amp_cli.disk.parsing import read_json, read_text
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 
@@ -127,15 +127,7 @@ def template_from_file(path: Path, *, origin: str) -> JudgeTemplate:
     Raises:
         AmpError: no such file, not UTF-8, or a script without such a text.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise AmpError(
-            f"Cannot read the judge template '{path}': {error.strerror}",
-            hint="Check the path given to --judge-template",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise AmpError(f"The judge template '{path}' is not UTF-8", hint="Save it as UTF-8") from error
+    text = read_text(path)
     if path.suffix == ".py":
         text = _template_in_script(text, path)
     return JudgeTemplate(name=path.name, origin=origin, text=text)

@@ -6,7 +6,8 @@ from typing import Any
 
 from amp_cli.benchmarks.amber_words import AmberWords
 from amp_cli.benchmarks.files import records_of
-from amp_cli.disk.parsing import read_json
+from amp_cli.disk.jsonl import content_hash
+from amp_cli.disk.parsing import read_json, read_text
 from amp_cli.errors import AmpError
 from amp_cli.records import BenchmarkItem
 
@@ -47,7 +48,7 @@ def find_file(data: Path, name: str) -> Path:
             f"There is no {name} below '{data}'",
             hint="Give --data the data folder of AMBER's repository, or run `amp download amber`",
         )
-    if len({file.read_bytes() for file in found}) > 1:
+    if len({content_hash(file) for file in found}) > 1:
         listed = ", ".join(f"'{file}'" for file in found)
         raise AmpError(f"{len(found)} different {name} below '{data}': {listed}", hint="Point --data at one of them")
     return found[0]
@@ -120,7 +121,7 @@ def read_words(data: Path) -> tuple[AmberWords, list[Path]]:
     table = read_json(table_file)
     if not isinstance(table, dict) or not all(map(_are_texts, table.values())):
         raise AmpError(f"'{table_file}' is not a table of words", hint='Its form is {"sofa": ["couch", "chair"]}')
-    safe = safe_file.read_text(encoding="utf-8").splitlines()
+    safe = read_text(safe_file).splitlines()
     return AmberWords(table, frozenset(word for word in safe if word)), [table_file, safe_file]
 
 

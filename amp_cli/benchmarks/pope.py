@@ -14,6 +14,7 @@ from amp_cli.benchmarks.files import records_of
 from amp_cli.benchmarks.pope_answers import SPLITS, adopt, answered
 from amp_cli.benchmarks.showing import column
 from amp_cli.benchmarks.yes_no import yes_no_benchmark
+from amp_cli.disk.jsonl import content_hash
 from amp_cli.errors import AmpError
 from amp_cli.records import BenchmarkItem
 
@@ -108,7 +109,7 @@ def label_file(data: Path, name: str, hint: str) -> Path | None:
     if not data.is_dir():
         raise AmpError(f"There is no folder '{data}'", hint=hint)
     found = sorted(data.rglob(name))
-    if len({file.read_bytes() for file in found}) > 1:
+    if len({content_hash(file) for file in found}) > 1:
         listed = ", ".join(f"'{file}'" for file in found)
         raise AmpError(
             f"{len(found)} different {name} below '{data}': {listed}", hint="Point --data at one of their folders"

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from amp_cli.disk.data_files import refuse_special_file
 from amp_cli.disk.parsing import UnreadableError, parse_json
+from amp_cli.disk.typed import wrong_field
 from amp_cli.errors import AmpError
 
 Result = TypeVar("Result")
@@ -142,7 +143,11 @@ class RecordLog:
             record = parse_json(line)
             if not isinstance(record, dict):
                 raise UnreadableError("is not a JSON object")
-            return build(record)
+            built = build(record)
+            wrong = wrong_field(built)
+            if wrong is None:
+                return built
+            reason = f"holds something else in '{wrong}' than amp writes"
         except UnreadableError as error:
             reason = str(error)
         except AmpError as error:
@@ -184,9 +189,14 @@ class RecordLog:
 
 
 def content_hash(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file, or of a folder's files by name and content."""
+    """Return the SHA-256 (hex) of a file, or of a folder's files by name and content.
+
+    Raises:
+        AmpError: it is neither.
+    """
     digest = hashlib.sha256()
-    if path.is_file():
+    if not path.is_dir():
+        refuse_special_file(path)
         _add_file(digest, path)
         return digest.hexdigest()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):

@@ -17,6 +17,7 @@ from amp_cli.errors import AmpError
 DEEPEST = 100
 """Brackets within brackets. Records of this field have up to ten; thousands exhaust the stack of whoever walks them."""
 LARGEST_JSON = 2 << 30
+LARGEST_TEXT = 64 << 20
 LARGEST_YAML = 1 << 20
 """Bytes of a file that is read whole."""
 _LONGEST_NUMBER = 308
@@ -100,6 +101,39 @@ def read_json(path: Path) -> Any:
         raise unreadable(path, error) from error
     except UnreadableError as error:
         raise AmpError(f"'{path}' {error}", hint="Save it as JSON in UTF-8, or fetch it again") from error
+
+
+def read_text(path: Path) -> str:
+    """Read a text file; a byte-order mark is left out.
+
+    Raises:
+        AmpError: it is missing, unreadable, too large for a text, or not UTF-8.
+    """
+    refuse_special_file(path)
+    try:
+        if path.stat().st_size > LARGEST_TEXT:
+            raise AmpError(f"'{path}' has over {LARGEST_TEXT >> 20} MB", hint="Check that it is the file you mean")
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except UnicodeDecodeError as error:
+        raise AmpError(f"'{path}' is not valid UTF-8 (byte {error.start})", hint="Save it as UTF-8") from error
+
+
+def read_own(path: Path, **fields: type | UnionType) -> dict[str, Any]:
+    """Read one of our own JSON files as `read_object` does; we write neither NaN nor infinity.
+
+    Raises:
+        AmpError: as `read_object`, or there is such a number.
+    """
+    record = read_object(path, **fields)
+    try:
+        json.dumps(record, allow_nan=False)
+    except ValueError as error:
+        raise AmpError(
+            f"'{path}' is damaged: it holds NaN or an endless number", hint="Restore it, or start afresh"
+        ) from error
+    return record
 
 
 def read_object(path: Path, **fields: type | UnionType) -> dict[str, Any]:

@@ -159,14 +159,18 @@ def test_shards_may_be_links_as_in_the_hubs_cache(base: Path, tmp_path: Path, ex
     assert torch.equal(answers(load_model(ModelSpec(model=str(base)))), expected)
 
 
-@pytest.mark.parametrize("index", [[], {}, {"weight_map": []}, {"weight_map": {}}])
-def test_an_index_without_files_is_refused(tmp_path: Path, index: object) -> None:
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ([], "does not hold a JSON object"),
+        ({}, "lacks the field 'weight_map'"),
+        ({"weight_map": []}, "must be an object"),
+        ({"weight_map": {}}, "is not an index of weight files"),
+    ],
+)
+def test_an_index_without_files_is_refused(tmp_path: Path, index: object, words: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(
-        AmpError,
-        match=r"index\.json' (does not hold a JSON object|lacks the field 'weight_map'|is not an index)"
-        r"|'weight_map' in .* must be an object",
-    ):
+    with pytest.raises(AmpError, match=words):
         weight_files(tmp_path)
 
 
