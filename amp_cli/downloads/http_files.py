@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_cli.disk.jsonl import disk_errors_explained, write_text
+from amp_cli.disk.lock import alone_at
 from amp_cli.downloads.checks import Verified, verify
 from amp_cli.downloads.places import is_offline, mirrored, shown_source
 from amp_cli.downloads.reports import FETCHED, PRESENT, Advance, FileReport, Progress
@@ -61,6 +62,7 @@ def fetch_file(file: RemoteFile, folder: Path, mirror: str | None, progress: Pro
 
     Raises:
         AmpError: offline and not there, refused, not what was expected, or no connection after several attempts.
+        OccupiedError: another process fetches it.
     """
     target = folder / file.path
     url, shown = mirrored(file.url, mirror), shown_source(file.url, mirror)
@@ -75,8 +77,12 @@ def fetch_file(file: RemoteFile, folder: Path, mirror: str | None, progress: Pro
             fault or f"'{target}' is not on this disk, and amp is offline",
             hint=f"Put {shown} at '{target}', or run without --offline",
         )
+    with alone_at(target, "download"):
+        return _fetched(file, target, url, mirror, progress)
+
+
+def _fetched(file: RemoteFile, target: Path, url: str, mirror: str | None, progress: Progress) -> FileReport:
     part = target.with_name(target.name + ".part")
-    disk_errors_explained(lambda: target.parent.mkdir(parents=True, exist_ok=True), target)
     with web_client(mirror) as client:
         _Transfer(client, url, shown, part, file.bytes).run(progress, file.path)
     try:
