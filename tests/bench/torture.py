@@ -1,8 +1,8 @@
 """Stops every long command at random moments, lets it go on to the end, and compares all files with an unbroken run.
 
-    .venv/bin/python tests/bench/torture.py [--kills 100] [--minutes 10] [--seed 0] [--only NAME ...] [--json]
+    .venv/bin/python tests/bench/torture.py [--kills 130] [--minutes 10] [--seed 0] [--only NAME ...]
 
-A trial is two to four stops in a row, each of a kind and at a moment that the seed decides, and then the same command
+A trial is four to eight stops in a row, each of a kind and at a moment that the seed decides, and then the same command
 to its end. Two commands are under way at a time. Compared is every file, byte for byte, but for logs, locks, and what
 `VOLATILE` names in JSON: times, and what says of the way rather than of the result.
 """
@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -24,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -69,7 +69,7 @@ with heard():
     from amp_cli.main import app
     amp = typer.main.get_command(app)
     run_loop(
-        Path("out"), levels=3, seed=0, size=Size(scenes=16, test_scenes=6, steps=4),
+        Path("out"), levels=3, seed=0, size=Size(scenes=8, test_scenes=4, steps=2),
         type_in=lambda words: amp.main(words, prog_name="amp", standalone_mode=False),
     )
 """
@@ -320,29 +320,40 @@ def _lasting(value: Any) -> Any:
     return [_lasting(one) for one in value] if isinstance(value, list) else value
 
 
-def torment(place: Place, chance: random.Random, stops: int, deadline: float) -> Tally:
-    """Run a command unbroken, then in trials until so many stops are made or the time is up."""
-    tally = Tally()
-    status, said, tally.seconds = place.to_end()
-    if status not in (0, 3):
-        tally.faults.append(f"unbroken: status {status}: {said[-600:]}")
-        return tally
-    expected = contents(place.folder / "out")
-    tally.files = len(expected)
-    while tally.stops.total() < stops and time.monotonic() < deadline:
+class Torment:
+    """A command's trials, one after the other, in one place."""
+
+    def __init__(self, place: Place, chance: random.Random, stops: int) -> None:
+        self.place, self.chance, self.stops = place, chance, stops
+        self.tally = Tally()
+        self.expected: dict[str, bytes] = {}
+
+    @property
+    def is_over(self) -> bool:
+        return self.tally.stops.total() >= self.stops or (bool(self.tally.faults) and not self.expected)
+
+    def trial(self) -> None:
+        """Stop the command some times, and compare its end; before the first trial it is run unbroken."""
+        place, tally = self.place, self.tally
+        if not self.expected:
+            status, said, tally.seconds = place.to_end()
+            if status not in (0, 3):
+                tally.faults.append(f"unbroken: status {status}: {said[-600:]}")
+                return
+            self.expected = contents(place.folder / "out")
+            tally.files = len(self.expected)
         place.forget()
-        for _ in range(chance.choice((2, 3, 4))):
-            stop(place, chance.choice(list(KINDS)), chance.uniform(0.02, 1.0) * tally.seconds, tally)
+        for _ in range(min(self.chance.randint(4, 8), self.stops - tally.stops.total())):
+            stop(place, self.chance.choice(list(KINDS)), self.chance.uniform(0.02, 1.0) * tally.seconds, tally)
         status, said, _ = place.to_end()
         tally.trials += 1
         if status not in (0, 3):
             tally.faults.append(f"the same command again: status {status}: {said[-600:]}")
-            continue
+            return
         found = contents(place.folder / "out")
-        tally.differing += [name for name in {*found, *expected} if found.get(name) != expected.get(name)]
+        tally.differing += [name for name in {*found, *self.expected} if found.get(name) != self.expected.get(name)]
         if place.command.pays:
             tally.paid_twice += sum(count - 1 for count in Counter(place.server.paid).values())
-    return tally
 
 
 def both_at_once(place: Place) -> str:
@@ -390,7 +401,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="after which no new trial begins (default: 10)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", metavar="NAME", help="a command; repeatable (default: all)")
-    parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     begin = time.monotonic()
     with workshop() as (folder, server, every):
@@ -398,31 +408,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_inputs(folder, server, every, chosen)
         stops = -(-given.kills // len(chosen))
         deadline = begin + 60 * given.minutes
-        lock = threading.Lock()
-        tallies: dict[str, Tally] = {}
+        torments = {
+            name: Torment(
+                Place(folder / name.replace(" ", "-"), one, server), random.Random(f"{given.seed} {name}"), stops
+            )
+            for name, one in chosen.items()
+        }
+        waiting = Queue[str]()
+        for name in chosen:
+            waiting.put(name)
 
-        def work(name: str) -> None:
-            place = Place(folder / name.replace(" ", "-").replace(",", ""), chosen[name], server)
-            tally = torment(place, random.Random(f"{given.seed} {name}"), stops, deadline)
-            with lock:
-                tallies[name] = tally
-                print(f"{time.monotonic() - begin:5.0f} s  {name}: {tally.stops.total()} stops", file=sys.stderr)
+        def work() -> None:
+            with suppress(Empty):
+                while time.monotonic() < deadline:
+                    name = waiting.get_nowait()
+                    torments[name].trial()
+                    print(f"{time.monotonic() - begin:5.0f} s  {name}: {torments[name].tally.stops}", file=sys.stderr)
+                    if not torments[name].is_over:
+                        waiting.put(name)  # behind the others: all get their turn before one gets a second
 
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(work, chosen))
+            for done in [pool.submit(work), pool.submit(work)]:
+                done.result()
+        tallies = {name: one.tally for name, one in torments.items()}
         twice = {
             name: both_at_once(Place(folder / "both", chosen[name], server))
             for name in ("eval mmhal, judge", "generate-prefs meg")
             if name in chosen
         }
-    show(tallies, twice, as_json=given.json)
+    show(tallies, twice)
     return int(any(tally.differing or tally.faults for tally in tallies.values()))
 
 
-def show(tallies: dict[str, Tally], twice: dict[str, str], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"commands": {name: vars(tally) for name, tally in tallies.items()}, "two at once": twice}))
-        return
+def show(tallies: dict[str, Tally], twice: dict[str, str]) -> None:
     rows = [list(COLUMNS), *(tally.row(name) for name, tally in tallies.items())]
     total = sum(tally.stops.total() for tally in tallies.values())
     print("\n".join("| " + " | ".join(row) + " |" for row in rows))
