@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 os.environ |= {"AMP_HOME": tempfile.mkdtemp(prefix="amp-bad-"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 os.environ |= {"NO_COLOR": "1", "COLUMNS": "200", "TOKENIZERS_PARALLELISM": "false"}
 
-from tests.support.bad_inputs import bad_inputs, copy_old_folders, fault_of, try_out, type_in  # noqa: E402
+from tests.support.bad_inputs import bad_inputs, copy_named, copy_old_folders, fault_of, try_out, type_in  # noqa: E402
 from tests.support.hostile_files import HOSTILE  # noqa: E402
 
 MEMORY = 3 << 30
@@ -61,7 +61,7 @@ def in_a_process(work: Callable[[Path], str], copy: Path, needed: str) -> str:
         for stream in (0, 1, 2):
             os.dup2(silent, stream)
         try:
-            _copy_named(copy, folder / "work", needed)
+            copy_named(copy, folder / "work", needed)
             said = work(folder / "work")
         except BaseException as error:
             said = f"the program itself: {error!r}"
@@ -76,14 +76,6 @@ def in_a_process(work: Callable[[Path], str], copy: Path, needed: str) -> str:
         ended = signal.Signals(os.WTERMSIG(status))
         return f"no end within {PATIENCE} s" if ended == signal.SIGALRM else f"ended by {ended.name}"
     return said
-
-
-def _copy_named(copy: Path, work: Path, needed: str) -> None:
-    """Copy those of the folders and files whose names stand in `needed`."""
-    work.mkdir()
-    for place in copy.iterdir():
-        if place.name in needed:
-            (shutil.copytree if place.is_dir() else shutil.copyfile)(place, work / place.name)
 
 
 def main() -> None:
