@@ -8,6 +8,7 @@ by fork when the libraries are loaded; a crash of one is a line of the table, no
 """
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -44,6 +45,8 @@ def load_libraries() -> None:
 
     import amp_cli.models.load
     import amp_cli.training.session  # noqa: F401
+
+    gc.freeze()  # pages of the parent stay shared
 
 
 def in_a_process(work: Callable[[Path], str], copy: Path, needed: str) -> str:
@@ -98,6 +101,8 @@ def main() -> None:
         fault = in_a_process(work, copy, what)
         tried[kind] += 1
         held[kind] += not fault
+        if tried.total() % 100 == 0:
+            print(f"{tried.total()} tried, {held.total()} held", file=sys.stderr, flush=True)
         if fault:
             faults.append(f"{fault} | {what}")
             print(faults[-1], file=sys.stderr, flush=True)
