@@ -33,6 +33,7 @@ from amp_cli.benchmarks.showing import (
     title_of,
 )
 from amp_cli.benchmarks.vocabulary import read_vocabulary
+from amp_cli.dialogues.language import can_be
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
@@ -77,8 +78,15 @@ class ChairScore:
         named = {mention.name for mention in self.counted}
         return tuple(name for name in self.present if name not in named)
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether the description can be in English, as the words looked for are; `plain` counts as the script does."""
+        return self.rule == "plain" or can_be(self.answer, "en")
+
     def counts(self) -> tuple[int, ...]:
-        """What this image adds to each of COUNTS."""
+        """What this image adds to each of COUNTS; an unscored one adds nothing."""
+        if not self.is_scored:
+            return (0,) * len(COUNTS)
         recalled = len(self.present) - len(self.missed)
         invented = len(self.invented)
         return (1, invented > 0, len(self.counted), invented, len(self.present), recalled, count_words(self.answer))
@@ -217,7 +225,8 @@ def summarise(scores: Sequence[ChairScore], rule: str) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for name, value in rates(units.sum(axis=0, keepdims=True)).items():
         summary[name] = None if value[0] != value[0] else float(value[0])
-    summary["n"] = len(scores)
+    summary["n"] = sum(one.is_scored for one in scores)
+    summary["unscored"] = len(scores) - summary["n"]
     summary["counts"] = dict(zip(COUNTS[1:-1], (int(total) for total in units.sum(axis=0)[1:-1]), strict=True))
     summary["ci95"] = {name: intervals.get(name) for name in SCORES}
     summary["sample"] = scores[0].sample if scores else {}
@@ -338,8 +347,9 @@ BENCHMARK = Benchmark(
     score=score,
     summarise=summarise,
     read_score=ChairScore.from_json,
-    is_readable=lambda one: bool(one.mentions),
-    unreadable="descriptions name none of the objects looked for",
+    is_scored=lambda one: one.is_scored,
+    is_readable=lambda one: one.is_scored and bool(one.mentions),
+    unreadable="descriptions name none of the objects looked for, or are not in English and unscored",
     compare=compare,
     row=row,
     tables=tables,

@@ -65,7 +65,7 @@ TOO_DEEP = f"is nested too deeply (over {DEEPEST} brackets)"
 def is_deep(value: object) -> bool:
     """Say whether lists and objects lie in one another more than `DEEPEST` times; not recursive itself."""
     level = [value]
-    for _ in range(DEEPEST + 1):
+    for _ in range(DEEPEST):
         level = [inner for one in level for inner in _inside(one) if isinstance(inner, dict | list)]
         if not level:
             return False

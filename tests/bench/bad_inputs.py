@@ -8,6 +8,7 @@ by fork when the libraries are loaded; a crash of one is a line of the table, no
 """
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -25,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 os.environ |= {"AMP_HOME": tempfile.mkdtemp(prefix="amp-bad-"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 os.environ |= {"NO_COLOR": "1", "COLUMNS": "200", "TOKENIZERS_PARALLELISM": "false"}
 
-from tests.support.bad_inputs import bad_inputs, copy_old_folders, fault_of, try_out, type_in  # noqa: E402
+from tests.support.bad_inputs import bad_inputs, copy_named, copy_old_folders, fault_of, try_out, type_in  # noqa: E402
 from tests.support.hostile_files import HOSTILE  # noqa: E402
 
 MEMORY = 3 << 30
@@ -45,6 +46,8 @@ def load_libraries() -> None:
     import amp_cli.models.load
     import amp_cli.training.session  # noqa: F401
 
+    gc.freeze()  # pages of the parent stay shared
+
 
 def in_a_process(work: Callable[[Path], str], copy: Path, needed: str) -> str:
     """Return what `work` returns of a fresh copy of what the line needs, done in a process of its own."""
@@ -61,7 +64,7 @@ def in_a_process(work: Callable[[Path], str], copy: Path, needed: str) -> str:
         for stream in (0, 1, 2):
             os.dup2(silent, stream)
         try:
-            _copy_named(copy, folder / "work", needed)
+            copy_named(copy, folder / "work", needed)
             said = work(folder / "work")
         except BaseException as error:
             said = f"the program itself: {error!r}"
@@ -76,14 +79,6 @@ def in_a_process(work: Callable[[Path], str], copy: Path, needed: str) -> str:
         ended = signal.Signals(os.WTERMSIG(status))
         return f"no end within {PATIENCE} s" if ended == signal.SIGALRM else f"ended by {ended.name}"
     return said
-
-
-def _copy_named(copy: Path, work: Path, needed: str) -> None:
-    """Copy those of the folders and files whose names stand in `needed`."""
-    work.mkdir()
-    for place in copy.iterdir():
-        if place.name in needed:
-            (shutil.copytree if place.is_dir() else shutil.copyfile)(place, work / place.name)
 
 
 def main() -> None:
@@ -106,6 +101,8 @@ def main() -> None:
         fault = in_a_process(work, copy, what)
         tried[kind] += 1
         held[kind] += not fault
+        if tried.total() % 100 == 0:
+            print(f"{tried.total()} tried, {held.total()} held", file=sys.stderr, flush=True)
         if fault:
             faults.append(f"{fault} | {what}")
             print(faults[-1], file=sys.stderr, flush=True)

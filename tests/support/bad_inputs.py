@@ -339,6 +339,15 @@ def copy_old_folders(folder: Path, *, only: tuple[str, ...] = ()) -> Path:
     return folder
 
 
+def copy_named(whole: Path, needed: str, folder: Path) -> Path:
+    """Copy those of the folders and files that stand in `needed`, and the data that runs name."""
+    folder.mkdir()
+    for place in whole.iterdir():
+        if place.name in needed or place.name == "data":
+            (shutil.copytree if place.is_dir() else shutil.copyfile)(place, folder / place.name)
+    return folder
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ended:
     """How a command ended: exit status, what it printed, and the traceback of an error of ours."""

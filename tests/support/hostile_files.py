@@ -55,13 +55,19 @@ def cut(kind: str, share: float) -> bytes:
 
 
 IMAGES = {
-    **{f"{kind} cut at {share:.0%}": cut(kind, share) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP") for share in (0.01, 0.2, 0.5, 0.9)},
+    **{
+        f"{kind} cut at {share:.0%}": cut(kind, share)
+        for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+        for share in (0.01, 0.2, 0.5, 0.9)
+    },
     "empty": b"", "text": b"no image", "NUL bytes": b"\0" * 400, "brackets": b"[" * 200_000,
-    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "PDF": b"%PDF-1.4\n%%EOF", "pixel bomb 65535 x 65535": png(65535, 65535), "pixel bomb 20000 x 20000": png(20_000, 20_000),
+    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "PDF": b"%PDF-1.4\n%%EOF",
+    "pixel bomb 65535 x 65535": png(65535, 65535), "pixel bomb 20000 x 20000": png(20_000, 20_000),
     "no pixels": png(0, 0), "wide": png(2**31 - 1, 1), "no data": png(8, 8, b"\0"),
     "changed PNG": image_bytes("PNG")[:50] + b"\xff\xff\xff" + image_bytes("PNG")[53:],
-    "JPEG without end": image_bytes("JPEG")[:-2], "header only": b"\x89PNG\r\n\x1a\n", "TIFF header": b"II*\0\xff\xff\xff\x7f",
+    "JPEG without end": image_bytes("JPEG")[:-2], "header only": b"\x89PNG\r\n\x1a\n",
+    "TIFF header": b"II*\0\xff\xff\xff\x7f",
     "ICO": b"\0\0\1\0\xff\xff" + b"\xff" * 100, "PSD": b"8BPS\0\1" + b"\xff" * 60,
 }  # fmt: skip
 
@@ -84,9 +90,17 @@ def _at(share: float, what: bytes) -> Callable[[bytes], bytes]:
     return change
 
 
+def _up_to(share: float) -> Callable[[bytes], bytes]:
+    return lambda whole: whole[: int(len(whole) * share)]
+
+
 PARQUET = {
-    **{f"cut at {share:.0%}": (lambda whole, share=share: whole[: int(len(whole) * share)]) for share in (0.0, 0.1, 0.5, 0.9, 0.99)},
-    **{f"changed at {share:.1%}": _at(share, what) for share in (0.002, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98) for what in (b"\xff\xff", b"\0\0\0\0")},
+    **{f"cut at {share:.0%}": _up_to(share) for share in (0.0, 0.1, 0.5, 0.9, 0.99)},
+    **{
+        f"{len(what)} bytes changed at {share:.1%}": _at(share, what)
+        for share in (0.002, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+        for what in (b"\xff\xff", b"\0\0\0\0")
+    },
     "text": lambda whole: b'{"a": 1}', "only its name": lambda whole: b"PAR1", "twice": lambda whole: whole * 2,
 }  # fmt: skip
 
@@ -135,7 +149,8 @@ ARCHIVES: dict[str, Make] = {
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 40))
 YAML = {
-    "empty": b"", "blank": b"  \n", "aliases": LAUGHS.encode(), "merge keys": MERGES.encode(), "brackets": b"[" * 200_000,
+    "empty": b"", "blank": b"  \n", "aliases": LAUGHS.encode(), "merge keys": MERGES.encode(),
+    "brackets": b"[" * 200_000,
     "braces": b"{a: " * 100_000, "dashes": b"- " * 100_000, "tag": b"!!python/object/apply:os.system ['true']",
     "tag of a number": b"num_processes: !!int x", "digits": b"num_processes: " + b"9" * 5000, "date": b"a: 2024-13-45",
     "not UTF-8": b"a: \xff", "NUL": b"a: \0", "tab": b"a:\n\t- b", "list": b"[1, 2]", "text": b"hello", "number": b"7",
@@ -143,8 +158,9 @@ YAML = {
     "no number": b"distributed_type: 'NO'\nnum_processes: many", "minus": b"distributed_type: 'NO'\nnum_processes: -1",
     "true": b"distributed_type: 'NO'\nnum_processes: true", "NaN": b"distributed_type: 'NO'\nnum_processes: .nan",
     "a million": b"distributed_type: MULTI_CPU\nnum_processes: 1000000", "null": b"distributed_type:\nnum_processes:",
-    "strange type": b"distributed_type: 7\nnum_processes: 1", "list for a number": b"distributed_type: 'NO'\nnum_processes: [1]",
-    "2 MB": b"# " + b"x" * (2 << 20), "numbers for names": b"1: 2\n3: 4\ndistributed_type: 'NO'", "surrogate": b'a: "\\ud800"',
+    "strange type": b"distributed_type: 7\nnum_processes: 1", "surrogate": b'a: "\\ud800"',
+    "list for a number": b"distributed_type: 'NO'\nnum_processes: [1]", "2 MB": b"# " + b"x" * (2 << 20),
+    "numbers for names": b"1: 2\n3: 4\ndistributed_type: 'NO'",
     "learning_rate is a list": b"learning_rate: [1]", "beta is NaN": b"beta: .nan", "lora_r is huge": b"lora_r: 1e999",
 }  # fmt: skip
 
@@ -204,7 +220,10 @@ HOSTILE: dict[str, Cases] = {
         "folders in a circle (report)": ("report pope", circle),
         "folders in a circle (eval)": ("eval pope --data data/world --answers pope/answers.jsonl --out new", circle),
         "folders in a circle (import)": ("prefs import data/train/images --out new", circle),
-        "labels link to themselves": ("eval pope --data data/world --answers pope/answers.jsonl --out new", linked(POPE, "coco_pope_random.json")),
+        "labels link to themselves": (
+            "eval pope --data data/world --answers pope/answers.jsonl --out new",
+            linked(POPE, "coco_pope_random.json"),
+        ),
         "image links to itself (check)": (CHECK, linked(IMAGE, "000000000001.png")),
         "image links to itself (view)": (VIEW, linked(IMAGE, "000000000001.png")),
         "image links to itself (eval)": (ASK, linked(WORLD, "000000500001.png")),
