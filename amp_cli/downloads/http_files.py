@@ -78,10 +78,12 @@ def fetch_file(file: RemoteFile, folder: Path, mirror: str | None, progress: Pro
             hint=f"Put {shown} at '{target}', or run without --offline",
         )
     with alone_at(target, "download"):
-        return _fetched(file, target, url, mirror, progress)
+        return _fetched(file, target, url, shown, mirror, progress)
 
 
-def _fetched(file: RemoteFile, target: Path, url: str, mirror: str | None, progress: Progress) -> FileReport:
+def _fetched(
+    file: RemoteFile, target: Path, url: str, shown: str, mirror: str | None, progress: Progress
+) -> FileReport:
     part = target.with_name(target.name + ".part")
     with web_client(mirror) as client:
         _Transfer(client, url, shown, part, file.bytes).run(progress, file.path)

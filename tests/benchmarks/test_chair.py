@@ -159,6 +159,13 @@ def test_descriptions_without_any_object_leave_chair_i_undefined(tmp_path: Path)
     assert scores["chair_s"] == 0.0
 
 
+def test_a_description_in_another_language_is_unscored_not_free_of_inventions(tmp_path: Path) -> None:
+    texts = {"1": "Un perro y un sofa en la calle con una pizza.", "2": "A cat and a dog."}
+    scores = scores_of(coco_folder(tmp_path), texts)
+    assert (scores["n"], scores["unscored"], scores["chair_i"], scores["chair_s"]) == (1, 1, 0.5, 1.0)
+    assert scores_of(coco_folder(tmp_path), texts, "plain")["unscored"] == 0
+
+
 def test_objects_of_the_reference_captions_are_in_the_image_too(tmp_path: Path) -> None:
     texts = {"1": "A dog, a car and a cat.", "2": "A cat."}
     assert scores_of(coco_folder(tmp_path / "a"), texts)["chair_i"] == 1 / 4
