@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from amp_cli.addresses import is_api_version, shown_address
 from amp_cli.asking.completion import ChatReply, read_completion
 from amp_cli.asking.faults import (
+    EnoughError,
     FaultWording,
     ItemRejectedError,
     Patience,
@@ -339,7 +340,7 @@ async def run_together(
         answered += 1
         try:
             on_result(request, result)
-        except AmpError as error:  # who takes the results wants no more; what is on its way is taken too
+        except EnoughError as error:
             return error
         return None
 

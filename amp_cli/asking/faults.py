@@ -45,6 +45,10 @@ def unusable_reply(reason: str, *, kind: str) -> TransientFault:
     return TransientFault(reason, may_be_charged=True, kind=kind, is_a_reply=True)
 
 
+class EnoughError(AmpError):
+    """Whoever takes the replies wants no more; what is on its way is still taken, since it is paid for."""
+
+
 class ItemRejectedError(Exception):
     """This request will never be answered; the others may be."""
 

@@ -23,7 +23,8 @@ class ReplayJudge:
             raise AmpError(f"There is no file '{file}' to replay", hint="Give --judge replay:FILE")
         self._items = tuple(items)
         self._texts = _list_of_texts(self._path)
-        self._verdicts = {} if self._texts is not None else _verdicts_by_key(self._path)
+        self._unread: list[str] = []
+        self._verdicts = {} if self._texts is not None else _verdicts_by_key(self._path, self._unread)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -54,7 +55,8 @@ class ReplayJudge:
                 on_reject(request, f"'{self._path.name}': {verdict.message}")
             elif verdict is None:
                 which = f" (repeat {request.repeat})" if request.repeat else ""
-                on_reject(request, f"'{self._path.name}' holds no reply to '{request.id}'{which}")
+                unread = f"; {len(self._unread):,} unreadable records, first: {self._unread[0]}" if self._unread else ""
+                on_reject(request, f"'{self._path.name}' holds no reply to '{request.id}'{which}{unread}")
             else:
                 on_verdict(verdict)
 
@@ -98,11 +100,13 @@ def _list_of_texts(path: Path) -> list[str] | None:
     return [str(value) for value in values]
 
 
-def _verdicts_by_key(path: Path) -> Replies:
+def _verdicts_by_key(path: Path, unread: list[str]) -> Replies:
+    """Return the replies of a file; what cannot be read of it is put into `unread`, with the reason."""
     verdicts: Replies = {}
     for number, record, reason in read_entries(path):
         if record is None:
-            raise AmpError(f"'{path}' cannot be replayed: {reason}", hint=_FORM)
+            unread.append(reason)
+            continue
         try:
             verdict = _verdict({**record, "id": str(record["id"])} if "id" in record else record)
         except AmpError as error:

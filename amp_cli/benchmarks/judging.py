@@ -8,6 +8,7 @@ from typing import Any
 
 from amp_cli import ui
 from amp_cli.addresses import stored
+from amp_cli.asking.faults import EnoughError
 from amp_cli.asking.judge import Judge, JudgeRequest, JudgeSettings, count_usage, estimate, open_judge
 from amp_cli.benchmarks.answering import REJECTED
 from amp_cli.benchmarks.benchmark import Judged, Wording
@@ -200,7 +201,7 @@ class _Watch:
             return
         self._unread.append(f"'{verdict.id}' ({reading.reason}): {_end_of(verdict.text)!r}")
         if len(self._unread) >= HOPELESS:
-            raise AmpError(
+            raise EnoughError(
                 f"Not one of the first {len(self._unread)} verdicts can be read: {'; '.join(self._unread[:_SHOWN])}",
                 hint=self._way_on(verdict),
             )

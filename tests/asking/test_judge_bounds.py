@@ -180,7 +180,7 @@ def test_an_api_version_is_checked_and_goes_with_endpoints_only() -> None:
         JudgeSettings(judge="x", judge_api_version="a&key=b")
     with pytest.raises(AmpError, match="--judge-api-version does not go with"):
         open_judge(JudgeSettings(judge="replay:file", judge_api_version="2024-10-21"))
-    with pytest.raises(AmpError, match="--judge-max-tokens"):
+    with pytest.raises(AmpError, match="judge_max_tokens must be at least 1"):
         JudgeSettings(judge="x", judge_max_tokens=0)
 
 

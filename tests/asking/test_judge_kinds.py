@@ -72,7 +72,6 @@ def test_a_list_of_texts_goes_by_item_order_even_when_only_some_are_asked(tmp_pa
         ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}', "two replies to 'a'"),
         ('{"id": "a"}', "in record 1, the field 'text' is missing"),
         ('{"text": "x"}', "in record 1, the field 'id' is missing"),
-        ('{"id": "a", "text": "x"}\n{"id": "b", "te', "line 2 is not valid JSON"),
         ('["x", 5]', "Entry 2 .* is not a text"),
         ("", "is empty"),
     ],
@@ -80,6 +79,12 @@ def test_a_list_of_texts_goes_by_item_order_even_when_only_some_are_asked(tmp_pa
 def test_a_file_that_cannot_be_replayed_is_refused(content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(AmpError, match=message):
         replay(tmp_path / "replies.jsonl", content)
+
+
+def test_what_cannot_be_read_of_a_file_is_said_where_a_reply_is_missing(tmp_path: Path) -> None:
+    outcome = run(replay(tmp_path / "a.jsonl", '{"id": "item-0", "text": "x"}\n{"id": "item-1", "te'), requests(2))
+    assert [one.text for one in outcome.verdicts] == ["x"]
+    assert "1 unreadable records, first: line 2 is not valid JSON" in outcome.rejected["item-1"]
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,8 @@ def test_a_replayed_reply_that_no_file_can_hold_is_rejected_and_the_others_count
     assert "surrogate" in result.rejected["id3"]
     texts = write_json(tmp_path / "texts.json", ["Rating: 4", "Rating: 4", "Rating: 4 \ud800", "Rating: 4"])
     told = settings(tmp_path, judge=f"replay:{texts}", out=tmp_path / "list")
-    assert list(run_benchmark(told, answerer=Script()).rejected) == ["id2"]
+    with pytest.raises(AmpError, match="half a character"):  # a list goes by its order, so it is read whole
+        run_benchmark(told, answerer=Script())
 
 
 def test_a_cut_verdict_is_asked_for_again_with_a_higher_limit_only(server: JudgeServer, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_what_is_made_whole_replaces_only_when_the_new_one_is_ready(tmp_path: Pa
     out = finished(tmp_path / "hf", "convert", "config.json", "model-00001-of-00002.safetensors")
 
     def fail(part: Path) -> dict[str, object]:
-        raise AmpError("no such tensor")
+        raise AmpError("no such tensor", hint="Look for it")
 
     def write(part: Path) -> dict[str, object]:
         (part / "config.json").write_text("new")
