@@ -156,7 +156,7 @@ def _with_processor(
     template = spec.template
     if source.original_config is not None:
         template = FOR_LLAVA.get(template, template)
-    template_name, template_text = choose_template(template, config, processor, source.model)
+    template_name, template_text = choose_template(template, config, processor, source.model, source.folder)
     return LoadedModel(
         model=network,
         processor=processor,
@@ -193,7 +193,7 @@ def load_text_model(spec: ModelSpec) -> LoadedModel:
     except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
         raise AmpError(f"'{model}' could not be loaded: {_first_line(error)}") from error
     processor = TextProcessor(tokenizer)
-    template_name, template_text = choose_template("own", config, processor, model)
+    template_name, template_text = choose_template("own", config, processor, model, folder)
     return LoadedModel(
         model=network.eval(),
         processor=processor,
