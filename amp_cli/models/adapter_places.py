@@ -66,7 +66,30 @@ def find_places(network: Any, config: LoraConfig, stored: dict[str, torch.Tensor
     lora = {module: name for module, name in lora.items() if module in modules}
     untold = _unstored_lora(network, config, lora)
     untold += [PEFT + name for name in parameters if _inside(name, whole) and name not in others]
+    weights = {name: _with_appended_rows(network, parameters, name, tensor) for name, tensor in weights.items()}
     return Places(weights=weights, lora=lora, whole=whole, strange=tuple(strange), untold=tuple(untold))
+
+
+def _with_appended_rows(
+    network: Any, parameters: dict[str, torch.Tensor], name: str, tensor: torch.Tensor
+) -> torch.Tensor:
+    """Fill up what an adapter of LLaVA's own code has for the vocabulary to the rows that the conversion appended.
+
+    Those tokens are never said: LoRA adds nothing to them, a whole weight has the base's rows.
+    """
+    if network.config.model_type != "llava":
+        return tensor
+    first = int(network.config.image_token_index)
+    module, _, part = name.removeprefix(PEFT).partition(".lora_")
+    dim = {"B.weight": 0, "B.bias": 0, "embedding_A": 1}.get(part) if part else 0
+    own = parameters.get(module if not part else f"{module}.weight")
+    if own is None or dim is None or tensor.dim() <= dim or not tensor.shape[dim] == first < len(own):
+        return tensor
+    if not part:
+        return torch.cat((tensor, own[first:].to(tensor.dtype)))
+    shape = list(tensor.shape)
+    shape[dim] = len(own) - tensor.shape[dim]
+    return torch.cat((tensor, tensor.new_zeros(shape)), dim=dim)
 
 
 def _speller(network: Any, modules: Container[str]) -> Callable[[str], str]:

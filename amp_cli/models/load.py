@@ -160,7 +160,7 @@ def _with_processor(
     template = spec.template
     if source.original_config is not None:
         template = FOR_LLAVA.get(template, template)
-    template_name, template_text = choose_template(template, config, processor, source.model)
+    template_name, template_text = choose_template(template, config, processor, source.model, source.folder)
     return LoadedModel(
         model=network,
         processor=processor,
@@ -200,7 +200,7 @@ def load_text_model(spec: ModelSpec) -> LoadedModel:
             hint="Check the model's folder, or download it again",
         ) from error
     processor = TextProcessor(tokenizer)
-    template_name, template_text = choose_template("own", config, processor, model)
+    template_name, template_text = choose_template("own", config, processor, model, folder)
     return LoadedModel(
         model=network.eval(),
         processor=processor,

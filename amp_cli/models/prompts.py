@@ -8,6 +8,7 @@ import torch
 
 from amp_cli.errors import AmpError, RecordError
 from amp_cli.models.load import LoadedModel
+from amp_cli.models.templates import OTHERS, template_place
 from amp_cli.records import PLAIN, Frame
 
 if TYPE_CHECKING:
@@ -71,14 +72,12 @@ def render(
 
 
 def _rendered_with_system(loaded: LoadedModel, messages: list[dict[str, Any]], system: str, *, is_open: bool) -> str:
-    from jinja2 import TemplateError
-
     whole = [{"role": "system", "content": [{"type": "text", "text": system}]}, *messages]
     reason = "leaves it out"
     try:
         text = _rendered(loaded, whole, is_open=is_open)
-    except (TemplateError, TypeError) as error:  # a template refuses by an error of its own, or adds a list to a text
-        text, reason = "", str(error)
+    except AmpError as error:
+        text, reason = "", str(error.__cause__)
     if system.strip() not in text:
         raise AmpError(
             f"the item has a system message, and the chat template cannot render it: {reason}",
@@ -88,11 +87,15 @@ def _rendered_with_system(loaded: LoadedModel, messages: list[dict[str, Any]], s
 
 
 def _rendered(loaded: LoadedModel, messages: list[dict[str, Any]], *, is_open: bool) -> str:
-    return str(
-        loaded.processor.apply_chat_template(
+    try:
+        text = loaded.processor.apply_chat_template(
             messages, chat_template=loaded.chat_template, add_generation_prompt=is_open, tokenize=False
         )
-    )
+    except Exception as error:  # a template is a stranger's program, and may raise anything
+        place = template_place(loaded.identity["template"], loaded.folder)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise AmpError(f"the chat template '{place}' cannot render the dialogue: {reason:.200}", hint=OTHERS) from error
+    return str(text)
 
 
 def _refuse_role_tags(loaded: LoadedModel, levels: Sequence[Sequence[str]]) -> None:
