@@ -15,7 +15,7 @@ from amp_cli.disk.jsonl import content_hash, disk_errors_explained
 from amp_cli.disk.parsing import UnreadableError, parse_json
 from amp_cli.downloads.places import benchmark_folder, cache_folder
 from amp_cli.errors import AmpError
-from amp_cli.models.images import check_image, find_image
+from amp_cli.models.images import check_image, find_image, lies_below
 from amp_cli.records import Answer, BenchmarkItem, Verdict
 
 
@@ -267,9 +267,12 @@ def image_file(name: str, folder: Path) -> Path:
     """Return an image's file, whichever way its name is spelled there.
 
     Raises:
-        AmpError: there is none.
+        AmpError: there is none, or it lies outside the folder: a benchmark's files come from elsewhere.
     """
-    return find_image(next((one for one in _spellings(name) if (folder / one).is_file()), name), folder)
+    found = find_image(next((one for one in _spellings(name) if (folder / one).is_file()), name), folder)
+    if Path(name).is_absolute() and not lies_below(found, [folder]):
+        raise AmpError(f"The image '{name}' lies outside the folder '{folder}'", hint="Give --image-root")
+    return found
 
 
 def _checked(name: str, folder: Path) -> Path | AmpError:

@@ -86,7 +86,7 @@ def is_ours(facts: Any) -> bool:
     """Tell the content of a `run.json` of ours from any other JSON of that name."""
     return (
         isinstance(facts, dict)
-        and all(isinstance(facts.get(name), str) for name in ("amp_version", "command", "state"))
+        and all(isinstance(facts.get(name), str) for name in ("amp_version", "command"))
         and isinstance(facts.get("settings"), dict)
     )
 

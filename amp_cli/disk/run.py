@@ -88,7 +88,7 @@ class Run:
             return cls._opened(out, facts, free, _plain(defaults))
         claim_folder(out, command)
         try:
-            if (out / NAME).exists() and (overwrite or facts_in(out)["state"] == EMPTYING):
+            if (out / NAME).exists() and (overwrite or facts_in(out).get("state") == EMPTYING):
                 empty_run(out, replaceable(out, command, inputs))
             run = cls._opened(out, facts, free, _plain(defaults))
         except BaseException:
@@ -292,8 +292,15 @@ def _made_before(
 
 
 def place_beside(out: Path) -> Path:
-    """Return the place beside `out` where it is made; whoever makes it there holds it by `alone_in`."""
-    return out.with_name(out.name + ".part")
+    """Return the place beside `out` where it is made; whoever makes it there holds it by `alone_in`.
+
+    Raises:
+        AmpError: `out` is the root of the file system, which has nothing beside it.
+    """
+    place = out.resolve() if out.name in ("", "..") else out
+    if not place.name:
+        raise AmpError(f"'{out}' cannot be the result's folder", hint="Choose a new folder with --out")
+    return place.with_name(place.name + ".part")
 
 
 def clear_part(out: Path, *, command: str, inputs: Collection[Path | None]) -> None:

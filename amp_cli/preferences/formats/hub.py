@@ -12,7 +12,7 @@ from amp_cli import __version__
 from amp_cli.disk.jsonl import disk_errors_explained, write_text
 from amp_cli.disk.lock import alone_in, rename_held
 from amp_cli.disk.parsing import read_json
-from amp_cli.disk.replacing import NAME, refuse_inputs, refuse_others, remove_files, sort_files
+from amp_cli.disk.replacing import NAME, is_ours, refuse_inputs, refuse_others, remove_files, sort_files
 from amp_cli.disk.run import place_beside
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
@@ -198,7 +198,7 @@ def _how_made(source: Path) -> Mapping[str, Any] | None:
     if not run.is_file():
         return None
     facts = read_json(run)
-    return facts if isinstance(facts, dict) and "command" in facts else None
+    return facts if is_ours(facts) else None
 
 
 def _size_category(items: int) -> str:

@@ -10,8 +10,7 @@ from typing import Any
 from amp_cli import ui
 from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.left_out import LeftOut
-from amp_cli.disk.parsing import read_own
-from amp_cli.disk.replacing import NAME
+from amp_cli.disk.replacing import NAME, facts_in
 from amp_cli.disk.run import make_whole
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import Choices
@@ -88,7 +87,7 @@ def import_preferences(
         "ties": opened.choices.ties,
     }
     identity = {"data": _identity(opened), **settings}
-    if keep_same and (out / NAME).is_file() and read_own(out / NAME).get("identity") == identity:
+    if keep_same and (out / NAME).is_file() and facts_in(out).get("identity") == identity:
         overwrite = False
     inputs = [Path(source) if opened.files else None, *opened.files, image_root]
 
