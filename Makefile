@@ -21,7 +21,7 @@ demo: $(STAMP)  ## watch a tiny vision-language model hallucinate less (about 5 
 test: $(STAMP)  ## all tests but those of test-judge and test-deepspeed
 	$(BIN)/python -m pytest
 
-test-fast: $(STAMP)  ## those that start no process, train next to nothing and compile nothing: about 4 minutes
+test-fast: $(STAMP)  ## those that start no process, train next to nothing and compile nothing: about 2 minutes
 	$(BIN)/python -m pytest -m 'not slow and not judge'
 
 test-judge: $(STAMP)  ## a real judge server on this machine; fetches about 130 MB once, then takes some minutes

@@ -34,6 +34,7 @@ PATIENCE = 0.6
 class Launch:
     """How worker processes are started: `python -m MODULE FOLDER`, as many times as there are processes.
 
+    No code of the current folder runs in them, nor in what accelerate starts: a `yaml.py` there is not the library.
     `any_port` lets several launches run on one machine; one that spans machines has its port in the config file.
     """
 
@@ -46,7 +47,7 @@ class Launch:
     def command(self, folder: Path) -> list[str]:
         """Return the command line."""
         return [
-            *(sys.executable, "-m", "amp_cli.launching"),
+            *(sys.executable, "-P", "-m", "amp_cli.launching"),
             *("--config_file", str(self.config_file), "--num_processes", str(self.processes)),
             *(("--main_process_port", "0") if self.any_port else ()),
             *("-m", self.module, str(folder)),
@@ -86,11 +87,16 @@ def refuse_too_many(gpus: Sequence[str], processes: int, hint: str = "Give fewer
 
 
 def worker_environment() -> dict[str, str]:
-    """Return what every worker's environment holds: wherever it is started, it must find this very package."""
+    """Return what every worker's environment holds: wherever it is started, it must find this very package.
+
+    PYTHONSAFEPATH is `-P` for those that accelerate starts in its turn: `python -m` would look in the current folder
+    first.
+    """
     ours = str(Path(__file__).resolve().parents[1])
     others = os.environ.get("PYTHONPATH")
     return {
         "PYTHONPATH": f"{ours}{os.pathsep}{others}" if others else ours,
+        "PYTHONSAFEPATH": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
 

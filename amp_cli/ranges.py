@@ -32,6 +32,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "tau": (-1.0, 1.0),  # a cosine
     # judge
     "judge_temperature": (0.0, 10.0),
+    "judge_max_tokens": (1, 1_000_000),
     "judge_concurrency": (1, 1024),
     "judge_timeout": (1.0, 86_400.0),
     "max_cost": (0.0, 1e9),

@@ -3,7 +3,7 @@
 import gc
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,9 +95,10 @@ def answer_requests(
         if not usable:
             continue
         answers = _answer_within_memory(loaded, usable, decoding, _batch_seed(seed, batch))
-        for (request, _), texts in zip(usable, answers, strict=True):
+        for (request, _), told in zip(usable, answers, strict=True):
             if request.id not in done:
-                on_answer(Answer(id=request.id, answers=tuple(texts)))
+                texts = tuple(one.text for one in told)
+                on_answer(Answer(id=request.id, answers=texts, is_whole=all(one.is_whole for one in told)))
 
 
 def _with_images(
@@ -120,9 +121,17 @@ def _batch_seed(seed: int, batch: Sequence[Request]) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a model wrote in one round, and whether it ended it itself, before the limit of tokens did."""
+
+    text: str
+    is_whole: bool
+
+
 def _answer_within_memory(
     loaded: LoadedModel, items: Sequence[tuple[Request, list["Image"]]], decoding: Decoding, seed: int
-) -> list[list[str]]:
+) -> list[list[Told]]:
     """Answer a batch; when memory runs out, its halves one after the other."""
     torch.manual_seed(seed)
     try:
@@ -148,16 +157,19 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 def _answer_batch(
     loaded: LoadedModel, items: Sequence[tuple[Request, list["Image"]]], decoding: Decoding
-) -> list[list[str]]:
-    answers: list[list[str]] = [[] for _ in items]
+) -> list[list[Told]]:
+    answers: list[list[Told]] = [[] for _ in items]
     frames = [request.frame for request, _ in items]
     count = 0
     for number in range(len(items[0][0].questions)):
         count += frames[0].images_in(number, len(items[0][1]))  # a batch has its images in the same rounds
         shown = [images[:count] for _, images in items]
-        dialogues = [(request.questions[: number + 1], done) for (request, _), done in zip(items, answers, strict=True)]
-        for texts, answer in zip(answers, _generate(loaded, dialogues, shown, frames, decoding), strict=True):
-            texts.append(answer)
+        dialogues = [
+            (request.questions[: number + 1], [one.text for one in told])
+            for (request, _), told in zip(items, answers, strict=True)
+        ]
+        for told, answer in zip(answers, _generate(loaded, dialogues, shown, frames, decoding), strict=True):
+            told.append(answer)
     return answers
 
 
@@ -167,7 +179,7 @@ def _generate(
     shown: Sequence[Sequence["Image"]],
     frames: Sequence[Frame],
     decoding: Decoding,
-) -> list[str]:
+) -> list[Told]:
     batch = encode_prompts(loaded, dialogues, shown, frames).to(loaded.device, dtype=loaded.model.dtype)
     with torch.inference_mode():
         ids = loaded.model.generate(
@@ -176,7 +188,9 @@ def _generate(
             logits_processor=LogitsProcessorList([lambda _, scores: _finite(scores, loaded)]),
         )
     new = ids[:, batch["input_ids"].shape[1] :]  # (batch, new tokens)
-    return [text.strip() for text in loaded.tokenizer.batch_decode(new, skip_special_tokens=True)]
+    ends = end_token_ids(loaded)
+    texts = loaded.tokenizer.batch_decode(new, skip_special_tokens=True)
+    return [Told(text.strip(), not ends.isdisjoint(row)) for text, row in zip(texts, new.tolist(), strict=True)]
 
 
 def _finite(scores: torch.Tensor, loaded: LoadedModel) -> torch.Tensor:

@@ -102,7 +102,7 @@ def declared(option: Option) -> tuple[Any, Any]:
 
 
 def evaluate(benchmark: Benchmark[Any], options: Mapping[str, Any]) -> None:
-    """Run a benchmark and show its scores; exit status 3 when items had to be left out.
+    """Run a benchmark and show its scores; exit status 3 when items had to be left out, or none could be read.
 
     Args:
         options: a command's own, by name; each is a field of EvalSettings, or of a record in it, but `json`.
@@ -132,7 +132,7 @@ def evaluate(benchmark: Benchmark[Any], options: Mapping[str, Any]) -> None:
         ui.hint(f"amp eval {benchmark.name} --out {result.out} --only {next_step}")
     else:
         ui.hint(f"amp report {result.out} OTHER_RUN --html report.html")
-    if result.rejected:
+    if result.undone:
         raise typer.Exit(3)
 
 
@@ -180,7 +180,17 @@ EVERYTHING: Options = {
         None,
     ),
     **MODEL.only("adapter", "vision_tower").options,
-    **JUDGE.only("judge", "judge_url", "judge_concurrency", "judge_timeout", "max_cost", "price", "repeat").options,
+    **JUDGE.only(
+        "judge",
+        "judge_url",
+        "judge_api_version",
+        "judge_max_tokens",
+        "judge_concurrency",
+        "judge_timeout",
+        "max_cost",
+        "price",
+        "repeat",
+    ).options,
     "rule": declared(OFFICIAL),
     **MODEL.only("dtype", "device", "quantization", "trust_remote_code").options,
     **RUNNING.options,
@@ -244,7 +254,7 @@ def show_all(results: "AllResults", out: Path, *, as_json: bool) -> None:
     for name, reason in results.failed.items():
         ui.warn(f"{name} was not done: {reason}. The same command goes on with it")
     for name, count in results.rejected.items():
-        ui.warn(f"{name}: {count:,} items were left out; see '{out / name / 'rejected.jsonl'}'")
+        ui.warn(f"{name}: {count:,} items have no score; see rejected.jsonl and items.jsonl in '{out / name}'")
     ui.hint(f"amp report {out} OTHER_RUN --html report.html")
 
 

@@ -122,7 +122,8 @@ EncoderOption = Annotated[
     str,
     typer.Option(
         "--encoder",
-        help="minilm, world (the embedded picture world's words), or clip:<hub id or folder> as in the paper.",
+        help="minilm (English), world (the embedded picture world's words), clip:<hub id or folder> as in the paper, "
+        "or sentence:<hub id or folder>, a sentence encoder for other languages (with --tau).",
         rich_help_panel=CHECK,
     ),
 ]
@@ -154,7 +155,12 @@ AttributesOption = Annotated[
     ),
 ]
 SpacyOption = Annotated[
-    str, typer.Option("--spacy-model", help="spaCy package or folder with a parser.", rich_help_panel=CHECK)
+    str,
+    typer.Option(
+        "--spacy-model",
+        help="spaCy package or folder with a parser; its language is the texts'.",
+        rich_help_panel=CHECK,
+    ),
 ]
 
 
@@ -297,6 +303,17 @@ def show(result: "GenerateResult") -> None:
         ui.note(
             f"Auto-check ({check['encoder']}, tau {check['tau']}) changed the order of {check['reordered']} items; "
             f"{check['items_without_chunk']} name nothing to compare and kept theirs."
+        )
+    if check is not None and check["items_in_other_languages"]:
+        ui.warn(
+            f"{check['items_in_other_languages']} of {stats['items']} items are not in the language of "
+            f"{check['spacy_model']} ({check['language']}) and kept the order of the experts; "
+            "for another language give --spacy-model and --encoder"
+        )
+    if check is not None and check["encoder_language"] not in (check["language"], "xx"):
+        ui.warn(
+            f"The encoder '{check['encoder']}' was made for '{check['encoder_language']}', the texts are in "
+            f"'{check['language']}'; better give --encoder sentence:<hub id or folder> and --tau"
         )
     if dropped["identical"] or dropped["empty"]:
         ui.note(

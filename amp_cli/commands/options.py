@@ -167,6 +167,15 @@ JudgeUrlOption = Annotated[
         rich_help_panel=JUDGE_PANEL,
     ),
 ]
+JudgeApiVersionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge-api-version",
+        metavar="VERSION",
+        help="What stands after ?api-version= in an address of classic Azure, as in 2024-10-21.",
+        rich_help_panel=JUDGE_PANEL,
+    ),
+]
 JudgeTemplateOption = Annotated[
     Path | None,
     typer.Option(
@@ -178,6 +187,14 @@ JudgeTemplateOption = Annotated[
 JudgeTemperatureOption = Annotated[
     float | None,
     number("--judge-temperature", help="Temperature (default: the benchmark's own)", rich_help_panel=JUDGE_PANEL),
+]
+JudgeTokensOption = Annotated[
+    int,
+    number(
+        "--judge-max-tokens",
+        help="Longest reply; a judge that reasons at length needs 16,384 or so.",
+        rich_help_panel=JUDGE_PANEL,
+    ),
 ]
 JudgeConcurrencyOption = Annotated[
     int, number("--judge-concurrency", help="Requests under way at once.", rich_help_panel=JUDGE_PANEL)
@@ -358,8 +375,10 @@ JUDGE = OptionGroup(
         "verdicts": (VerdictsOption, None),
         "judge": (JudgeOption, None),
         "judge_url": (JudgeUrlOption, None),
+        "judge_api_version": (JudgeApiVersionOption, None),
         "judge_template": (JudgeTemplateOption, None),
         "judge_temperature": (JudgeTemperatureOption, None),
+        "judge_max_tokens": (JudgeTokensOption, 1024),
         "judge_concurrency": (JudgeConcurrencyOption, 8),
         "judge_timeout": (JudgeTimeoutOption, 120.0),
         "max_cost": (MaxCostOption, None),

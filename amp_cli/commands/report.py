@@ -1,5 +1,6 @@
 """`amp report`: runs side by side, with intervals, beside the paper's rows."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,11 +33,13 @@ def report(
     Example: amp report runs/base-pope runs/mdpo-pope --html report.html
     """
     from amp_cli import ui
+    from amp_cli.disk.one_file import alone_writing, is_page
     from amp_cli.report.report import write_report
     from amp_cli.report.runs import gather, name_runs
 
-    gathered = gather(name_runs(runs))
-    result = write_report(gathered, title=title, html=html, max_items=max_items)
+    with nullcontext() if html is None else alone_writing(html, command="report", is_ours=is_page, inputs=()):
+        gathered = gather(name_runs(runs))
+        result = write_report(gathered, title=title, html=html, max_items=max_items)
     if json:
         ui.data(result)
     else:

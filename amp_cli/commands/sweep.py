@@ -146,7 +146,7 @@ def _show(result: "Sweep", *, as_json: bool) -> None:
             f"{one.name} {one.other:.3f}, not {one.base:.3f}. {lesson}"
         )
     if result.rejected:
-        ui.warn(f"{result.rejected:,} items were left out; see rejected.jsonl in the folders below '{result.out}'")
+        ui.warn(f"{result.rejected:,} items have no score; see rejected.jsonl and items.jsonl below '{result.out}'")
     ui.note(f"Wrote '{result.out / 'sweep.json'}' and '{result.out / 'sweep.png'}'")
     best = next(point for point in result.points if point.step == next(iter(result.best.values())))
     if best.adapter is not None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from amp_cli.errors import AmpError
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.models.load import LoadedModel
+from amp_cli.models.templates import OTHERS, template_place
 from amp_cli.records import PLAIN, Frame
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def render(
     for text in (*questions, *answers, frame.system or ""):
         held = next((token for token in special if token in text), None)
         if held is not None:
-            raise AmpError(f"the text holds the special token '{held}': {text!r:.120}")
+            raise RecordError(f"the text holds the special token '{held}': {text!r:.120}")
     messages: list[dict[str, Any]] = []
     for number, question in enumerate(questions[: len(answers) + 1]):
         content: list[dict[str, str]] = [{"type": "image"}] * frame.images_in(number, images)
@@ -71,14 +72,12 @@ def render(
 
 
 def _rendered_with_system(loaded: LoadedModel, messages: list[dict[str, Any]], system: str, *, is_open: bool) -> str:
-    from jinja2 import TemplateError
-
     whole = [{"role": "system", "content": [{"type": "text", "text": system}]}, *messages]
     reason = "leaves it out"
     try:
         text = _rendered(loaded, whole, is_open=is_open)
-    except (TemplateError, TypeError) as error:  # a template refuses by an error of its own, or adds a list to a text
-        text, reason = "", str(error)
+    except AmpError as error:
+        text, reason = "", str(error.__cause__)
     if system.strip() not in text:
         raise AmpError(
             f"the item has a system message, and the chat template cannot render it: {reason}",
@@ -88,11 +87,15 @@ def _rendered_with_system(loaded: LoadedModel, messages: list[dict[str, Any]], s
 
 
 def _rendered(loaded: LoadedModel, messages: list[dict[str, Any]], *, is_open: bool) -> str:
-    return str(
-        loaded.processor.apply_chat_template(
+    try:
+        text = loaded.processor.apply_chat_template(
             messages, chat_template=loaded.chat_template, add_generation_prompt=is_open, tokenize=False
         )
-    )
+    except Exception as error:  # a template is a stranger's program, and may raise anything
+        place = template_place(loaded.identity["template"], loaded.folder)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise AmpError(f"the chat template '{place}' cannot render the dialogue: {reason:.200}", hint=OTHERS) from error
+    return str(text)
 
 
 def _refuse_role_tags(loaded: LoadedModel, levels: Sequence[Sequence[str]]) -> None:
@@ -101,7 +104,7 @@ def _refuse_role_tags(loaded: LoadedModel, levels: Sequence[Sequence[str]]) -> N
     tag = _rendered(loaded, messages, is_open=True).removeprefix(_rendered(loaded, messages, is_open=False))
     held = next((answer for answers in levels for answer in answers if tag.strip() and tag in answer), None)
     if held is not None:
-        raise AmpError(f"an answer holds the role tag '{tag.strip()}': {held!r:.120}")
+        raise RecordError(f"an answer holds the role tag '{tag.strip()}': {held!r:.120}")
 
 
 def square(loaded: LoadedModel, image: "Image") -> "Image":
@@ -185,7 +188,7 @@ def encode_item(
     _refuse_role_tags(loaded, levels)
     last = max(frame.image_rounds, default=0)
     if any(list(answers[:last]) != list(levels[0][:last]) for answers in levels):
-        raise AmpError(
+        raise RecordError(
             f"an image is shown in round {last + 1}, after answers that differ between the levels; "
             "an item's images must stand in what its levels share"
         )
@@ -200,7 +203,10 @@ def encode_item(
     for answers in levels:
         ids, spans = _ids_and_answer_spans(loaded, questions, answers, len(images), frame)
         if ids[: len(opening_ids)] != opening_ids:
-            raise AmpError("the chat template changes the question when an answer follows; it cannot be trained on")
+            raise AmpError(
+                "the chat template changes the question when an answer follows; it cannot be trained on",
+                hint="Choose another chat template with --template",
+            )
         whole = torch.cat((expanded, torch.tensor(ids[len(opening_ids) :], dtype=torch.long)))
         rounds = torch.full((len(whole),), -1)
         for number, (start, end) in enumerate(spans):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
+from amp_cli.dialogues.language import can_be
 from amp_cli.errors import AmpError
 from amp_cli.preferences.encoders import Encoder, MiniLMEncoder
 from amp_cli.preferences.nounchunks import Chunk, ChunkParser, ParsedText
@@ -42,7 +43,8 @@ class RankedCandidate:
     """A candidate in its place of the quality order.
 
     `index` is its place in the order it was given in, `accuracy` and `score` (0..1) are None where the standard
-    response has no noun chunk; `marks` holds the chunks of each round's answer in reading order.
+    response has no noun chunk, or the item is not in the parser's language; `marks` holds the chunks of each round's
+    answer in reading order, and is empty where nothing was parsed.
     """
 
     index: int
@@ -91,11 +93,15 @@ class Checker:
         if self.coverage not in COVERAGES:
             raise AmpError(f"There is no coverage '{self.coverage}'", hint=f"Use {' or '.join(COVERAGES)}")
         if self.tau is not None and not 0 < self.tau < 1:
-            raise AmpError(f"tau must lie between 0 and 1, not {self.tau}")
+            raise AmpError(f"tau must lie between 0 and 1, not {self.tau}", hint="Leave out --tau for the default")
 
     @property
     def threshold(self) -> float:
         return self.encoder.tau if self.tau is None else self.tau
+
+    def can_read(self, standard: Rounds, candidates: Sequence[Rounds]) -> bool:
+        """Return whether all of an item's responses can be in the parser's language; others have no order of ours."""
+        return all(can_be(response, self.parser.language) for response in (standard, *candidates))
 
     @property
     def attributes_are_compared(self) -> bool:
@@ -139,11 +145,26 @@ def check_items(items: Iterable[tuple[Rounds, Sequence[Rounds]]], checker: Check
     """Rank the candidates of many items `(standard, candidates)`, a bounded number of them in memory at a time."""
     remaining = iter(items)
     while batch := list(islice(remaining, ITEMS_AT_ONCE)):
-        answers = [answer for standard, candidates in batch for rounds in (standard, *candidates) for answer in rounds]
+        readable = [checker.can_read(standard, candidates) for standard, candidates in batch]
+        answers = [
+            answer
+            for (standard, candidates), is_readable in zip(batch, readable, strict=True)
+            if is_readable
+            for rounds in (standard, *candidates)
+            for answer in rounds
+        ]
         parsed = dict(zip(answers, checker.parser.parse(answers), strict=True))
         comparison = _Comparison(checker, parsed)
-        for standard, candidates in batch:
-            yield comparison.rank(standard, candidates)
+        for (standard, candidates), is_readable in zip(batch, readable, strict=True):
+            yield comparison.rank(standard, candidates) if is_readable else as_given(candidates)
+
+
+def as_given(candidates: Sequence[Rounds]) -> list[RankedCandidate]:
+    """Return candidates in the order they have, nothing compared."""
+    return [
+        RankedCandidate(index=index, answers=answers, accuracy=None, score=None, marks=())
+        for index, answers in enumerate(candidates)
+    ]
 
 
 class _Comparison:
@@ -160,7 +181,10 @@ class _Comparison:
 
     def rank(self, standard: Rounds, candidates: Sequence[Rounds]) -> list[RankedCandidate]:
         if any(len(candidate) != len(standard) for candidate in candidates):
-            raise AmpError(f"A candidate does not have as many answers as the standard response ({len(standard)})")
+            raise AmpError(
+                f"A candidate does not have as many answers as the standard response ({len(standard)})",
+                hint="Generate it again: remove its line from candidates.jsonl",
+            )
         compared = [self._compare(index, standard, candidate) for index, candidate in enumerate(candidates)]
         return sorted(compared, key=lambda one: (-(one.accuracy or 0), -(one.score or 0), one.index))
 

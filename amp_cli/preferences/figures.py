@@ -149,6 +149,7 @@ class Tally:
 
     reordered: int = 0
     without_chunk: int = 0
+    other_language: int = 0
     dropped_levels: Counter[str] = field(default_factory=lambda: Counter({"identical": 0, "empty": 0}))
     dropped_sources: Counter[str] = field(default_factory=Counter)
     dropped_items: list[dict[str, str]] = field(default_factory=list)
@@ -172,12 +173,15 @@ def summarise(
     figures = Figures()
     for item in items:
         figures.add(item)
+    counts = {
+        "reordered": tally.reordered,
+        "items_without_chunk": tally.without_chunk,
+        "items_in_other_languages": tally.other_language,
+    }
     return {
         **figures.to_json(),
         "rejected": rejected,
-        "auto_check": None
-        if check is None
-        else {**check, "reordered": tally.reordered, "items_without_chunk": tally.without_chunk},
+        "auto_check": None if check is None else {**check, **counts},
         "dropped": {**tally.dropped_levels, "items": len(tally.dropped_items)},
         "dropped_per_source": dict(sorted(tally.dropped_sources.items())),
         "dropped_items": tally.dropped_items,

@@ -13,6 +13,7 @@ from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free, nested, unrecorded
 from amp_cli.errors import AmpError
+from amp_cli.models.resolve import places_of
 from amp_cli.models.spec import Decoding, Loading
 from amp_cli.preferences.autocheck import Checker
 from amp_cli.preferences.encoders import Encoder, make_encoder
@@ -24,9 +25,8 @@ from amp_cli.preferences.nounchunks import DEFAULT_MODEL, ChunkParser
 from amp_cli.preferences.page import SHOWN_ITEMS, ShownItem, overview_of_run, write_page
 from amp_cli.preferences.sources import Sources, read_sources
 from amp_cli.ranges import refuse_out_of_range
-from amp_cli.records import PreferenceItem
+from amp_cli.records import MOST_LEVELS, PreferenceItem
 
-MAX_LEVELS = 8
 PAPER_DECODING = Decoding(num_beams=4, temperature=0.7, repetition_penalty=1.1)
 """What the paper's experts answered with."""
 
@@ -72,9 +72,9 @@ class GenerateSettings:
             raise AmpError(
                 "No expert is given, so there would be one level", hint="--expert NAME=MODEL, strong to weak"
             )
-        if len(self.experts) >= MAX_LEVELS:
+        if len(self.experts) >= MOST_LEVELS:
             raise AmpError(
-                f"{len(self.experts)} experts give more than {MAX_LEVELS} levels", hint="Give fewer --expert"
+                f"{len(self.experts)} experts give more than {MOST_LEVELS} levels", hint="Give fewer --expert"
             )
         if self.base or self.finetune_data or self.levels:
             raise AmpError("--base, --finetune-data and --levels belong to --method ig", hint="Give only --expert")
@@ -90,8 +90,10 @@ class GenerateSettings:
             )
         if is_endpoint(self.base):
             raise AmpError("A model behind an endpoint cannot be fine-tuned here", hint="Give --base a model's weights")
-        if self.levels > MAX_LEVELS:
-            raise AmpError(f"There may be at most {MAX_LEVELS} levels, not {self.levels}")
+        if self.levels > MOST_LEVELS:
+            raise AmpError(
+                f"There may be at most {MOST_LEVELS} levels, not {self.levels}", hint="Give a smaller --levels"
+            )
         series_names(self.levels)
 
     def models(self) -> tuple[Expert, ...]:
@@ -150,8 +152,6 @@ def generate_preferences(
         AmpError: settings, data or models that cannot work, found before any model is loaded.
     """
     prepared = _prepare(settings, finetune, encoder, answering)
-    if overwrite:
-        _refuse_overwriting(settings, prepared.sources)
     run = Run.start(
         settings.out,
         command=COMMAND,
@@ -159,6 +159,7 @@ def generate_preferences(
         identity=prepared.identity,
         seed=settings.running.seed,
         overwrite=overwrite,
+        inputs=_inputs(settings, prepared),
     )
     try:
         result = _work(settings, prepared)
@@ -220,7 +221,7 @@ def _hash_of(path: Path) -> str:
 
 def _make_checker(settings: GenerateSettings, encoder: Encoder | None) -> Checker:
     return Checker(
-        encoder=encoder or make_encoder(settings.encoder, device=settings.loading.device),
+        encoder=encoder or make_encoder(settings.encoder, tau=settings.tau, device=settings.loading.device),
         parser=ChunkParser(settings.spacy_model),
         tau=settings.tau,
         coverage=settings.coverage,
@@ -242,15 +243,14 @@ def _check_models(experts: Sequence[Expert], settings: GenerateSettings) -> dict
     }
 
 
-def _refuse_overwriting(settings: GenerateSettings, sources: Sources) -> None:
-    """Starting afresh empties the output folder: nothing that is read may stand in it."""
-    out = settings.out.resolve()
-    read = [settings.data.resolve(), *(Path(image) for item in sources.items for image in item.images)]
-    for path in read:
-        if path.is_relative_to(out):
-            raise AmpError(
-                f"--overwrite would delete '{path}', which is an input", hint="Choose a new folder with --out"
-            )
+def _inputs(settings: GenerateSettings, prepared: _Prepared) -> list[Path | None]:
+    """Return all files and folders that are read."""
+    sources = [prepared.sources, *([] if prepared.finetune_sources is None else [prepared.finetune_sources])]
+    images = {Path(image) for source in sources for item in source.items for image in item.images}
+    names = [name for one in settings.models() for name in (one.model, one.adapter) if not is_endpoint(one.model)]
+    given = (settings.data, settings.finetune_data, settings.image_root, settings.finetune_image_root)
+    encoder = settings.encoder.removeprefix("clip:") if settings.encoder.startswith("clip:") else None
+    return [*given, *places_of(*names, settings.loading.vision_tower, encoder), *images]
 
 
 def _work(settings: GenerateSettings, prepared: _Prepared) -> GenerateResult:
@@ -330,4 +330,6 @@ def _facts_of(checker: Checker | None) -> dict[str, Any] | None:
         "coverage": checker.coverage,
         "compare_attributes": checker.attributes_are_compared,
         "spacy_model": checker.parser.model,
+        "language": checker.parser.language,
+        "encoder_language": checker.encoder.language,
     }

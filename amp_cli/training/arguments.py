@@ -7,7 +7,9 @@ from typing import Any
 from accelerate import PartialState
 from peft import LoraConfig
 
-from amp_cli.disk.jsonl import read_json, write_json
+from amp_cli.disk.jsonl import write_json
+from amp_cli.disk.modes import share_weights
+from amp_cli.disk.parsing import read_own
 from amp_cli.models.adapters import language_lora_targets
 from amp_cli.training.config import TrainConfig
 
@@ -21,6 +23,7 @@ def mark_complete(checkpoint: Path, *, step: int, of: int) -> None:
     PEFT's card is removed: it is read and written anew by each process, so a resumed run would have another one.
     """
     (checkpoint / "README.md").unlink(missing_ok=True)
+    share_weights(checkpoint)
     files = {str(file.relative_to(checkpoint)): file.stat().st_size for file in checkpoint.rglob("*") if file.is_file()}
     write_json(checkpoint / MARKER, {"step": step, "of": of, "files": files})
 
@@ -31,7 +34,7 @@ def last_complete(run_folder: Path) -> tuple[Path, int, int] | None:
     if not found:
         return None
     step, folder = max(found)
-    return folder, step, int(read_json(folder / MARKER)["of"])
+    return folder, step, int(read_own(folder / MARKER, of=int)["of"])
 
 
 def remove_incomplete(run_folder: Path) -> None:
@@ -48,7 +51,7 @@ def _folders(run_folder: Path) -> list[Path]:
 def _is_complete(checkpoint: Path) -> bool:
     if not (checkpoint / MARKER).is_file():
         return False
-    files = read_json(checkpoint / MARKER)["files"]
+    files = read_own(checkpoint / MARKER, files=dict)["files"]
     return all(
         (checkpoint / name).is_file() and (checkpoint / name).stat().st_size == size for name, size in files.items()
     )
@@ -101,6 +104,7 @@ def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, 
         "label_names": [],
         "logging_strategy": "steps",
         "logging_steps": config.logging_steps,
+        "logging_first_step": True,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
         "save_steps": config.save_steps,

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from amp_cli.disk.jsonl import read_json, read_json_records, write_json, write_text
+from amp_cli.disk.entries import read_entries
+from amp_cli.disk.jsonl import write_json, write_text
 from amp_cli.disk.left_out import LeftOutLog
-from amp_cli.errors import AmpError
+from amp_cli.disk.parsing import read_own
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.models.images import check_image, find_image, open_image
 from amp_cli.models.load import LoadedModel
 from amp_cli.models.prompts import EncodedItem, encode_item
@@ -37,31 +39,42 @@ def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, me
     kept = run_folder / ITEMS
     if kept.exists():
         return len(load_items(run_folder, method))
-    rejections = LeftOutLog.open(run_folder / REJECTED)
-    root = image_root or source.resolve().parent
-    items: dict[str, TrainItem] = {}
-    for number, record, reason in read_json_records(source):
-        item_id = _id_of(record, number, source)
-        try:
-            if record is None:
-                raise AmpError(reason)
-            if item_id in items:
-                raise AmpError(f"the id '{item_id}' occurs twice; the first item is kept")
-            items[item_id] = _usable({**record, "id": item_id}, root, method)
-        except AmpError as error:
-            rejections.note(item_id if item_id not in items else f"{item_id} (entry {number})", error.message)
-            refuse_systematic(rejections, len(items), source, error)
-    if not items:
-        raise AmpError(f"'{source}' has no usable items", hint=f"The reasons are in '{run_folder / REJECTED}'")
+    items = usable_of(source, LeftOutLog.open(run_folder / REJECTED), image_root=image_root, method=method)
     lines = (json.dumps(item.to_json(), ensure_ascii=False) for item in items.values())
     write_text(kept, "".join(line + "\n" for line in lines))
     return len(items)
 
 
+def usable_of(source: Path, rejections: LeftOutLog, *, image_root: Path | None, method: str) -> dict[str, TrainItem]:
+    """Return the usable items of `source` by id, each with its images decoded once; the others are noted.
+
+    Raises:
+        AmpError: the file cannot be read, no item is usable, or the first items all fail.
+    """
+    root = image_root or source.resolve().parent
+    items: dict[str, TrainItem] = {}
+    last: tuple[str, AmpError] = ("", RecordError("the file is empty"))
+    for number, record, reason in read_entries(source):
+        item_id = _id_of(record, number, source)
+        try:
+            if record is None:
+                raise RecordError(reason)
+            if item_id in items:
+                raise RecordError(f"the id '{item_id}' occurs twice; the first item is kept")
+            items[item_id] = _usable({**record, "id": item_id}, root, method)
+        except AmpError as error:
+            last = (item_id, error)
+            rejections.note(item_id if item_id not in items else f"{item_id} (entry {number})", error.message)
+            refuse_systematic(rejections, len(items), source, last)
+    if not items:
+        raise _unusable(f"'{source}' has no usable items", last)
+    return items
+
+
 def load_items(run_folder: Path, method: str) -> list[TrainItem]:
     """Read the items that `prepare_items` kept."""
     items = []
-    for _, record, reason in read_json_records(run_folder / ITEMS):
+    for _, record, reason in read_entries(run_folder / ITEMS):
         if record is None:
             raise AmpError(f"'{run_folder / ITEMS}' is damaged: {reason}", hint="Start afresh with --overwrite")
         items.append(parse_item(record, method))
@@ -83,17 +96,23 @@ def answers_of(item: TrainItem, method: str) -> list[tuple[str, ...]]:
     return [level.answers for level in levels]
 
 
-def refuse_systematic(rejections: LeftOutLog, usable: int, source: Path, last: AmpError) -> None:
-    """Stop when nothing but rejected items has come so far.
+def refuse_systematic(rejections: LeftOutLog, usable: int, source: Path, last: tuple[str, AmpError]) -> None:
+    """Stop when nothing but rejected items has come so far; `last` is the id of the last one, and why.
 
     Raises:
         AmpError: the first `SYSTEMATIC` items were all rejected.
     """
     if not usable and rejections.count >= SYSTEMATIC:
-        raise AmpError(
-            f"None of the first {rejections.count} items of '{source}' is usable; the last one: {last.message}",
-            hint=last.hint or "See rejected.jsonl in the run folder",
-        )
+        what = f"None of the first {rejections.count} items of '{source}' is usable"
+        raise _unusable(what, last)
+
+
+def _unusable(what: str, last: tuple[str, AmpError]) -> AmpError:
+    item_id, error = last
+    who = f"the last one, '{item_id}'" if item_id else "the reason"
+    return AmpError(
+        f"{what}; {who}: {error.message}", hint=error.hint or f"All reasons are in {REJECTED} in the run folder"
+    )
 
 
 def _id_of(record: dict[str, object] | None, number: int, source: Path) -> str:
@@ -156,23 +175,22 @@ def usable_items(data: EncodedItems, run_folder: Path, *, max_length: int) -> En
     """
     known = run_folder / ENCODABLE
     if known.exists():
-        return data.only(read_json(known)["numbers"])
+        return data.only(read_own(known, numbers=list)["numbers"])
     rejections = LeftOutLog.open(run_folder / REJECTED)
     numbers = []
+    last: tuple[str, AmpError] = ("", RecordError("there are none"))
     for number, item in enumerate(data.items):
         try:
             encoded = data[number]
             length = max(len(response.input_ids) for response in encoded.responses)
             if length > max_length:
-                raise AmpError(f"the item has {length} tokens; max_length is {max_length}")
+                raise RecordError(f"the item has {length} tokens; max_length is {max_length}")
             numbers.append(number)
         except AmpError as error:
+            last = (item.id, error)
             rejections.note(item.id, error.message)
-            refuse_systematic(rejections, len(numbers), run_folder, error)
+            refuse_systematic(rejections, len(numbers), run_folder, last)
     if not numbers:
-        reason = next(reversed(rejections.reasons().values()))
-        raise AmpError(
-            f"No item can be used for training; the last one: {reason}", hint="See rejected.jsonl in the run folder"
-        )
+        raise _unusable("No item can be used for training", last)
     write_json(known, {"numbers": numbers, "max_length": max_length})
     return data.only(numbers)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.disk.jsonl import content_hash, read_json
+from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.left_out import LeftOutLog
+from amp_cli.disk.parsing import read_own, read_yaml
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free
 from amp_cli.disk.templates import template_path
@@ -24,10 +25,10 @@ from amp_cli.launching import (
     visible_gpus,
     worker_environment,
 )
-from amp_cli.models.resolve import check_model
+from amp_cli.models.resolve import check_model, places_of
 from amp_cli.training.card import ADAPTER, CURVES, draw_curves
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.data import REJECTED, prepare_items
+from amp_cli.training.data import REJECTED, prepare_items, usable_of
 from amp_cli.training.worker import RESULT
 
 
@@ -89,6 +90,8 @@ def train_model(
         identity={**check_model(config.spec), "prefs_hash": prefs_hash},
         seed=config.seed,
         overwrite=overwrite,
+        inputs=_inputs(config, prefs, image_root, launch, out, overwrite=overwrite),
+        joins=machine_rank(launch.config_file) > 0,
     ) as run:
         if not (out / RESULT).exists():
             prepare_items(prefs, out, image_root=image_root, method=config.method)
@@ -96,7 +99,7 @@ def train_model(
             run_worker(launch, out)
         if not (out / CURVES).exists():
             draw_curves(out)
-        result = read_json(out / RESULT)
+        result = read_own(out / RESULT, steps=int, seconds=int | float, items=int)
         run.finish("done", result=result)
     return TrainResult(
         **{name: result[name] for name in ("steps", "loss", "accuracy", "resumed_from", "seconds")},
@@ -107,13 +110,25 @@ def train_model(
     )
 
 
+def _inputs(
+    config: TrainConfig, prefs: Path, image_root: Path | None, launch: Launch, out: Path, *, overwrite: bool
+) -> list[Path | None]:
+    """Return all that is read; where an earlier run would be replaced, the items are looked at before."""
+    images: set[Path] = set()
+    if overwrite and out.exists():
+        items = usable_of(prefs, LeftOutLog.begin(), image_root=image_root, method=config.method)
+        images = {Path(name) for item in items.values() for name in item.images}
+    models = places_of(config.base, config.adapter, config.vision_tower)
+    return [prefs, image_root, launch.config_file, *models, *images]
+
+
 def _hash(prefs: Path) -> str:
     if not prefs.is_file():
         raise AmpError(f"There is no preference file '{prefs}'", hint="Make one with `amp generate-prefs`")
     try:
         return content_hash(prefs)
     except OSError as error:
-        raise AmpError(f"Cannot read '{prefs}': {error.strerror}") from error
+        raise AmpError(f"Cannot read '{prefs}': {error.strerror}", hint="Check that you may read the file") from error
 
 
 LOG = "train.log"
@@ -250,6 +265,9 @@ def check_packages(config: TrainConfig) -> None:
         )
 
 
+MOST_PROCESSES = 4096
+
+
 def _accelerate_file(name: str) -> Path:
     path = Path(name)
     if path.is_file():
@@ -261,19 +279,28 @@ def _accelerate_file(name: str) -> Path:
 
 
 def _settings_of(file: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise AmpError(f"Cannot read the accelerate config '{file}': {error}") from error
+    values = read_yaml(file)
     if not isinstance(values, dict) or "distributed_type" not in values:
         raise AmpError(f"'{file}' is not an accelerate config", hint="Make one with `accelerate config`")
     return values
 
 
+def machine_rank(file: Path) -> int:
+    """Return which machine of several this is, by an accelerate file; the first one (0) opens and holds the run."""
+    rank = _settings_of(file).get("machine_rank", 0)
+    if not isinstance(rank, int) or rank < 0:
+        raise AmpError(
+            f"machine_rank in '{file}' must be a whole number from 0, not {rank!r:.80}",
+            hint="Give each machine its own rank, the first one 0",
+        )
+    return rank
+
+
 def _processes_of(file: Path) -> int:
     processes = _settings_of(file).get("num_processes", 1)
-    if not isinstance(processes, int) or processes < 1:
-        raise AmpError(f"num_processes in '{file}' must be a whole number above 0, not {processes!r}")
+    if type(processes) is not int or not 1 <= processes <= MOST_PROCESSES:
+        raise AmpError(
+            f"num_processes in '{file}' must be a whole number from 1 to {MOST_PROCESSES:,}, not {processes!r:.80}",
+            hint="Make a configuration with `accelerate config`, or leave out --accelerate-config",
+        )
     return processes

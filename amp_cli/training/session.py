@@ -15,7 +15,6 @@ from peft import get_peft_model
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 from transformers import (
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -23,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from amp_cli.disk.jsonl import RecordLog, read_json_records, write_text
+from amp_cli.disk.jsonl import RecordLog, write_records
 from amp_cli.errors import AmpError
 from amp_cli.launching import report
 from amp_cli.models.load import LoadedModel, load_model
@@ -46,6 +45,7 @@ from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.logprobs import teach_log_probabilities
 from amp_cli.training.rows.selftest import SelfTest, choose_forward, describe
 from amp_cli.training.trainer import MDPOTrainer
+from amp_cli.training.updates import TRY_LESS, FiniteTrainer
 
 
 def compile_mlps(network: Any, device: torch.device) -> None:
@@ -101,6 +101,8 @@ class RunReport(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             report(step=state.global_step)
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the first step and the last one always have a line
 
     def on_log(
         self,
@@ -114,10 +116,11 @@ class RunReport(TrainerCallback):
             return
         if not math.isfinite(logs["loss"]):
             raise AmpError(
-                f"The loss is {logs['loss']} at step {state.global_step}",
-                hint="Lower learning_rate or max_grad_norm with --set; the last checkpoint is from before that",
+                f"Training failed at step {state.global_step}: the loss is {logs['loss']}",
+                hint=TRY_LESS,
             )
-        kept = {name: value for name, value in logs.items() if name not in NOT_KEPT}
+        # the norm of an update that float16's loss scale skipped is infinite
+        kept = {name: value for name, value in logs.items() if name not in NOT_KEPT and math.isfinite(value)}
         self.last = {"step": state.global_step, "epoch": state.epoch, **kept}
         if state.is_world_process_zero:
             self._metrics.append(self.last)
@@ -135,13 +138,7 @@ def cut_metrics(run_folder: Path, *, after_step: int) -> None:
     path = run_folder / METRICS
     if not path.exists():
         return
-    log = RecordLog(path)  # mends a torn last line
-    lines = [line for line in log.path.read_text(encoding="utf-8").splitlines(keepends=True) if line.strip()]
-    records = [record for _, record, _ in read_json_records(path)] if lines else []
-    kept = [
-        line for line, record in zip(lines, records, strict=True) if record is not None and record["step"] <= after_step
-    ]
-    write_text(path, "".join(kept))
+    write_records(path, [record for record in RecordLog(path).read() if record["step"] <= after_step])
 
 
 SAMPLED = 32
@@ -204,7 +201,7 @@ class Session:
             "resumed_from": resumed_from[0].name if resumed_from else None,
             "seconds": round(time.monotonic() - start, 3),
             "start_seconds": round(ready - start, 3),
-            "items_per_second": (steps - steps_before) * self.config.global_batch_size / seconds,
+            "items_per_second": trainer.items_of_all_processes() / seconds,
             "peak_memory_mb": _peak_memory_mb(self.state.device),
             "model": loaded.identity,
             "self_test": self.self_test and self.self_test.to_json(),
@@ -220,7 +217,7 @@ class Session:
                 cut_metrics(self.run_folder, after_step=resumed_from[1] if resumed_from else 0)
         return resumed_from
 
-    def _trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport) -> Trainer:
+    def _trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport) -> FiniteTrainer:
         pad_id = loaded.tokenizer.pad_token_id or 0
         trainer = (
             self._sft_trainer(loaded, data, callback, pad_id)
@@ -234,15 +231,15 @@ class Session:
         trainer.remove_callback(PrinterCallback)
         return trainer
 
-    def _sft_trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport, pad_id: int) -> Trainer:
+    def _sft_trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport, pad_id: int) -> FiniteTrainer:
         from amp_cli.training.sft import sft_trainer
 
         wanted = self.config.gradient_checkpointing
         arguments = self._arguments(loaded, self.state.device.type == "cuda" if wanted is None else wanted)
-        trainer: Trainer = sft_trainer(loaded.model, data, pad_id=pad_id, arguments=arguments, callback=callback)
+        trainer: FiniteTrainer = sft_trainer(loaded.model, data, pad_id=pad_id, arguments=arguments, callback=callback)
         return trainer
 
-    def _mdpo_trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport, pad_id: int) -> Trainer:
+    def _mdpo_trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport, pad_id: int) -> FiniteTrainer:
         forward = self._forward(loaded, data, pad_id)
         arguments = self._arguments(loaded, self._checkpointing(loaded, data, forward))
         return MDPOTrainer(
@@ -293,7 +290,10 @@ class Session:
                     loaded.model, items, pad_id=pad_id, max_length=self.config.max_length
                 )
         except ValueError as error:
-            raise AmpError(f"'{self.config.base}' cannot be trained with mdpo: {error}") from error
+            raise AmpError(
+                f"'{self.config.base}' cannot be trained with mdpo: {error}",
+                hint="Give a model of a family in docs/training.md",
+            ) from error
         if (slower := describe(self.self_test)) is not None:
             self._note(slower)
         return forward
@@ -336,7 +336,7 @@ class Session:
         if self.state.is_main_process:
             report(said=text)
 
-    def _train(self, trainer: Trainer, resumed_from: tuple[Path, int, int] | None) -> None:
+    def _train(self, trainer: FiniteTrainer, resumed_from: tuple[Path, int, int] | None) -> None:
         if resumed_from is None:
             trainer.train()
             return
@@ -354,7 +354,7 @@ class Session:
         last = callback.last or (records[-1] if records else {})
         return {"loss": last.get("loss"), "accuracy": last.get("accuracy")}
 
-    def _save(self, trainer: Trainer, facts: dict[str, Any]) -> Path:
+    def _save(self, trainer: FiniteTrainer, facts: dict[str, Any]) -> Path:
         written = self.run_folder / f"{ADAPTER}.part"
         if self.state.is_main_process and written.exists():
             shutil.rmtree(written)

@@ -9,6 +9,7 @@ from trl import SFTConfig, SFTTrainer
 
 from amp_cli.training.data import EncodedItems
 from amp_cli.training.rows.layout import lay_out_rows
+from amp_cli.training.updates import FiniteTrainer
 
 IGNORED = -100
 """The label that transformers leaves out of the loss."""
@@ -29,9 +30,15 @@ def sft_batch(data: EncodedItems, numbers: Sequence[int], *, pad_id: int) -> dic
     }
 
 
-def sft_trainer(model: Any, data: EncodedItems, *, pad_id: int, arguments: dict[str, Any], callback: Any) -> SFTTrainer:
+class FiniteSFTTrainer(FiniteTrainer, SFTTrainer):
+    """TRL's trainer, ended by the first number that is not finite."""
+
+
+def sft_trainer(
+    model: Any, data: EncodedItems, *, pad_id: int, arguments: dict[str, Any], callback: Any
+) -> FiniteSFTTrainer:
     """Return TRL's trainer over items that we encode ourselves, so that both methods see the same tokens."""
-    return SFTTrainer(
+    return FiniteSFTTrainer(
         model=model,
         args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None),
         train_dataset=Dataset.from_dict({"number": list(range(len(data)))}),

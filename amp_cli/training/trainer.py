@@ -6,21 +6,22 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
-from transformers import Trainer
 
 from amp_cli.models.prompts import EncodedItem
+from amp_cli.records import MOST_LEVELS
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.loss import MDPOLoss, count_terms, mdpo_loss
 from amp_cli.training.reference import ReferenceCache
 from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.layout import Batch, by_level, level_mask, spread
 from amp_cli.training.rows.logprobs import weigh_rounds
+from amp_cli.training.updates import FiniteTrainer
 
 Passes = list[list[EncodedItem]]
 """This process's share of one update, cut into forward passes."""
 
 
-class MDPOTrainer(Trainer):
+class MDPOTrainer(FiniteTrainer):
     """Trains a PeftModel whose base `teach_log_probabilities` has been given.
 
     A batch of the data loader is this process's share of one update, a list of items; it is cut into forward passes
@@ -109,10 +110,6 @@ class MDPOTrainer(Trainer):
         return 0
 
 
-MOST_LEVELS = 64
-"""Levels beyond this are trained on like all, but listed together."""
-
-
 class PairMetrics:
     """Sums over the steps between two log lines."""
 
@@ -156,4 +153,4 @@ class PairMetrics:
 def _present(values: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the values that are there (NaN marks absent levels) and the column number of each, both flat."""
     there = ~values.isnan()
-    return values[there].double(), columns.clamp(max=MOST_LEVELS - 1).expand_as(values)[there]
+    return values[there].double(), columns.expand_as(values)[there]

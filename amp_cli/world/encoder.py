@@ -42,6 +42,7 @@ class WorldEncoder:
 
     name: str = "world"
     tau: float = 0.80
+    language: str = "en"
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """(texts, features) float32, each row of length 1."""

@@ -33,6 +33,7 @@ class TableEncoder:
 
     name = "table"
     tau = 0.85
+    language = "xx"
 
     def __init__(self, cosines: Mapping[str, Mapping[str, float]]) -> None:
         self.cosines = cosines
@@ -120,6 +121,23 @@ def test_a_standard_without_a_chunk_leaves_the_order() -> None:
         (1, None, None),
     ]
     assert ranked[1].marks[0][0].supported is None
+
+
+@pytest.mark.parametrize(
+    ("standard", "candidate"),
+    [
+        ("一只狗在草地上跑。", "hound."),
+        ("dog/cat.", "一只狗在草地上跑。"),
+        ("Le chien est dans la rue.", "hound."),
+        (("dog.", "Der Hund sitzt auf dem Tisch."), ("hound.", "hound.")),
+    ],
+)
+def test_what_is_not_in_the_parsers_language_is_not_compared(standard: Any, candidate: Any) -> None:
+    ranked = check(HOUND, standard, candidate, candidate)
+    assert [(one.index, one.accuracy, one.score, one.marks) for one in ranked] == [
+        (0, None, None, ()),
+        (1, None, None, ()),
+    ]
 
 
 def test_a_candidate_without_a_chunk_gets_nothing() -> None:

@@ -97,3 +97,13 @@ def test_an_unknown_encoder_is_refused(name: str, message: str) -> None:
 def test_a_clip_folder_that_does_not_exist_is_refused_before_it_is_used(tmp_path: Path) -> None:
     with pytest.raises(AmpError, match="no model folder"):
         make_encoder(f"clip:{tmp_path / 'none'}")
+
+
+def test_a_sentence_encoder_needs_a_threshold_and_gives_unit_vectors(minilm: MiniLMEncoder) -> None:
+    folder = str(minilm._folder)
+    with pytest.raises(AmpError, match="threshold") as caught:
+        make_encoder(f"sentence:{folder}")
+    assert "--tau" in str(caught.value.hint)
+    encoder = make_encoder(f"sentence:{folder}", tau=0.7)
+    assert (encoder.name, encoder.tau, encoder.language) == (f"sentence:{folder}", 0.7, "xx")
+    np.testing.assert_allclose(encoder.embed(["a dog"]), minilm.embed(["a dog"]), atol=1e-6)

@@ -34,6 +34,7 @@ class WordEncoder:
 
     name = "words"
     tau = 0.9
+    language = "xx"
     animals = ("dog", "cat", "horse", "cow")
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -107,6 +108,17 @@ def test_levels_are_ranked_merged_and_dropped(data: Path, tmp_path: Path) -> Non
     assert result.stats["dropped"] == {"identical": 6, "empty": 1, "items": 1}
     assert result.stats["dropped_items"] == [{"id": "d", "reason": "no candidate differs from the standard response"}]
     assert result.stats["auto_check"]["items_without_chunk"] == 1
+
+
+def test_items_in_another_language_keep_the_order_of_the_experts(data: Path, tmp_path: Path) -> None:
+    items = json.loads(data.read_text())
+    items[0]["answer"] = "草地上有一只狗和一只猫。"
+    data.write_text(json.dumps(items))
+    result = generate(data, tmp_path / "out")
+    assert levels_of(result)["a"] == ["standard", "big", "mid", "small"]
+    assert result.stats["auto_check"]["items_in_other_languages"] == 1
+    assert result.stats["auto_check"]["items_without_chunk"] == 1  # item c, as before
+    assert [level["accuracy"] for level in result.stats["per_level"]][2:] == [None, None]
 
 
 def test_stats_count_levels_and_average_what_was_compared(data: Path, tmp_path: Path) -> None:

@@ -1,9 +1,15 @@
 """Noun chunks of real sentences, as spaCy's small English model parses them."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+import spacy
 
 from amp_cli.errors import AmpError
-from amp_cli.preferences.nounchunks import ChunkParser, check_spacy_model
+from amp_cli.preferences.autocheck import Checker
+from amp_cli.preferences.encoders import MiniLMEncoder
+from amp_cli.preferences.nounchunks import ChunkParser, spacy_language
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +92,46 @@ def test_an_empty_text_has_no_chunk(parser: ChunkParser) -> None:
 
 def test_a_missing_spacy_model_names_the_pip_command() -> None:
     with pytest.raises(AmpError, match="'en_core_web_huge' is not installed") as caught:
-        check_spacy_model("en_core_web_huge")
+        spacy_language("en_core_web_huge")
     assert caught.value.hint is not None
     assert "pip install en-core-web-huge" in caught.value.hint
+
+
+def test_the_language_is_told_without_loading_the_model() -> None:
+    assert ChunkParser().language == "en"
+
+
+def french(folder: Path) -> Path:
+    """Save a French pipeline of rules: `chien` and `balle` are nouns, a full stop ends a sentence."""
+    pipeline = spacy.blank("fr")
+    ruler: Any = pipeline.add_pipe("attribute_ruler")
+    ruler.add(patterns=[[{"LOWER": {"IN": ["chien", "balle"]}}]], attrs={"POS": "NOUN"})
+    ruler.add(patterns=[[{"LOWER": {"NOT_IN": ["chien", "balle"]}}]], attrs={"POS": "X"})
+    pipeline.add_pipe("sentencizer")
+    pipeline.to_disk(folder)
+    return folder
+
+
+def test_a_pipeline_of_another_language_reads_its_own_texts(tmp_path: Path) -> None:
+    parser = ChunkParser(str(french(tmp_path / "fr")))
+    assert parser.language == "fr"
+    texts = ["Le chien court. Une balle est dans la rue."]
+    assert [(chunk.text, chunk.sentence) for chunk in parser.parse(texts)[0].chunks] == [("chien", 0), ("balle", 1)]
+    checker = Checker(encoder=MiniLMEncoder(), parser=parser)
+    assert checker.can_read((texts[0],), [("Un chien dort sur le canapé.",)])
+    assert not checker.can_read((texts[0],), [("A dog is sleeping on the sofa.",)])
+
+
+def test_a_pipeline_without_sentences_or_nouns_is_refused(tmp_path: Path) -> None:
+    spacy.blank("fr").to_disk(tmp_path / "blank")
+    with pytest.raises(AmpError, match="tells no sentences and no parts of speech"):
+        ChunkParser(str(tmp_path / "blank")).parse(["Un chien."])
+
+
+@pytest.mark.parametrize("meta", [None, "[]", '{"lang": 3}', "{"])
+def test_a_folder_that_is_not_a_spacy_model_is_refused(tmp_path: Path, meta: str | None) -> None:
+    if meta is not None:
+        (tmp_path / "meta.json").write_text(meta)
+    with pytest.raises(AmpError) as caught:
+        ChunkParser(str(tmp_path))
+    assert "fr_core_news_sm" in str(caught.value.hint)

@@ -140,3 +140,22 @@ def test_the_words_of_a_sentence_and_the_lists_are_counted() -> None:
     assert best.words_per_sentence == 7 / 4
     assert (best.list_share, other.list_share) == (0.0, 1.0)
     assert other.opening == "one two"
+
+
+def test_answers_in_other_languages_are_counted_and_not_compared() -> None:
+    style = StyleShift()
+    for _ in range(60):
+        style.take(item("There is a dog on the lawn.", "草地上有一只狗。", "There is a cat on the lawn."))
+    shifts = {shift.source: shift for shift in style.shifts()}
+    assert (shifts["7b"].answers, shifts["7b"].in_other_languages, shifts["7b"].reasons) == (0, 60, ())
+    assert (shifts["3b"].answers, shifts["3b"].in_other_languages) == (60, 0)
+    found = style.other_languages()
+    assert found is not None
+    assert (found.check, found.count) == ("language", 60)
+    assert "60 of 180 answers" in found.message
+
+
+def test_english_alone_gives_no_warning_of_the_language() -> None:
+    style = StyleShift()
+    style.take(item("A dog.", "A cat.", "Two dogs."))
+    assert style.other_languages() is None

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from amp_cli.preferences.formats.grouping import INCOMPLETE, INCONSISTENT, REPEATED, GivenIds, join_pairs
+from amp_cli.preferences.formats.grouping import INCOMPLETE, INCONSISTENT, REPEATED, TOO_MANY, GivenIds, join_pairs
 from amp_cli.preferences.formats.importing import import_preferences
 from amp_cli.preferences.reading import read_items
 from amp_cli.records import Level, PreferenceItem
@@ -49,6 +50,8 @@ def joined(*pairs: str) -> tuple[list[str], dict[str, int]]:
         (["AB", "AB"], ["AB"], {REPEATED: 1}),
         (["AA"], ["AA"], {}),
         (["AB", "BC", "BD", "CD"], ["ABCD"], {}),
+        (["AB", "BC", "CD", "DE", "EF", "FG", "GH"], ["ABCDEFGH"], {}),
+        ([f"{one}{two}" for one, two in pairwise("ABCDEFGHI")], [*map("".join, pairwise("ABCDEFGHI"))], {TOO_MANY: 8}),
     ],
 )
 def test_pairs_are_joined_where_one_order_is_left(pairs: list[str], items: list[str], notes: dict[str, int]) -> None:

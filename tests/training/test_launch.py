@@ -91,8 +91,20 @@ def test_a_systematic_fault_stops_at_once_with_the_last_reason(tmp_path: Path) -
 
 def test_a_file_without_a_usable_item_is_refused(tmp_path: Path) -> None:
     path = write_preferences(tmp_path / "data", [preference(0, levels=1)])
-    with pytest.raises(AmpError, match="no usable item"):
+    with pytest.raises(AmpError, match=r"no usable items; the last one, 'item-0': .*at least 2") as caught:
         prepare_items(path, tmp_path / "run", image_root=None, method="mdpo")
+    assert "rejected.jsonl" in str(caught.value.hint)
+
+
+def test_an_item_of_more_than_8_levels_is_rejected_and_one_of_8_is_trained_on(tmp_path: Path) -> None:
+    nine, eight = preference(0, levels=9), preference(1, levels=8)
+    path = write_preferences(tmp_path / "data", [nine, eight])
+    assert prepare_items(path, tmp_path / "run", image_root=None, method="mdpo") == 1
+    assert "item-0" in (tmp_path / "run" / "rejected.jsonl").read_text()
+    path = write_preferences(tmp_path / "other", [nine])
+    with pytest.raises(AmpError, match="'item-0': the item has 9 levels; at most 8") as caught:
+        prepare_items(path, tmp_path / "again", image_root=None, method="mdpo")
+    assert "Keep 8" in str(caught.value.hint)
 
 
 # --- before the start ------------------------------------------------------------------------------------------------
@@ -252,7 +264,7 @@ def test_the_run_is_marked_failed_and_the_same_call_tries_again(
     prefs = write_preferences(tmp_path / "data")
 
     def fail(planned: Launch, folder: Path) -> dict[str, Any]:
-        raise AmpError("no luck")
+        raise AmpError("no luck", hint="none")
 
     monkeypatch.setattr(launch, "run_worker", fail)
     for _ in range(2):
@@ -265,7 +277,7 @@ def test_the_run_is_marked_failed_and_the_same_call_tries_again(
 def test_other_settings_in_the_same_folder_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prefs = write_preferences(tmp_path / "data")
     monkeypatch.setattr(launch, "run_worker", lambda planned, folder: train(folder, RAGGED))
-    monkeypatch.setattr(launch, "read_json", lambda path: {})
+    monkeypatch.setattr(launch, "read_own", lambda path, **fields: {})
     with pytest.raises(KeyError):  # no result: not the point here
         train_model(RAGGED, prefs=prefs, out=tmp_path / "out")
     with pytest.raises(AmpError, match=r"beta = 0\.1, not 0\.2"):
@@ -346,3 +358,45 @@ def test_fine_tuning_on_standard_answers_alone_gives_an_adapter(tmp_path: Path) 
     assert (written["r"], written["lora_alpha"], written["base_model_name_or_path"]) == (4, 8, "tiny")
     facts = Run.read(tmp_path / "ig-1").facts
     assert (facts["settings"]["method"], facts["result"]["steps"]) == ("sft", 2)
+
+
+@pytest.mark.slow
+def test_no_code_of_the_current_folder_runs_in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    (here / "accelerate").mkdir(parents=True)
+    names = ("yaml", "json", "torch", "sitecustomize", "typing", "transformers", "socket", "accelerate/__init__")
+    for name in names:
+        (here / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    prefs = write_preferences(tmp_path / "data", [preference(number, levels=2) for number in range(2)])
+    config = load_config("tiny", overrides=["max_steps=1", "lora_r=2", "global_batch_size=2"])
+    monkeypatch.chdir(here)
+    for name, processes in (("cpu", 1), ("multi_cpu", 2)):
+        out = tmp_path / name
+        train_model(config, prefs=prefs, out=out, accelerate_config=name, num_processes=processes)
+        weights = out / "adapter" / "adapter_model.safetensors"
+        assert weights.stat().st_mode == (out / "adapter" / "README.md").stat().st_mode
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
+def test_python_m_runs_no_code_of_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("open('ran', 'w')\n")
+    (tmp_path / "typing.py").write_text("open('ran', 'w')\n")
+    call = [sys.executable, "-m", "amp_cli.main", "train", "--size", "tiny", "--prefs", "none.jsonl", "--out", "o"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "There is no preference file" in done.stderr) == (1, True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_overwritten_training_run_is_kept_where_the_new_one_cannot_begin(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    Run.start(out, command="train", settings={}).finish()
+    (out / "result.json").write_text("{}")
+    prefs = write_preferences(tmp_path / "data", [{"id": "a"}])
+    config = load_config("tiny")
+    with pytest.raises(AmpError, match="no usable items; the first: the field 'levels' is missing"):
+        train_model(config, prefs=prefs, out=out, overwrite=True)
+    inside = write_preferences(out, [preference(0, levels=2)])
+    with pytest.raises(AmpError, match="--overwrite would delete"):
+        train_model(config, prefs=inside, out=out, overwrite=True)
+    assert (out / "result.json").exists()

@@ -51,7 +51,7 @@ def import_prefs(
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Read preference data of other projects into preferences.jsonl: any number of levels, images included.
+    """Read preference data of other projects into preferences.jsonl: 2 to 8 levels, images included.
 
     Data with one response per question become sources.jsonl, which `amp generate-prefs` takes.
 

@@ -23,8 +23,9 @@ CHECKS = {
     "leakage": "items that share an image with a benchmark",
     "length-bias": "the best answers have another length than the others",
     "style-shift": "sources write in different styles",
+    "language": "answers that are not in English, whose style is not compared",
 }
-"""Every check and what it says of the items it found; the last two speak of the data as a whole."""
+"""Every check and what it says of the items it found; the last three speak of the data as a whole."""
 FAULTS = ("schema", "empty-answer", "id", "image", "image-place")
 
 
@@ -39,7 +40,7 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.check not in CHECKS:
-            raise AmpError(f"There is no check '{self.check}'")
+            raise AmpError(f"There is no check '{self.check}'", hint="See `amp prefs check --help`")
 
     @property
     def is_fault(self) -> bool:

@@ -1,4 +1,7 @@
-"""Style shift: how differently the sources write, told from function words, openings, sentences and lists."""
+"""Style shift: how differently the sources write, told from function words, openings, sentences and lists.
+
+All of it reads English; answers in other languages are counted and not compared.
+"""
 
 import math
 import re
@@ -7,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from amp_cli.dialogues.language import can_be
 from amp_cli.preferences.check.findings import Finding
 from amp_cli.records import PreferenceItem
 
@@ -46,6 +50,7 @@ class Style:
     """How one source writes, summed up answer by answer."""
 
     answers: int = 0
+    in_other_languages: int = 0
     words: int = 0
     sentences: int = 0
     lists: int = 0
@@ -53,6 +58,9 @@ class Style:
     openings: Counter[str] = field(default_factory=Counter)
 
     def take(self, answer: str) -> None:
+        if not can_be(answer, "en"):
+            self.in_other_languages += 1
+            return
         words = _WORD.findall(answer.lower())
         self.answers += 1
         self.words += len(words)
@@ -64,11 +72,11 @@ class Style:
 
     @property
     def words_per_sentence(self) -> float:
-        return self.words / self.sentences
+        return self.words / self.sentences if self.sentences else 0.0
 
     @property
     def list_share(self) -> float:
-        return self.lists / self.answers
+        return self.lists / self.answers if self.answers else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +85,7 @@ class Shift:
 
     source: str
     answers: int
+    in_other_languages: int
     words_per_sentence: float
     list_share: float
     opening: str
@@ -87,6 +96,7 @@ class Shift:
     def to_json(self) -> dict[str, Any]:
         return {
             "answers": self.answers,
+            "in_other_languages": self.in_other_languages,
             "words_per_sentence": self.words_per_sentence,
             "list_share": self.list_share,
             "commonest_opening": self.opening,
@@ -137,6 +147,18 @@ class StyleShift:
             examples=tuple(shift.source for shift in shifted[:10]),
         )
 
+    def other_languages(self) -> Finding | None:
+        """Return the warning about answers that this check cannot read, if there are any."""
+        count = sum(style.in_other_languages for style in self.styles.values())
+        if not count:
+            return None
+        total = count + sum(style.answers for style in self.styles.values())
+        return Finding(
+            check="language",
+            message=f"{count:,} of {total:,} answers are not in English; the style check compares English only",
+            count=count,
+        )
+
     def to_json(self) -> dict[str, Any]:
         return {
             "best_source": self.best,
@@ -170,9 +192,10 @@ def _shift(source: str, style: Style, best: Style | None) -> Shift:
     return Shift(
         source=source,
         answers=style.answers,
+        in_other_languages=style.in_other_languages,
         words_per_sentence=style.words_per_sentence,
         list_share=style.list_share,
-        opening=style.openings.most_common(1)[0][0],
+        opening=style.openings.most_common(1)[0][0] if style.openings else "",
         function_words=words,
         openings=openings,
         reasons=tuple(reasons),

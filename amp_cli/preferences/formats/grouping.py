@@ -8,10 +8,11 @@ from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b
 
-from amp_cli.records import PreferenceItem
+from amp_cli.records import MOST_LEVELS, PreferenceItem
 
 REPEATED = "a pair that repeats another one was left out"
 INCONSISTENT = "a pair stays a pair because the pairs of its prompt go round in a circle"
+TOO_MANY = f"a pair stays a pair because the pairs of its prompt would give more than {MOST_LEVELS} levels"
 INCOMPLETE = "a pair stays a pair because the pairs of its prompt do not order all its answers"
 
 Answers = tuple[str, ...]
@@ -74,7 +75,7 @@ def _only_order(edges: Sequence[tuple[Answers, Answers]]) -> tuple[list[Answers]
             return [], INCOMPLETE
         order += free
         sorter.done(*free)
-    return order, ""
+    return (order, "") if len(order) <= MOST_LEVELS else ([], TOO_MANY)
 
 
 def _joined(members: Sequence[PreferenceItem], order: Sequence[Answers]) -> PreferenceItem:

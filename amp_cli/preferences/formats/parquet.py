@@ -42,6 +42,19 @@ class ImageRows:
             self._rows = []
 
 
+COLUMNS = ["id", "pair", "images", "prompt", "chosen", "rejected"]
+
+
+def is_written_parquet(file: Path) -> bool:
+    """Tell a file that `written_parquet` wrote, by its columns."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return list(parquet.read_schema(file).names) == COLUMNS
+    except (ArrowException, OSError):
+        return False
+
+
 @contextmanager
 def written_parquet(path: Path) -> Iterator[ImageRows]:
     """Yield a writer for `path`, which stands there only when the block has ended without an error."""
