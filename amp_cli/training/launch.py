@@ -151,7 +151,8 @@ def run_worker(launch: Launch, run_folder: Path) -> dict[str, Any]:
         raise AmpError(
             f"Training stopped: {killed}",
             hint="The same command goes on from the last checkpoint. These take less memory and may be changed: "
-            f"--tokens-per-step, --set gradient_checkpointing=true. The log is '{log_path}'",
+            "--tokens-per-step (sft: --set per_device_batch_size), --set gradient_checkpointing=true. "
+            f"The log is '{log_path}'",
         )
     if status or "result" not in outcome:
         raise AmpError(

@@ -49,7 +49,7 @@ PASSED_OVER = (".log", ".lock")
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command line that writes `out` in the current folder, and the status of its good end."""
+    """A command line that writes `out` in the current folder."""
 
     words: tuple[str, ...]
     pays: bool = False
@@ -215,7 +215,7 @@ class Place:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=_hear_interrupts,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in the background
         )
 
     def family(self) -> list[psutil.Process]:
@@ -228,8 +228,7 @@ class Place:
         return found
 
     def to_end(self) -> tuple[int, str, float]:
-        begin = time.monotonic()
-        process = self.start()
+        begin, process = time.monotonic(), self.start()
         _, said = process.communicate(timeout=600)
         return process.returncode, said, time.monotonic() - begin
 
@@ -237,10 +236,6 @@ class Place:
         for path in self.folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.server.asked.clear()
-
-
-def _hear_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background would have it ignored
 
 
 def to_group(*signals: signal.Signals) -> Callable[[int], None]:
@@ -360,8 +355,7 @@ def both_at_once(place: Place) -> str:
     """Start the command twice in one folder; say how both ended, and what was paid twice."""
     place.forget()
     pair = [place.start(), place.start()]
-    said = [process.communicate(timeout=600)[1] for process in pair]
-    statuses = [process.returncode for process in pair]
+    said, statuses = [one.communicate(timeout=600)[1] for one in pair], [one.returncode for one in pair]
     twice = sum(count - 1 for count in Counter(place.server.paid).values())
     refusal = next((text.strip().splitlines()[-2:] for text, code in zip(said, statuses, strict=True) if code), "")
     return f"statuses {statuses}, {twice} paid twice; {refusal}"
@@ -399,8 +393,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=130, help="stops in all (default: 130)")
     parser.add_argument("--minutes", type=float, default=10.0, help="after which no new trial begins (default: 10)")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", metavar="NAME", help="a command; repeatable (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     begin = time.monotonic()
     with workshop() as (folder, server, every):
