@@ -100,6 +100,10 @@ READERS = (
         files=tuple(f"{run}/{f}" for run in ("pope", "pope-adapter") for f in RUN),
     ),
     Reader(line="report mmhal mmhal-twice --html new.html", files=tuple(f"mmhal/{file}" for file in RUN)),
+    Reader(
+        line="report chair amber mrhal llava-bench llava-bench-wild --json",
+        files=tuple(f"{run}/items.jsonl" for run in ("chair", "amber", "mrhal", "llava-bench", "llava-bench-wild")),
+    ),
     Reader(line="report train-mdpo pope --html new.html", files=("train-mdpo/run.json", "train-mdpo/metrics.jsonl")),
     Reader(
         line=f"train --size recipe.yaml --accelerate-config accelerate.yaml --prefs {PREFS} --dry-run --out new",
