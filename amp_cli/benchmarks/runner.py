@@ -348,7 +348,10 @@ def read_item_scores(folder: Path, benchmark: Benchmark[Any]) -> dict[str, Any]:
     hint = f"Score again: amp eval {benchmark.name} --only score --out {folder}"
     if not path.is_file():
         raise AmpError(f"'{folder}' has scores but no {ITEMS}", hint=hint)
-    results = {one.id: one for one in RecordLog(path).read_as(benchmark.read_score)}
+    try:
+        results = {one.id: one for one in RecordLog(path).read_as(benchmark.read_score)}
+    except AmpError as error:
+        raise AmpError(error.message, hint=hint) from error
     wanted = Run.read(folder).facts.get("items_scored", len(results))
     if len(results) != wanted or not path.read_bytes().endswith(b"\n"):
         raise AmpError(f"'{path}' is cut off: it holds {len(results):,} whole lines of {wanted:,}", hint=hint)

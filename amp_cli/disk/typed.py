@@ -21,6 +21,8 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _fits(value: object, hint: Any) -> bool:
+    if hint is Any:
+        return True
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in inner)
@@ -37,6 +39,6 @@ def _fits(value: object, hint: Any) -> bool:
         return isinstance(value, kinds) and not isinstance(value, bool)
     if hint in (None, NoneType):
         return value is None
-    if not isinstance(hint, type):  # Any, or something that this file does not know
+    if not isinstance(hint, type):  # something that this file does not know
         return True
     return isinstance(value, hint) and wrong_field(value) is None

@@ -64,7 +64,7 @@ def in_a_process(work: Callable[[Path], str], copy: Path, needed: str) -> str:
         for stream in (0, 1, 2):
             os.dup2(silent, stream)
         try:
-            copy_named(copy, folder / "work", needed)
+            copy_named(copy, needed, folder / "work")
             said = work(folder / "work")
         except BaseException as error:
             said = f"the program itself: {error!r}"

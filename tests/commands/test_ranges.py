@@ -24,6 +24,9 @@ from amp_cli.models.templates import choose_template
 from amp_cli.ranges import RANGES
 from amp_cli.training.config import TrainConfig, load_config
 
+PROCESSOR = types.SimpleNamespace(tokenizer=types.SimpleNamespace(special_tokens_map={}))
+"""As much of one as choosing a template looks at."""
+
 BAD = ["nan", "inf", "-inf", "1e308", "-1e300", "9" * 23, "-" + "9" * 23, "9" * 5000, "ten", ""]
 RECORDS = (TrainConfig, Decoding, Running, JudgeSettings)
 
@@ -124,7 +127,7 @@ def test_a_file_that_is_no_chat_template_is_refused_without_its_content(
     file = tmp_path / "given"
     file.write_bytes(content)
     with pytest.raises(AmpError, match=said) as caught:
-        choose_template(str(file), {}, None, "tiny")
+        choose_template(str(file), {}, PROCESSOR, "tiny", tmp_path)
     assert "x:0:0" not in caught.value.message
     assert "secret" not in caught.value.message
 
@@ -132,7 +135,7 @@ def test_a_file_that_is_no_chat_template_is_refused_without_its_content(
 def test_a_template_of_the_users_is_taken(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text("{%- for message in messages -%}{{ message.content }}{%- endfor -%}\n")
-    assert choose_template(str(file), {}, None, "tiny") == (str(file), file.read_text().strip())
+    assert choose_template(str(file), {}, PROCESSOR, "tiny", tmp_path) == (str(file), file.read_text().strip())
 
 
 def test_a_name_that_is_too_long_is_a_sentence_wherever_it_stands(tmp_path: Path) -> None:

@@ -80,6 +80,22 @@ def test_a_list_that_breaks_off_gives_what_stands_before_and_says_where(tmp_path
     assert "cannot be read on from entry 3" in torn[2]
 
 
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999", b"9" * 5000])
+def test_a_rating_that_is_not_a_number_costs_that_answer_alone_in_a_list_as_in_lines(
+    tmp_path: Path, number: bytes
+) -> None:
+    records = [{**EXAMPLES["vlfeedback"][0], "id": name} for name in "ab"]
+    mark = [json.dumps(record).encode() for record in records]
+    mark[0] = mark[0].replace(b'"Rating": "', b'"Rating": ' + number + b', "was": "', 1)
+    listed = import_preferences(written(tmp_path / "a.json", b"[" + b", ".join(mark) + b"]"), tmp_path / "1")
+    lined = import_preferences(written(tmp_path / "a.jsonl", b"\n".join(mark)), tmp_path / "2")
+    assert listed.file.read_bytes() == lined.file.read_bytes()
+    assert (listed.items, listed.rejected, listed.warnings) == (2, 0, lined.warnings)
+    first, second = (json.loads(line)["levels"] for line in listed.file.read_text().splitlines())
+    assert len(first) == len(second) - 1
+    assert any("without a number for its rating" in warning for warning in listed.warnings)
+
+
 def test_what_cannot_be_read_in_a_list_is_left_out_alone(tmp_path: Path) -> None:
     whole = json.dumps(pairs(3)).encode()
     broken = chosen(written(tmp_path / "latin.json", whole.replace(b"Answer 1", b"Answer \xe9")))

@@ -46,17 +46,18 @@ RUN = ("run.json", "answers.jsonl", "items.jsonl", "scores.json")
 class Reader:
     """A command line that ends well in a copy of the old folders, and the files it reads.
 
-    `is_quick`: it neither loads a model nor starts a process.
+    `is_quick`: it neither loads a model nor starts a process. `status`: 3 where the old answers say nothing.
     """
 
     line: str
     files: tuple[str, ...]
     is_quick: bool = True
+    status: int = 0
 
 
-def _scoring(name: str, data: str, *files: str, more: str = "") -> Reader:
+def _scoring(name: str, data: str, *files: str, more: str = "", status: int = 0) -> Reader:
     line = f"eval {name} --data {data} --answers {name}/answers.jsonl {more} --out new"
-    return Reader(line=line, files=(f"{name}/answers.jsonl", *files))
+    return Reader(line=line, files=(f"{name}/answers.jsonl", *files), status=status)
 
 
 def _again(name: str, *files: str) -> Reader:
@@ -86,7 +87,7 @@ READERS = (
     ),
     _scoring("pope", "data/world", POPE),
     _scoring("chair", "data/world", "data/world/instances.json", "data/world/synonyms.json"),
-    _scoring("amber", "data/amber", *AMBER),
+    _scoring("amber", "data/amber", *AMBER, status=3),
     _scoring("mmhal", "data/mmhal", "mmhal/verdicts.jsonl", JUDGED["mmhal"], more="--verdicts mmhal/verdicts.jsonl"),
     _scoring("mmhal", "data/mmhal", "replies/mmhal.jsonl", more="--judge replay:replies/mmhal.jsonl"),
     _scoring("mrhal", "data/mrhal", JUDGED["mrhal"], "replies/mrhal.jsonl", more="--judge replay:replies/mrhal.jsonl"),
@@ -100,6 +101,10 @@ READERS = (
         files=tuple(f"{run}/{f}" for run in ("pope", "pope-adapter") for f in RUN),
     ),
     Reader(line="report mmhal mmhal-twice --html new.html", files=tuple(f"mmhal/{file}" for file in RUN)),
+    Reader(
+        line="report chair amber mrhal llava-bench llava-bench-wild --json",
+        files=tuple(f"{run}/items.jsonl" for run in ("chair", "amber", "mrhal", "llava-bench", "llava-bench-wild")),
+    ),
     Reader(line="report train-mdpo pope --html new.html", files=("train-mdpo/run.json", "train-mdpo/metrics.jsonl")),
     Reader(
         line=f"train --size recipe.yaml --accelerate-config accelerate.yaml --prefs {PREFS} --dry-run --out new",
