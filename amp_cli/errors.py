@@ -18,10 +18,13 @@ class AmpError(Exception):
         self.hint = masked(hint)
 
 
+CORRECT_IT = "Correct that record, or take it out of the file"
+
+
 class RecordError(AmpError):
     """A record that cannot be used, and why. Whoever reads the file says which one it is, and mostly leaves it out."""
 
-    def __init__(self, message: str, *, hint: str = "Correct that record, or take it out of the file") -> None:
+    def __init__(self, message: str, *, hint: str = CORRECT_IT) -> None:
         super().__init__(message, hint=hint)
 
 

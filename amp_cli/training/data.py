@@ -11,7 +11,7 @@ from amp_cli.disk.entries import read_entries
 from amp_cli.disk.jsonl import write_json, write_text
 from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.disk.parsing import read_own
-from amp_cli.errors import AmpError, RecordError
+from amp_cli.errors import CORRECT_IT, AmpError, RecordError
 from amp_cli.models.images import check_image, find_image, open_image
 from amp_cli.models.load import LoadedModel
 from amp_cli.models.prompts import EncodedItem, encode_item
@@ -110,9 +110,8 @@ def refuse_systematic(rejections: LeftOutLog, usable: int, source: Path, last: t
 def _unusable(what: str, last: tuple[str, AmpError]) -> AmpError:
     item_id, error = last
     who = f"the last one, '{item_id}'" if item_id else "the reason"
-    return AmpError(
-        f"{what}; {who}: {error.message}", hint=error.hint or f"All reasons are in {REJECTED} in the run folder"
-    )
+    more = f"All reasons are in {REJECTED} in the run folder"
+    return AmpError(f"{what}; {who}: {error.message}", hint=more if error.hint == CORRECT_IT else error.hint)
 
 
 def _id_of(record: dict[str, object] | None, number: int, source: Path) -> str:

@@ -394,7 +394,7 @@ def test_an_overwritten_training_run_is_kept_where_the_new_one_cannot_begin(tmp_
     (out / "result.json").write_text("{}")
     prefs = write_preferences(tmp_path / "data", [{"id": "a"}])
     config = load_config("tiny")
-    with pytest.raises(AmpError, match="no usable items; the first: the field 'levels' is missing"):
+    with pytest.raises(AmpError, match="no usable items; the last one, 'a': the field 'levels' is missing"):
         train_model(config, prefs=prefs, out=out, overwrite=True)
     inside = write_preferences(out, [preference(0, levels=2)])
     with pytest.raises(AmpError, match="--overwrite would delete"):
