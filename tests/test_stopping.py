@@ -91,6 +91,12 @@ def test_every_signal_ends_a_command_within_two_seconds(
     assert facts["ended"]
 
 
+def test_an_interruption_within_an_exec_does_not_change_the_status(tmp_path: Path) -> None:
+    body = "exec('print(\\'ready\\', flush=True)\\ntime.sleep(60)')"
+    returncode, said, _ = told(start(tmp_path / "out", body), signal.SIGINT)
+    assert (returncode, said.count("Interrupted")) == (130, 1)
+
+
 def test_told_twice_it_ends_at_once_with_one_line(tmp_path: Path) -> None:
     returncode, said, seconds = told(start(tmp_path / "out", SWALLOWING), signal.SIGINT, signal.SIGINT)
     assert (returncode, said.count("Interrupted"), said.count("\n")) == (130, 1, 1)

@@ -124,15 +124,9 @@ def test_a_file_that_is_no_chat_template_is_refused_without_its_content(
     file = tmp_path / "given"
     file.write_bytes(content)
     with pytest.raises(AmpError, match=said) as caught:
-        choose_template(str(file), {}, None, "tiny")
+        choose_template(str(file), {}, None, "tiny", tmp_path)
     assert "x:0:0" not in caught.value.message
     assert "secret" not in caught.value.message
-
-
-def test_a_template_of_the_users_is_taken(tmp_path: Path) -> None:
-    file = tmp_path / "mine.jinja"
-    file.write_text("{%- for message in messages -%}{{ message.content }}{%- endfor -%}\n")
-    assert choose_template(str(file), {}, None, "tiny") == (str(file), file.read_text().strip())
 
 
 def test_a_name_that_is_too_long_is_a_sentence_wherever_it_stands(tmp_path: Path) -> None:
