@@ -85,6 +85,8 @@ def main() -> None:
         with stopping.heard(), full_disk_told():
             _refuse_unreadable_words(sys.argv[1:])
             status = app(standalone_mode=False)
+            if stopping.is_told():  # typer has made a status of it
+                raise stopping.Stopped
     except AmpError as error:
         ui.error(error.message, error.hint)
         _report(error.message, error.hint)

@@ -1,6 +1,6 @@
 """Ends a command that is told to stop (Ctrl-C, SIGTERM, SIGHUP): one line says what is kept, nothing runs on.
 
-    a signal ──> the main thread: KeyboardInterrupt; bars are closed, workers ended, runs marked ──> exit 128 + signal
+    a signal ──> the main thread: Stopped; bars are closed, workers ended, runs marked ──> exit 128 + signal
             └──> a thread that watches: after GRACE, or when told again, it does the same and ends the process
 
 Whatever a kill -9 leaves, the next start mends; so the second way loses nothing that the first would have kept.
@@ -22,6 +22,10 @@ GRACE = 1.0
 """Seconds that a command has to end by itself; a library may be in long work, or swallow the exception."""
 
 
+class Stopped(KeyboardInterrupt):
+    """Raised by a signal. After a plain KeyboardInterrupt within an `exec`, caught or not, Python ends by SIGINT."""
+
+
 class OpenRun(Protocol):
     """A run folder whose `run.json` says "running"."""
 
@@ -32,7 +36,8 @@ class OpenRun(Protocol):
 
 _open_runs: list[OpenRun] = []
 _told: list[int] = []
-_said = threading.Lock()
+_said, _left = threading.Lock(), threading.Lock()
+"""Each is acquired once, by the thread that says or does it."""
 
 
 def opened(run: OpenRun) -> None:
@@ -98,13 +103,15 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if number not in _told:
         _told.append(number)
         if len(_told) == 1:
-            raise KeyboardInterrupt
+            raise Stopped
 
 
 def _watch(reader: int) -> None:
     """Wait for the first signal, then for a second one or for the end of patience, and end the process."""
     while (first := os.read(reader, 1)[0]) not in SIGNALS:
         continue
+    if not sys.stderr.isatty():  # on a terminal a bar that is still there would wipe it out
+        _say(first)
     select.select([reader], [], [], GRACE)
     _told.append(first)
     _leave()
@@ -113,19 +120,25 @@ def _watch(reader: int) -> None:
 
 
 def _leave() -> None:
-    """Say the one line, and mark the runs."""
-    if not _said.acquire(blocking=False):
+    """Say the one line if that is not done, and mark the runs."""
+    _say(_told[0])
+    if not _left.acquire(blocking=False):
         return
-    shows_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a bar that nobody closed has hidden it
-    with contextlib.suppress(OSError):  # a terminal that is gone
-        os.write(2, f"{shows_cursor}{_farewell()}\n".encode())
     for run in _open_runs:
         with contextlib.suppress(Exception):  # a full disk, say; nobody is left to be told
             run.finish("interrupted")
 
 
-def _farewell() -> str:
-    by = "" if _told[0] == signal.SIGINT else f" by {signal.Signals(_told[0]).name}"
+def _say(number: int) -> None:
+    if not _said.acquire(blocking=False):
+        return
+    shows_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a bar that nobody closed has hidden it
+    with contextlib.suppress(OSError):  # a terminal that is gone
+        os.write(2, f"{shows_cursor}{_farewell(number)}\n".encode())
+
+
+def _farewell(number: int) -> str:
+    by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
     if not _open_runs:
         return f"Interrupted{by}: no result is half-written. The same command begins again; a download goes on."
     out = _open_runs[0].out

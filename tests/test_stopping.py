@@ -91,6 +91,21 @@ def test_every_signal_ends_a_command_within_two_seconds(
     assert facts["ended"]
 
 
+def test_an_interruption_within_an_exec_does_not_change_the_status(tmp_path: Path) -> None:
+    """A plain KeyboardInterrupt there, as when a dataclass is made, has `python -m` end itself by SIGINT."""
+    script = """
+import os, signal
+from amp_cli import stopping
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with stopping.heard():
+    exec("os.kill(os.getpid(), signal.SIGINT)")
+"""
+    (tmp_path / "told.py").write_text(script)
+    places = os.pathsep.join((str(ROOT), str(tmp_path)))
+    done = subprocess.run([sys.executable, "-m", "told"], env={**os.environ, "PYTHONPATH": places}, check=False)
+    assert done.returncode == 130
+
+
 def test_told_twice_it_ends_at_once_with_one_line(tmp_path: Path) -> None:
     returncode, said, seconds = told(start(tmp_path / "out", SWALLOWING), signal.SIGINT, signal.SIGINT)
     assert (returncode, said.count("Interrupted"), said.count("\n")) == (130, 1, 1)

@@ -20,7 +20,7 @@ def test_commands_that_are_stopped_at_random_end_with_the_same_files(capsys: pyt
 
 def test_a_file_that_differs_is_seen_and_times_are_not(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"state": "done", "started": "now", "result": {"seconds": 1.5, "steps": 4}}')
-    (tmp_path / "items.jsonl").write_text("a\n")
+    (tmp_path / "items.jsonl").write_text('{"id": "a"}\n')
     (tmp_path / "train.log").write_text("a word")
     before = torture.contents(tmp_path)
     assert before.keys() == {"run.json", "items.jsonl"}

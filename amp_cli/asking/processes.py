@@ -157,6 +157,7 @@ def take_over(
             on_answer(answer)
 
     _gather(folder, keep, on_reject)
+    (folder / JOB).unlink(missing_ok=True)
 
 
 def _gather(folder: Path, keep: Callable[[Answer], None], on_reject: Callable[[str, str], None]) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from amp_cli import ui
+from amp_cli import stopping, ui
 from amp_cli.commands.options import RUNNING_PANEL, JsonOption, OverwriteOption, SeedOption
 from amp_cli.disk.jsonl import RecordLog, write_json
 from amp_cli.disk.parsing import read_own
@@ -105,7 +105,7 @@ class Loop:
         with ui.command_within_a_loop():
             status = self.type_in(words)
         if status == INTERRUPTED:  # the command line turns Ctrl-C into a status
-            raise KeyboardInterrupt
+            raise stopping.Stopped
         if status:
             raise AmpError(f"`{line}` ended with exit status {status}", hint="Run that command by itself to see why")
 

@@ -42,7 +42,7 @@ LIMIT = 2.0
 """Seconds within which Ctrl-C and SIGTERM end a command."""
 VOLATILE = {
     *("started", "ended", "seconds", "start_seconds", "train_seconds", "items_per_second", "peak_memory_mb"),
-    *("resumed_from", "estimate", "requests", "tokens", "cost", "retries"),
+    *("resumed_from", "request_id", "estimate", "requests", "tokens", "cost", "retries"),
 }
 PASSED_OVER = (".log", ".lock")
 
@@ -259,7 +259,7 @@ KINDS: dict[str, tuple[Callable[[int], None], int]] = {
 
 def stop(place: Place, kind: str, after: float, tally: Tally) -> None:
     """Start the command, stop it so after so many seconds, and note how it ended."""
-    process = place.start()
+    begun, process = time.time(), place.start()
     with suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=after)
         return  # it was quicker
@@ -271,7 +271,7 @@ def stop(place: Place, kind: str, after: float, tally: Tally) -> None:
     tally.stops[kind] += 1
     if kind != "kill":
         tally.slowest_stop = max(tally.slowest_stop, seconds)
-        _judge_end(place, f"{kind} at {after:.2f} s", process.returncode, status, said, tally)
+        _judge_end(place, f"{kind} at {after:.2f} s", begun, process.returncode, status, said, tally)
     while place.family():
         if time.monotonic() - begin > 60:
             tally.faults.append(f"orphans after {kind} at {after:.2f} s: {[one.cmdline() for one in place.family()]}")
@@ -280,7 +280,7 @@ def stop(place: Place, kind: str, after: float, tally: Tally) -> None:
     tally.longest_orphan = max(tally.longest_orphan, time.monotonic() - begin - seconds)
 
 
-def _judge_end(place: Place, when: str, returncode: int, status: int, said: str, tally: Tally) -> None:
+def _judge_end(place: Place, when: str, begun: float, returncode: int, status: int, said: str, tally: Tally) -> None:
     if returncode not in (status, 0, 3) and not _in_python_itself(said):
         tally.faults.append(f"{when}: status {returncode}, not {status}: {said[-300:]}")
     if "Traceback" in said and not _in_python_itself(said):
@@ -288,7 +288,8 @@ def _judge_end(place: Place, when: str, returncode: int, status: int, said: str,
     if returncode == status and said.count("Interrupted") != 1:
         tally.faults.append(f"{when}: said {said[-300:]!r}")
     run = place.folder / "out" / "run.json"
-    if returncode == status and run.is_file() and json.loads(run.read_text())["state"] == "running":
+    is_ours = run.is_file() and run.stat().st_mtime > begun
+    if returncode == status and is_ours and json.loads(run.read_text())["state"] == "running":
         tally.faults.append(f"{when}: run.json says running")
 
 
@@ -305,6 +306,8 @@ def contents(out: Path) -> dict[str, bytes]:
             content = path.read_bytes()
             if path.suffix == ".json":
                 content = json.dumps(_lasting(json.loads(content)), indent=1).encode()
+            elif path.suffix == ".jsonl":
+                content = "\n".join(json.dumps(_lasting(json.loads(line))) for line in content.splitlines()).encode()
             found[str(path.relative_to(out))] = content
     return found
 
@@ -316,7 +319,7 @@ def _lasting(value: Any) -> Any:
 
 
 class Torment:
-    """A command's trials, one after the other, in one place."""
+    """A command's trials in one place."""
 
     def __init__(self, place: Place, chance: random.Random, stops: int) -> None:
         self.place, self.chance, self.stops = place, chance, stops
@@ -384,15 +387,15 @@ def make_inputs(folder: Path, server: JudgeServer, every: dict[str, Command], ch
             continue
         place = Place(folder / "made", every[name], server)
         status, said, _ = place.to_end()
-        assert status == 0, said
+        assert status in (0, 3), said
         (place.folder / "out").rename(folder / "inputs" / made)
         place.forget()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=130, help="stops in all (default: 130)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="after which no new trial begins (default: 10)")
+    parser.add_argument("--kills", type=int, default=130, help="stops in all")
+    parser.add_argument("--minutes", type=float, default=10.0, help="after which no new trial begins")
     parser.add_argument("--only", action="append", metavar="NAME", help="a command; repeatable (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
@@ -441,9 +444,8 @@ def show(tallies: dict[str, Tally], twice: dict[str, str]) -> None:
     print(f"\n{total} stops; {psutil.cpu_count()} cores, load {os.getloadavg()[1]:.1f} over the last five minutes")
     for name, text in twice.items():
         print(f"two at once, {name}: {text}")
-    for name, tally in tallies.items():
-        for text in (*dict.fromkeys(tally.differing), *tally.faults):
-            print(f"- {name}: {text}")
+    said = [(name, text) for name, one in tallies.items() for text in (*dict.fromkeys(one.differing), *one.faults)]
+    print("\n".join(f"- {name}: {text}" for name, text in said))
 
 
 if __name__ == "__main__":
