@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from amp_cli.asking.branches import NotAttended
 from amp_cli.asking.prefixes import PrefixReader, Prompt, image_token_id
 from amp_cli.models.load import LoadedModel
 from amp_cli.models.precision import refuse_not_finite
@@ -34,10 +35,16 @@ class Generator:
     def after_prefixes(self, prompts: Sequence[Prompt]) -> list[str]:
         """Answer prompts; what they share is read once, and each prompt once for all of its beams."""
         with torch.inference_mode():
-            read = self._prefixes.read(
-                prompts, branches=self._decoding.num_beams, pad_id=self._loaded.tokenizer.pad_token_id
-            )
-            return self._texts(read)
+            try:
+                return self._after_prefixes(prompts)
+            except NotAttended:  # met in the first forward, so that nothing was sampled yet
+                self._prefixes.copy_prefixes()
+            return self._after_prefixes(prompts)
+
+    def _after_prefixes(self, prompts: Sequence[Prompt]) -> list[str]:
+        pad_id = self._loaded.tokenizer.pad_token_id
+        with self._prefixes.read(prompts, branches=self._decoding.num_beams, pad_id=pad_id) as inputs:
+            return self._texts(inputs)
 
     def plainly(self, batch: Any) -> list[str]:
         """Answer a batch as the processor makes it, whole prompts for every beam."""

@@ -4,19 +4,24 @@ Two questions about one image, two beams each; I are the image's tokens, q r s a
 
     read once    b I I I                keys and values of the prefix, kept for the next questions
     then         q r . / t .            the questions but for their last tokens, filled up at the right
-    then         . b I I I q r  x2      one row for each beam; padding moved to the left
-                 . . b I I I t  x2      from here `generate` goes on with the last tokens, s and u
+    then         b I I I  q r  x2       one row for each beam, padding moved to the left;
+                 b I I I  . t  x2       from here `generate` goes on with the last tokens, s and u
+
+The prefix stands in memory once (`branches`); models with sliding windows get a copy of it in each row.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from amp_cli.asking.branches import BranchedCache, BranchedLayer, attending_to, spread, stack
 from amp_cli.models.load import LoadedModel
 
 WHOLE_PROMPTS = ("paligemma",)
@@ -27,9 +32,6 @@ SCALED_BY_LENGTH = ("dynamic", "longrope")
 
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """What processors give with a value for each token; all else must be made of the images alone."""
-
-GROWTH = 32
-"""Tokens that an answer's place in memory begins with; it doubles when they are written."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,39 +163,50 @@ class PrefixReader:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
+        self._network = _bare(loaded)
         self._kept: dict[tuple[Any, ...], DynamicCache] = {}
-        takes = inspect.signature(_bare(loaded).forward).parameters
+        self._in_place = not _has_windows(self._network.config.get_text_config())
+        takes = inspect.signature(self._network.forward).parameters
         self._options = {"use_cache": True, **({"logits_to_keep": 1} if "logits_to_keep" in takes else {})}
 
     def forget(self) -> None:
         """Let go of all prefixes."""
         self._kept.clear()
 
-    def read(self, prompts: Sequence[Prompt], *, branches: int, pad_id: int) -> dict[str, Any]:
-        """Return the inputs from which `generate` goes on: all but the last token of each prompt is read.
+    def copy_prefixes(self) -> None:
+        """From now on give every row a copy of its prefix: the model's attention cannot be told of shared ones."""
+        self._in_place = False
+
+    @contextmanager
+    def read(self, prompts: Sequence[Prompt], *, branches: int, pad_id: int) -> Iterator[dict[str, Any]]:
+        """Give the inputs from which `generate` goes on within the block: all but each prompt's last token is read.
 
         Args:
             branches: beams of each prompt; the cache has rows for all of them, the other inputs one for each prompt.
 
-        Returns:
+        Yields:
             input_ids and attention_mask (prompts, length), left-padded; past_key_values (prompts * branches rows);
             position_ids (axes, prompts, length) for families with several axes.
+
+        Raises:
+            NotAttended: the model's attention cannot be told of shared prefixes; `copy_prefixes` helps.
         """
-        prefixes = [self._prefix_of(prompt) if prompt.prefix else None for prompt in prompts]
-        read = self._read_rest(prompts, _side_by_side(prompts, prefixes))
-        device = self._loaded.device
-        positions = {}
+        inputs = {
+            "input_ids": torch.stack([_left_padded(one.ids, prompts, fill=pad_id) for one in prompts]),
+            "attention_mask": torch.stack([_left_padded(torch.ones_like(one.ids), prompts, fill=0) for one in prompts]),
+        }
         if len(prompts[0].positions) > 1:
             rows = [_left_padded(one.positions, prompts, fill=0) for one in prompts]  # (axes, length) each
-            positions = {"position_ids": torch.stack(rows, dim=1).to(device)}
-        return {
-            "input_ids": torch.stack([_left_padded(one.ids, prompts, fill=pad_id) for one in prompts]).to(device),
-            "attention_mask": torch.stack(
-                [_left_padded(torch.ones_like(one.ids), prompts, fill=0) for one in prompts]
-            ).to(device),
-            "past_key_values": _branched(prompts, read, branches),
-            **positions,
-        }
+            inputs["position_ids"] = torch.stack(rows, dim=1)
+        moved = {name: self._on_device(value) for name, value in inputs.items()}
+        prefixes = [self._prefix_of(prompt) if prompt.prefix else None for prompt in prompts]
+        if not self._in_place or None in prefixes:
+            cache = self._with_copies(prompts, prefixes, branches)
+            yield {**moved, "past_key_values": cache}
+            return
+        cache = self._with_shared(prompts, [prefix for prefix in prefixes if prefix is not None], branches)
+        with attending_to(self._network, cache):
+            yield {**moved, "past_key_values": cache}
 
     def _prefix_of(self, prompt: Prompt) -> DynamicCache:
         key = prompt.shared
@@ -210,13 +223,55 @@ class PrefixReader:
             self._kept[key] = cache
         return self._kept[key]
 
-    def _read_rest(self, prompts: Sequence[Prompt], cache: DynamicCache) -> DynamicCache:
+    def _with_copies(
+        self, prompts: Sequence[Prompt], prefixes: Sequence[DynamicCache | None], branches: int
+    ) -> BranchedCache:
+        cache = _side_by_side(prompts, prefixes)
+        self._read_rest(prompts, cache)
+        longest = max(one.prefix for one in prompts)
+        length = max(len(one.ids) for one in prompts) - 1
+        places = [slice(longest - one.prefix, longest - one.prefix + len(one.ids) - 1) for one in prompts]
+        return BranchedCache(
+            [
+                BranchedLayer(*(spread(one, places, length, branches) for one in (layer.keys, layer.values)), length)
+                for layer in cache.layers
+            ]
+        )
+
+    def _with_shared(
+        self, prompts: Sequence[Prompt], prefixes: Sequence[DynamicCache], branches: int
+    ) -> BranchedCache:
+        together = _standing_together(prompts)
+        layers, seen = stack([prefixes[first] for first in together])  # (prefixes, length)
+        seen = seen.repeat_interleave(len(prompts) // len(together), dim=0)
+        longest = seen.shape[1]
+        cache = BranchedCache([BranchedLayer.empty(one, len(prompts), before=longest) for one in layers], seen)
+        with attending_to(self._network, cache):
+            self._read_rest(prompts, cache)
+        places = [slice(0, len(one.ids) - one.prefix - 1) for one in prompts]
+        own = max(place.stop for place in places)
+        before = max(len(one.ids) for one in prompts) - 1 - own
+        read = torch.stack([torch.arange(own) >= own - place.stop for place in places]).to(seen.device)
+        return BranchedCache(
+            [
+                BranchedLayer(
+                    *(spread(one, places, own, branches) for one in (layer.keys, layer.values)),
+                    own,
+                    prefixes=layer.prefixes,
+                    before=before,
+                )
+                for layer in cache.layers
+            ],
+            torch.cat((seen, read), dim=1).repeat_interleave(branches, dim=0),
+        )
+
+    def _read_rest(self, prompts: Sequence[Prompt], cache: DynamicCache) -> None:
         """Read on from the prefixes, up to the last token of each; filled up at the right, which nothing looks at."""
         counts = [len(one.ids) - one.prefix - 1 for one in prompts]
         longest = max(one.prefix for one in prompts)
         width = max(counts)
         if width == 0:
-            return cache
+            return
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         positions = torch.zeros(len(prompts[0].positions), len(prompts), width, dtype=torch.long)
         mask = torch.zeros(len(prompts), longest + width, dtype=torch.long)
@@ -225,7 +280,6 @@ class PrefixReader:
             positions[:, row, :count] = one.positions[:, one.prefix : -1]
             mask[row, longest - one.prefix : longest + count] = 1
         self._forward(cache, ids, mask, positions)
-        return cache
 
     def _forward(
         self, cache: DynamicCache, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, **more: Any
@@ -246,6 +300,19 @@ class PrefixReader:
         return value.to(self._loaded.device, dtype=self._loaded.model.dtype if value.is_floating_point() else None)
 
 
+def _has_windows(text: Any) -> bool:
+    """Whether a text model's tokens see only the last ones in some layer."""
+    types = getattr(text, "layer_types", None)  # families without have the same window, or none, in every layer
+    return "sliding_attention" in types if types else getattr(text, "sliding_window", None) is not None
+
+
+def _standing_together(prompts: Sequence[Prompt]) -> list[int]:
+    """Return the first of each run of prompts with the same prefix; all of them where runs are not equally long."""
+    firsts = [row for row, one in enumerate(prompts) if row == 0 or one.shared != prompts[row - 1].shared]
+    lengths = {end - start for start, end in pairwise([*firsts, len(prompts)])}
+    return firsts if len(lengths) == 1 else list(range(len(prompts)))
+
+
 def _left_padded(values: torch.Tensor, prompts: Sequence[Prompt], *, fill: int) -> torch.Tensor:
     """Return (..., length) values filled up at the left to the longest of the prompts."""
     missing = max(len(one.ids) for one in prompts) - values.shape[-1]
@@ -253,14 +320,13 @@ def _left_padded(values: torch.Tensor, prompts: Sequence[Prompt], *, fill: int) 
 
 
 def _side_by_side(prompts: Sequence[Prompt], prefixes: Sequence[DynamicCache | None]) -> DynamicCache:
-    """Return the prompts' prefixes as rows of one cache, which is empty where none has any; padding at the left."""
+    """Return a copy of each prompt's prefix as rows of one cache, padded at the left; empty where none has any."""
     cache, longest = DynamicCache(), max(one.prefix for one in prompts)
     known = next((prefix for prefix in prefixes if prefix is not None), None)
-    for number in range(len(known.layers) if known is not None else 0):
-        assert known is not None
+    for number in range(0 if known is None else len(known.layers)):
         parts = []
         for name in ("keys", "values"):
-            first = getattr(known.layers[number], name)  # (1, heads, prefix, width)
+            first = getattr(known.layers[number], name)  # type: ignore[union-attr]  # (1, heads, prefix, width)
             rows = first.new_zeros(len(prompts), first.shape[1], longest, first.shape[3])
             for row, (one, prefix) in enumerate(zip(prompts, prefixes, strict=True)):
                 if prefix is not None:
@@ -268,67 +334,3 @@ def _side_by_side(prompts: Sequence[Prompt], prefixes: Sequence[DynamicCache | N
             parts.append(rows)
         cache.update(*parts, number)
     return cache
-
-
-def _branched(prompts: Sequence[Prompt], read: DynamicCache, branches: int) -> DynamicCache:
-    """Return the prompts as rows of a cache, each as often as it has branches; padding moved to the left."""
-    cache, longest = DynamicCache(), max(one.prefix for one in prompts)
-    length = max(len(one.ids) for one in prompts) - 1
-    for layer in read.layers:
-        buffers = []
-        for source in (layer.keys, layer.values):  # (prompts, heads, read, width)
-            _, heads, _, width = source.shape
-            buffer = source.new_empty(len(prompts) * branches, heads, length + GROWTH, width)
-            for row, one in enumerate(prompts):
-                start = length - len(one.ids) + 1
-                rows = buffer[row * branches : (row + 1) * branches]
-                rows[:, :, :start] = 0
-                rows[:, :, start:length] = source[row, :, longest - one.prefix :][:, : length - start]
-            buffers.append(buffer)
-        cache.layers.append(BranchedLayer(*buffers, length))
-    return cache
-
-
-class BranchedLayer(DynamicLayer):
-    """Keys and values of prompts and of what their branches write; a prompt's are the same in all of its branches.
-
-    So beams that take each other's place exchange only what they wrote, and nothing moves as an answer grows.
-    """
-
-    is_croppable = False
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
-        """Take over buffers (rows, heads, room, width) whose first `length` places are the prompts'."""
-        super().__init__()
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self._buffers = [keys, values]
-        self._prompt, self._length = length, length
-        self._show()
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add (rows, heads, new, width) of each and return all there are."""
-        end = self._length + key_states.shape[-2]
-        for number, new in enumerate((key_states, value_states)):
-            if end > self._buffers[number].shape[-2]:
-                self._buffers[number] = self._grown(self._buffers[number], end)
-            self._buffers[number][:, :, self._length : end] = new
-        self._length = end
-        self._show()
-        return self.keys, self.values
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Give each row what the row `beam_idx` (rows,) has written; that one is a branch of the same prompt."""
-        for buffer in self._buffers:
-            written = buffer[:, :, self._prompt : self._length]
-            written.copy_(written.index_select(0, beam_idx.to(buffer.device)))
-
-    def _grown(self, buffer: torch.Tensor, end: int) -> torch.Tensor:
-        room = max(end, self._prompt + 2 * (buffer.shape[-2] - self._prompt))
-        larger = buffer.new_empty(*buffer.shape[:2], room, buffer.shape[3])
-        larger[:, :, : self._length] = buffer[:, :, : self._length]
-        return larger
-
-    def _show(self) -> None:
-        self.keys, self.values = (buffer[:, :, : self._length] for buffer in self._buffers)
