@@ -52,25 +52,34 @@ class BranchedLayer(DynamicLayer):
     is_croppable = False
 
     def __init__(
-        self, keys: torch.Tensor, values: torch.Tensor, length: int, *, prefixes: Prefixes | None = None, before: int = 0
+        self,
+        own: tuple[torch.Tensor, torch.Tensor],
+        length: int,
+        *,
+        prefixes: Prefixes | None = None,
+        before: int = 0,
     ) -> None:
-        """Take over buffers (rows, key heads, room, width) whose first `length` places are the prompts' own.
+        """Take over buffers of keys and values whose first `length` places are the prompts' own.
 
         Args:
+            own: (rows, key heads, room, width) each.
             prefixes: what stands before them; None where the buffers hold all. before: tokens it counts as.
         """
         super().__init__()
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self.dtype, self.device, self.is_initialized = own[0].dtype, own[0].device, True
         self.prefixes = prefixes
-        self._buffers = [keys, values]
+        self._buffers = list(own)
         self._before, self._prompt, self._length = before, length, length
         self._show()
 
     @classmethod
     def empty(cls, prefixes: Prefixes, rows: int, *, before: int) -> Self:
         """Return a layer of rows that have nothing of their own yet."""
-        keys, values = (one.new_empty(rows, one.shape[1], GROWTH, one.shape[3]) for one in (prefixes.keys, prefixes.values))
-        return cls(keys, values, 0, prefixes=prefixes, before=before)
+
+        def room(like: torch.Tensor) -> torch.Tensor:
+            return like.new_empty(rows, like.shape[1], GROWTH, like.shape[3])
+
+        return cls((room(prefixes.keys), room(prefixes.values)), 0, prefixes=prefixes, before=before)
 
     def get_seq_length(self) -> int:
         """Return how many tokens each row has, prefix and padding included."""
@@ -133,20 +142,27 @@ def stack(prefixes: Sequence[DynamicCache]) -> tuple[list[Prefixes], torch.Tenso
     return layers, seen
 
 
-def spread(read: torch.Tensor, places: Sequence[slice], length: int, branches: int) -> torch.Tensor:
-    """Return what rows have at their places as often as they have branches, in buffers (rows * branches, ...).
+def spread(
+    layer: DynamicLayer, places: Sequence[slice], length: int, branches: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return keys and values that rows have at their places, as often as they have branches, in buffers with room.
 
     Args:
-        read: (rows, key heads, any length, width). length: of what is given at most; padded to it at the left.
+        layer: its keys and values are (rows, key heads, any length, width).
+        length: of the longest place; the others are filled up to it at the left.
     """
-    rows, kinds, _, width = read.shape
-    buffer = read.new_empty(rows * branches, kinds, length + GROWTH, width)
-    for row, place in enumerate(places):
-        of_row = buffer[row * branches : (row + 1) * branches]
-        start = length - (place.stop - place.start)
-        of_row[:, :, :start] = 0
-        of_row[:, :, start:length] = read[row, :, place]
-    return buffer
+
+    def spread_out(read: torch.Tensor) -> torch.Tensor:
+        rows, kinds, _, width = read.shape
+        buffer = read.new_empty(rows * branches, kinds, length + GROWTH, width)
+        for row, place in enumerate(places):
+            of_row = buffer[row * branches : (row + 1) * branches]
+            start = length - (place.stop - place.start)
+            of_row[:, :, :start] = 0
+            of_row[:, :, start:length] = read[row, :, place]
+        return buffer
+
+    return spread_out(layer.keys), spread_out(layer.values)
 
 
 _CACHE: ContextVar[BranchedCache] = ContextVar("cache")
@@ -234,9 +250,7 @@ def _stand_apart(together: torch.Tensor, rows: int) -> torch.Tensor:
     return apart.transpose(1, 2).reshape(rows, kinds, -1, size)
 
 
-def _hidden(
-    seen: torch.Tensor | None, length: int, own: int, new: int, device: torch.device
-) -> torch.Tensor | None:
+def _hidden(seen: torch.Tensor | None, length: int, own: int, new: int, device: torch.device) -> torch.Tensor | None:
     """Return (rows or 1, new, length + own) bool, True where a new token must not look; None where all may be seen."""
     hidden = None
     if seen is not None:

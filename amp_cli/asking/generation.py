@@ -1,4 +1,4 @@
-"""From prompts to texts: prefixes read once where the family allows, one call of `generate`, numbers checked at its end."""
+"""From prompts to texts: prefixes are read once where the family allows, then `generate`; its numbers are checked."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

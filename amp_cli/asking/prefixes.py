@@ -139,9 +139,7 @@ def image_token_id(network: Any) -> int | None:
     return None
 
 
-def _positions(
-    network: Any, ids: torch.Tensor, types: dict[str, torch.Tensor], images: dict[str, Any]
-) -> torch.Tensor:
+def _positions(network: Any, ids: torch.Tensor, types: dict[str, torch.Tensor], images: dict[str, Any]) -> torch.Tensor:
     """Return the (axes, length) positions of one row."""
     if not hasattr(network.base_model, "get_rope_index"):
         return torch.arange(ids.shape[1])[None]
@@ -231,16 +229,9 @@ class PrefixReader:
         longest = max(one.prefix for one in prompts)
         length = max(len(one.ids) for one in prompts) - 1
         places = [slice(longest - one.prefix, longest - one.prefix + len(one.ids) - 1) for one in prompts]
-        return BranchedCache(
-            [
-                BranchedLayer(*(spread(one, places, length, branches) for one in (layer.keys, layer.values)), length)
-                for layer in cache.layers
-            ]
-        )
+        return BranchedCache([BranchedLayer(spread(layer, places, length, branches), length) for layer in cache.layers])
 
-    def _with_shared(
-        self, prompts: Sequence[Prompt], prefixes: Sequence[DynamicCache], branches: int
-    ) -> BranchedCache:
+    def _with_shared(self, prompts: Sequence[Prompt], prefixes: Sequence[DynamicCache], branches: int) -> BranchedCache:
         together = _standing_together(prompts)
         layers, seen = stack([prefixes[first] for first in together])  # (prefixes, length)
         seen = seen.repeat_interleave(len(prompts) // len(together), dim=0)
@@ -254,12 +245,7 @@ class PrefixReader:
         read = torch.stack([torch.arange(own) >= own - place.stop for place in places]).to(seen.device)
         return BranchedCache(
             [
-                BranchedLayer(
-                    *(spread(one, places, own, branches) for one in (layer.keys, layer.values)),
-                    own,
-                    prefixes=layer.prefixes,
-                    before=before,
-                )
+                BranchedLayer(spread(layer, places, own, branches), own, prefixes=layer.prefixes, before=before)
                 for layer in cache.layers
             ],
             torch.cat((seen, read), dim=1).repeat_interleave(branches, dim=0),

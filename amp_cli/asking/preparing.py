@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 THREADS = 3
 """Decoding and scaling an image takes about 15 ms of a CPU, a small part of what a model needs for an answer."""
-AHEAD = 2 * THREADS
+AHEAD = THREADS + 1
 """Bundles that are prepared or under way while the model answers one."""
 
 
