@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -116,12 +117,48 @@ def open_answerer(spec: ModelSpec, decoding: Decoding, running: Running, *, fold
 
 
 def batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
-    """Yield batches of like items: as many images and rounds, images in the same rounds, similar length."""
+    """Yield the batches of all bundles; in whatever size they come, the order of the requests is the same."""
+    for bundle in bundles(requests, batch_size):
+        yield from bundle
+
+
+def bundles(requests: Sequence[Request], batch_size: int) -> Iterator[list[list[Request]]]:
+    """Yield batches of like items: as many images and rounds, images in the same rounds, similar length.
+
+    Items with the same images stand together, so that these are read once: in one batch, or, where they are too many,
+    in several of one bundle.
+    """
     groups: dict[tuple[int, int, tuple[int, ...]], list[Request]] = {}
     for request in requests:
         like = (len(request.images), len(request.questions), request.frame.image_rounds)
         groups.setdefault(like, []).append(request)
     for _, members in sorted(groups.items()):
-        members.sort(key=lambda request: (sum(map(len, request.questions)), request.id))
-        for start in range(0, len(members), batch_size):
-            yield members[start : start + batch_size]
+        batch: list[Request] = []
+        for together in _by_images(members):
+            if batch and len(batch) + len(together) > batch_size:
+                yield [batch]
+                batch = []
+            if len(together) > batch_size:
+                yield _in_even_parts(together, batch_size)
+            else:
+                batch.extend(together)
+        if batch:
+            yield [batch]
+
+
+def _by_images(members: Sequence[Request]) -> list[list[Request]]:
+    """Return the items in groups with the same images, shorter questions first; items without images stand alone."""
+
+    def length(request: Request) -> tuple[int, str]:
+        return sum(map(len, request.questions)), request.id
+
+    groups: dict[object, list[Request]] = {}
+    for request in sorted(members, key=length):
+        groups.setdefault(request.images or request.id, []).append(request)
+    return sorted(groups.values(), key=lambda together: length(together[-1]))
+
+
+def _in_even_parts(together: list[Request], most: int) -> list[list[Request]]:
+    count = -(-len(together) // most)
+    borders = [len(together) * number // count for number in range(count + 1)]
+    return [together[start:end] for start, end in pairwise(borders)]

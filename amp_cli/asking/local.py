@@ -2,30 +2,32 @@
 
 import gc
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Sequence
 
 import torch
-from transformers import LogitsProcessorList
 
 from amp_cli import ui
-from amp_cli.asking.answerer import Record, Request, Running, batches
+from amp_cli.asking.answerer import Record, Request, Running, bundles
+from amp_cli.asking.generation import Generator, Told
+from amp_cli.asking.prefixes import why_not_shared
+from amp_cli.asking.preparing import Ready, prepared
 from amp_cli.errors import AmpError
-from amp_cli.models.images import open_image
 from amp_cli.models.load import LoadedModel, load_model
-from amp_cli.models.precision import refuse_not_finite
-from amp_cli.models.prompts import encode_prompts, end_token_ids
+from amp_cli.models.prompts import encode_prompts
 from amp_cli.models.spec import Decoding, ModelSpec
-from amp_cli.records import Answer, Frame
+from amp_cli.records import Answer
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+OUT_OF_MEMORY = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+)
+"""What CUDA's libraries, PyTorch on a GPU and PyTorch on a CPU say when memory runs out."""
 
-
-BEAM_LENGTH_PENALTY = 0.0
-"""Beams are compared by their summed log-probability. The released code divided it by the length of prompt
-and answer together, nearly the same for all beams; today's would divide by the answer's length alone."""
+ALONE_TOO_LARGE = 20
+"""So many items that do not fit alone, and none that does, are a fault of the set-up."""
 
 
 class LocalAnswerer:
@@ -46,7 +48,7 @@ class LocalAnswerer:
         on_reject: Callable[[str, str], None],
     ) -> None:
         """Answer what is not in `done`."""
-        loaded = load_model(self._spec)
+        loaded = load_to_answer(self._spec)
         for note in loaded.notes:
             ui.warn(note)
         self._record(model=loaded.identity, device=str(loaded.device))
@@ -64,6 +66,18 @@ class LocalAnswerer:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def load_to_answer(spec: ModelSpec) -> LoadedModel:
+    """Load a model; an adapter becomes part of the weights in memory, which saves its products for every token.
+
+    A quantised base keeps it apart: packed weights cannot take it up without a loss.
+    """
+    loaded = load_model(spec)
+    if hasattr(loaded.model, "merge_and_unload") and spec.quantization is None:
+        with torch.no_grad():
+            loaded.model = loaded.model.merge_and_unload().eval()
+    return loaded
 
 
 def answer_requests(
@@ -84,36 +98,34 @@ def answer_requests(
 
     Args:
         on_answer: called once for each finished item, as soon as its batch is done.
-        on_reject: called with id and reason for an item that cannot be asked (bad image, special token in its text).
-        share: number and count of the processes that share the batches with something left to do; whole batches, so
+        on_reject: called with id and reason for an item that cannot be asked (bad image, special token in its text, too
+            large for the memory).
+        share: number and count of the processes that share the bundles with something left to do; whole batches, so
             that the texts are those of one process.
+
+    Raises:
+        AmpError: memory runs out on each single item, or the model computes numbers that are not finite.
     """
-    pending = [batch for batch in batches(requests, batch_size) if any(one.id not in done for one in batch)]
+
+    def left(bundle: list[list[Request]]) -> list[list[Request]]:
+        return [batch for batch in bundle if any(one.id not in done for one in batch)]
+
     number, count = share
-    for batch in pending[number::count]:
-        usable = list(_with_images(loaded, batch, on_reject))
-        if not usable:
-            continue
-        answers = _answer_within_memory(loaded, usable, decoding, _batch_seed(seed, batch))
-        for (request, _), told in zip(usable, answers, strict=True):
-            if request.id not in done:
-                texts = tuple(one.text for one in told)
-                on_answer(Answer(id=request.id, answers=texts, is_whole=all(one.is_whole for one in told)))
-
-
-def _with_images(
-    loaded: LoadedModel, batch: Sequence[Request], on_reject: Callable[[str, str], None]
-) -> Iterator[tuple[Request, list["Image"]]]:
-    from amp_cli.models.prompts import render
-
-    for request in batch:
-        try:
-            images = [open_image(path) for path in request.images]
-            render(loaded, request.questions, request.questions[:-1], len(images), request.frame)
-        except AmpError as error:
-            on_reject(request.id, error.message)
-        else:
-            yield request, images
+    pending = [rest for bundle in bundles(requests, batch_size) if (rest := left(bundle))][number::count]
+    shares = why_not_shared(loaded) is None
+    with prepared(loaded, pending, shares=shares) as ready:
+        batches = _Batches(loaded, decoding, shares=shares)
+        for asked, bundle in ready:
+            for item, reason in bundle.rejected:
+                on_reject(item, reason)
+            for all_of_it, usable in zip(asked, bundle.batches, strict=True):
+                answers, too_large = batches.answer(usable, _batch_seed(seed, all_of_it))
+                for item, reason in too_large:
+                    on_reject(item, reason)
+                for answer in answers:
+                    if answer.id not in done:
+                        on_answer(answer)
+            batches.end_of_bundle()
 
 
 def _batch_seed(seed: int, batch: Sequence[Request]) -> int:
@@ -121,109 +133,92 @@ def _batch_seed(seed: int, batch: Sequence[Request]) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a model wrote in one round, and whether it ended it itself, before the limit of tokens did."""
+class _Batches:
+    """Answers batches in the sizes that fit the memory."""
 
-    text: str
-    is_whole: bool
+    def __init__(self, loaded: LoadedModel, decoding: Decoding, *, shares: bool) -> None:
+        self._loaded = loaded
+        self._generator = Generator(loaded, decoding)
+        self._shares = shares
+        self._fits: int | None = None  # the largest size to try since a larger one did not fit
+        self._answered = False
+        self._too_large: list[tuple[str, str]] = []
 
+    def answer(self, batch: Sequence[Ready], seed: int) -> tuple[list[Answer], list[tuple[str, str]]]:
+        """Return the answers, and (id, reason) of items that do not fit alone.
 
-def _answer_within_memory(
-    loaded: LoadedModel, items: Sequence[tuple[Request, list["Image"]]], decoding: Decoding, seed: int
-) -> list[list[Told]]:
-    """Answer a batch; when memory runs out, its halves one after the other."""
-    torch.manual_seed(seed)
-    try:
-        return _answer_batch(loaded, items, decoding)
-    except RuntimeError as error:
-        if not _is_out_of_memory(error):
-            raise
-        if len(items) == 1:
+        Raises:
+            AmpError: none of the first items fits.
+        """
+        known, before = self._fits, len(self._too_large)
+        answers = self._within_memory(batch, seed) if batch else []
+        if len(self._too_large) > before:
+            self._fits = known  # an item that is too large alone says nothing about the others
+        self._answered = self._answered or bool(answers)
+        if not self._answered and len(self._too_large) >= ALONE_TOO_LARGE:
             raise AmpError(
-                f"Memory ran out on the single item '{items[0][0].id}'",
+                f"Memory ran out on each of the first {len(self._too_large)} items alone",
                 hint="Use --quantization nf4, fewer --num-beams, or a smaller model",
-            ) from error
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    middle = len(items) // 2
-    first = _answer_within_memory(loaded, items[:middle], decoding, seed)
-    return first + _answer_within_memory(loaded, items[middle:], decoding, seed + 1)
+            )
+        return answers, self._too_large[before:]
+
+    def end_of_bundle(self) -> None:
+        """Let go of what the next bundle does not share."""
+        self._generator.forget()
+
+    def _within_memory(self, batch: Sequence[Ready], seed: int) -> list[Answer]:
+        """Answer a batch; what is known not to fit, or does not, in halves one after the other."""
+        if self._fits is None or len(batch) <= self._fits:
+            torch.manual_seed(seed)
+            try:
+                return self._in_one(batch)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+            self._make_room()
+            if len(batch) == 1:
+                reason = "memory runs out on it alone; fewer --num-beams or --quantization nf4 take less"
+                self._too_large.append((batch[0].request.id, reason))
+                return []
+            self._fits = (len(batch) + 1) // 2
+        middle = len(batch) // 2
+        return self._within_memory(batch[:middle], seed) + self._within_memory(batch[middle:], seed + 1)
+
+    def _make_room(self) -> None:
+        self._generator.forget()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _in_one(self, batch: Sequence[Ready]) -> list[Answer]:
+        answers: list[list[Told]] = [[] for _ in batch]
+        for _ in batch[0].request.questions:
+            texts = [[one.text for one in told] for told in answers]
+            for told, answer in zip(answers, self._next_answers(batch, texts), strict=True):
+                told.append(answer)
+        return [
+            Answer(
+                id=one.request.id,
+                answers=tuple(answer.text for answer in told),
+                is_whole=all(answer.is_whole for answer in told),
+            )
+            for one, told in zip(batch, answers, strict=True)
+        ]
+
+    def _next_answers(self, batch: Sequence[Ready], answers: Sequence[Sequence[str]]) -> list[Told]:
+        """Return each item's next answer; `answers` are the texts before."""
+        if self._shares:
+            prompts = [one.prompt(self._loaded, said) for one, said in zip(batch, answers, strict=True)]
+            whole = [prompt for prompt in prompts if prompt is not None]
+            if len(whole) == len(batch):
+                return self._generator.after_prefixes(whole)
+        number = len(answers[0])
+        frames = [one.request.frame for one in batch]
+        # a batch has its images in the same rounds
+        count = sum(frames[0].images_in(earlier, len(batch[0].images)) for earlier in range(number + 1))
+        dialogues = [(one.request.questions[: number + 1], said) for one, said in zip(batch, answers, strict=True)]
+        shown = [one.images[:count] for one in batch]
+        return self._generator.plainly(encode_prompts(self._loaded, dialogues, shown, frames))
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
-
-
-def _answer_batch(
-    loaded: LoadedModel, items: Sequence[tuple[Request, list["Image"]]], decoding: Decoding
-) -> list[list[Told]]:
-    answers: list[list[Told]] = [[] for _ in items]
-    frames = [request.frame for request, _ in items]
-    count = 0
-    for number in range(len(items[0][0].questions)):
-        count += frames[0].images_in(number, len(items[0][1]))  # a batch has its images in the same rounds
-        shown = [images[:count] for _, images in items]
-        dialogues = [
-            (request.questions[: number + 1], [one.text for one in told])
-            for (request, _), told in zip(items, answers, strict=True)
-        ]
-        for told, answer in zip(answers, _generate(loaded, dialogues, shown, frames, decoding), strict=True):
-            told.append(answer)
-    return answers
-
-
-def _generate(
-    loaded: LoadedModel,
-    dialogues: Sequence[Any],
-    shown: Sequence[Sequence["Image"]],
-    frames: Sequence[Frame],
-    decoding: Decoding,
-) -> list[Told]:
-    batch = encode_prompts(loaded, dialogues, shown, frames).to(loaded.device, dtype=loaded.model.dtype)
-    with torch.inference_mode():
-        ids = loaded.model.generate(
-            **batch,
-            generation_config=_generation_config(loaded, decoding),
-            logits_processor=LogitsProcessorList([lambda _, scores: _finite(scores, loaded)]),
-        )
-    new = ids[:, batch["input_ids"].shape[1] :]  # (batch, new tokens)
-    ends = end_token_ids(loaded)
-    texts = loaded.tokenizer.batch_decode(new, skip_special_tokens=True)
-    return [Told(text.strip(), not ends.isdisjoint(row)) for text, row in zip(texts, new.tolist(), strict=True)]
-
-
-def _finite(scores: torch.Tensor, loaded: LoadedModel) -> torch.Tensor:
-    """Pass on a step's scores, (sequences, vocabulary), unless they are not finite: their text would be noise."""
-    refuse_not_finite(scores, loaded.name, loaded.identity["dtype"])
-    return scores
-
-
-def _generation_config(loaded: LoadedModel, decoding: Decoding) -> Any:
-    """A complete generation config: nothing is taken over from the model's own defaults but its special tokens."""
-    from transformers import GenerationConfig
-
-    settings = asdict(decoding)
-    samples = settings["temperature"] > 0
-    if not samples:
-        del settings["temperature"], settings["top_p"]
-    image = _image_token_id(loaded)
-    return GenerationConfig(
-        **settings,
-        length_penalty=BEAM_LENGTH_PENALTY,
-        do_sample=samples,
-        top_k=0 if samples else None,
-        bos_token_id=loaded.model.generation_config.bos_token_id,
-        eos_token_id=sorted(end_token_ids(loaded)),
-        pad_token_id=loaded.tokenizer.pad_token_id,
-        suppress_tokens=None if image is None else [image],
-    )
-
-
-def _image_token_id(loaded: LoadedModel) -> int | None:
-    """A model must never write the image token: it would be read back as an image."""
-    config = loaded.model.config
-    for name in ("image_token_id", "image_token_index"):
-        if isinstance(getattr(config, name, None), int):  # families name it differently
-            return int(getattr(config, name))
-    return None
+    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in OUT_OF_MEMORY)

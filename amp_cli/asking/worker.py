@@ -33,15 +33,14 @@ def share_file(folder: Path, number: int) -> Path:
 
 
 def _answer_share(folder: Path, job: dict[str, Any]) -> None:
-    from amp_cli.asking.local import answer_requests
-    from amp_cli.models.load import load_model
+    from amp_cli.asking.local import answer_requests, load_to_answer
 
     warnings.simplefilter("ignore", FutureWarning)  # libraries to one another; they would hide what matters in the log
     number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     spec = ModelSpec(**job["spec"])
     if job["one_gpu_each"]:
         spec = replace(spec, device=f"cuda:{os.environ['LOCAL_RANK']}")
-    loaded = load_model(spec)
+    loaded = load_to_answer(spec)
     if number == 0:
         report(identity=loaded.identity, device=str(loaded.device), notes=loaded.notes)
     log = RecordLog(share_file(folder, number))

@@ -1,7 +1,8 @@
 """Turns questions, answers and images into token ids through the model's chat template."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -119,6 +120,51 @@ def square(loaded: LoadedModel, image: "Image") -> "Image":
     return canvas
 
 
+class ImagesOnce:
+    """An image processor that remembers what it made of images, so that all questions about them share it."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self._made: dict[tuple[int, ...], tuple[Any, Any]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    def __call__(self, images: Any, **options: Any) -> Any:
+        """Return what the image processor makes of images, however they are nested; the same ones are kept alive."""
+        key = tuple(map(id, _flat(images)))
+        if key not in self._made:
+            self._made[key] = (images, self._processor(images, **options))
+        return copy.copy(self._made[key][1])  # processors take entries out of it
+
+    def read_by(self, loaded: LoadedModel) -> LoadedModel:
+        """Return the model with a processor that prepares images by this one."""
+        processor = copy.copy(loaded.processor)
+        processor.image_processor = self
+        return replace(loaded, processor=processor)
+
+
+def _flat(images: Any) -> Iterator[Any]:
+    if isinstance(images, list | tuple):
+        for one in images:
+            yield from _flat(one)
+    else:
+        yield images
+
+
+def with_own_tokenizer(loaded: LoadedModel) -> LoadedModel:
+    """Return the model with a tokenizer for another thread: one tokenizer cannot be used by two at a time."""
+    processor = copy.copy(loaded.processor)
+    processor.tokenizer = copy.deepcopy(loaded.tokenizer)
+    return replace(loaded, processor=processor)
+
+
+def give_padding(loaded: LoadedModel) -> None:
+    """Let the tokenizer fill up with its end token where it has none for that."""
+    if loaded.tokenizer.pad_token is None:
+        loaded.tokenizer.pad_token = loaded.tokenizer.eos_token
+
+
 def encode_prompts(
     loaded: LoadedModel,
     dialogues: Sequence[tuple[Sequence[str], Sequence[str]]],
@@ -152,8 +198,7 @@ def encode_dialogue(
 def _process(loaded: LoadedModel, texts: Sequence[str], images: Sequence[Sequence["Image"]]) -> Any:
     squared = [[square(loaded, image) for image in group] for group in images]
     tokenizer = loaded.tokenizer
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    give_padding(loaded)
     return loaded.processor(
         images=squared if any(squared) else None,
         text=list(texts),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from amp_cli.asking import local as generation
 from amp_cli.asking.answerer import Request
+from amp_cli.asking.generation import generation_config
 from amp_cli.asking.local import answer_requests
 from amp_cli.errors import AmpError
 from amp_cli.models.load import LoadedModel, load_model
@@ -78,6 +78,8 @@ def test_the_second_round_reads_the_model_s_own_first_answer(tiny: LoadedModel, 
             self._processor = processor
 
         def __getattr__(self, name: str) -> object:
+            if name.startswith("__"):  # what `copy` looks for
+                raise AttributeError(name)
             return getattr(self._processor, name)
 
         def __call__(self, **kwargs: object) -> object:
@@ -146,37 +148,62 @@ def test_text_only_items_are_answered(tiny: LoadedModel, requests: list[Request]
 
 
 class RunsOutOfMemory:
-    """A model whose memory holds two items at a time."""
+    """A model whose memory holds two items at a time, and none of those that ask for an elephant."""
 
-    def __init__(self, model: object, limit: int) -> None:
-        self._model, self._limit = model, limit
+    def __init__(self, tiny: LoadedModel, limit: int, said: str = "CUDA out of memory") -> None:
+        self._model, self._limit, self._said = tiny.model, limit, said
+        self._too_large = tiny.tokenizer("elephant", add_special_tokens=False)["input_ids"]
         self.batches: list[int] = []
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._model, name)
 
     def generate(self, **inputs: torch.Tensor) -> object:
-        size = len(inputs["input_ids"])
-        self.batches.append(size)
-        if size > self._limit:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return self._model.generate(**inputs)  # type: ignore[attr-defined]
+        rows = inputs["input_ids"].tolist()
+        self.batches.append(len(rows))
+        if len(rows) > self._limit or any(self._holds(row) for row in rows):
+            raise RuntimeError(self._said)
+        return self._model.generate(**inputs)
+
+    def __call__(self, **inputs: torch.Tensor) -> object:
+        return self._model(**inputs)
+
+    def _holds(self, row: list[int]) -> bool:
+        count = len(self._too_large)
+        return any(row[start : start + count] == self._too_large for start in range(len(row)))
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(tiny: LoadedModel, requests: list[Request]) -> None:
+@pytest.mark.parametrize("said", ["CUDA out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"])
+def test_out_of_memory_halves_the_batch_and_the_size_that_fitted_is_remembered(
+    tiny: LoadedModel, requests: list[Request], said: str
+) -> None:
+    asked = [replace(one, questions=one.questions[:1]) for one in requests]
+    model = RunsOutOfMemory(tiny, limit=2, said=said)
+    assert answers_of(replace(tiny, model=model), asked, batch_size=4) == answers_of(tiny, asked, batch_size=4)
+    assert model.batches == [4, 2, 2, 2, 2]
+
+
+def test_an_item_that_does_not_fit_alone_is_rejected_and_the_next_batches_are_whole_again(
+    tiny: LoadedModel, requests: list[Request]
+) -> None:
     single = [request for request in requests if len(request.questions) == 1]
-    model = RunsOutOfMemory(tiny.model, limit=2)
-    assert answers_of(replace(tiny, model=model), single) == answers_of(tiny, single)
-    assert model.batches == [4, 2, 2]
+    large = replace(single[0], id="large", images=requests[1].images, questions=("an elephant?",))
+    model, rejected = RunsOutOfMemory(tiny, limit=4), dict[str, str]()
+    answers = answers_of(replace(tiny, model=model), [*single, large], batch_size=2, rejected=rejected)
+    assert set(answers) == {one.id for one in single}
+    assert list(rejected) == ["large"]
+    assert "memory runs out on it alone" in rejected["large"]
+    assert model.batches == [2, 1, 1, 2, 1]
 
 
-def test_out_of_memory_on_one_item_is_a_sentence(tiny: LoadedModel, requests: list[Request]) -> None:
-    with pytest.raises(AmpError, match="single item"):
-        answers_of(replace(tiny, model=RunsOutOfMemory(tiny.model, limit=0)), requests[:1])
+def test_memory_that_holds_no_item_at_all_is_an_error(tiny: LoadedModel, requests: list[Request]) -> None:
+    many = [replace(requests[0], id=str(number)) for number in range(30)]
+    with pytest.raises(AmpError, match="each of the first 20 items alone"):
+        answers_of(replace(tiny, model=RunsOutOfMemory(tiny, limit=0)), many, batch_size=2)
 
 
 def test_the_image_token_is_never_written(tiny: LoadedModel) -> None:
-    config = generation._generation_config(tiny, GREEDY)
+    config = generation_config(tiny, GREEDY)
     assert config.suppress_tokens == [tiny.model.config.image_token_index]
 
 

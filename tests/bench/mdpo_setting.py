@@ -78,7 +78,7 @@ class Setting:
 
 def make_setting(shape: str) -> Setting:
     """Build shape B at random, or load the tiny model, and put a LoRA adapter on its language model."""
-    loaded = load_model(ModelSpec(model="tiny", dtype="float32", device="cpu")) if shape == "tiny" else _random_llava()
+    loaded = load_model(ModelSpec(model="tiny", dtype="float32", device="cpu")) if shape == "tiny" else random_llava()
     loaded.model.requires_grad_(False)
     base = copy.deepcopy(loaded.model)
     lora = LoraConfig(
@@ -155,7 +155,7 @@ def _random_texts(levels: int) -> tuple[Image.Image, str, Sequence[str]]:
     return Image.fromarray(pixels.numpy()), question, [words(length - 1) for length in lengths]  # and the end token
 
 
-def _random_llava() -> LoadedModel:
+def random_llava() -> LoadedModel:
     """Shape B of perf.md: its shares of operations are close to a 7B's, with 576 image tokens."""
     torch.manual_seed(0)
     text = LlamaConfig(
