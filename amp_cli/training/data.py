@@ -2,8 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from torch.utils.data import Dataset
 
@@ -128,34 +131,65 @@ KEPT_ENCODED = 256
 
 
 class EncodedItems(Dataset[EncodedItem]):
-    """Items by number, each with the levels that the method trains on."""
+    """Items by number, each with the levels that the method trains on.
 
-    def __init__(self, loaded: LoadedModel, items: Sequence[TrainItem], *, method: str) -> None:
+    A data worker that is not forked is sent a copy without the model, which encoding does not need.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, items: Sequence[TrainItem], *, method: str, max_length: int | None = None
+    ) -> None:
         self.loaded = loaded
         self.items = items
         self.method = method
-        self._kept = lru_cache(maxsize=KEPT_ENCODED)(self._encode)
+        self.max_length = max_length
+        self._keep()
+
+    def _keep(self) -> None:
+        # where they do not fit, those that were read last come again too late
+        kept = KEPT_ENCODED if len(self.items) <= KEPT_ENCODED else KEPT_ENCODED // 8
+        self._kept = lru_cache(maxsize=kept)(self._encode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        told = SimpleNamespace(generation_config=self.loaded.model.generation_config)
+        return {name: value for name, value in vars(self).items() if name != "_kept"} | {
+            "loaded": replace(self.loaded, model=told)
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._keep()
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, number: int) -> EncodedItem:
+        """Return an item as the model reads it.
+
+        Raises:
+            AmpError: an image cannot be read, the item has more than `max_length` tokens, or it cannot be encoded.
+        """
         return self._kept(number)
 
     def _encode(self, number: int) -> EncodedItem:
         item = self.items[number]
         images = [open_image(Path(name)) for name in item.images]
-        return encode_item(self.loaded, item.questions, answers_of(item, self.method), images, item.frame)
+        encoded = encode_item(self.loaded, item.questions, answers_of(item, self.method), images, item.frame)
+        length = max(len(response.input_ids) for response in encoded.responses)
+        if self.max_length is not None and length > self.max_length:
+            raise AmpError(f"the item has {length} tokens; max_length is {self.max_length}")
+        return encoded
 
     def only(self, numbers: Sequence[int]) -> "EncodedItems":
         """Return the same data with some items alone."""
         if len(numbers) == len(self.items):
             return self
-        return EncodedItems(self.loaded, [self.items[number] for number in numbers], method=self.method)
+        items = [self.items[number] for number in numbers]
+        return EncodedItems(self.loaded, items, method=self.method, max_length=self.max_length)
 
 
-def usable_items(data: EncodedItems, run_folder: Path, *, max_length: int) -> EncodedItems:
-    """Return the items that can be encoded within `max_length` tokens; the others are rejected with the reason.
+def usable_items(data: EncodedItems, run_folder: Path) -> EncodedItems:
+    """Return the items that can be encoded within `data.max_length` tokens; the others are rejected with the reason.
 
     Done once: the outcome is kept in the run folder, so a resumed run sees the same items at once.
 
@@ -170,10 +204,7 @@ def usable_items(data: EncodedItems, run_folder: Path, *, max_length: int) -> En
     last = ("", AmpError("there are none"))
     for number, item in enumerate(data.items):
         try:
-            encoded = data[number]
-            length = max(len(response.input_ids) for response in encoded.responses)
-            if length > max_length:
-                raise AmpError(f"the item has {length} tokens; max_length is {max_length}")
+            data[number]
             numbers.append(number)
         except AmpError as error:
             last = (item.id, error)
@@ -181,5 +212,5 @@ def usable_items(data: EncodedItems, run_folder: Path, *, max_length: int) -> En
             refuse_systematic(rejections, len(numbers), run_folder, last)
     if not numbers:
         raise _unusable("No item can be used for training", last)
-    write_json(known, {"numbers": numbers, "max_length": max_length})
+    write_json(known, {"numbers": numbers, "max_length": data.max_length})
     return data.only(numbers)

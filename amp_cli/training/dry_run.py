@@ -220,16 +220,13 @@ def _look_at_data(
         prepare_items(prefs, run_folder, image_root=image_root, method=config.method)
         items = load_items(run_folder, config.method)
         rejected = LeftOutLog.open(run_folder / REJECTED).count
-    data = EncodedItems(outline, items, method=config.method)
+    data = EncodedItems(outline, items, method=config.method, max_length=config.max_length)
     numbers = spread_sample(len(items), SAMPLED)
     encoded, last = [], "no item"
     with ui.progress("Encoding", len(numbers)) as advance:
         for number in numbers:
             try:
-                item = data[number]
-                if (length := max(len(response.input_ids) for response in item.responses)) > config.max_length:
-                    raise AmpError(f"the item has {length} tokens; max_length is {config.max_length}")
-                encoded.append(item)
+                encoded.append(data[number])
             except AmpError as error:
                 last = error.message
             advance()

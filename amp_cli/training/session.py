@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from amp_cli.disk.jsonl import RecordLog, read_json_records, write_text
+from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.errors import AmpError
 from amp_cli.launching import report
 from amp_cli.models.load import LoadedModel, load_model
@@ -38,7 +39,7 @@ from amp_cli.training.arguments import (
 )
 from amp_cli.training.card import ADAPTER, finish_adapter
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.data import EncodedItems, load_items, usable_items
+from amp_cli.training.data import REJECTED, EncodedItems, load_items, usable_items
 from amp_cli.training.memory import choose_checkpointing, estimate_memory, room_on, spread_sample
 from amp_cli.training.reference import ReferenceCache, cache_identity, check_cache, choose_reference, fill_cache
 from amp_cli.training.rows.forward import ForwardPass
@@ -188,9 +189,10 @@ class Session:
         os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", layer)
         for note in loaded.notes:
             self._note(note)
-        items = EncodedItems(loaded, load_items(self.run_folder, self.config.method), method=self.config.method)
+        items = load_items(self.run_folder, self.config.method)
+        encoded = EncodedItems(loaded, items, method=self.config.method, max_length=self.config.max_length)
         with self.state.main_process_first():
-            data = usable_items(items, self.run_folder, max_length=self.config.max_length)
+            data = usable_items(encoded, self.run_folder)
         resumed_from = self._tidy()
         callback = RunReport(self.run_folder)
         trainer = self._trainer(loaded, data, callback)
@@ -199,7 +201,7 @@ class Session:
         self._train(trainer, resumed_from)
         seconds = time.monotonic() - ready
         steps = max(trainer.state.global_step, steps_before)
-        facts = self._last_metrics(callback) | {"items": len(data), "steps": steps}
+        facts = self._last_metrics(callback) | {"items": self._used(data), "steps": steps}
         adapter = self._save(trainer, facts)
         return {
             **facts,
@@ -234,15 +236,23 @@ class Session:
             raise RuntimeError(
                 f"{trainer.args.world_size} processes are training, but {self.state.num_processes} were counted"
             )
+        refuse_coarse(trainer.model)
         trainer.remove_callback(PrinterCallback)
         return trainer
 
     def _sft_trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport, pad_id: int) -> FiniteTrainer:
-        from amp_cli.training.sft import sft_trainer
+        from amp_cli.training.sft import FiniteSFTTrainer, sft_config
 
         wanted = self.config.gradient_checkpointing
         arguments = self._arguments(loaded, self.state.device.type == "cuda" if wanted is None else wanted)
-        trainer: FiniteTrainer = sft_trainer(loaded.model, data, pad_id=pad_id, arguments=arguments, callback=callback)
+        trainer: FiniteTrainer = FiniteSFTTrainer(
+            model=loaded.model,
+            pad_id=pad_id,
+            args=sft_config(arguments),
+            processing_class=data.loaded.tokenizer,
+            callbacks=[callback],
+            **self._feeding(data),
+        )
         return trainer
 
     def _mdpo_trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport, pad_id: int) -> FiniteTrainer:
@@ -254,9 +264,21 @@ class Session:
             reference=self._reference(loaded, data, forward),
             model=loaded.model,
             args=TrainingArguments(**arguments),
-            train_dataset=data,
             callbacks=[callback],
+            **self._feeding(data),
         )
+
+    def _feeding(self, data: EncodedItems) -> dict[str, Any]:
+        return {"data": data, "fill": data[_with_images_first(data)[0]], "leave_out": self._leave_out}
+
+    def _used(self, data: EncodedItems) -> int:
+        """Return how many items were not left out."""
+        reasons = LeftOutLog.open(self.run_folder / REJECTED).reasons()
+        return sum(item.id not in reasons for item in data.items)
+
+    def _leave_out(self, one: LeftOut) -> None:
+        if LeftOutLog.open(self.run_folder / REJECTED).add(one):
+            self._note(f"Item '{one.id}' is left out: {one.reason}")
 
     def _checkpointing(self, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass) -> bool:
         """Return whether to checkpoint gradients: where the process with the least memory would not do without."""
@@ -286,9 +308,7 @@ class Session:
 
     def _forward(self, loaded: LoadedModel, data: EncodedItems, pad_id: int) -> ForwardPass:
         """Test our log-probabilities on real items before hours are spent on them, and take the fastest right way."""
-        with_images = [number for number in range(len(data)) if data.items[number].images]
-        numbers = list(dict.fromkeys([*with_images, *range(len(data))]))[:2]
-        items = [data[number] for number in numbers]
+        items = [data[number] for number in _with_images_first(data)[:2]]
         loaded.model.train()
         try:
             with self._precision(loaded):
@@ -367,6 +387,22 @@ class Session:
         if not self.state.is_main_process:
             return self.run_folder / ADAPTER
         return finish_adapter(written, self.run_folder, config=self.config, facts=facts)
+
+
+def _with_images_first(data: EncodedItems) -> list[int]:
+    """Return the items' numbers, those with images before those without."""
+    return sorted(range(len(data)), key=lambda number: not data.items[number].images)
+
+
+def refuse_coarse(model: Any) -> None:
+    """See that what is trained is float32: in 16 bits most of an adapter's small updates are lost.
+
+    Raises:
+        RuntimeError: a library has made it coarser.
+    """
+    coarse = [name for name, one in model.named_parameters() if one.requires_grad and one.dtype != torch.float32]
+    if coarse:
+        raise RuntimeError(f"{len(coarse)} weights to train are not float32, first '{coarse[0]}'")
 
 
 def _peak_memory_mb(device: torch.device) -> float:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import sys
 import time
 import warnings
@@ -25,12 +26,24 @@ LOCK_SECONDS = 60
 def main() -> None:
     """Train as `run.json` says; a fault that the user can mend is reported as a sentence."""
     end_with_parent()
+    allow_many_files()
     run_folder = Path(sys.argv[1])
     with faults_reported():
         config = TrainConfig.from_settings(Run.read(run_folder).settings)
         _skip_needless_imports(config)
         with _alone_in(run_folder):
             _train(config, run_folder)
+
+
+MANY_FILES = 65536
+
+
+def allow_many_files() -> None:
+    """Raise the soft limit of open files as far as the hard one allows; many systems begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _skip_needless_imports(config: TrainConfig) -> None:
