@@ -1,5 +1,7 @@
 """Opens images the way models need them (upright RGB), and refuses those that cannot be used."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,16 +44,54 @@ def open_image(path: Path) -> "Image":
     """
     from PIL import Image, ImageOps
 
+    with _header(path) as image:
+        image.load()
+        if image.mode.startswith(("I", "F")):
+            return _from_deep(image, path)
+        upright: Image.Image = ImageOps.exif_transpose(image)
+        return upright.convert("RGB")
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return an image's (width, height) from its header; refuse what the header shows to be unusable.
+
+    Raises:
+        AmpError: empty, no image, animated, too large, or floating-point.
+    """
+    with _header(path) as image:
+        return image.size
+
+
+ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+"""The last bytes of a whole file, by format as Pillow calls it."""
+
+
+def look_at_image(path: Path) -> None:
+    """Refuse what `open_image` would refuse, without decoding a file whose header and end are in order.
+
+    An image that is damaged in between shows only when it is opened.
+    """
+    with _header(path) as image:
+        is_deep = image.mode.startswith(("I", "F"))  # its pixels say whether it can be used
+        end = None if is_deep else ENDS.get(image.format or "")
+    if end is None or not _ends_with(path, end):
+        check_image(path)
+
+
+def _ends_with(path: Path, end: bytes) -> bool:
+    with path.open("rb") as file:
+        file.seek(-min(len(end), path.stat().st_size), 2)
+        return file.read() == end
+
+
+@contextmanager
+def _header(path: Path) -> "Iterator[Image]":
     if path.stat().st_size == 0:
         raise AmpError(f"The image '{path}' is empty (0 bytes)")
     try:
         with _opened(path) as image:
             _refuse_unusable(image, path)
-            image.load()
-            if image.mode.startswith(("I", "F")):
-                return _from_deep(image, path)
-            upright: Image.Image = ImageOps.exif_transpose(image)
-            return upright.convert("RGB")
+            yield image
     except (OSError, SyntaxError, ValueError) as error:
         raise AmpError(f"The image '{path}' cannot be read: {error}") from error
 

@@ -39,7 +39,9 @@ from amp_cli.training.arguments import (
 )
 from amp_cli.training.card import ADAPTER, finish_adapter
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.data import REJECTED, EncodedItems, load_items, usable_items
+from amp_cli.training.data import REJECTED, EncodedItems, load_items
+from amp_cli.training.feeding import ShareLoader, unpacked
+from amp_cli.training.looking import usable_items
 from amp_cli.training.memory import choose_checkpointing, estimate_memory, room_on, spread_sample
 from amp_cli.training.reference import ReferenceCache, cache_identity, check_cache, choose_reference, fill_cache
 from amp_cli.training.rows.forward import ForwardPass
@@ -148,6 +150,8 @@ def cut_metrics(run_folder: Path, *, after_step: int) -> None:
     write_text(path, "".join(kept))
 
 
+WINDOW = 16
+"""Items whose reference is computed together."""
 SAMPLED = 32
 """Items from which the longest is taken for the estimate of memory."""
 
@@ -191,8 +195,7 @@ class Session:
             self._note(note)
         items = load_items(self.run_folder, self.config.method)
         encoded = EncodedItems(loaded, items, method=self.config.method, max_length=self.config.max_length)
-        with self.state.main_process_first():
-            data = usable_items(encoded, self.run_folder)
+        data = usable_items(encoded, self.run_folder)
         resumed_from = self._tidy()
         callback = RunReport(self.run_folder)
         trainer = self._trainer(loaded, data, callback)
@@ -269,7 +272,7 @@ class Session:
         )
 
     def _feeding(self, data: EncodedItems) -> dict[str, Any]:
-        return {"data": data, "fill": data[_with_images_first(data)[0]], "leave_out": self._leave_out}
+        return {"data": data, "fill": data.first_usable(_with_images_first(data), 1)[0], "leave_out": self._leave_out}
 
     def _used(self, data: EncodedItems) -> int:
         """Return how many items were not left out."""
@@ -289,7 +292,7 @@ class Session:
         estimate = estimate_memory(
             forward.network,
             self.config,
-            [data[number] for number in spread_sample(len(data), SAMPLED)],
+            data.first_usable(spread_sample(len(data), SAMPLED), SAMPLED),
             precision=loaded.identity["dtype"],
             on_gpu=self.state.device.type == "cuda",
             processes=processes,
@@ -308,7 +311,7 @@ class Session:
 
     def _forward(self, loaded: LoadedModel, data: EncodedItems, pad_id: int) -> ForwardPass:
         """Test our log-probabilities on real items before hours are spent on them, and take the fastest right way."""
-        items = [data[number] for number in _with_images_first(data)[:2]]
+        items = data.first_usable(_with_images_first(data), 2)
         loaded.model.train()
         try:
             with self._precision(loaded):
@@ -333,13 +336,20 @@ class Session:
         own = range(self.state.process_index, len(data), self.state.num_processes)
         if self.state.is_main_process:
             report(total=len(own), done=0, label="Reference", unit="items")
+        windows = [list(own[start : start + WINDOW]) for start in range(0, len(own), WINDOW)]
+        loader = ShareLoader(data, windows, list, at_once=WINDOW, workers=self.config.data_workers)
         budget = self.config.tokens_per_step
         with self._precision(loaded):
-            if self.self_test is not None and own and data[own[0]] in cache:
-                check_cache(cache, loaded.model, forward, data[own[0]], tolerance=self.self_test.tolerance)
-            fill_cache(cache, loaded.model, forward, data, own, tokens_per_step=budget, advance=self._advance)
-        self.state.wait_for_everyone()
-        cache.read()
+            if self.self_test is not None and own:
+                (first,) = data.first_usable(own, 1)
+                if first in cache:
+                    check_cache(cache, loaded.model, forward, first, tolerance=self.self_test.tolerance)
+            for share in map(unpacked, loader):
+                fill_cache(cache, loaded.model, forward, share.batch, tokens_per_step=budget)
+                self._advance(share.items + len(share.left_out))
+        cache.flush()
+        for found in gather_object([cache.used]):  # told, not read from the disk: machines need not share one
+            cache.learn(found)
         return cache
 
     def _precision(self, loaded: LoadedModel) -> torch.autocast:
@@ -347,8 +357,8 @@ class Session:
         kind, dtype = self.state.device.type, DTYPES[loaded.identity["dtype"]]
         return torch.autocast(kind, dtype, enabled=kind == "cuda" and dtype != torch.float32)
 
-    def _advance(self) -> None:
-        if self.state.is_main_process:
+    def _advance(self, items: int) -> None:
+        for _ in range(items if self.state.is_main_process else 0):
             report(step=1)
 
     def _note(self, text: str) -> None:
