@@ -78,8 +78,10 @@ def train_model(
         AmpError: anything the user can mend, most of it before the model loads.
     """
     check_packages(config)
-    prefs_hash = _hash(prefs)
     launch = plan_launch(config, gpus := visible_gpus(), config_file=accelerate_config, processes=num_processes)
+    if (machine := _machine_of(launch.config_file)) > 0:
+        return take_part(launch, out, machine, overwrite=overwrite)
+    prefs_hash = _hash(prefs)
     if config.quantization is not None and not gpus:
         ui.warn(f"There is no GPU. {config.quantization} works on a CPU, but slowly")
     with Run.start(
@@ -98,6 +100,28 @@ def train_model(
             draw_curves(out)
         result = read_json(out / RESULT)
         run.finish("done", result=result)
+    return _result_of(out)
+
+
+def take_part(launch: Launch, out: Path, machine: int, *, overwrite: bool) -> TrainResult:
+    """Train on another machine than the main one, which owns the run folder: nothing is written there from here.
+
+    Args:
+        machine: its number, from 1. overwrite: do not take the result of an earlier run for this one's.
+
+    Raises:
+        AmpError: the training failed.
+    """
+    if overwrite or not (out / RESULT).exists():
+        log_path = out.with_name(f"{out.name}.machine-{machine}.log")  # the run folder may not be there yet
+        ui.note(f"This is machine {machine}: the main one writes to '{out}'. The log is '{log_path}'")
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        run_worker(launch, out, log_path=log_path)
+    return _result_of(out)
+
+
+def _result_of(out: Path) -> TrainResult:
+    result = read_json(out / RESULT)
     return TrainResult(
         **{name: result[name] for name in ("steps", "loss", "accuracy", "resumed_from", "seconds")},
         items_per_second=result["items_per_second"],
@@ -120,13 +144,17 @@ LOG = "train.log"
 LEGEND = "ok@d: share of pairs d levels apart in order; rL: reward of level L, nats"
 
 
-def run_worker(launch: Launch, run_folder: Path) -> dict[str, Any]:
+def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None) -> dict[str, Any]:
     """Start the worker, follow it to the end, return its result.
+
+    Args:
+        log_path: where another machine than the main one writes; its worker tells no result, and {} is returned.
 
     Raises:
         AmpError: it failed; the message holds its own words or the last lines of its log.
     """
-    log_path = run_folder / LOG
+    is_main = log_path is None
+    log_path = log_path or run_folder / LOG
     outcome: dict[str, Any] = {}
     with ExitStack() as stack:
         status = run_workers(launch, run_folder, log_path, _display(stack, outcome))
@@ -138,12 +166,12 @@ def run_worker(launch: Launch, run_folder: Path) -> dict[str, Any]:
             hint="The same command goes on from the last checkpoint. These take less memory and may be changed: "
             f"--tokens-per-step, --set gradient_checkpointing=true. The log is '{log_path}'",
         )
-    if status or "result" not in outcome:
+    if status or (is_main and "result" not in outcome):
         raise AmpError(
             f"Training stopped (exit status {status}). The last lines of its log:\n{tail_of(log_path)}",
             hint=f"The whole log is in '{log_path}'; run the same command to continue from the last checkpoint",
         )
-    result: dict[str, Any] = outcome["result"]
+    result: dict[str, Any] = outcome.get("result", {})
     return result
 
 
@@ -269,6 +297,14 @@ def _settings_of(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or "distributed_type" not in values:
         raise AmpError(f"'{file}' is not an accelerate config", hint="Make one with `accelerate config`")
     return values
+
+
+def _machine_of(file: Path) -> int:
+    """Return the number of this machine among those that train together; the main one's is 0."""
+    machine = _settings_of(file).get("machine_rank", 0)
+    if not isinstance(machine, int) or machine < 0:
+        raise AmpError(f"machine_rank in '{file}' must be a whole number from 0, not {machine!r}")
+    return machine
 
 
 def _processes_of(file: Path) -> int:

@@ -15,6 +15,7 @@ Processes look at pieces in turn, and each keeps what it has found of a piece: a
 
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,14 @@ class Bounds:
 
     def __init__(self, data: EncodedItems) -> None:
         self._data = data
-        self._rules = TextRules.of(data.loaded)
-        self._images = ImageTokens(data.loaded)
+
+    @cached_property
+    def _rules(self) -> TextRules:
+        return TextRules.of(self._data.loaded)
+
+    @cached_property
+    def _images(self) -> "ImageTokens":
+        return ImageTokens(self._data.loaded)
 
     def look(self, number: int) -> None:
         """Refuse an item that is of no use, as far as that can be told without pixels.

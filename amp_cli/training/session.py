@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from peft import get_peft_model
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 from transformers import (
@@ -221,11 +221,12 @@ class Session:
 
     def _tidy(self) -> tuple[Path, int, int] | None:
         """Return the checkpoint to go on from, after half-written ones and what was logged after it are gone."""
-        with self.state.main_process_first():
-            resumed_from = last_complete(self.run_folder)
-            if self.state.is_main_process:
-                remove_incomplete(self.run_folder)
-                cut_metrics(self.run_folder, after_step=resumed_from[1] if resumed_from else 0)
+        found = None
+        if self.state.is_main_process:
+            found = last_complete(self.run_folder)
+            remove_incomplete(self.run_folder)
+            cut_metrics(self.run_folder, after_step=found[1] if found else 0)
+        resumed_from: tuple[Path, int, int] | None = broadcast_object_list([found])[0]
         return resumed_from
 
     def _trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport) -> FiniteTrainer:
