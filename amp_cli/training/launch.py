@@ -79,7 +79,7 @@ def train_model(
     """
     check_packages(config)
     launch = plan_launch(config, gpus := visible_gpus(), config_file=accelerate_config, processes=num_processes)
-    if (machine := _machine_of(launch.config_file)) > 0:
+    if machine := machine_number(accelerate_config):
         return take_part(launch, out, machine, overwrite=overwrite)
     prefs_hash = _hash(prefs)
     if config.quantization is not None and not gpus:
@@ -299,8 +299,15 @@ def _settings_of(file: Path) -> dict[str, Any]:
     return values
 
 
-def _machine_of(file: Path) -> int:
-    """Return the number of this machine among those that train together; the main one's is 0."""
+def machine_number(config_file: str | None) -> int:
+    """Return which of the machines that train together this one is, by its accelerate file; the main one is 0.
+
+    Raises:
+        AmpError: there is no such file, or it says nothing of use.
+    """
+    if config_file is None:
+        return 0
+    file = _accelerate_file(config_file)
     machine = _settings_of(file).get("machine_rank", 0)
     if not isinstance(machine, int) or machine < 0:
         raise AmpError(f"machine_rank in '{file}' must be a whole number from 0, not {machine!r}")
