@@ -48,10 +48,10 @@ def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, me
     images = Images(image_root or source.resolve().parent)
     items: dict[str, TrainItem] = {}
     last = ("", AmpError("the file is empty"))
-    told = time.monotonic()
+    told = time.perf_counter()
     for number, record, reason in read_json_records(source):
-        if time.monotonic() - told > TELL_SECONDS:
-            told = time.monotonic()
+        if time.perf_counter() - told > TELL_SECONDS:
+            told = time.perf_counter()
             ui.note(f"Reading '{source}': {number:,} items so far")
         item_id = _id_of(record, number, source)
         try:

@@ -25,10 +25,10 @@ AHEAD = 64
 """Items that data workers prepare ahead, all together: about 90 MB of 336-pixel images."""
 
 
-class Shares(Sampler[list[int]]):
+class EpochShares(Sampler[list[int]]):
     """The numbers of the items that one process takes at once, one share after the other, in the order of an epoch.
 
-    Shares of an epoch's last update may be smaller in some processes than in others, or empty; all have as many.
+    EpochShares of an epoch's last update may be smaller in some processes than in others, or empty; all have as many.
 
     Args:
         items: how many there are. at_once: how many of them a process takes at once.
@@ -119,7 +119,7 @@ class ShareLoader(DataLoader[Arrived]):
     def __init__(
         self,
         data: EncodedItems,
-        shares: Shares | Sequence[list[int]],
+        shares: EpochShares | Sequence[list[int]],
         build: Callable[[list[EncodedItem]], Any],
         *,
         at_once: int,
@@ -136,5 +136,5 @@ class ShareLoader(DataLoader[Arrived]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's order; the trainer calls it."""
-        if isinstance(self._shares, Shares):
+        if isinstance(self._shares, EpochShares):
             self._shares.set_epoch(epoch)

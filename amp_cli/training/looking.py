@@ -132,7 +132,7 @@ class LateBar:
         self._total = total
         self._unit = unit
         self._done = 0
-        self._start = time.monotonic()
+        self._start = time.perf_counter()
         self._is_shown = False
 
     def advance(self) -> None:
@@ -140,7 +140,7 @@ class LateBar:
         self._done += 1
         if self._is_shown:
             report(step=self._done)
-        elif time.monotonic() - self._start > SILENT:
+        elif time.perf_counter() - self._start > SILENT:
             self._is_shown = True
             report(total=self._total, done=self._done, label=self._label, unit=self._unit)
 

@@ -11,7 +11,7 @@ from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.data import EncodedItems
-from amp_cli.training.feeding import Share, ShareLoader, Shares, unpacked
+from amp_cli.training.feeding import Share, ShareLoader, EpochShares, unpacked
 
 TRY_LESS = "Lower learning_rate or max_grad_norm with --set, and give another --out or --overwrite"
 MOST_SKIPPED = 50
@@ -56,7 +56,7 @@ class FiniteTrainer(Trainer):
         """Return the loader of this process's shares."""
         args = self.args
         at_once = args.per_device_train_batch_size
-        shares = Shares(
+        shares = EpochShares(
             len(self.data),
             seed=args.data_seed,
             process=args.process_index,

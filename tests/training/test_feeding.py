@@ -14,7 +14,7 @@ from torch.utils.data import RandomSampler
 
 from amp_cli.disk.left_out import LeftOut
 from amp_cli.training.data import EncodedItems, load_items, prepare_items
-from amp_cli.training.feeding import Share, ShareLoader, Shares, unpacked
+from amp_cli.training.feeding import Share, ShareLoader, EpochShares, unpacked
 from amp_cli.training.session import load_policy
 from amp_cli.training.sft import sft_batch
 from amp_cli.training.worker import allow_many_files
@@ -24,7 +24,7 @@ from tests.training.test_trainer import RAGGED, metrics, train
 
 def shares(items: int, *, processes: int, at_once: int, epoch: int = 0) -> list[list[list[int]]]:
     """Return, for each turn, what each process takes."""
-    each = [Shares(items, seed=3, process=one, processes=processes, at_once=at_once) for one in range(processes)]
+    each = [EpochShares(items, seed=3, process=one, processes=processes, at_once=at_once) for one in range(processes)]
     for one in each:
         one.set_epoch(epoch)
     assert len({len(one) for one in each}) == 1
