@@ -148,7 +148,7 @@ def train(
 
     Example: amp train --size 7b --prefs prefs/preferences.jsonl --out runs/train
     """
-    from amp_cli.commands.preferences.importing import usable_prefs
+    from amp_cli.commands.preferences.importing import UsablePrefs, usable_prefs
     from amp_cli.training.config import load_config
 
     chosen = {
@@ -187,9 +187,12 @@ def train(
         _show_plan(plan, json=json)
         ui.hint(f"amp train --size {size} --prefs {prefs} --out {out} ... (the same options without --dry-run)")
         return
-    from amp_cli.training.launch import train_model
+    from amp_cli.training.launch import machine_number, train_model
 
-    usable = usable_prefs(prefs, out, image_root=image_root, method=config.method)
+    if machine_number(accelerate_config) == 0:
+        usable = usable_prefs(prefs, out, image_root=image_root, method=config.method)
+    else:  # the main machine imports them
+        usable = UsablePrefs(file=prefs, image_root=image_root)
     result = train_model(
         config,
         prefs=usable.file,

@@ -63,7 +63,6 @@ class Run:
         seed: int | None = None,
         overwrite: bool = False,
         inputs: Collection[Path | None] = (),
-        joins: bool = False,
     ) -> Self:
         """Open `out` for `command`; an unfinished or finished run with the same settings is resumed.
 
@@ -73,7 +72,6 @@ class Run:
             overwrite: start afresh; the files of an earlier run of the same command are removed. So this is called when
                 all that can be checked is checked.
             inputs: all that is read; none of it may lie in a folder that is overwritten.
-            joins: whether this machine takes part in a run that another one has opened and holds.
 
         Raises:
             AmpError: the folder holds a run with other settings, or other files, and `overwrite` is off; or it holds
@@ -84,8 +82,6 @@ class Run:
             raise AmpError(f"'{out}' is a file", hint="Choose a new folder with --out")
         flat, free, defaults = _told_by(settings)
         facts = _new_facts(command, _plain(flat), _plain(identity or {}), seed)
-        if joins:
-            return cls._opened(out, facts, free, _plain(defaults))
         claim_folder(out, command)
         try:
             if (out / NAME).exists() and (overwrite or facts_in(out).get("state") == EMPTYING):

@@ -8,6 +8,8 @@ import os
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,6 +110,38 @@ def open_image(path: Path) -> "Image":
     return _decoded(path, path)[0]
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """Return an image's (width, height) from its header; refuse what the header shows to be unusable.
+
+    Raises:
+        AmpError: empty, no image, animated, too large, or floating-point.
+    """
+    with _header(path, path) as image:
+        return image.size
+
+
+ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+"""The last bytes of a whole file, by format as Pillow calls it."""
+
+
+def look_at_image(path: Path) -> None:
+    """Refuse what `open_image` would refuse, without decoding a file whose header and end are in order.
+
+    An image that is damaged in between shows only when it is opened.
+    """
+    with _header(path, path) as image:
+        is_deep = image.mode.startswith(("I", "F"))  # its pixels say whether it can be used
+        end = None if is_deep else ENDS.get(image.format or "")
+    if end is None or not _ends_with(path, end):
+        check_image(path)
+
+
+def _ends_with(path: Path, end: bytes) -> bool:
+    with path.open("rb") as file:
+        file.seek(-min(len(end), path.stat().st_size), 2)
+        return file.read() == end
+
+
 def check_image(path: Path) -> None:
     """Refuse what `open_image` would refuse."""
     open_image(path).close()
@@ -158,18 +192,25 @@ def _decoded(source: "Path | io.BytesIO", path: Path) -> "tuple[Image, str]":
     """Return upright RGB and the file's format; `path` is how the image is called in errors."""
     from PIL import ImageOps
 
+    with _header(source, path) as image:
+        kind = image.format or ""
+        image.load()
+        if image.mode.startswith(("I", "F")):
+            return _from_deep(image, path), kind
+        upright: Image = ImageOps.exif_transpose(image)
+        return upright.convert("RGB"), kind
+
+
+@contextmanager
+def _header(source: "Path | io.BytesIO", path: Path) -> "Iterator[Image]":
+    """Open an image for a block that reads of it what it needs; whatever is wrong with it is a sentence."""
     size = source.stat().st_size if isinstance(source, Path) else len(source.getvalue())
     if size == 0:
         raise AmpError(f"The image '{path}' is empty (0 bytes)", hint="Copy or fetch it again")
     try:
         with _opened(source, path) as image:
             _refuse_unusable(image, path)
-            kind = image.format or ""
-            image.load()
-            if image.mode.startswith(("I", "F")):
-                return _from_deep(image, path), kind
-            upright: Image = ImageOps.exif_transpose(image)
-            return upright.convert("RGB"), kind
+            yield image
     except _FAULTS as error:
         raise AmpError(
             f"The image '{path}' cannot be read: {str(error) or type(error).__name__}",

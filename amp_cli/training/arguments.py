@@ -99,7 +99,7 @@ def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, 
         "seed": config.seed,
         "data_seed": config.seed,
         "dataloader_num_workers": config.data_workers,
-        "dataloader_pin_memory": on_gpu,
+        "dataloader_pin_memory": False,  # what a data worker sends is bytes
         "remove_unused_columns": False,
         "label_names": [],
         "logging_strategy": "steps",

@@ -14,7 +14,7 @@ import torch
 
 from amp_cli import ui
 from amp_cli.disk.left_out import LeftOutLog
-from amp_cli.errors import AmpError, RecordError
+from amp_cli.errors import AmpError
 from amp_cli.launching import visible_gpus
 from amp_cli.models.load import LoadedModel, load_outline
 from amp_cli.models.prompts import EncodedItem
@@ -304,16 +304,13 @@ def _look_at_data(
         prepare_items(prefs, run_folder, image_root=image_root, method=config.method)
         items = load_items(run_folder, config.method)
         rejected = LeftOutLog.open(run_folder / REJECTED).count
-    data = EncodedItems(outline, items, method=config.method)
+    data = EncodedItems(outline, items, method=config.method, max_length=config.max_length)
     numbers = spread_sample(len(items), SAMPLED)
     encoded, last = [], "no item"
     with ui.progress("Encoding", len(numbers)) as advance:
         for number in numbers:
             try:
-                item = data[number]
-                if (length := max(len(response.input_ids) for response in item.responses)) > config.max_length:
-                    raise RecordError(f"the item has {length} tokens; max_length is {config.max_length}")
-                encoded.append(item)
+                encoded.append(data[number])
             except AmpError as error:
                 last = error.message
             advance()

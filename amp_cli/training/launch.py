@@ -79,8 +79,10 @@ def train_model(
         AmpError: anything the user can mend, most of it before the model loads.
     """
     check_packages(config)
-    prefs_hash = _hash(prefs)
     launch = plan_launch(config, gpus := visible_gpus(), config_file=accelerate_config, processes=num_processes)
+    if machine := machine_number(accelerate_config):
+        return take_part(launch, out, machine, overwrite=overwrite)
+    prefs_hash = _hash(prefs)
     if config.quantization is not None and not gpus:
         ui.warn(f"There is no GPU. {config.quantization} works on a CPU, but slowly")
     with Run.start(
@@ -91,7 +93,6 @@ def train_model(
         seed=config.seed,
         overwrite=overwrite,
         inputs=_inputs(config, prefs, image_root, launch, out, overwrite=overwrite),
-        joins=machine_rank(launch.config_file) > 0,
     ) as run:
         if not (out / RESULT).exists():
             prepare_items(prefs, out, image_root=image_root, method=config.method)
@@ -101,6 +102,28 @@ def train_model(
             draw_curves(out)
         result = read_own(out / RESULT, steps=int, seconds=int | float, items=int)
         run.finish("done", result=result)
+    return _result_of(out)
+
+
+def take_part(launch: Launch, out: Path, machine: int, *, overwrite: bool) -> TrainResult:
+    """Train on another machine than the main one, which owns the run folder: nothing is written there from here.
+
+    Args:
+        machine: its number, from 1. overwrite: do not take the result of an earlier run for this one's.
+
+    Raises:
+        AmpError: the training failed.
+    """
+    if overwrite or not (out / RESULT).exists():
+        log_path = out.with_name(f"{out.name}.machine-{machine}.log")  # the run folder may not be there yet
+        ui.note(f"This is machine {machine}: the main one writes to '{out}'. The log is '{log_path}'")
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        run_worker(launch, out, log_path=log_path)
+    return _result_of(out)
+
+
+def _result_of(out: Path) -> TrainResult:
+    result = read_own(out / RESULT, steps=int, seconds=int | float, items=int)
     return TrainResult(
         **{name: result[name] for name in ("steps", "loss", "accuracy", "resumed_from", "seconds")},
         items_per_second=result["items_per_second"],
@@ -135,13 +158,17 @@ LOG = "train.log"
 LEGEND = "ok@d: share of pairs d levels apart in order; rL: reward of level L, nats"
 
 
-def run_worker(launch: Launch, run_folder: Path) -> dict[str, Any]:
+def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None) -> dict[str, Any]:
     """Start the worker, follow it to the end, return its result.
+
+    Args:
+        log_path: where another machine than the main one writes; its worker tells no result, and {} is returned.
 
     Raises:
         AmpError: it failed; the message holds its own words or the last lines of its log.
     """
-    log_path = run_folder / LOG
+    is_main = log_path is None
+    log_path = log_path or run_folder / LOG
     outcome: dict[str, Any] = {}
     with ExitStack() as stack:
         status = run_workers(launch, run_folder, log_path, _display(stack, outcome))
@@ -154,12 +181,12 @@ def run_worker(launch: Launch, run_folder: Path) -> dict[str, Any]:
             "--tokens-per-step (sft: --set per_device_batch_size), --set gradient_checkpointing=true. "
             f"The log is '{log_path}'",
         )
-    if status or "result" not in outcome:
+    if status or (is_main and "result" not in outcome):
         raise AmpError(
             f"Training stopped (exit status {status}). The last lines of its log:\n{tail_of(log_path)}",
             hint=f"The whole log is in '{log_path}'; run the same command to continue from the last checkpoint",
         )
-    result: dict[str, Any] = outcome["result"]
+    result: dict[str, Any] = outcome.get("result", {})
     return result
 
 
@@ -285,15 +312,22 @@ def _settings_of(file: Path) -> dict[str, Any]:
     return values
 
 
-def machine_rank(file: Path) -> int:
-    """Return which machine of several this is, by an accelerate file; the first one (0) opens and holds the run."""
-    rank = _settings_of(file).get("machine_rank", 0)
-    if not isinstance(rank, int) or rank < 0:
+def machine_number(config_file: str | None) -> int:
+    """Return which of the machines that train together this one is, by its accelerate file; the main one is 0.
+
+    Raises:
+        AmpError: there is no such file, or it says nothing of use.
+    """
+    if config_file is None:
+        return 0
+    file = _accelerate_file(config_file)
+    machine = _settings_of(file).get("machine_rank", 0)
+    if not isinstance(machine, int) or machine < 0:
         raise AmpError(
-            f"machine_rank in '{file}' must be a whole number from 0, not {rank!r:.80}",
+            f"machine_rank in '{file}' must be a whole number from 0, not {machine!r:.80}",
             hint="Give each machine its own rank, the first one 0",
         )
-    return rank
+    return machine
 
 
 def _processes_of(file: Path) -> int:

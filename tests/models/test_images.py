@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from amp_cli.errors import AmpError
-from amp_cli.models.images import find_image, image_content, open_image
+from amp_cli.models import images
+from amp_cli.models.images import find_image, image_content, image_size, look_at_image, open_image
 
 
 def test_a_path_that_leaves_the_root_is_refused(tmp_path: Path) -> None:
@@ -161,3 +162,40 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(AmpError, match="floating-point"):
         open_image(tmp_path / "a.tif")
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 48, 3), dtype=np.uint8)
+    for name in ("a.png", "a.jpg", "a.webp", "a.bmp"):
+        Image.fromarray(noise).save(tmp_path / name)
+    return tmp_path
+
+
+def test_the_size_is_read_from_the_header(whole: Path) -> None:
+    assert {image_size(path) for path in whole.iterdir()} == {(48, 64)}
+
+
+def test_a_look_decodes_no_whole_png_or_jpeg(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    monkeypatch.setattr(images, "check_image", lambda path: decoded.append(path.name))
+    for path in sorted(whole.iterdir()):
+        look_at_image(path)
+    assert decoded == ["a.bmp", "a.webp"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+@pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.98])
+def test_a_look_refuses_an_image_that_is_cut_short(whole: Path, name: str, kept: float) -> None:
+    content = (whole / name).read_bytes()
+    (whole / name).write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(AmpError):
+        look_at_image(whole / name)
+
+
+def test_a_look_takes_an_image_with_something_behind_its_end(whole: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        with (whole / name).open("ab") as file:
+            file.write(b"\0\0 left by a camera")
+        look_at_image(whole / name)
+        open_image(whole / name)
