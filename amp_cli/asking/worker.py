@@ -12,7 +12,7 @@ from typing import Any
 
 from amp_cli.asking.answerer import Request
 from amp_cli.disk.jsonl import RecordLog
-from amp_cli.disk.parsing import read_own
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError
 from amp_cli.launching import report
 from amp_cli.models.spec import Decoding, ModelSpec
@@ -28,7 +28,7 @@ def main() -> None:
     with (folder / LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)  # whoever wants to be alone in the folder waits for all of us
         try:
-            _answer_share(folder, read_own(folder / JOB))
+            _answer_share(folder, read_plain_object(folder / JOB))
         except AmpError as error:
             report(error=error.message, hint=error.hint)
             sys.exit(1)

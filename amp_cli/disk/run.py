@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from amp_cli import __version__
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
-from amp_cli.disk.parsing import read_own
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.settings import default_settings, flatten, free_settings
 from amp_cli.errors import AmpError
 
@@ -63,7 +63,7 @@ class Run:
         if overwrite and (out / NAME).exists():
             disk_errors_explained(lambda: shutil.rmtree(out), out)
         if (out / NAME).exists():
-            old = read_own(out / NAME, **FIELDS)
+            old = read_plain_object(out / NAME, **FIELDS)
             _refuse_other_run(out, old, facts, free, _plain(defaults))
             facts = {**old, "settings": facts["settings"], "state": "running", "ended": None}
             run = cls(out, facts, resumed=True)
@@ -85,7 +85,7 @@ class Run:
             raise AmpError(
                 f"'{out}' is not a run folder: it holds no {NAME}", hint="Give a folder that an amp command wrote"
             )
-        return cls(out, read_own(out / NAME, **FIELDS), resumed=True)
+        return cls(out, read_plain_object(out / NAME, **FIELDS), resumed=True)
 
     def __enter__(self) -> Self:
         return self

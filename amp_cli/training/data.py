@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from amp_cli.disk.entries import read_entries
 from amp_cli.disk.jsonl import write_json, write_text
 from amp_cli.disk.left_out import LeftOutLog
-from amp_cli.disk.parsing import read_own
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError, RecordError
 from amp_cli.models.images import check_image, find_image, open_image
 from amp_cli.models.load import LoadedModel
@@ -158,7 +158,7 @@ def usable_items(data: EncodedItems, run_folder: Path, *, max_length: int) -> En
     """
     known = run_folder / ENCODABLE
     if known.exists():
-        return data.only(read_own(known, numbers=list)["numbers"])
+        return data.only(read_plain_object(known, numbers=list)["numbers"])
     rejections = LeftOutLog.open(run_folder / REJECTED)
     numbers = []
     for number, item in enumerate(data.items):

@@ -10,7 +10,7 @@ from typing import Any
 from amp_cli import ui
 from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.left_out import LeftOutLog
-from amp_cli.disk.parsing import read_own, read_yaml
+from amp_cli.disk.parsing import read_plain_object, read_yaml
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free
 from amp_cli.disk.templates import template_path
@@ -96,7 +96,7 @@ def train_model(
             run.record(accelerate_config=str(launch.config_file), processes=launch.processes)
             run_worker(launch, out)
             draw_curves(out)
-        result = read_own(out / RESULT, steps=int, seconds=int | float, items=int)
+        result = read_plain_object(out / RESULT, steps=int, seconds=int | float, items=int)
     except AmpError:
         run.finish("failed")
         raise

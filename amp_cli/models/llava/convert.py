@@ -15,6 +15,7 @@ from amp_cli.disk.run import Run, made_before, part_of, put_in_place
 from amp_cli.disk.templates import template_path
 from amp_cli.downloads.reports import Advance, Progress
 from amp_cli.errors import AmpError
+from amp_cli.models.foreign import folder_read
 from amp_cli.models.llava.adapter_folder import adapter_layout, write_adapter
 from amp_cli.models.llava.files import ADAPTER_STEMS, weight_files
 from amp_cli.models.llava.layout import LANGUAGE_MODEL, ORIGINAL, layout_of
@@ -98,7 +99,8 @@ def convert(settings: ConvertSettings, *, progress: Progress = silent) -> Conver
         part = part_of(settings.out)
         run = Run.start(part, command="convert", settings=asked, identity={**identity, "to": settings.to})
         write = _write_adapter if is_adapter else _write_model
-        with progress(f"Converting {settings.model}", _bytes_of(settings.model, is_adapter=is_adapter), 0) as advance:
+        bar = progress(f"Converting {settings.model}", _bytes_of(settings.model, is_adapter=is_adapter), 0)
+        with folder_read(settings.model), bar as advance:
             tensors, source, facts, notes = write(settings, part, advance)
         write_text(part / "README.md", _card(settings, identity, facts))
         run.finish("done", tensors=tensors, source=source, notes=list(notes), peak_memory_mb=peak_memory_mb())

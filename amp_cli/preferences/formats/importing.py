@@ -11,7 +11,7 @@ from typing import Any
 from amp_cli import ui
 from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.left_out import LeftOut
-from amp_cli.disk.parsing import read_own
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.run import NAME, Run, made_before, part_of, put_in_place
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import Choices
@@ -88,7 +88,7 @@ def import_preferences(
         "ties": opened.choices.ties,
     }
     identity = {"data": _identity(opened), **settings}
-    if keep_same and (out / NAME).is_file() and read_own(out / NAME).get("identity") == identity:
+    if keep_same and (out / NAME).is_file() and read_plain_object(out / NAME).get("identity") == identity:
         overwrite = False
     if run := made_before(out, command=COMMAND, identity=identity, overwrite=overwrite):
         return _result(out, opened, run.facts["result"], was_there=True)
