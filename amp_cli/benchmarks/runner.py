@@ -19,7 +19,7 @@ from amp_cli.benchmarks.judging import Judging, collect_verdicts, prepare_judgin
 from amp_cli.benchmarks.settings import EvalSettings, settings_of
 from amp_cli.disk.jsonl import RecordLog, content_hash, write_json, write_records
 from amp_cli.disk.left_out import LeftOutLog
-from amp_cli.disk.parsing import read_own
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import flatten
 from amp_cli.downloads.places import benchmark_folder
@@ -321,7 +321,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
         AmpError: it is not there, or is not as we write it.
     """
     path = folder / SCORES
-    scores = read_own(path, benchmark=str, rule=str)
+    scores = read_plain_object(path, benchmark=str, rule=str)
     hint = f"Score again: amp eval {scores['benchmark']} --only score --out {folder}"
     if scores["benchmark"] not in BENCHMARKS:
         raise AmpError(f"'{path}' is of the benchmark {scores['benchmark']!r:.60}, which is not known", hint=_KNOWN)

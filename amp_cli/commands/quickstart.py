@@ -15,7 +15,7 @@ import typer
 from amp_cli import stopping, ui
 from amp_cli.commands.options import RUNNING_PANEL, JsonOption, OverwriteOption, SeedOption
 from amp_cli.disk.jsonl import RecordLog, write_json
-from amp_cli.disk.parsing import read_own
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 
@@ -192,10 +192,10 @@ def _evaluate(loop: Loop, name: str) -> None:
         "eval", "pope", *model, "--data", data, "--out", folder / "pope", *ASK, "--prompt-suffix", "",
         "--max-new-tokens", 2,
     )  # fmt: skip
-    pope = read_own(folder / "pope" / "scores.json")
+    pope = read_plain_object(folder / "pope" / "scores.json")
     ui.note(f"{RUNS[name]}: POPE accuracy {pope['overall']['accuracy']:.3f}")
     loop.run("eval", "chair", *model, "--data", data, "--out", folder / "chair", *DESCRIBE)
-    chair = read_own(folder / "chair" / "scores.json")
+    chair = read_plain_object(folder / "chair" / "scores.json")
     ui.note(f"{RUNS[name]}: CHAIR-i {chair['chair_i']:.3f}, recall {chair['recall']:.3f}")
 
 
@@ -213,7 +213,7 @@ def _collect(loop: Loop, *, levels: int, seed: int, started: float) -> dict[str,
         "levels": levels,
     }
     for name, folder in folders.items():
-        scores = {benchmark: read_own(folder / benchmark / "scores.json") for benchmark in ("pope", "chair")}
+        scores = {benchmark: read_plain_object(folder / benchmark / "scores.json") for benchmark in ("pope", "chair")}
         result[name] = {**scores, "train_seconds": _train_seconds(loop.out, name)}
     pairs = (("base", "mdpo"), ("base", "sft"), ("base", "sft_compute"), ("sft_compute", "mdpo"), ("sft", "mdpo"))
     result["differences"] = {

@@ -120,8 +120,8 @@ def read_text(path: Path) -> str:
         raise AmpError(f"'{path}' is not valid UTF-8 (byte {error.start})", hint="Save it as UTF-8") from error
 
 
-def read_own(path: Path, **fields: type | UnionType) -> dict[str, Any]:
-    """Read one of our own JSON files as `read_object` does; we write neither NaN nor infinity.
+def read_plain_object(path: Path, **fields: type | UnionType) -> dict[str, Any]:
+    """Read an object as `read_object` does that can be written again: without NaN and infinity, as our own files are.
 
     Raises:
         AmpError: as `read_object`, or there is such a number.

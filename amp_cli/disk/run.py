@@ -12,7 +12,7 @@ from amp_cli import __version__, stopping
 from amp_cli.addresses import stored
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
 from amp_cli.disk.lock import LOCK, alone_in, claim_folder, release_folder, rename_held
-from amp_cli.disk.parsing import read_own
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.replacing import (
     EMPTYING,
     NAME,
@@ -133,7 +133,7 @@ class Run:
             raise AmpError(
                 f"'{out}' is not a run folder: it holds no {NAME}", hint="Give a folder that an amp command wrote"
             )
-        return cls(out, read_own(out / NAME, **FIELDS), resumed=True)
+        return cls(out, read_plain_object(out / NAME, **FIELDS), resumed=True)
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ from peft.utils.warning import PeftWarning  # noqa: E402
 
 from amp_cli.errors import AmpError  # noqa: E402
 from amp_cli.models.adapter_places import by_place, find_places  # noqa: E402
+from amp_cli.models.foreign import FAULTS, fault_line  # noqa: E402
 from amp_cli.models.llava.files import ADAPTER_STEMS, read_tensors, weight_files  # noqa: E402
 from amp_cli.models.llava.projector import load_projector, projector_files  # noqa: E402
 
@@ -70,7 +71,7 @@ def attach_adapter(network: Any, folder: Path, name: str, *, trainable: bool = F
             warnings.simplefilter("ignore", PeftWarning)  # of what is checked here, or when it is merged
             adapted = get_peft_model(network, config, autocast_adapter_dtype=trainable)
             outcome = set_peft_model_state_dict(adapted, places.weights)
-    except (ValueError, RuntimeError) as error:
+    except FAULTS as error:
         raise AmpError(
             f"The adapter '{name}' does not fit this base model: {_shape_line(error)}", hint=_OTHER_BASE
         ) from error
@@ -124,9 +125,9 @@ def read_adapter(folder: Path, name: str) -> tuple[LoraConfig, dict[str, torch.T
     """
     try:
         config = PeftConfig.from_pretrained(str(folder))
-    except (ValueError, OSError, TypeError) as error:
+    except FAULTS as error:
         raise AmpError(
-            f"The adapter '{name}' cannot be read: {str(error).splitlines()[0]}",
+            f"The adapter '{name}' cannot be read: {fault_line(error)}",
             hint="Copy it again, or train it again with `amp train`",
         ) from error
     if not isinstance(config, LoraConfig):

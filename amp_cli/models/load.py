@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from amp_cli.disk.modes import share_weights
 from amp_cli.errors import AmpError
+from amp_cli.models.foreign import reads_folder
 from amp_cli.models.llava.layout import says_original
 from amp_cli.models.llava.names import HUB
 from amp_cli.models.llava.original import (
@@ -89,6 +90,7 @@ class LoadedModel:
             self.processor.image_processor.do_pad = False
 
 
+@reads_folder
 def load_model(spec: ModelSpec, *, trainable: bool = False) -> LoadedModel:
     """Load a model; a LoRA adapter is attached, not merged.
 
@@ -123,6 +125,7 @@ def load_model(spec: ModelSpec, *, trainable: bool = False) -> LoadedModel:
     return loaded
 
 
+@reads_folder
 def load_outline(spec: ModelSpec) -> LoadedModel:
     """Build a model without weights from its configuration, on the meta device, with its processor.
 

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from amp_cli.disk.data_files import refuse_special_file
 from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.parsing import read_object
 from amp_cli.downloads.hub_errors import explained
@@ -141,7 +142,8 @@ def folder_identity(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     suffixes = (".json", ".safetensors", ".bin", ".model", ".jinja")
-    for file in sorted(p for p in folder.iterdir() if p.suffix in suffixes and p.name != "run.json"):
+    for file in sorted(p for p in folder.iterdir() if p.suffix in suffixes and p.name != "run.json" and not p.is_dir()):
+        refuse_special_file(file)
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}:".encode())
         if size <= 64 << 20:

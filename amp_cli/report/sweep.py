@@ -12,7 +12,7 @@ from amp_cli.benchmarks.runner import EvalResult, inputs_of, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.benchmarks.showing import Column
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
-from amp_cli.disk.parsing import read_own
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.report.compare import compare_runs
@@ -79,10 +79,10 @@ def find_points(run: Path) -> tuple[list[Point], list[str]]:
         elif start and _brings_projector(Path(start)):
             left_out.append(f"'{folder.name}' lacks the projector that '{start}' brought and was left out")
         else:
-            adapters[int(read_own(folder / MARKER, step=int)["step"])] = folder
+            adapters[int(read_plain_object(folder / MARKER, step=int)["step"])] = folder
     if (run / RESULT).is_file() and (run / ADAPTER / "adapter_config.json").is_file():
         # of equal steps the checkpoint stays, so that a sweep that began while the run trained goes on
-        adapters.setdefault(int(read_own(run / RESULT, steps=int)["steps"]), run / ADAPTER)
+        adapters.setdefault(int(read_plain_object(run / RESULT, steps=int)["steps"]), run / ADAPTER)
     if len(adapters) == 1:
         raise AmpError(
             f"'{run}' has no checkpoint and no adapter yet", hint="Wait for the first checkpoint (save_steps)"

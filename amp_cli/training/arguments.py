@@ -9,7 +9,7 @@ from peft import LoraConfig
 
 from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.modes import share_weights
-from amp_cli.disk.parsing import read_own
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.models.adapters import language_lora_targets
 from amp_cli.training.config import TrainConfig
 
@@ -34,7 +34,7 @@ def last_complete(run_folder: Path) -> tuple[Path, int, int] | None:
     if not found:
         return None
     step, folder = max(found)
-    return folder, step, int(read_own(folder / MARKER, of=int)["of"])
+    return folder, step, int(read_plain_object(folder / MARKER, of=int)["of"])
 
 
 def remove_incomplete(run_folder: Path) -> None:
@@ -51,7 +51,7 @@ def _folders(run_folder: Path) -> list[Path]:
 def _is_complete(checkpoint: Path) -> bool:
     if not (checkpoint / MARKER).is_file():
         return False
-    files = read_own(checkpoint / MARKER, files=dict)["files"]
+    files = read_plain_object(checkpoint / MARKER, files=dict)["files"]
     return all(
         (checkpoint / name).is_file() and (checkpoint / name).stat().st_size == size for name, size in files.items()
     )

@@ -10,7 +10,7 @@ from typing import Any
 from amp_cli import ui
 from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.left_out import LeftOutLog
-from amp_cli.disk.parsing import read_own, read_yaml
+from amp_cli.disk.parsing import read_plain_object, read_yaml
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free
 from amp_cli.disk.templates import template_path
@@ -100,7 +100,7 @@ def train_model(
             run_worker(launch, out)
         if not (out / CURVES).exists():
             draw_curves(out)
-        result = read_own(out / RESULT, steps=int, seconds=int | float, items=int)
+        result = read_plain_object(out / RESULT, steps=int, seconds=int | float, items=int)
         run.finish("done", result=result)
     return _result_of(out)
 
@@ -123,7 +123,7 @@ def take_part(launch: Launch, out: Path, machine: int, *, overwrite: bool) -> Tr
 
 
 def _result_of(out: Path) -> TrainResult:
-    result = read_own(out / RESULT, steps=int, seconds=int | float, items=int)
+    result = read_plain_object(out / RESULT, steps=int, seconds=int | float, items=int)
     return TrainResult(
         **{name: result[name] for name in ("steps", "loss", "accuracy", "resumed_from", "seconds")},
         items_per_second=result["items_per_second"],

@@ -24,7 +24,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from amp_cli.disk.jsonl import RecordLog, write_json
 from amp_cli.disk.left_out import LeftOutLog
-from amp_cli.disk.parsing import read_own
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError, RecordError
 from amp_cli.launching import report
 from amp_cli.models.images import image_size
@@ -53,7 +53,9 @@ def usable_items(data: EncodedItems, run_folder: Path) -> EncodedItems:
     """
     state = PartialState()
     known = run_folder / ENCODABLE
-    told: list[Any] = [read_own(known, numbers=list)["numbers"] if state.is_main_process and known.exists() else None]
+    told: list[Any] = [
+        read_plain_object(known, numbers=list)["numbers"] if state.is_main_process and known.exists() else None
+    ]
     numbers = broadcast_object_list(told)[0]
     if numbers is None:
         own = _look(data, run_folder, process=state.process_index, processes=state.num_processes)

@@ -9,8 +9,10 @@ by fork when the libraries are loaded; a crash of one is a line of the table, no
 
 import argparse
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import shutil
 import signal
@@ -43,9 +45,10 @@ def load_libraries() -> None:
     import spacy  # noqa: F401
     import transformers  # noqa: F401
 
-    import amp_cli.models.load
-    import amp_cli.training.session  # noqa: F401
+    import amp_cli
 
+    for found in pkgutil.walk_packages(amp_cli.__path__, "amp_cli."):
+        importlib.import_module(found.name)
     gc.freeze()  # pages of the parent stay shared
 
 

@@ -12,7 +12,15 @@ import pytest
 from amp_cli.disk import entries
 from amp_cli.disk.entries import entries_of, read_entries
 from amp_cli.disk.jsonl import RecordLog, content_hash
-from amp_cli.disk.parsing import DEEPEST, UnreadableError, parse_json, read_json, read_object, read_own, read_yaml
+from amp_cli.disk.parsing import (
+    DEEPEST,
+    UnreadableError,
+    parse_json,
+    read_json,
+    read_object,
+    read_plain_object,
+    read_yaml,
+)
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer
@@ -158,7 +166,7 @@ def test_an_object_of_ours_names_the_file_and_the_field(tmp_path: Path) -> None:
         assert raised.value.hint
     assert read_object(path, command=str)["command"] == "train"
     with pytest.raises(AmpError, match="NaN"):
-        read_own(path, command=str)
+        read_plain_object(path, command=str)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"command": 7, "settings": {}}', "[" * 100_000, ""])

@@ -277,7 +277,7 @@ def test_the_run_is_marked_failed_and_the_same_call_tries_again(
 def test_other_settings_in_the_same_folder_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prefs = write_preferences(tmp_path / "data")
     monkeypatch.setattr(launch, "run_worker", lambda planned, folder: train(folder, RAGGED))
-    monkeypatch.setattr(launch, "read_own", lambda path, **fields: {})
+    monkeypatch.setattr(launch, "read_plain_object", lambda path, **fields: {})
     with pytest.raises(KeyError):  # no result: not the point here
         train_model(RAGGED, prefs=prefs, out=tmp_path / "out")
     with pytest.raises(AmpError, match=r"beta = 0\.1, not 0\.2"):

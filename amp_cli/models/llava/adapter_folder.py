@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
-from amp_cli.disk.parsing import read_object
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import ADAPTER_STEMS, read_tensors, save_tensors, stored_tensors, weight_files
 from amp_cli.models.llava.layout import ORIGINAL as ORIGINAL_LAYOUT
@@ -51,7 +51,7 @@ def write_adapter(folder: Path, name: str, out: Path, *, to: str) -> int:
             weights[new] = tensor.contiguous()
     if not is_new:
         raise AmpError(f"The adapter '{name}' is already in the {to} layout", hint="Give the other one with --to")
-    config = read_object(folder / "adapter_config.json")
+    config = read_plain_object(folder / "adapter_config.json")
     out.mkdir(parents=True, exist_ok=True)
     save_tensors(weights, out / ADAPTER_STEMS[0])
     config["target_modules"] = _targets(config, weights, spelling, to)

@@ -18,6 +18,7 @@ from amp_cli.disk.run import make_whole
 from amp_cli.disk.templates import template_path
 from amp_cli.downloads.reports import Advance, Progress
 from amp_cli.errors import AmpError
+from amp_cli.models.foreign import folder_read
 from amp_cli.models.llava.adapter_folder import adapter_layout, write_adapter
 from amp_cli.models.llava.files import ADAPTER_STEMS, weight_files
 from amp_cli.models.llava.layout import LANGUAGE_MODEL, ORIGINAL, TRANSFORMERS, layout_of
@@ -97,7 +98,8 @@ def convert(settings: ConvertSettings, *, progress: Progress = silent) -> Conver
 
     def write(part: Path) -> dict[str, Any]:
         write_parts = _write_adapter if is_adapter else _write_model
-        with progress(f"Converting {settings.model}", _bytes_of(settings.model, is_adapter=is_adapter), 0) as advance:
+        bar = progress(f"Converting {settings.model}", _bytes_of(settings.model, is_adapter=is_adapter), 0)
+        with folder_read(settings.model), bar as advance:
             tensors, source, facts, notes = write_parts(settings, part, advance)
         write_text(part / "README.md", _card(settings, identity, facts))
         return {"tensors": tensors, "source": source, "notes": list(notes), "peak_memory_mb": peak_memory_mb()}

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from amp_cli.disk.parsing import read_object
 from amp_cli.errors import AmpError
+from amp_cli.models.foreign import reads_folder
 from amp_cli.models.llava.files import StoredTensor, read_tensors, stored_tensors, weight_files
 from amp_cli.models.llava.names import ORIGINAL, Spelling, is_buffer, projector_names, respell
 from amp_cli.models.llava.projector import read_projector
@@ -87,6 +87,7 @@ class OriginalCheckpoint:
         return str(self.config.get("mm_vision_select_feature", "patch")) == "cls_patch"
 
 
+@reads_folder
 def open_original(
     folder: Path,
     *,
@@ -104,7 +105,7 @@ def open_original(
     Raises:
         AmpError: something is missing, damaged, does not fit together, or is of a kind transformers' LLaVA cannot hold.
     """
-    config = config if config is not None else read_object(folder / "config.json")
+    config = config if config is not None else read_plain_object(folder / "config.json")
     refuse_other_models(str(folder), config)
     refuse_unknown_settings(folder, config)
     stored = stored_tensors(weight_files(folder))

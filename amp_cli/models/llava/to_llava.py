@@ -11,7 +11,7 @@ from transformers import LlavaConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
-from amp_cli.disk.parsing import read_object
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.complete import refuse_gaps
 from amp_cli.models.llava.files import read_tensors, save_tensors, stored_tensors, weight_files, write_shards
@@ -38,7 +38,7 @@ def write_llava(folder: Path, out: Path, advance: Callable[[int], object] = lamb
     Raises:
         AmpError: the model is no LLaVA-1.5, or lacks the files that the original layout needs.
     """
-    config = read_object(folder / "config.json")
+    config = read_plain_object(folder / "config.json")
     _refuse_other_kinds(folder, config)
     image_token = _image_token(folder, config)
     stored = stored_tensors(weight_files(folder))
@@ -158,7 +158,7 @@ def _tower_tensors(folder: Path) -> dict[str, torch.Tensor]:
 def _original_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration that the folder was converted from, or one made from transformers'."""
     if (folder / KEPT / "config.json").is_file():
-        source: dict[str, Any] = read_object(folder / KEPT / "config.json")
+        source: dict[str, Any] = read_plain_object(folder / KEPT / "config.json")
         return source
     text, vision = _full_configs(config)
     architecture, model_type = _ARCHITECTURES[text["model_type"]]
@@ -204,7 +204,7 @@ def _pads(folder: Path) -> bool:
 def _image_settings(folder: Path) -> dict[str, Any]:
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
-            settings: dict[str, Any] = read_object(folder / name)
+            settings: dict[str, Any] = read_plain_object(folder / name)
             if images := settings.get("image_processor", settings if "image_mean" in settings else None):
                 return dict(images)
     return {}
@@ -249,7 +249,9 @@ def _write_small_files(folder: Path, original: dict[str, Any], out: Path) -> Non
             if (folder / KEPT / name).is_file():
                 shutil.copyfile(folder / KEPT / name, out / name)
         return
-    settings = read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    settings = (
+        read_plain_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    )
     write_json(
         out / "tokenizer_config.json",
         {
