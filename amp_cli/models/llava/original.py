@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError
 from amp_cli.models.foreign import reads_folder
 from amp_cli.models.llava.files import StoredTensor, read_tensors, stored_tensors, weight_files
