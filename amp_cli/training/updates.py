@@ -11,7 +11,7 @@ from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.data import EncodedItems
-from amp_cli.training.feeding import Share, ShareLoader, EpochShares, unpacked
+from amp_cli.training.feeding import EpochShares, Share, ShareLoader, unpacked
 
 TRY_LESS = "Lower learning_rate or max_grad_norm with --set, and give another --out or --overwrite"
 MOST_SKIPPED = 50

@@ -14,7 +14,7 @@ from torch.utils.data import RandomSampler
 
 from amp_cli.disk.left_out import LeftOut
 from amp_cli.training.data import EncodedItems, load_items, prepare_items
-from amp_cli.training.feeding import Share, ShareLoader, EpochShares, unpacked
+from amp_cli.training.feeding import EpochShares, Share, ShareLoader, unpacked
 from amp_cli.training.session import load_policy
 from amp_cli.training.sft import sft_batch
 from amp_cli.training.worker import allow_many_files
