@@ -1,5 +1,6 @@
 """Starts a training run: checks all that can be checked, launches the worker, reads the results back."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -269,6 +270,8 @@ def plan_launch(
         environment["OMP_NUM_THREADS"] = str(config.threads)
     if uses_cpu:  # accelerate tells only a lone process
         environment["ACCELERATE_USE_CPU"] = "true"
+    if gpus and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
+        environment["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"  # rows have other lengths in every step
     if wanted == 1 and len(gpus) > 1:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[0]  # a lone process would spread over all of them by DataParallel
     return Launch(module=WORKER, config_file=file, processes=wanted, environment=environment)

@@ -119,9 +119,15 @@ class ReferenceCache:
         """Return the (responses, rounds) of these items, zero in rounds that an item does not have.
 
         Raises:
-            KeyError: an item was never added.
+            AmpError: an item was never added.
         """
-        kept = [self._known[item_key(item)] for item in items]
+        try:
+            kept = [self._known[item_key(item)] for item in items]
+        except KeyError as error:
+            raise AmpError(
+                "The reference of an item is missing: the item could not be read while it was computed, or has changed",
+                hint="The same command computes it and goes on from the last checkpoint",
+            ) from error
         rounds = max(sums.shape[1] for sums in kept)
         return torch.cat([torch.nn.functional.pad(sums, (0, rounds - sums.shape[1])) for sums in kept])
 

@@ -337,12 +337,12 @@ class Session:
         windows = [list(own[start : start + WINDOW]) for start in range(0, len(own), WINDOW)]
         loader = ShareLoader(data, windows, list, at_once=WINDOW, workers=self.config.data_workers)
         budget = self.config.tokens_per_step
+        tolerance = self.self_test.tolerance if self.self_test is not None else None
         with self._precision(loaded):
-            if self.self_test is not None and own:
-                (first,) = data.first_usable(own, 1)
-                if first in cache:
-                    check_cache(cache, loaded.model, forward, first, tolerance=self.self_test.tolerance)
             for share in map(unpacked, loader):
+                if tolerance is not None and (known := next((one for one in share.batch if one in cache), None)):
+                    check_cache(cache, loaded.model, forward, known, tolerance=tolerance)
+                    tolerance = None  # one of the kept numbers stands for all
                 fill_cache(cache, loaded.model, forward, share.batch, tokens_per_step=budget)
                 self._advance(share.items + len(share.left_out))
         cache.flush()

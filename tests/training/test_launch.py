@@ -159,6 +159,32 @@ def test_no_nvidia_tool_means_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert visible_gpus() == []
 
 
+def test_gpus_without_nvidias_tool_are_counted_by_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 3\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("amp_cli.launching.shutil.which", lambda name: None)
+    monkeypatch.setattr("amp_cli.launching.sys.executable", str(python))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("amp_cli.launching.GPU_FILES", (str(tmp_path / "no driver"),))
+    assert visible_gpus() == []
+    monkeypatch.setattr("amp_cli.launching.GPU_FILES", (str(python),))
+    assert visible_gpus() == ["0", "1", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    assert visible_gpus() == ["2"]
+    python.write_text("#!/bin/sh\necho no torch >&2; exit 1\n")
+    assert visible_gpus() == []
+
+
+def test_memory_of_gpus_may_grow_in_place_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    assert plan_launch(RAGGED, ["0"]).environment["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert "PYTORCH_ALLOC_CONF" not in plan_launch(RAGGED, []).environment
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    assert "PYTORCH_ALLOC_CONF" not in plan_launch(RAGGED, ["0"]).environment
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("amp_cli.training.launch.find_spec", lambda name: None)
     with pytest.raises(AmpError, match="needs bitsandbytes"):
