@@ -95,6 +95,7 @@ def test_an_interruption_within_an_exec_does_not_change_the_status(tmp_path: Pat
     """A plain KeyboardInterrupt there, as when a dataclass is made, has `python -m` end itself by SIGINT."""
     script = """
 import os, signal
+import psutil  # first: importing it later would make Python forget
 from amp_cli import stopping
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with stopping.heard():
