@@ -107,6 +107,21 @@ with stopping.heard():
     assert done.returncode == 130
 
 
+def test_a_destructor_that_swallows_it_shows_no_traceback(tmp_path: Path) -> None:
+    body = """
+class Slow:
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(60)
+slow = Slow()
+del slow
+time.sleep(60)
+"""
+    returncode, said, seconds = told(start(tmp_path / "out", body), signal.SIGTERM)
+    assert (returncode, said.count("\n")) == (143, 1), said
+    assert seconds < 2
+
+
 def test_told_twice_it_ends_at_once_with_one_line(tmp_path: Path) -> None:
     returncode, said, seconds = told(start(tmp_path / "out", SWALLOWING), signal.SIGINT, signal.SIGINT)
     assert (returncode, said.count("Interrupted"), said.count("\n")) == (130, 1, 1)
