@@ -86,6 +86,7 @@ def _listen() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    sys.unraisablehook = _pass_over
     os.register_at_fork(after_in_child=_listen_no_more)
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
 
@@ -104,6 +105,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         _told.append(number)
         if len(_told) == 1:
             raise Stopped
+
+
+def _pass_over(fault: "sys.UnraisableHookArgs") -> None:
+    """Say nothing where `Stopped` met a `__del__`, which swallows it: the watching thread sees to the end."""
+    if not issubclass(fault.exc_type, Stopped):
+        sys.__unraisablehook__(fault)
 
 
 def _watch(reader: int) -> None:

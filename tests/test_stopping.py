@@ -95,6 +95,7 @@ def test_an_interruption_within_an_exec_does_not_change_the_status(tmp_path: Pat
     """A plain KeyboardInterrupt there, as when a dataclass is made, has `python -m` end itself by SIGINT."""
     script = """
 import os, signal
+import psutil  # first: importing it later would make Python forget
 from amp_cli import stopping
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with stopping.heard():
@@ -104,6 +105,21 @@ with stopping.heard():
     places = os.pathsep.join((str(ROOT), str(tmp_path)))
     done = subprocess.run([sys.executable, "-m", "told"], env={**os.environ, "PYTHONPATH": places}, check=False)
     assert done.returncode == 130
+
+
+def test_a_destructor_that_swallows_it_shows_no_traceback(tmp_path: Path) -> None:
+    body = """
+class Slow:
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(60)
+slow = Slow()
+del slow
+time.sleep(60)
+"""
+    returncode, said, seconds = told(start(tmp_path / "out", body), signal.SIGTERM)
+    assert (returncode, said.count("\n")) == (143, 1), said
+    assert seconds < 2
 
 
 def test_told_twice_it_ends_at_once_with_one_line(tmp_path: Path) -> None:
