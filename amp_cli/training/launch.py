@@ -1,6 +1,7 @@
 """Starts a training run: checks all that can be checked, launches the worker, reads the results back."""
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ from amp_cli.models.resolve import check_model, places_of
 from amp_cli.training.card import ADAPTER, CURVES, draw_curves
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import REJECTED, prepare_items, usable_of
-from amp_cli.training.worker import RESULT
+from amp_cli.training.worker import RESULT, SEEN_WITHIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +121,10 @@ def take_part(launch: Launch, out: Path, machine: int, *, overwrite: bool) -> Tr
         ui.note(f"This is machine {machine}: the main one writes to '{out}'. The log is '{log_path}'")
         log_path.parent.mkdir(parents=True, exist_ok=True)
         run_worker(launch, out, log_path=log_path)
+        for _ in range(SEEN_WITHIN):
+            if (out / RESULT).exists():
+                break
+            time.sleep(1)  # a shared disk may show it late
     return _result_of(out)
 
 

@@ -9,7 +9,7 @@
 set -euo pipefail
 
 export MAIN_NODE GPUS
-MAIN_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MAIN_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 GPUS=${SLURM_GPUS_PER_NODE:-8}
 GPUS=${GPUS##*:}  # "a100:8" counts 8
 

@@ -7,20 +7,26 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 from amp_cli.disk.run import Run
 from amp_cli.disk.templates import template_path
+from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import prepare_items
 from amp_cli.training.launch import train_model
+from amp_cli.training.rows.logprobs import tower_calls
+from amp_cli.training.trainer import MDPOTrainer
 from tests.support.training_items import preference
 from tests.training.test_trainer import RAGGED, adapter, metrics, relative_difference, train
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = replace(RAGGED, max_steps=3, save_steps=3)
+SIZES = ((2, 4), (4, 2))
 ZERO_3 = {"zero_stage": 3, "zero3_init_flag": False}
 MIXED = [preference(number, levels=2 + number % 3, rounds=1 + number % 2, image=number % 3 > 0) for number in range(10)]
 TEXT = [preference(number, levels=2 + number % 2, image=False) for number in range(5)]
@@ -29,9 +35,9 @@ ONE_IMAGE = [preference(number, levels=2, rounds=2, image=number == 2) for numbe
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten items, every third without an image, in updates of 4, 4 and 2."""
+    """Nine items, every third without an image, in updates of 4, 4 and 1, in which one of two processes has none."""
     folder = tmp_path_factory.mktemp("alone")
-    train(folder, replace(CONFIG, reference="online"), MIXED)
+    train(folder, replace(CONFIG, reference="online"), MIXED[:9])
     return folder
 
 
@@ -91,6 +97,30 @@ def test_two_processes_by_our_own_file_train_as_one(alone: Path, tmp_path: Path)
     assert_same_training(alone, tmp_path / "run")
 
 
+TEXT_ITEM = EncodedItem(responses=(), image_inputs={})
+WIDE, HIGH = (EncodedItem(responses=(), image_inputs={"pixel_values": torch.zeros(1, 3, *size)}) for size in SIZES)
+
+
+@pytest.mark.parametrize("items", [[], [TEXT_ITEM], [WIDE], [WIDE, WIDE, TEXT_ITEM], [WIDE, HIGH]])
+def test_every_pass_over_a_shared_model_calls_the_tower_equally_often(items: list[EncodedItem]) -> None:
+    agreed = 2  # one call for images that can be stacked, else one for each: as many as the most that any process makes
+    trainer = SimpleNamespace(shares_model=True, forward=SimpleNamespace(image_once=True), fill=HIGH)
+    read, idle = MDPOTrainer._filled(trainer, items, agreed)  # type: ignore[arg-type]
+    assert tower_calls([item.image_inputs for item in read]) + len(idle) == agreed
+    assert read == (items or [HIGH])
+
+
+def test_a_pass_whose_images_go_in_with_the_tokens_reads_one_without_weight_where_it_has_none() -> None:
+    trainer = SimpleNamespace(shares_model=True, forward=SimpleNamespace(image_once=False), fill=HIGH)
+    filled = [MDPOTrainer._filled(trainer, items, 1) for items in ([TEXT_ITEM], [WIDE], [])]  # type: ignore[arg-type]
+    assert filled == [([TEXT_ITEM, HIGH], []), ([WIDE], []), ([HIGH], [])]
+
+
+def test_processes_with_a_model_each_call_the_tower_for_their_own_images_alone() -> None:
+    trainer = SimpleNamespace(shares_model=False, forward=SimpleNamespace(image_once=True), fill=HIGH)
+    assert MDPOTrainer._filled(trainer, [TEXT_ITEM], 1) == ([TEXT_ITEM], [])  # type: ignore[arg-type]
+
+
 ONLINE = replace(CONFIG, reference="online", tokens_per_step=100)
 MIXES = {
     "cached": (replace(CONFIG, reference="cache", tokens_per_step=100, max_steps=6), MIXED),
@@ -127,7 +157,7 @@ def test_processes_that_share_the_model_train_as_one(
 ) -> None:
     if name == "DEEPSPEED" and find_spec("deepspeed") is None:
         pytest.skip("DeepSpeed is not installed: make test-deepspeed")
-    config = replace(CONFIG, tokens_per_step=170, reference="online", gradient_checkpointing=checkpointing)
+    config = replace(CONFIG, tokens_per_step=140, reference="online", gradient_checkpointing=checkpointing)
     said = train_sharded(tmp_path, alone / "data" / "prefs.jsonl", kind, config)
     assert said.count(f"trains by {name}") == 2
     first, second = (re.findall(rf"process {number} alone: (\d+)", said) for number in (0, 1))
