@@ -235,6 +235,29 @@ def test_an_image_is_prepared_and_encoded_once_and_a_prompt_read_once_for_all_be
     assert read == [12, 3 * 8, 3 * 4, 3 * 8, 3 * 4] * 2
 
 
+def test_later_rounds_read_on_from_the_image_that_the_first_one_read(tiny: LoadedModel, tmp_path: Path) -> None:
+    Image.new("RGB", (96, 96), (200, 30, 30)).save(tmp_path / "a.png")
+    first = question_of(0, tmp_path / "a.png")
+    rounds = [replace(first, id=str(number), questions=first.questions * number) for number in (2, 3)]
+    seen = list[int]()
+    hook = tiny.model.model.vision_tower.register_forward_hook(lambda _module, _given, out: seen.append(len(out[0])))
+    try:
+        for one in rounds:
+            answer_requests(
+                tiny,
+                [one, replace(one, id="other")],
+                Decoding(max_new_tokens=4),
+                batch_size=2,
+                seed=0,
+                done=(),
+                on_answer=lambda answer, one=one: seen.append(-len(one.questions)),  # type: ignore[misc]
+                on_reject=lambda item, reason: pytest.fail(f"{item}: {reason}"),
+            )
+    finally:
+        hook.remove()
+    assert seen == [1, -2, -2, 1, -3, -3]
+
+
 def test_questions_about_one_image_stand_together_and_bundles_keep_the_order_of_batches() -> None:
     images = [Path(name) for name in ("a", "b", "c")]
     requests = [question_of(number, path) for number in range(5) for path in images]
