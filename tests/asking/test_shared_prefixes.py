@@ -1,5 +1,6 @@
 """Prefixes read once: the texts of plain `generate` in every family, and nothing computed twice for one image."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -256,6 +257,25 @@ def test_later_rounds_read_on_from_the_image_that_the_first_one_read(tiny: Loade
     finally:
         hook.remove()
     assert seen == [1, -2, -2, 1, -3, -3]
+
+
+def test_what_was_read_of_an_image_is_let_go_of_before_the_next(tiny: LoadedModel, tmp_path: Path) -> None:
+    requests = []
+    for number in range(4):
+        Image.new("RGB", (96, 96), (200, 60 * number, 30)).save(tmp_path / f"{number}.png")
+        requests.append(question_of(0, tmp_path / f"{number}.png"))
+    held = list[int]()
+    answer_requests(
+        tiny,
+        requests,
+        Decoding(max_new_tokens=1),
+        batch_size=1,
+        seed=0,
+        done=(),
+        on_answer=lambda answer: held.append(sum(type(one) is hf.DynamicCache for one in gc.get_objects())),
+        on_reject=lambda item, reason: pytest.fail(f"{item}: {reason}"),
+    )
+    assert held == [held[0]] * 4
 
 
 def test_questions_about_one_image_stand_together_and_bundles_keep_the_order_of_batches() -> None:
