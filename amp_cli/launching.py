@@ -34,6 +34,7 @@ PATIENCE = 0.6
 class Launch:
     """How worker processes are started: `python -m MODULE FOLDER`, as many times as there are processes.
 
+    No code of the current folder runs in them, nor in what accelerate starts: a `yaml.py` there is not the library.
     `any_port` lets several launches run on one machine; one that spans machines has its port in the config file.
     """
 
@@ -46,7 +47,7 @@ class Launch:
     def command(self, folder: Path) -> list[str]:
         """Return the command line."""
         return [
-            *(sys.executable, "-m", "amp_cli.launching"),
+            *(sys.executable, "-P", "-m", "amp_cli.launching"),
             *("--config_file", str(self.config_file), "--num_processes", str(self.processes)),
             *(("--main_process_port", "0") if self.any_port else ()),
             *("-m", self.module, str(folder)),
@@ -55,17 +56,29 @@ class Launch:
 
 def visible_gpus() -> list[str]:
     """Return the numbers (or ids) of the GPUs that a process started now would see."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
-    if listed.returncode:
-        return []
-    present = [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+    present = [str(number) for number in range(_count_gpus())]
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         return present
     return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")][: len(present)]
+
+
+GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""What a machine with GPUs has: NVIDIA's driver, AMD's, and either of them under Windows."""
+
+
+def _count_gpus() -> int:
+    """Return how many GPUs the machine has; torch is asked, which takes seconds, only where their tool is missing."""
+    tool = shutil.which("nvidia-smi")
+    if tool is not None:
+        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
+        return 0 if listed.returncode else sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    if not any(Path(file).exists() for file in GPU_FILES):
+        return 0
+    ask = "import torch; print(torch.cuda.device_count())"
+    all_of_them = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    said = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False, env=all_of_them)
+    return int(said.stdout) if said.stdout.strip().isdigit() else 0
 
 
 def own_config(gpus: Sequence[str], processes: int) -> Path:
@@ -86,11 +99,16 @@ def refuse_too_many(gpus: Sequence[str], processes: int, hint: str = "Give fewer
 
 
 def worker_environment() -> dict[str, str]:
-    """Return what every worker's environment holds: wherever it is started, it must find this very package."""
+    """Return what every worker's environment holds: wherever it is started, it must find this very package.
+
+    PYTHONSAFEPATH is `-P` for those that accelerate starts in its turn: `python -m` would look in the current folder
+    first.
+    """
     ours = str(Path(__file__).resolve().parents[1])
     others = os.environ.get("PYTHONPATH")
     return {
         "PYTHONPATH": f"{ours}{os.pathsep}{others}" if others else ours,
+        "PYTHONSAFEPATH": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
 

@@ -2,6 +2,10 @@
 
 import os
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m amp_cli.main`
+    del sys.path[0]  # the current folder, whose yaml.py is not the library
+
 from typing import Annotated
 
 import typer
@@ -73,10 +77,42 @@ def _start(
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is a sentence, not a traceback."""
+    """Run the command line; what the user can mend is a sentence, not a traceback.
+
+    With `--json`, an error is an object on stdout as well: {"error", "hint"}.
+    """
     try:
         with stopping.heard(), full_disk_told():
-            app()
+            _refuse_unreadable_words(sys.argv[1:])
+            status = app(standalone_mode=False)
+            if stopping.is_told():  # typer has made a status of it
+                raise stopping.Stopped
     except AmpError as error:
         ui.error(error.message, error.hint)
+        _report(error.message, error.hint)
+        sys.exit(error.status)
+    except typer.TyperException as error:  # wrong usage
+        from typer.rich_utils import rich_format_error
+
+        rich_format_error(error)  # type: ignore[arg-type]
+        _report(error.format_message(), "Run the command with --help to see its options")
+        sys.exit(error.exit_code)
+    except typer.Abort:
         sys.exit(1)
+    sys.exit(status)
+
+
+def _report(message: str, hint: str) -> None:
+    if "--json" in sys.argv:
+        ui.data({"error": message, "hint": hint})
+
+
+def _refuse_unreadable_words(words: list[str]) -> None:
+    """Refuse bytes that are not UTF-8: neither run.json nor a page could name such a file."""
+    for word in words:
+        if not word.isascii() and any("\ud800" <= character <= "\udfff" for character in word):
+            raise AmpError(f"{word!r:.80} is not valid UTF-8", hint="Rename the file or folder")
+
+
+if __name__ == "__main__":
+    main()

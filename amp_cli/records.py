@@ -5,43 +5,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 
 
 def texts(value: object, what: str) -> tuple[str, ...]:
     """Return `value` as a tuple of strings, or refuse it in the words of the field `what`."""
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise AmpError(f"'{what}' must be a list of texts, not {value!r:.80}")
+        raise RecordError(f"'{what}' must be a list of texts, not {value!r:.80}")
     for element in value:
         if not isinstance(element, str):
-            raise AmpError(f"'{what}' must hold texts only, not {element!r:.80}")
+            raise RecordError(f"'{what}' must hold texts only, not {element!r:.80}")
     return tuple(value)
 
 
 def required(record: Mapping[str, Any], key: str) -> Any:
     """Return `record[key]`, or refuse the record by the missing field's name."""
     if key not in record:
-        raise AmpError(f"the field '{key}' is missing")
+        raise RecordError(f"the field '{key}' is missing")
     return record[key]
 
 
 def _object(value: object, what: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise AmpError(f"{what} must be an object with named fields, not {value!r:.80}")
+        raise RecordError(f"{what} must be an object with named fields, not {value!r:.80}")
     return value
 
 
 def _refuse_empty_id(item_id: object) -> None:
     if not isinstance(item_id, str) or not item_id.strip():
-        raise AmpError(f"an id must be a text that is not empty, not {item_id!r:.80}")
+        raise RecordError(f"an id must be a text that is not empty, not {item_id!r:.80}")
 
 
 def _refuse_uneven(answers: Sequence[str], questions: Sequence[str], whose: str) -> None:
     if len(answers) != len(questions):
-        raise AmpError(f"{whose} has {len(answers)} answers for {len(questions)} questions")
+        raise RecordError(f"{whose} has {len(answers)} answers for {len(questions)} questions")
     for number, answer in enumerate(answers, start=1):
         if not answer.strip():
-            raise AmpError(f"{whose} has an empty answer in round {number}")
+            raise RecordError(f"{whose} has an empty answer in round {number}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +59,11 @@ class Frame:
 
     def __post_init__(self) -> None:
         if self.system is not None and (not isinstance(self.system, str) or not self.system.strip()):
-            raise AmpError(f"'system' must be a text that is not empty, not {self.system!r:.80}")
+            raise RecordError(f"'system' must be a text that is not empty, not {self.system!r:.80}")
         if not all(type(number) is int and number >= 0 for number in self.image_rounds):
-            raise AmpError(f"'image_rounds' must hold whole numbers from 0, not {self.image_rounds!r:.80}")
+            raise RecordError(f"'image_rounds' must hold whole numbers from 0, not {self.image_rounds!r:.80}")
         if list(self.image_rounds) != sorted(self.image_rounds):
-            raise AmpError("'image_rounds' must not fall: images stand in the order in which they are shown")
+            raise RecordError("'image_rounds' must not fall: images stand in the order in which they are shown")
         if not any(self.image_rounds):
             object.__setattr__(self, "image_rounds", ())
 
@@ -76,9 +76,11 @@ class Frame:
     def refuse_misfit(self, images: int, rounds: int) -> None:
         """Refuse places that are not those of this many images in this many rounds."""
         if self.image_rounds and len(self.image_rounds) != images:
-            raise AmpError(f"'image_rounds' has {len(self.image_rounds)} numbers for {images} images")
+            raise RecordError(f"'image_rounds' has {len(self.image_rounds)} numbers for {images} images")
         if self.image_rounds and self.image_rounds[-1] >= rounds:
-            raise AmpError(f"'image_rounds' names round {self.image_rounds[-1]}; the last of {rounds} is {rounds - 1}")
+            raise RecordError(
+                f"'image_rounds' names round {self.image_rounds[-1]}; the last of {rounds} is {rounds - 1}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that an item has of it: none for most items."""
@@ -90,7 +92,7 @@ class Frame:
         """Read the fields of an item; null and an empty list are as if the field was not there."""
         rounds = record.get("image_rounds") or ()
         if isinstance(rounds, str) or not isinstance(rounds, Sequence):
-            raise AmpError(f"'image_rounds' must be a list of numbers, not {rounds!r:.80}")
+            raise RecordError(f"'image_rounds' must be a list of numbers, not {rounds!r:.80}")
         return cls(system=record.get("system") or None, image_rounds=tuple(rounds))
 
 
@@ -112,7 +114,7 @@ class SourceItem:
     def __post_init__(self) -> None:
         _refuse_empty_id(self.id)
         if not self.questions:
-            raise AmpError("the item has no question")
+            raise RecordError("the item has no question")
         self.frame.refuse_misfit(len(self.images), len(self.questions))
         _refuse_uneven(self.answers, self.questions, "the standard response")
 
@@ -174,7 +176,7 @@ class Level:
         for name, value in (("accuracy", self.accuracy), ("score", self.score)):
             is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             if value is not None and not is_number:
-                raise AmpError(f"'{name}' of a level must be a number, not {value!r:.80}")
+                raise RecordError(f"'{name}' of a level must be a number, not {value!r:.80}")
 
     def to_json(self) -> dict[str, Any]:
         record: dict[str, Any] = {"answers": list(self.answers), "source": self.source}
@@ -189,9 +191,14 @@ class Level:
         return cls(
             answers=texts(required(record, "answers"), "answers"),
             source=str(record.get("source", "unknown")),
-            accuracy=record.get("accuracy"),
-            score=record.get("score"),
+            accuracy=_finite_or_none(record.get("accuracy")),
+            score=_finite_or_none(record.get("score")),
         )
+
+
+def _finite_or_none(value: Any) -> Any:
+    """Return None for NaN and infinity: that number cannot be used, the answer can."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 PAIR_SETS = ("all", "adjacent", "best-vs-rest")
@@ -228,11 +235,11 @@ class PreferenceItem:
     def __post_init__(self) -> None:
         _refuse_empty_id(self.id)
         if not self.questions:
-            raise AmpError("the item has no question")
+            raise RecordError("the item has no question")
         if len(self.levels) < 2:
-            raise AmpError(f"the item has {len(self.levels)} level(s); a preference needs at least 2")
+            raise RecordError(f"the item has {len(self.levels)} level(s); a preference needs at least 2")
         if len(self.levels) > MOST_LEVELS:
-            raise AmpError(
+            raise RecordError(
                 f"the item has {len(self.levels)} levels; at most {MOST_LEVELS} are possible",
                 hint=f"Keep {MOST_LEVELS} of its levels, the best and the worst among them",
             )
@@ -254,7 +261,7 @@ class PreferenceItem:
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         levels = required(record, "levels")
         if not isinstance(levels, Sequence) or isinstance(levels, str):
-            raise AmpError(f"'levels' must be a list, not {levels!r:.80}")
+            raise RecordError(f"'levels' must be a list, not {levels!r:.80}")
         return cls(
             id=required(record, "id"),
             images=texts(record.get("images", []), "images"),
@@ -280,10 +287,14 @@ class BenchmarkItem:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A model's answers to the questions of one item: one line of `answers.jsonl`."""
+    """A model's answers to the questions of one item: one line of `answers.jsonl`.
+
+    `is_whole` says whether the model ended each of them itself; the file is without it.
+    """
 
     id: str
     answers: tuple[str, ...]
+    is_whole: bool = field(default=True, compare=False)
 
     def __post_init__(self) -> None:
         _refuse_empty_id(self.id)
@@ -296,11 +307,18 @@ class Answer:
         return cls(id=required(record, "id"), answers=texts(required(record, "answers"), "answers"))
 
 
+MOST_TOKENS = 10**9
+"""No reply has more: a larger count is a fault of whoever counted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """A judge's raw reply to one item: one line of `verdicts.jsonl`, whose key is (id, repeat).
 
-    `model` is what the judge calls itself; `request_id` is what its operator can find the request by.
+    Attributes:
+        model: what the judge calls itself. request_id: what its operator can find the request by.
+        finish_reason: why the reply ended, as the judge says it; None where that is not known.
+        max_tokens: the limit of its length, where that is known.
     """
 
     id: str
@@ -310,13 +328,21 @@ class Verdict:
     request_id: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    finish_reason: str | None = None
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _refuse_empty_id(self.id)
         if not isinstance(self.text, str):
-            raise AmpError(f"'text' must be the judge's reply, not {self.text!r:.80}")
+            raise RecordError(f"'text' must be the judge's reply, not {self.text!r:.80}")
         if type(self.repeat) is not int or self.repeat < 0:
-            raise AmpError(f"'repeat' must be a number from 0, not {self.repeat!r:.80}")
+            raise RecordError(f"'repeat' must be a number from 0, not {self.repeat!r:.80}")
+        for name in ("text", "model", "request_id", "finish_reason"):
+            _refuse_half_characters(getattr(self, name), name)
+        for name in ("prompt_tokens", "completion_tokens", "max_tokens"):
+            count = getattr(self, name)
+            if count is not None and (type(count) is not int or not 0 <= count <= MOST_TOKENS):
+                raise RecordError(f"'{name}' must be a number of tokens, at most {MOST_TOKENS:,}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -327,8 +353,21 @@ class Verdict:
             id=required(record, "id"),
             text=required(record, "text"),
             repeat=record.get("repeat", 0),
-            model=record.get("model"),
-            request_id=record.get("request_id"),
-            prompt_tokens=record.get("prompt_tokens"),
-            completion_tokens=record.get("completion_tokens"),
+            **{name: record.get(name) for name in _SAID_OF_A_VERDICT},
         )
+
+
+_SAID_OF_A_VERDICT = ("model", "request_id", "prompt_tokens", "completion_tokens", "finish_reason", "max_tokens")
+
+
+def is_storable(text: str | None) -> bool:
+    """Tell whether a file can hold a text: it has no half of a surrogate pair."""
+    return text is None or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _refuse_half_characters(value: object, what: str) -> None:
+    """Refuse what is no text, or holds half of a surrogate pair, which no file can hold."""
+    if value is not None and not isinstance(value, str):
+        raise RecordError(f"'{what}' must be a text, not {value!r:.80}")
+    if not is_storable(value):
+        raise RecordError(f"'{what}' holds half of a surrogate pair, which is not a character")

@@ -1,6 +1,6 @@
 """Ends a command that is told to stop (Ctrl-C, SIGTERM, SIGHUP): one line says what is kept, nothing runs on.
 
-    a signal ──> the main thread: KeyboardInterrupt; bars are closed, workers ended, runs marked ──> exit 128 + signal
+    a signal ──> the main thread: Stopped; bars are closed, workers ended, runs marked ──> exit 128 + signal
             └──> a thread that watches: after GRACE, or when told again, it does the same and ends the process
 
 Whatever a kill -9 leaves, the next start mends; so the second way loses nothing that the first would have kept.
@@ -15,11 +15,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 1.0
 """Seconds that a command has to end by itself; a library may be in long work, or swallow the exception."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised by a signal. After a plain KeyboardInterrupt within an `exec`, caught or not, Python ends by SIGINT."""
 
 
 class OpenRun(Protocol):
@@ -32,7 +36,8 @@ class OpenRun(Protocol):
 
 _open_runs: list[OpenRun] = []
 _told: list[int] = []
-_said = threading.Lock()
+_said, _left = threading.Lock(), threading.Lock()
+"""Each is acquired once, by the thread that says or does it."""
 
 
 def opened(run: OpenRun) -> None:
@@ -64,7 +69,10 @@ def heard() -> Iterator[None]:
     except BaseException:
         if not _told:
             raise
+        for number in SIGNALS:  # Python takes our handler away while it ends; told again, it must not end otherwise
+            signal.signal(number, signal.SIG_IGN)
         _leave()
+        kill_all(family(os.getpid()))
         sys.exit(128 + _told[0])
 
 
@@ -95,13 +103,15 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if number not in _told:
         _told.append(number)
         if len(_told) == 1:
-            raise KeyboardInterrupt
+            raise Stopped
 
 
 def _watch(reader: int) -> None:
     """Wait for the first signal, then for a second one or for the end of patience, and end the process."""
     while (first := os.read(reader, 1)[0]) not in SIGNALS:
         continue
+    if not sys.stderr.isatty():  # on a terminal a bar that is still there would wipe it out
+        _say(first)
     select.select([reader], [], [], GRACE)
     _told.append(first)
     _leave()
@@ -110,19 +120,25 @@ def _watch(reader: int) -> None:
 
 
 def _leave() -> None:
-    """Say the one line, and mark the runs."""
-    if not _said.acquire(blocking=False):
+    """Say the one line if that is not done, and mark the runs."""
+    _say(_told[0])
+    if not _left.acquire(blocking=False):
         return
-    shows_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a bar that nobody closed has hidden it
-    with contextlib.suppress(OSError):  # a terminal that is gone
-        os.write(2, f"{shows_cursor}{_farewell()}\n".encode())
     for run in _open_runs:
         with contextlib.suppress(Exception):  # a full disk, say; nobody is left to be told
             run.finish("interrupted")
 
 
-def _farewell() -> str:
-    by = "" if _told[0] == signal.SIGINT else f" by {signal.Signals(_told[0]).name}"
+def _say(number: int) -> None:
+    if not _said.acquire(blocking=False):
+        return
+    shows_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a bar that nobody closed has hidden it
+    with contextlib.suppress(OSError):  # a terminal that is gone
+        os.write(2, f"{shows_cursor}{_farewell(number)}\n".encode())
+
+
+def _farewell(number: int) -> str:
+    by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
     if not _open_runs:
         return f"Interrupted{by}: no result is half-written. The same command begins again; a download goes on."
     out = _open_runs[0].out
@@ -132,21 +148,21 @@ def _farewell() -> str:
     return f"Interrupted{by}: what is finished is kept in '{out}'. The same command{without} goes on from there."
 
 
-def family(pid: int) -> list[Any]:
-    """Return the processes that a process has started, and what those have started."""
+def family(pid: int) -> list[int]:
+    """Return the numbers of the processes that a process has started, and of what those have started."""
     import psutil
 
-    try:
-        started: list[Any] = psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
-    return started
+    children: dict[int, list[int]] = {}
+    for one in psutil.process_iter(["ppid"]):
+        children.setdefault(one.info["ppid"], []).append(one.pid)
+    found = [pid]
+    for parent in found:
+        found += children.pop(parent, [])
+    return found[1:]
 
 
-def kill_all(processes: Sequence[Any]) -> None:
-    """Kill what `family` found; what has ended meanwhile is passed over, even if its number is another's now."""
-    import psutil
-
-    for one in processes:
-        with contextlib.suppress(psutil.Error):
-            one.kill()
+def kill_all(pids: Sequence[int]) -> None:
+    """Kill what `family` found a moment ago; what has ended meanwhile is passed over."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -7,9 +7,16 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as _escape
+
+from amp_cli.addresses import masked, masked_values
 
 _within_a_loop = False
+
+
+def escape(text: str) -> str:
+    """Return a text as rich prints it word for word, with no secret in its addresses."""
+    return _escape(masked(text))
 
 
 def _talk() -> Console:
@@ -49,21 +56,25 @@ def command_within_a_loop() -> Iterator[None]:
         _within_a_loop = False
 
 
-def error(message: str, fix: str | None) -> None:
+def error(message: str, fix: str) -> None:
     """Say what went wrong and what to try."""
     console = _talk()
-    console.print(f"[red]Error:[/red] {escape(message)}")
-    if fix:
-        console.print(f"[cyan]Hint:[/cyan] {escape(fix)}")
+    console.print(f"[red]Error:[/red] {escape(_printable(message))}")
+    console.print(f"[cyan]Hint:[/cyan] {escape(_printable(fix))}")
+
+
+def _printable(text: str) -> str:
+    """Return a text without what could steer a terminal: a name or an answer in it may be anybody's."""
+    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Show rows to a person, on stdout. None is shown as a dash, fractions with three digits."""
     from rich.table import Table
 
-    grid = Table(title=title or None, title_justify="left")
+    grid = Table(title=masked(title) or None, title_justify="left")
     for column in columns:
-        grid.add_column(column, overflow="fold")
+        grid.add_column(masked(column), overflow="fold")
     for row in rows:
         grid.add_row(*(escape(_cell(value)) for value in row))
     Console(highlight=False).print(grid)
@@ -98,7 +109,7 @@ def _cell(value: object) -> str:
 
 def data(value: Mapping[str, object]) -> None:
     """Print one JSON object on stdout, for programs."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(masked_values(value), ensure_ascii=False, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 

@@ -38,7 +38,20 @@ def part_of(path: Path) -> str:
 
 
 # who stands on whom, from the ground up; a room may import those before it, and itself
-ROOMS = ("errors", "stopping", "records", "dialogues", "ui", "disk", "launching", "downloads", "models", "asking")
+ROOMS = (
+    "addresses",
+    "errors",
+    "stopping",
+    "ranges",
+    "records",
+    "dialogues",
+    "ui",
+    "disk",
+    "launching",
+    "downloads",
+    "models",
+    "asking",
+)
 
 
 def allowed(part: str) -> set[str]:
@@ -76,6 +89,30 @@ def test_only_the_core_loads_models() -> None:
         if any(isinstance(node, ast.Attribute) and node.attr == "from_pretrained" for node in ast.walk(tree_of(path)))
     }
     assert loaders <= {"models/load.py", "models/adapters.py"}
+
+
+def test_one_file_opens_images() -> None:
+    openers = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute) and node.attr == "open" and ast.unparse(node.value).endswith("Image")
+    }
+    assert openers == {"models/images.py"}
+
+
+@pytest.mark.parametrize("name", ["start", "make_whole"])
+def test_whoever_may_overwrite_names_what_it_reads(name: str) -> None:
+    calls = [
+        (path, {one.arg for one in node.keywords})
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call) and name in (getattr(node.func, "attr", ""), getattr(node.func, "id", ""))
+    ]
+    overwriting = [(path, given) for path, given in calls if "overwrite" in given]
+    assert len(overwriting) >= 3
+    for path, given in overwriting:
+        assert "inputs" in given or path.stem == "quickstart", f"{path} reads nothing?"
 
 
 def test_nothing_but_the_ui_prints() -> None:

@@ -47,13 +47,18 @@ def test_source_candidate_and_answer_come_back_unchanged() -> None:
         ({"levels": [{"source": "s"}, CONTRACT_ITEM["levels"][1]]}, "'answers' is missing"),
         ({"levels": [1, 2]}, "a level must be an object with named fields, not 1"),
         ({"levels": [{"answers": ["a", "b"], "accuracy": "high"}] * 2}, "'accuracy' of a level must be a number"),
-        ({"levels": [{"answers": ["a", "b"], "score": float("nan")}] * 2}, "'score' of a level must be a number"),
         ({"meta": ["x"]}, "'meta' must be an object"),
     ],
 )
 def test_a_bad_item_is_refused_with_the_reason(change: dict[str, Any], reason: str) -> None:
     with pytest.raises(AmpError, match=reason):
         PreferenceItem.from_json({**CONTRACT_ITEM, **change})
+
+
+def test_a_rating_that_is_nan_is_left_out_and_its_answer_kept() -> None:
+    level = {"answers": ["a", "b"], "score": float("nan"), "accuracy": float("inf")}
+    item = PreferenceItem.from_json({**CONTRACT_ITEM, "levels": [level, {**level, "score": 0.5}]})
+    assert [(one.score, one.accuracy) for one in item.levels] == [(None, None), (0.5, None)]
 
 
 def test_a_level_without_auto_check_writes_no_numbers() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self
 
 from amp_cli.disk.settings import free
 from amp_cli.models.spec import Decoding, ModelSpec
+from amp_cli.ranges import refuse_out_of_range
 from amp_cli.records import PLAIN, Answer, Frame
 
 
@@ -49,6 +50,9 @@ class Running:
     concurrency: int = free(8)
     num_processes: int | None = free(None)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        refuse_out_of_range(self)
 
 
 class Answerer(Protocol):

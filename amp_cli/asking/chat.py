@@ -7,20 +7,27 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
+from amp_cli.addresses import is_api_version, shown_address
+from amp_cli.asking.completion import ChatReply, read_completion
 from amp_cli.asking.faults import (
+    EnoughError,
     FaultWording,
     ItemRejectedError,
     Patience,
     TransientFault,
     explain_connection,
     explain_status,
+    unusable_reply,
     words_of,
 )
+from amp_cli.asking.parameters import accepted, refused_parameters
+from amp_cli.asking.wire import ReplyTooLargeError, open_wire
 from amp_cli.errors import AmpError
+from amp_cli.records import MOST_TOKENS, is_storable
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -29,22 +36,11 @@ if TYPE_CHECKING:
 OPENAI = "https://api.openai.com/v1"
 NO_KEY = "none"
 """The library sends something; servers that want no key ignore it."""
-OPTIONAL = ("temperature", "top_p", "max_tokens", "seed", "response_format")
-"""Parameters that are left out where an endpoint says that its model does not take them."""
 HOPELESS = 20
-"""After so many refused items and not one answer, the set-up is at fault, not the items."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatReply:
-    """What came back: the text (None where there was none), why it ended, and what the endpoint says of it."""
-
-    text: str | None
-    finish_reason: str | None
-    model: str | None
-    request_id: str | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
+"""After so many refused items and not one answer, the set-up is at fault, not the items. So it is after so many
+requests in a row that may be paid for and come to nothing alike."""
+FEW = 3
+"""After so many replies of status 200 that are alike and no answer, and not one answer, the set-up is at fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +51,17 @@ class Account:
     lose: Callable[[], None] = lambda: None
 
 
+Outcome = TypeVar("Outcome", bound="ChatReply | Exception")
+
+
 class ChatClient:
     """One model of one endpoint. Use it inside `async with client.open()`.
 
     The key may be empty; with `key_at_once` it is sent from the first request on, else once the endpoint asks for one.
 
     Attributes:
+        api_version: of classic Azure; None for others.
+        shown_url: the address as messages and `run.json` have it.
         unsupported: the parameters that the endpoint turned out not to take.
         stop: once set, nothing is tried again.
     """
@@ -70,6 +71,7 @@ class ChatClient:
         *,
         model: str,
         url: str,
+        api_version: str | None,
         key: str,
         timeout: float,
         patience: Patience,
@@ -77,15 +79,19 @@ class ChatClient:
         key_at_once: bool,
     ) -> None:
         self.model = model
-        self.url = url
+        self.url = url if api_version is None else _deployment(url, model)
+        self.shown_url = shown_address(self.url)
         self.unsupported: set[str] = set()
         self.stop = asyncio.Event()
+        self.api_version = api_version
         self._key = key
         self._shows_key = key_at_once
         self._timeout = timeout
         self._patience = patience
         self._wording = wording
         self._library: AsyncOpenAI | None = None
+        self._has_answered = False
+        self._in_vain: tuple[str, int] = ("", 0)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -93,7 +99,14 @@ class ChatClient:
         import openai
 
         self.stop = asyncio.Event()
-        library = openai.AsyncOpenAI(api_key=NO_KEY, base_url=self.url, max_retries=0, timeout=self._timeout)
+        library = openai.AsyncOpenAI(
+            api_key=NO_KEY,
+            base_url=self.url,
+            max_retries=0,
+            timeout=self._timeout,
+            default_query={} if self.api_version is None else {"api-version": self.api_version},
+            http_client=open_wire(self.url, self._timeout),
+        )
         async with library as self._library:
             yield
 
@@ -112,11 +125,13 @@ class ChatClient:
         for attempt in range(1, self._patience.attempts + 1):
             outcome = await self._ask(messages, sampling, account)
             if isinstance(outcome, ChatReply):
+                self._has_answered, self._in_vain = True, ("", 0)
                 return outcome
             if not isinstance(outcome, TransientFault):
                 raise outcome
             if outcome.may_be_charged:
                 account.lose()
+                self._stop_if_all_are_alike(outcome)
             if attempt < self._patience.attempts:
                 await self._pause(self._patience.delay(attempt, outcome.retry_after))
             if self.stop.is_set():
@@ -126,6 +141,22 @@ class ChatClient:
     def hopeless(self, rejected: int, last: str) -> AmpError:
         """Return the end of a run in which nothing was answered and so many requests were rejected."""
         return AmpError(f"The first {rejected} items were all refused. The last: {last}", hint=self._wording.doubt)
+
+    def _stop_if_all_are_alike(self, fault: TransientFault) -> None:
+        """End the run where requests that may be paid for come to nothing, one like the other."""
+        last, count = self._in_vain
+        count = count + 1 if fault.kind == last else 1
+        self._in_vain = (fault.kind, count)
+        is_few_enough = fault.is_a_reply and not self._has_answered
+        if count >= (FEW if is_few_enough else HOPELESS):
+            raise self._scrubbed(
+                AmpError(
+                    f"{count} requests in a row to the {self._wording.who} at '{self.shown_url}' came to nothing: "
+                    f"{fault}",
+                    hint=f"Does {self._wording.option} lead to chat completions, answered in time, whole and not as a "
+                    f"stream? {self._wording.kept.capitalize()} so far are kept",
+                )
+            )
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -138,18 +169,17 @@ class ChatClient:
         import openai
 
         assert self._library is not None  # open() was entered
-        sent = {"model": self.model, "messages": list(messages), **self._accepted(sampling)}
+        sent = {"model": self.model, "messages": list(messages), **accepted(sampling, self.unsupported)}
         shows_key = self._shows_key and bool(self._key)
-        headers = {"Authorization": f"Bearer {self._key}"} if shows_key else {}
+        headers = self._key_headers() if shows_key else {}
         try:
             async with asyncio.timeout(self._timeout):
                 raw = await self._library.chat.completions.with_raw_response.create(**sent, extra_headers=headers)
         except openai.APIStatusError as error:
             message, code = words_of(error.body)
-            if error.status_code == 400 and error.param in OPTIONAL and error.param in sent:
-                self.unsupported.add(error.param)
-            elif error.status_code in (400, 422) and "response_format" in sent:  # not every server says what it minds
-                self.unsupported.add("response_format")
+            refused = refused_parameters(error.status_code, error.param, message, sent)
+            if refused:
+                self.unsupported |= refused
             elif error.status_code in (401, 403) and self._key and not shows_key:
                 self._shows_key = True
             else:
@@ -159,28 +189,34 @@ class ChatClient:
                     code,
                     error.response.headers,
                     model=self.model,
-                    url=self.url,
+                    url=self.shown_url,
                     patience=self._patience,
                     wording=self._wording,
                 )
+        except ReplyTooLargeError as error:
+            account.lose()
+            return ItemRejectedError(str(error))
         except (openai.APIConnectionError, TimeoutError) as error:
             return self._scrubbed(explain_connection(error, self.url, self._timeout, self._wording))
         else:
             return self._scrubbed(_read(raw.text, raw.headers, account))
         return await self._ask(messages, sampling, account)  # without that parameter, or with the key
 
-    def _accepted(self, sampling: Mapping[str, Any]) -> dict[str, Any]:
-        accepted = dict(sampling)
-        if "max_tokens" in self.unsupported:
-            accepted["max_completion_tokens"] = sampling["max_tokens"]
-        return {name: value for name, value in accepted.items() if name not in self.unsupported}
+    def _key_headers(self) -> dict[str, Any]:
+        """Return the headers that hold the key: classic Azure has one of its own."""
+        if self.api_version is None:
+            return {"Authorization": f"Bearer {self._key}"}
+        import openai
+
+        return {"api-key": self._key, "Authorization": openai.Omit()}
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "(key)") if self._key else text
 
-    def _scrubbed(self, outcome: "ChatReply | Exception") -> "ChatReply | Exception":
+    def _scrubbed(self, outcome: Outcome) -> Outcome:
+        """Return what came of a request without the key in its words."""
         if isinstance(outcome, AmpError):
-            return AmpError(self._without_key(outcome.message), hint=outcome.hint)
+            outcome.message = self._without_key(outcome.message)
         if isinstance(outcome, Exception):
             outcome.args = tuple(self._without_key(str(part)) for part in outcome.args)
         return outcome
@@ -188,35 +224,28 @@ class ChatClient:
 
 def _read(body: str, headers: Mapping[str, str], account: Account) -> ChatReply | Exception:
     """Read a reply. What it used is counted even when it says nothing."""
+    if "event-stream" in headers.get("content-type", "") or body.lstrip().startswith(("data:", "event:")):
+        return unusable_reply("the reply is an event stream", kind="stream")
     try:
-        reply = json.loads(body)
-    except ValueError:
-        return TransientFault("the reply is not complete JSON", may_be_charged=True)
-    usage = reply.get("usage") if isinstance(reply, dict) else None
-    prompt, completion = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
-    try:
-        choice = reply["choices"][0]
-        said = choice["message"].get("content")
-        text = said or choice["message"].get("refusal") or said
-    except (KeyError, IndexError, TypeError, AttributeError):
-        words, _ = words_of(reply)
-        return TransientFault(f"the reply contains no answer: {words}", may_be_charged=True)
-    text = text if isinstance(text, str) else None
-    account.count(prompt, completion, text or "")
-    reason = choice.get("finish_reason")
-    return ChatReply(
-        text=text,
-        finish_reason=None if reason is None else str(reason),
-        model=str(reply["model"]) if reply.get("model") else None,
-        request_id=headers.get("x-request-id") or (str(reply["id"]) if reply.get("id") else None),
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-    )
-
-
-def _count(usage: Any, name: str) -> int | None:
-    value = usage.get(name) if isinstance(usage, dict) else None
-    return value if type(value) is int and value >= 0 else None
+        content = json.loads(body)
+    except json.JSONDecodeError:
+        return unusable_reply("the reply is not complete JSON", kind="no JSON")
+    except (ValueError, RecursionError) as error:
+        account.lose()
+        what = "is nested too deeply" if isinstance(error, RecursionError) else "holds a number of too many digits"
+        return ItemRejectedError(f"the reply {what}")
+    reply = read_completion(content)
+    if reply is None:
+        words, _ = words_of(content)
+        return unusable_reply(f"the reply contains no answer: {words}", kind="no answer")
+    if max(reply.prompt_tokens or 0, reply.completion_tokens or 0) > MOST_TOKENS:
+        account.lose()
+        return ItemRejectedError(f"the reply counts more than {MOST_TOKENS:,} tokens")
+    account.count(reply.prompt_tokens, reply.completion_tokens, reply.text or "")
+    reply = replace(reply, request_id=headers.get("x-request-id") or reply.request_id)
+    if not all(is_storable(said) for said in (reply.text, reply.model, reply.request_id, reply.finish_reason)):
+        return ItemRejectedError("the reply holds half of a surrogate pair, which is not a character")
+    return reply
 
 
 def key_from_environment() -> str:
@@ -231,8 +260,12 @@ def key_from_environment() -> str:
     return key
 
 
-def endpoint_url(url: str, *, who: str, option: str) -> str:
-    """Return an endpoint's address without a slash at its end.
+API_VERSION = "api-version"
+"""The one parameter that an address may end in: classic Azure wants it with every request."""
+
+
+def endpoint_url(url: str, *, who: str, option: str) -> tuple[str, str | None]:
+    """Return an endpoint's address without a slash at its end, and the `api-version` it ends in, None without.
 
     Raises:
         AmpError: not an http(s) address, or one that holds a password or a query (where keys hide); it is not repeated.
@@ -244,12 +277,23 @@ def endpoint_url(url: str, *, who: str, option: str) -> str:
         port_is_number = False
     if not port_is_number or parts.scheme not in ("http", "https") or not parts.hostname:
         raise AmpError(f"{option} is not an http or https address", hint="As in http://127.0.0.1:8000/v1")
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    version = query[0][1] if [name for name, _ in query] == [API_VERSION] else None
+    has_query = bool(parts.query) and not is_api_version(version)
+    if parts.username is not None or parts.password is not None or has_query or parts.fragment:
         raise AmpError(
             f"The address of the {who} at '{parts.hostname}' holds a user name, a password or a query",
-            hint="Give the plain address; the key comes from OPENAI_API_KEY",
+            hint="Give the plain address; the key comes from OPENAI_API_KEY. Of a query only ?api-version= is taken",
         )
-    return url.rstrip("/")
+    return parts._replace(query="").geturl().rstrip("/?"), version
+
+
+def _deployment(url: str, model: str) -> str:
+    """Return the address of a model's deployment in classic Azure, whether `url` is it or only leads there."""
+    url = url.removesuffix("/chat/completions")
+    if "/deployments/" in url:
+        return url
+    return f"{url.removesuffix('/openai')}/openai/deployments/{quote(model, safe='')}"
 
 
 Request = TypeVar("Request")
@@ -294,7 +338,10 @@ async def run_together(
         except AmpError as error:
             return error
         answered += 1
-        on_result(request, result)
+        try:
+            on_result(request, result)
+        except EnoughError as error:
+            return error
         return None
 
     waiting = deque(requests)

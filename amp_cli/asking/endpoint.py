@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from amp_cli import ui
+from amp_cli.addresses import shown_address
 from amp_cli.asking.answerer import Record, Request, Running
 from amp_cli.asking.chat import OPENAI, ChatClient, endpoint_url, key_from_environment, run_together
 from amp_cli.asking.faults import FaultWording, ItemRejectedError, Patience
@@ -35,17 +36,18 @@ def is_endpoint(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
-def split_endpoint(model: str) -> tuple[str, str]:
-    """Return address and model name of `URL#NAME`.
+def split_endpoint(model: str) -> tuple[str, str | None, str]:
+    """Return address, API version (of classic Azure, else None) and model name of `URL#NAME`.
 
     Raises:
         AmpError: no name, or an address that is none or holds a password.
     """
     address, _, name = model.partition("#")
-    url = endpoint_url(address, who="model", option="--model")
+    url, api_version = endpoint_url(address, who="model", option="--model")
     if not name:
-        raise AmpError(f"'{url}' names no model", hint=f"Give its name after a #, as in {url}#llava")
-    return url, name
+        shown = shown_address(url)
+        raise AmpError(f"'{shown}' names no model", hint=f"Give its name after a #, as in {shown}#llava")
+    return url, api_version, name
 
 
 def check_endpoint(spec: ModelSpec, *, num_processes: int | None = None) -> dict[str, Any]:
@@ -55,17 +57,19 @@ def check_endpoint(spec: ModelSpec, *, num_processes: int | None = None) -> dict
         AmpError: its address or name is not usable, it needs a key that is not set, or something is asked for of the
             model beside its name: at an endpoint none of it is ours to decide.
     """
-    url, name = split_endpoint(spec.model)
+    url, api_version, name = split_endpoint(spec.model)
+    shown = shown_address(url)
     for option, value in {**asdict(spec), "num_processes": num_processes}.items():
         if option != "model" and value not in (None, False, "auto", "authors"):
             flag = "--" + option.replace("_", "-")
             raise AmpError(
-                f"{flag} does not go with the endpoint '{url}': its server decides that",
+                f"{flag} does not go with the endpoint '{shown}': its server decides that",
                 hint=f"Leave out {flag}, or give --model a model that is loaded here",
             )
     if _is_openai(url) and not key_from_environment():
-        raise AmpError(f"'{url}' needs a key", hint="Set OPENAI_API_KEY")
-    return {"model": {"kind": "endpoint", "name": name, "url": url}}
+        raise AmpError(f"'{shown}' needs a key", hint="Set OPENAI_API_KEY")
+    identity = {"kind": "endpoint", "name": name, "url": shown}
+    return {"model": identity if api_version is None else {**identity, "api_version": api_version}}
 
 
 def _is_openai(url: str) -> bool:
@@ -91,10 +95,11 @@ class EndpointAnswerer:
             name: getattr(decoding, name) for name, off in SENT_NOT.items() if getattr(decoding, name) != off
         }
         self._reported: set[str] = set()
-        url = self._identity["url"]
+        url, api_version, name = split_endpoint(spec.model)
         self._client = ChatClient(
-            model=self._identity["name"],
+            model=name,
             url=url,
+            api_version=api_version,
             key=key_from_environment(),
             timeout=TIMEOUT,
             patience=patience or Patience(),

@@ -1,12 +1,16 @@
 """What can go wrong with a request to an endpoint: worth another try, this item's own fault, or the end of the run."""
 
 import random
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urljoin
 
+from amp_cli.addresses import shown_address
+from amp_cli.asking.wire import proxy_of
 from amp_cli.errors import AmpError
 
 RETRIED = (408, 409, 425, 429)
@@ -14,12 +18,35 @@ RETRIED = (408, 409, 425, 429)
 
 
 class TransientFault(Exception):
-    """Worth another try; after `retry_after` seconds where the server said so. It may still have been charged."""
+    """Worth another try; after `retry_after` seconds where the server said so. It may still have been charged.
 
-    def __init__(self, reason: str, *, retry_after: float | None = None, may_be_charged: bool = False) -> None:
+    Attributes:
+        kind: tells one like another from a different one. is_a_reply: the server replied, with no answer in it.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        retry_after: float | None = None,
+        may_be_charged: bool = False,
+        kind: str = "",
+        is_a_reply: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
         self.may_be_charged = may_be_charged
+        self.kind = kind or reason
+        self.is_a_reply = is_a_reply
+
+
+def unusable_reply(reason: str, *, kind: str) -> TransientFault:
+    """Return the fault of a reply with status 200 and no answer in it."""
+    return TransientFault(reason, may_be_charged=True, kind=kind, is_a_reply=True)
+
+
+class EnoughError(AmpError):
+    """Whoever takes the replies wants no more; what is on its way is still taken, since it is paid for."""
 
 
 class ItemRejectedError(Exception):
@@ -93,6 +120,17 @@ def explain_status(
         said: the server's own words. code: its error code, as in `insufficient_quota`.
     """
     words, who, kept = f": {said}" if said else "", wording.who, wording.kept
+    if 300 <= status < 400:
+        to = shown_address(urljoin(f"{url}/", headers.get("location", "")))
+        return AmpError(
+            f"The {who} at '{url}' redirects to '{to}' ({status}), where nothing is sent",
+            hint=f"If that is the right place, give it as {wording.option} itself; {kept} so far are kept",
+        )
+    if status == 407:
+        return AmpError(
+            f"A proxy before the {who} at '{url}' wants a user name and a password ({status}){words}",
+            hint="Put them into HTTPS_PROXY, or name the host in NO_PROXY",
+        )
     if status in (401, 403):
         return AmpError(
             f"The {who} at '{url}' refuses the key ({status}){words}",
@@ -123,20 +161,45 @@ def explain_connection(error: BaseException, url: str, timeout: float, wording: 
     """Return what a request without any reply means: refused at the door, too slow, or cut off."""
     import httpx2
 
-    cause: BaseException | None = error
-    while cause is not None:
+    causes = list(_causes(error))
+    shown, kept = shown_address(url), f"{wording.kept.capitalize()} so far are kept"
+    for cause in causes:
+        if isinstance(cause, ssl.SSLError):
+            return _untrusted(cause, shown, wording)
+    proxy = proxy_of(url)
+    for cause in causes:
         if isinstance(cause, httpx2.ConnectTimeout):
-            return TransientFault(f"'{url}' took longer than {timeout:g} s to be reached")
+            return TransientFault(f"'{shown}' took longer than {timeout:g} s to be reached")
         if isinstance(cause, httpx2.ConnectError | httpx2.UnsupportedProtocol | httpx2.ProxyError):
+            way = f" through the proxy {proxy}" if proxy else ""
+            ask = "Does that proxy work? NO_PROXY names hosts that need none" if proxy else "Is the server running"
             return AmpError(
-                f"Cannot reach the {wording.who} at '{url}': {cause or type(cause).__name__}",
-                hint=f"Is the server running, and is {wording.option} right? "
-                f"{wording.kept.capitalize()} so far are kept",
+                f"Cannot reach the {wording.who} at '{shown}'{way}: {_one_line(str(cause)) or type(cause).__name__}",
+                hint=f"{ask}{'.' if proxy else ','} {'Is' if proxy else 'and is'} {wording.option} right? {kept}",
             )
         if isinstance(cause, TimeoutError | httpx2.TimeoutException):
             return TransientFault(f"no reply within {timeout:g} s", may_be_charged=True)
-        cause = cause.__cause__
     return TransientFault(f"the connection was cut ({type(error.__cause__ or error).__name__})", may_be_charged=True)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, what caused it, and so on; a library may not say `from` where it wraps another's error."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _untrusted(error: ssl.SSLError, shown: str, wording: FaultWording) -> AmpError:
+    """Return the end of a run whose endpoint cannot prove who it is, or does not speak TLS."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return AmpError(
+            f"The certificate of the {wording.who} at '{shown}' is not trusted: {error.verify_message}",
+            hint="SSL_CERT_FILE names a file with the certificate of its authority, where that is your own",
+        )
+    return AmpError(
+        f"No secure connection to the {wording.who} at '{shown}': {_one_line(error.reason or str(error))}",
+        hint=f"Does {wording.option} begin with https:// where the server speaks plain http://?",
+    )
 
 
 def words_of(body: Any) -> tuple[str, str | None]:
@@ -146,10 +209,19 @@ def words_of(body: Any) -> tuple[str, str | None]:
         if isinstance(inner, Mapping):
             message = inner.get("message") or inner.get("detail") or ""
             code = inner.get("code") or inner.get("type")
-            return _one_line(str(message)), None if code is None else str(code)
-        return _one_line(str(inner)), None
-    return _one_line("" if body is None else str(body)), None
+            return _one_line(_as_text(message)), None if code is None else _as_text(code)
+        return _one_line(_as_text(inner)), None
+    return _one_line("" if body is None else _as_text(body)), None
+
+
+def _as_text(value: Any) -> str:
+    try:
+        return str(value)
+    except (RecursionError, ValueError):  # nested too deeply, or a number of too many digits
+        return "(words that cannot be read)"
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+    """Return the beginning of a text without line breaks and what is no character to be shown or stored."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in text[:3000])
+    return " ".join(shown.split())[:300]

@@ -1,7 +1,7 @@
 """From prompts to texts: prefixes are read once where the family allows, then `generate`; its numbers are checked."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -19,6 +19,14 @@ BEAM_LENGTH_PENALTY = 0.0
 and answer together, nearly the same for all beams; today's would divide by the answer's length alone."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a model wrote in one round, and whether it ended it itself, before the limit of tokens did."""
+
+    text: str
+    is_whole: bool
+
+
 class Generator:
     """Writes a model's answers. Prefixes that prompts share are kept until `forget`."""
 
@@ -32,7 +40,7 @@ class Generator:
         """Let go of the keys and values of all prefixes."""
         self._prefixes.forget()
 
-    def after_prefixes(self, prompts: Sequence[Prompt]) -> list[str]:
+    def after_prefixes(self, prompts: Sequence[Prompt]) -> list[Told]:
         """Answer prompts; what they share is read once, and each prompt once for all of its beams."""
         with torch.inference_mode():
             try:
@@ -41,24 +49,26 @@ class Generator:
                 self._prefixes.copy_prefixes()
             return self._after_prefixes(prompts)
 
-    def _after_prefixes(self, prompts: Sequence[Prompt]) -> list[str]:
+    def _after_prefixes(self, prompts: Sequence[Prompt]) -> list[Told]:
         pad_id = self._loaded.tokenizer.pad_token_id
         with self._prefixes.read(prompts, branches=self._decoding.num_beams, pad_id=pad_id) as inputs:
-            return self._texts(inputs)
+            return self._told(inputs)
 
-    def plainly(self, batch: Any) -> list[str]:
+    def plainly(self, batch: Any) -> list[Told]:
         """Answer a batch as the processor makes it, whole prompts for every beam."""
         with torch.inference_mode():
-            return self._texts(batch.to(self._loaded.device, dtype=self._loaded.model.dtype))
+            return self._told(batch.to(self._loaded.device, dtype=self._loaded.model.dtype))
 
-    def _texts(self, inputs: Any) -> list[str]:
+    def _told(self, inputs: Any) -> list[Told]:
         loaded, watch = self._loaded, _FiniteNumbers(self._loaded.device)
         ids = loaded.model.generate(
             **inputs, generation_config=self._config, logits_processor=LogitsProcessorList([watch])
         )
         refuse_not_finite(watch.trace, loaded.name, loaded.identity["dtype"])
         new = ids[:, inputs["input_ids"].shape[1] :]  # (prompts, new tokens)
-        return [text.strip() for text in loaded.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        ends = end_token_ids(loaded)
+        texts = loaded.tokenizer.batch_decode(new, skip_special_tokens=True)
+        return [Told(text.strip(), not ends.isdisjoint(row)) for text, row in zip(texts, new.tolist(), strict=True)]
 
 
 class _FiniteNumbers(LogitsProcessor):

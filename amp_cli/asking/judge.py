@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from amp_cli.addresses import is_api_version
 from amp_cli.disk.settings import free, unrecorded
 from amp_cli.errors import AmpError
 from amp_cli.models.spec import ModelSpec
+from amp_cli.ranges import MANY, refuse_out_of_range
 from amp_cli.records import Verdict
 
 
@@ -19,8 +21,11 @@ class Price:
     completion: float
 
     def __post_init__(self) -> None:
-        if not (0 <= self.prompt < float("inf") and 0 <= self.completion < float("inf")):
-            raise AmpError(f"A price must be 0 or more, not {self.prompt} and {self.completion}")
+        if not (0 <= self.prompt <= MANY and 0 <= self.completion <= MANY):
+            raise AmpError(
+                f"A price must be from 0 to {MANY:,}, not {self.prompt} and {self.completion}",
+                hint="Give what a million tokens cost, as in --price 2.5,10",
+            )
 
     def of(self, prompt_tokens: float, completion_tokens: float) -> float:
         """Return what so many tokens cost."""
@@ -50,8 +55,10 @@ class JudgeSettings:
     Attributes:
         judge: a model of the endpoint, `local:MODEL` or `replay:FILE`.
         judge_url: the endpoint's base, as in `http://127.0.0.1:8000/v1`; None is OPENAI_BASE_URL or OpenAI's own.
+        judge_api_version: of classic Azure, whose addresses end in `?api-version=`; None where there is none.
         judge_template: what the judge is told; None is the official file beside the data, or our own wording.
         judge_temperature: None is the benchmark's own.
+        judge_max_tokens: the longest reply; a judge that reasons before it speaks needs more.
         judge_concurrency: how many requests may be on their way at once.
         judge_timeout: seconds until a reply is given up.
         max_cost: stop before the next request could exceed it; in the currency of `price`, for one call of `judge`.
@@ -63,8 +70,10 @@ class JudgeSettings:
 
     judge: str | None = free(None)
     judge_url: str | None = free(None)
+    judge_api_version: str | None = free(None)
     judge_template: Path | None = free(None)
     judge_temperature: float | None = free(None)
+    judge_max_tokens: int = free(1024)
     judge_concurrency: int = free(8)
     judge_timeout: float = free(120.0)
     max_cost: float | None = free(None)
@@ -76,14 +85,13 @@ class JudgeSettings:
     seed: int = unrecorded(0)
 
     def __post_init__(self) -> None:
-        if self.repeat < 1:
-            raise AmpError(f"--repeat must be at least 1, not {self.repeat}")
+        refuse_out_of_range(self)
         if (self.judge is not None or self.judge_url is not None) and self.verdicts is not None:
             raise AmpError("--judge and --judge-url do not go with --verdicts", hint="--verdicts replaces the judge")
-        if self.judge_concurrency < 1 or self.judge_timeout <= 0:
+        if self.judge_api_version is not None and not is_api_version(self.judge_api_version):
             raise AmpError(
-                f"judge_concurrency ({self.judge_concurrency}) and judge_timeout ({self.judge_timeout} s) "
-                "must be above 0"
+                f"'{self.judge_api_version:.40}' is not an API version",
+                hint="As in --judge-api-version 2024-10-21, what stands after ?api-version= in Azure's address",
             )
         if self.price is not None:
             parse_price(self.price)
@@ -245,8 +253,11 @@ def open_judge(settings: JudgeSettings, *, items: Sequence[str] = ()) -> Judge:
     kind, _, rest = settings.judge.partition(":")
     if kind in ("local", "replay") and not rest:
         raise AmpError(f"--judge {settings.judge} names nothing", hint="Give --judge local:MODEL or replay:FILE")
-    if kind in ("local", "replay") and settings.judge_url is not None:
-        raise AmpError(f"--judge-url does not go with --judge {kind}:{rest}, which asks no endpoint")
+    for option, given in (("--judge-url", settings.judge_url), ("--judge-api-version", settings.judge_api_version)):
+        if kind in ("local", "replay") and given is not None:
+            raise AmpError(
+                f"{option} does not go with --judge {kind}:{rest}, which asks no endpoint", hint=f"Leave out {option}"
+            )
     if kind == "local":
         from amp_cli.asking.judge_local import LocalJudge
 

@@ -3,12 +3,14 @@
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from amp_cli.asking.chat import OPENAI, Account, ChatClient, endpoint_url, key_from_environment, run_together
-from amp_cli.asking.faults import FaultWording, ItemRejectedError, Patience
+from amp_cli.asking.faults import FaultWording, Patience
 from amp_cli.asking.judge import JudgeRequest, JudgeSettings
 from amp_cli.asking.ledger import Ledger
+from amp_cli.asking.parameters import LIMITS
 from amp_cli.errors import AmpError
 from amp_cli.records import Verdict
 
@@ -29,7 +31,8 @@ class EndpointJudge:
         self._model = settings.judge
         self._settings = settings
         given = settings.judge_url or os.environ.get("OPENAI_BASE_URL") or None
-        url = endpoint_url(given or OPENAI, who="judge", option="--judge-url")
+        url, api_version = endpoint_url(given or OPENAI, who="judge", option="--judge-url")
+        api_version = settings.judge_api_version or api_version
         key = key_from_environment()
         if not key and given is None:
             raise AmpError(
@@ -40,6 +43,7 @@ class EndpointJudge:
         self._client = ChatClient(
             model=self._model,
             url=url,
+            api_version=api_version,
             key=key,
             timeout=settings.judge_timeout,
             patience=patience or Patience(),
@@ -49,18 +53,18 @@ class EndpointJudge:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {
-            "kind": "endpoint",
-            "model": self._model,
-            "url": self._client.url,
-            "sampling": {"seed": None},
-        }
+        identity = {"kind": "endpoint", "model": self._model, "url": self._client.shown_url, "sampling": {"seed": None}}
+        version = self._client.api_version
+        return identity if version is None else {**identity, "api_version": version}
 
     @property
     def notes(self) -> tuple[str, ...]:
         notes = []
-        if "temperature" in self._client.unsupported:
+        unsupported = self._client.unsupported
+        if "temperature" in unsupported:
             notes.append(f"'{self._model}' takes no temperature; it used its own")
+        if unsupported.issuperset(LIMITS):
+            notes.append(f"'{self._model}' takes no limit of tokens; its replies are as long as it made them")
         if lost := self._ledger.lost_attempts:
             notes.append(
                 f"{lost} request{'s' if lost > 1 else ''} ended without a usable reply and may have been charged"
@@ -114,17 +118,8 @@ class EndpointJudge:
                 lose=lambda: self._ledger.lose(request),
             ),
         )
-        if reply.text is None or not reply.text.strip():
-            raise ItemRejectedError(f"the judge sent no text (finish_reason: {reply.finish_reason})")
-        return Verdict(
-            id=request.id,
-            repeat=request.repeat,
-            text=reply.text,
-            model=reply.model,
-            request_id=reply.request_id,
-            prompt_tokens=reply.prompt_tokens,
-            completion_tokens=reply.completion_tokens,
-        )
+        told = {**asdict(reply), "text": reply.text or ""}  # one without a text was paid for as well
+        return Verdict(id=request.id, repeat=request.repeat, max_tokens=request.max_tokens, **told)
 
 
 def structured(verdict_line: str) -> dict[str, Any]:

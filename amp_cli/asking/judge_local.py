@@ -52,7 +52,16 @@ class LocalJudge:
 
         def keep(answer: Answer) -> None:
             request = asked[answer.id]
-            on_verdict(Verdict(id=request.id, repeat=request.repeat, text=answer.answers[0], model=self._spec.model))
+            on_verdict(
+                Verdict(
+                    id=request.id,
+                    repeat=request.repeat,
+                    text=answer.answers[0],
+                    model=self._spec.model,
+                    finish_reason="stop" if answer.is_whole else "length",
+                    max_tokens=request.max_tokens,
+                )
+            )
 
         for length in sorted({request.max_tokens for request in requests}):
             answer_requests(

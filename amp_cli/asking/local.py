@@ -8,7 +8,7 @@ import torch
 
 from amp_cli import ui
 from amp_cli.asking.answerer import Record, Request, Running, bundles
-from amp_cli.asking.generation import Generator
+from amp_cli.asking.generation import Generator, Told
 from amp_cli.asking.prefixes import why_not_shared
 from amp_cli.asking.preparing import Ready, prepared
 from amp_cli.errors import AmpError
@@ -190,14 +190,22 @@ class _Batches:
             torch.cuda.empty_cache()
 
     def _in_one(self, batch: Sequence[Ready]) -> list[Answer]:
-        answers: list[list[str]] = [[] for _ in batch]
+        answers: list[list[Told]] = [[] for _ in batch]
         for _ in batch[0].request.questions:
-            for texts, answer in zip(answers, self._next_texts(batch, answers), strict=True):
-                texts.append(answer)
-        return [Answer(id=one.request.id, answers=tuple(texts)) for one, texts in zip(batch, answers, strict=True)]
+            texts = [[one.text for one in told] for told in answers]
+            for told, answer in zip(answers, self._next_answers(batch, texts), strict=True):
+                told.append(answer)
+        return [
+            Answer(
+                id=one.request.id,
+                answers=tuple(answer.text for answer in told),
+                is_whole=all(answer.is_whole for answer in told),
+            )
+            for one, told in zip(batch, answers, strict=True)
+        ]
 
-    def _next_texts(self, batch: Sequence[Ready], answers: Sequence[Sequence[str]]) -> list[str]:
-        """Return each item's next answer."""
+    def _next_answers(self, batch: Sequence[Ready], answers: Sequence[Sequence[str]]) -> list[Told]:
+        """Return each item's next answer; `answers` are the texts before."""
         if self._shares:
             prompts = [one.prompt(self._loaded, said) for one, said in zip(batch, answers, strict=True)]
             whole = [prompt for prompt in prompts if prompt is not None]

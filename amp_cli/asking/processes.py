@@ -132,8 +132,8 @@ class Shares:
         if killed := killed_by(status):
             raise AmpError(
                 f"Answering stopped: {killed}",
-                hint="Finished answers are kept, the same command goes on; a smaller --batch-size, fewer "
-                f"--num-processes or --quantization nf4 take less memory. The log is '{log_path}'",
+                hint="Finished answers are kept, the same command goes on; a smaller --batch-size or "
+                f"fewer --num-processes take less memory. The log is '{log_path}'",
             )
         if status:
             raise AmpError(
@@ -157,6 +157,7 @@ def take_over(
             on_answer(answer)
 
     _gather(folder, keep, on_reject)
+    (folder / JOB).unlink(missing_ok=True)
 
 
 def _gather(folder: Path, keep: Callable[[Answer], None], on_reject: Callable[[str, str], None]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_json, read_text
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 
@@ -52,7 +52,8 @@ class JudgeTemplate:
             for literal, field, form, conversion in string.Formatter().parse(self.text):
                 if form or conversion or (field and not field.isidentifier()):
                     raise AmpError(
-                        f"The judge template '{self.name}' has the placeholder '{{{field}...}}', which is not valid"
+                        f"The judge template '{self.name}' has the placeholder '{{{field}...}}', which is not valid",
+                        hint="Write a brace that is not a placeholder twice: {{ and }}",
                     )
                 yield literal, field
         except ValueError as error:
@@ -126,12 +127,7 @@ def template_from_file(path: Path, *, origin: str) -> JudgeTemplate:
     Raises:
         AmpError: no such file, not UTF-8, or a script without such a text.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise AmpError(f"Cannot read the judge template '{path}': {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise AmpError(f"The judge template '{path}' is not UTF-8", hint="Save it as UTF-8") from error
+    text = read_text(path)
     if path.suffix == ".py":
         text = _template_in_script(text, path)
     return JudgeTemplate(name=path.name, origin=origin, text=text)
@@ -142,7 +138,9 @@ def _template_in_script(source: str, path: Path) -> str:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise AmpError(f"'{path}' is not a readable Python script: {error}") from error
+        raise AmpError(
+            f"'{path}' is not a readable Python script: {error}", hint="Give the template as a text file"
+        ) from error
     texts = [
         node.value.value
         for node in ast.walk(tree)
@@ -165,10 +163,16 @@ def read_rules(path: Path) -> dict[str, str]:
     rules: dict[str, str] = {}
     content: Any = read_json(path)
     if not isinstance(content, dict) or not content:
-        raise AmpError(f"'{path}' does not hold rules by category")
+        raise AmpError(
+            f"'{path}' does not hold rules by category",
+            hint='Its form is {"conv": {"role": "Assistant", "prompt": "..."}}',
+        )
     for category, rule in content.items():
         if not isinstance(rule, dict) or not isinstance(rule.get("prompt"), str):
-            raise AmpError(f"The rule '{category}' in '{path}' has no text 'prompt'")
+            raise AmpError(
+                f"The rule '{category}' in '{path}' has no text 'prompt'",
+                hint='Its form is {"conv": {"role": "Assistant", "prompt": "..."}}',
+            )
         rules[category] = rule["prompt"]
     return rules
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.asking.answerer import Request
-from amp_cli.disk.jsonl import RecordLog, read_json
+from amp_cli.disk.jsonl import RecordLog
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.launching import end_with_parent, faults_reported, report
 from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer
@@ -23,7 +24,7 @@ def main() -> None:
     end_with_parent()
     with faults_reported(), (folder / LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)  # whoever wants to be alone in the folder waits for all of us
-        _answer_share(folder, read_json(folder / JOB))
+        _answer_share(folder, read_plain_object(folder / JOB))
 
 
 def share_file(folder: Path, number: int) -> Path:

@@ -1,14 +1,15 @@
 """AMBER's files: queries, annotations, its table of object words, and answers in its own form."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from amp_cli.benchmarks.amber_words import AmberWords
-from amp_cli.benchmarks.files import add_answer, own_answers, records_of
-from amp_cli.disk.jsonl import read_json
+from amp_cli.benchmarks.files import records_of
+from amp_cli.disk.jsonl import content_hash
+from amp_cli.disk.parsing import read_json, read_text
 from amp_cli.errors import AmpError
-from amp_cli.records import Answer, BenchmarkItem
+from amp_cli.records import BenchmarkItem
 
 GENERATIVE = "generative"
 KINDS = {
@@ -47,7 +48,7 @@ def find_file(data: Path, name: str) -> Path:
             f"There is no {name} below '{data}'",
             hint="Give --data the data folder of AMBER's repository, or run `amp download amber`",
         )
-    if len({file.read_bytes() for file in found}) > 1:
+    if len({content_hash(file) for file in found}) > 1:
         listed = ", ".join(f"'{file}'" for file in found)
         raise AmpError(f"{len(found)} different {name} below '{data}': {listed}", hint="Point --data at one of them")
     return found[0]
@@ -73,10 +74,16 @@ def read_queries(files: Sequence[Path]) -> dict[str, tuple[str, str]]:
     for file in files:
         for number, record in enumerate(records_of(file), start=1):
             if "id" not in record or not all(isinstance(record.get(name), str) for name in ("image", "query")):
-                raise AmpError(f"'{file}', record {number}: `id`, `image` and `query` are needed")
+                raise AmpError(
+                    f"'{file}', record {number}: `id`, `image` and `query` are needed",
+                    hint="Correct or remove that record, then run again",
+                )
             asked = (record["image"], record["query"])
             if queries.setdefault(str(record["id"]), asked) != asked:
-                raise AmpError(f"'{file}', record {number}: the id {record['id']} has another question elsewhere")
+                raise AmpError(
+                    f"'{file}', record {number}: the id {record['id']} has another question elsewhere",
+                    hint="Correct or remove that record, then run again",
+                )
     return queries
 
 
@@ -86,15 +93,24 @@ def read_annotations(file: Path) -> dict[str, dict[str, Any]]:
     for number, record in enumerate(records_of(file), start=1):
         kind, truth, foreseen = KINDS.get(str(record.get("type"))), record.get("truth"), record.get("hallu", [])
         if "id" not in record or kind is None:
-            raise AmpError(f"'{file}', record {number}: no `id`, or the type {record.get('type')!r} is unknown")
+            raise AmpError(
+                f"'{file}', record {number}: no `id`, or the type {record.get('type')!r} is unknown",
+                hint="Correct or remove that record, then run again",
+            )
         if kind == GENERATIVE:
             is_valid = _are_texts(truth) and _are_texts(foreseen)
         else:
             is_valid = truth in ("yes", "no")
         if not is_valid:
-            raise AmpError(f"'{file}', record {number}: {truth!r:.60} is not a truth of the type {record['type']!r}")
+            raise AmpError(
+                f"'{file}', record {number}: {truth!r:.60} is not a truth of the type {record['type']!r}",
+                hint="Correct or remove that record, then run again",
+            )
         if str(record["id"]) in annotations:
-            raise AmpError(f"'{file}', record {number}: the id {record['id']} is there twice")
+            raise AmpError(
+                f"'{file}', record {number}: the id {record['id']} is there twice",
+                hint="Correct or remove that record, then run again",
+            )
         annotations[str(record["id"])] = {"kind": kind, "truth": truth, "foreseen": foreseen}
     return annotations
 
@@ -105,7 +121,7 @@ def read_words(data: Path) -> tuple[AmberWords, list[Path]]:
     table = read_json(table_file)
     if not isinstance(table, dict) or not all(map(_are_texts, table.values())):
         raise AmpError(f"'{table_file}' is not a table of words", hint='Its form is {"sofa": ["couch", "chair"]}')
-    safe = safe_file.read_text(encoding="utf-8").splitlines()
+    safe = read_text(safe_file).splitlines()
     return AmberWords(table, frozenset(word for word in safe if word)), [table_file, safe_file]
 
 
@@ -114,24 +130,10 @@ def refuse_unknown_words(items: Sequence[BenchmarkItem], words: AmberWords, file
     for item in items:
         for word in (*item.reference["truth"], *item.reference["foreseen"]):
             if word not in words.table:
-                raise AmpError(f"relation.json lacks the word '{word}', which '{file}' has for id {item.id}")
-
-
-def read_answers(path: Path) -> dict[str, Answer]:
-    """Read our own answers, or AMBER's list of `{"id", "response"}`."""
-    records = records_of(path)
-    if all("answers" in record for record in records):
-        return own_answers(records, path)
-    answers: dict[str, Answer] = {}
-    for number, record in enumerate(records, start=1):
-        if "id" not in record or not isinstance(record.get("response"), str):
-            raise AmpError(f"'{path}', record {number}: `id` and `response` are needed: {_shown(record)}")
-        add_answer(answers, Answer(id=str(record["id"]), answers=(record["response"],)), path)
-    return answers
-
-
-def _shown(record: Mapping[str, Any]) -> str:
-    return f"{dict(record)!r:.120}"
+                raise AmpError(
+                    f"relation.json lacks the word '{word}', which '{file}' has for id {item.id}",
+                    hint="relation.json and the annotations must be of the same version of AMBER",
+                )
 
 
 def _are_texts(value: object) -> bool:

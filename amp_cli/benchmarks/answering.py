@@ -6,6 +6,7 @@ from pathlib import Path
 from amp_cli import ui
 from amp_cli.asking.answerer import Answerer, Request, open_answerer
 from amp_cli.asking.processes import take_over
+from amp_cli.benchmarks.answer_files import ANSWERS
 from amp_cli.benchmarks.files import check_images, holds_images, image_folder, unpack_images
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.jsonl import RecordLog, write_records
@@ -14,7 +15,7 @@ from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
-ANSWERS, REJECTED = "answers.jsonl", "rejected.jsonl"
+REJECTED = "rejected.jsonl"
 
 
 def answer_items(

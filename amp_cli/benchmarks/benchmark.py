@@ -116,6 +116,11 @@ def as_given(settings: "EvalSettings") -> "EvalSettings":
     return settings
 
 
+def all_of_it(loaded: LoadedBenchmark, answers: Mapping[str, Answer]) -> LoadedBenchmark:
+    """Return what was loaded: answers are to cover all of it."""
+    return loaded
+
+
 def nothing_more(scores: Mapping[str, Any]) -> str:
     """Return that nothing else decides the numbers."""
     return ""
@@ -141,12 +146,15 @@ class Benchmark(Generic[Score]):
         load: reads the official files into items. Raises AmpError for what cannot be scored.
         ask: the questions as the model gets them, one per round.
         adopt: reads an answer file, ours or upstream's, and joins it to the items by content.
+        answered: (what was loaded, answers of a file) -> what of it such a file is to answer.
         score: holds one answer against the truth; None where a judge does that, as `judge` says.
         summarise: the scores with their intervals, all but `benchmark` and `rule`.
 
     How it is shown:
         read_score: a line of `items.jsonl` as what it was.
         is_scored: whether a result can be compared with another run's.
+        is_readable: whether an answer, or what the judge said of it, says something that can be scored, by any rule.
+        unreadable: what is said of those that do not, after their number; "" where that is said elsewhere.
         compare: (pairs of both runs' scored results, rule) -> differences.
         row: (the first run's result, all runs') -> a row of answers side by side.
         columns: of its table in a report. tables: of one evaluation. curves: over training steps, the first decides.
@@ -169,12 +177,15 @@ class Benchmark(Generic[Score]):
     load: Callable[[Path, "EvalSettings"], LoadedBenchmark]
     ask: Callable[[BenchmarkItem, "EvalSettings"], tuple[str, ...]] = ask_as_it_is
     adopt: Callable[[Path, Sequence[BenchmarkItem], Path, "EvalSettings"], dict[str, Answer]]
+    answered: Callable[[LoadedBenchmark, Mapping[str, Answer]], LoadedBenchmark] = all_of_it
     score: Callable[[BenchmarkItem, Answer, str], Score] | None = None
     judge: Judged | None = None
     summarise: Callable[[Sequence[Score], str], dict[str, Any]]
 
     read_score: Callable[[Mapping[str, Any]], Score]
     is_scored: Callable[[Score], bool] = lambda one: True
+    is_readable: Callable[[Score], bool] = lambda one: True
+    unreadable: str = ""
     compare: Callable[[Sequence[tuple[Score, Score]], str], list[Difference]]
     row: Callable[[Score, Given[Score]], Row]
     tables: Callable[[Mapping[str, Any]], list[Table]]

@@ -5,10 +5,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amp_cli.benchmarks.answer_files import LAYOUTS, GivenAnswer, given_on_disk, image_key, read_answers
 from amp_cli.benchmarks.benchmark import Benchmark, LoadedBenchmark, Option, rule_option
-from amp_cli.benchmarks.coco import captions_by_image, choose_images, find_annotations, read_instances, resolve_sample
+from amp_cli.benchmarks.coco import (
+    DESCRIBED,
+    Sample,
+    captions_by_image,
+    choose_images,
+    described_images,
+    find_annotations,
+    read_instances,
+    resolve_sample,
+)
 from amp_cli.benchmarks.comparing import Difference, chosen_differences, paired_differences
-from amp_cli.benchmarks.files import add_answer, own_answers, records_of
+from amp_cli.benchmarks.files import add_answer
 from amp_cli.benchmarks.intervals import METHOD, ratio, score_intervals
 from amp_cli.benchmarks.mentions import Mention, Vocabulary, count_words, find_mentions, names_in
 from amp_cli.benchmarks.showing import (
@@ -22,8 +32,8 @@ from amp_cli.benchmarks.showing import (
     shown,
     title_of,
 )
-from amp_cli.disk.jsonl import read_json
-from amp_cli.disk.templates import template_path
+from amp_cli.benchmarks.vocabulary import read_vocabulary
+from amp_cli.dialogues.language import can_be
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
@@ -68,8 +78,15 @@ class ChairScore:
         named = {mention.name for mention in self.counted}
         return tuple(name for name in self.present if name not in named)
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether the description can be in English, as the words looked for are; `plain` counts as the script does."""
+        return self.rule == "plain" or can_be(self.answer, "en")
+
     def counts(self) -> tuple[int, ...]:
-        """What this image adds to each of COUNTS."""
+        """What this image adds to each of COUNTS; an unscored one adds nothing."""
+        if not self.is_scored:
+            return (0,) * len(COUNTS)
         recalled = len(self.present) - len(self.missed)
         invented = len(self.invented)
         return (1, invented > 0, len(self.counted), invented, len(self.present), recalled, count_words(self.answer))
@@ -110,16 +127,19 @@ def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
     files = find_annotations(data, settings.synonyms)
     names, images, objects = read_instances(files.instances)
     vocabulary = read_vocabulary(files.synonyms, names)
-    sample = choose_images(images, settings.sample, settings.limit, data)
+    sample = _sample(images, files.instances, data, settings)
     identity = sample.to_json()
     captions = captions_by_image(files.captions, sample.ids)
+    is_plain = settings.rule == "plain"
     items = tuple(
         BenchmarkItem(
             id=str(image_id),
             images=(images[image_id],),
             questions=(settings.prompt,),
             reference={
-                "present": sorted(objects[image_id] | names_in(captions.get(image_id, ()), vocabulary)),
+                "present": sorted(
+                    objects[image_id] | names_in(captions.get(image_id, ()), vocabulary, with_denied=is_plain)
+                ),
                 "vocabulary": vocabulary,
                 "sample": identity,
             },
@@ -133,20 +153,53 @@ def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
         "reference_captions": files.captions is not None,
         "words": str(files.synonyms) if files.synonyms else "built in, for COCO's 80 classes",
     }
-    return LoadedBenchmark(items=items, files=files.truth, facts=facts)
+    warnings = []
+    if sample.rule == DESCRIBED:
+        warnings.append(
+            f"Scored are the {len(items):,} of {len(images):,} images that are described, a list of their own"
+        )
+    return LoadedBenchmark(items=items, files=files.truth, facts=facts, warnings=tuple(warnings))
+
+
+def _sample(images: Mapping[Any, str], file: Path, data: Path, settings: "EvalSettings") -> Sample:
+    """Return which images are to be described, or which are described in a file of answers, now or when it was read."""
+    given = given_on_disk(settings) if settings.answers is None else _read(settings.answers, images)
+    if given is None:
+        return choose_images(images, settings.sample, settings.limit, data)
+    sample = described_images(images, given, settings.limit, data)
+    if not sample.ids:
+        raise AmpError(
+            f"'{file}' has none of the {len(given):,} images that are described, first '{next(iter(given), '')}'",
+            hint="Descriptions and annotations must be of the same images",
+        )
+    return sample
+
+
+def _read(path: Path, images: Mapping[Any, str]) -> dict[str, Answer]:
+    """Return image id -> description; the image of a record is its `image_id` or `image`, else its `question_id`."""
+    ids = {image_key(name): str(image_id) for image_id, name in images.items()}
+    ids |= {str(image_id): str(image_id) for image_id in images}
+
+    def join(given: Sequence[GivenAnswer]) -> dict[str, Answer]:
+        answers: dict[str, Answer] = {}
+        for one in given:
+            name = one.image if one.image is not None else one.number
+            if name is None:
+                raise AmpError(
+                    f"{one.where}: neither `image_id` nor `question_id` says which image it is", hint=LAYOUTS
+                )
+            add_answer(answers, Answer(id=ids.get(name, ids.get(image_key(name), name)), answers=(one.text,)), path)
+        return answers
+
+    return read_answers(path, join)
 
 
 def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: "EvalSettings") -> dict[str, Answer]:
-    """Read our own answers, or CHAIR's `{"image_id", "caption"}` records."""
-    records = records_of(path)
-    if all("answers" in record for record in records):
-        return own_answers(records, path)
-    answers: dict[str, Answer] = {}
-    for record in records:
-        if "image_id" not in record or not isinstance(record.get("caption"), str):
-            raise AmpError(f"'{path}' holds a record without `image_id` and `caption`: {record!r:.120}")
-        add_answer(answers, Answer(id=str(record["image_id"]), answers=(record["caption"],)), path)
-    return answers
+    """Read our own answers, CHAIR's `{"image_id", "caption"}`, or LLaVA's `{"question_id", "text"}`."""
+    answers = _read(path, {item.id: item.images[0] for item in items})
+    if settings.limit is None:
+        return answers
+    return {item.id: answers[item.id] for item in items if item.id in answers}
 
 
 def score(item: BenchmarkItem, answer: Answer, rule: str) -> ChairScore:
@@ -172,7 +225,8 @@ def summarise(scores: Sequence[ChairScore], rule: str) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for name, value in rates(units.sum(axis=0, keepdims=True)).items():
         summary[name] = None if value[0] != value[0] else float(value[0])
-    summary["n"] = len(scores)
+    summary["n"] = sum(one.is_scored for one in scores)
+    summary["unscored"] = len(scores) - summary["n"]
     summary["counts"] = dict(zip(COUNTS[1:-1], (int(total) for total in units.sum(axis=0)[1:-1]), strict=True))
     summary["ci95"] = {name: intervals.get(name) for name in SCORES}
     summary["sample"] = scores[0].sample if scores else {}
@@ -195,29 +249,6 @@ def rates(sums: "Array") -> dict[str, "Array"]:
         "recall": ratio(recalled, present),
         "words": ratio(words, descriptions),
     }
-
-
-NO_OBJECT = "(no object)"
-"""The key of a word file for names that contain an object's word but are not that object ("bus stop")."""
-
-
-def read_vocabulary(file: Path | None, categories: Sequence[str]) -> Vocabulary:
-    """Return the words for the objects: from `file`, else the built-in table as far as it knows the categories."""
-    path = file or template_path("chair", "coco_words.json")
-    words = read_json(path)
-    if not isinstance(words, dict) or not all(map(_are_texts, words.values())):
-        raise AmpError(
-            f"'{path}' is not a word file", hint='Its form is {"car": ["car", "cars"], "person": ["man", "woman"]}'
-        )
-    not_objects = words.pop(NO_OBJECT, [])
-    known = {name: words.get(name, ()) for name in categories}
-    if file is not None:
-        known = words | known
-    return Vocabulary(known, not_objects)
-
-
-def _are_texts(phrases: object) -> bool:
-    return isinstance(phrases, list) and all(isinstance(phrase, str) for phrase in phrases)
 
 
 def compare(pairs: Sequence[tuple[ChairScore, ChairScore]], rule: str) -> list[Difference]:
@@ -268,9 +299,17 @@ def tables(scores: Mapping[str, Any]) -> list[Table]:
 
 
 def about(scores: Mapping[str, Any]) -> str:
-    """Say which images were described."""
+    """Say which images were described, and in what the rule `plain` differs from the original script."""
     sample = scores.get("sample")  # evaluations of earlier versions lack it
-    return f"images: list '{sample['rule']}' of {sample['n']:,}, sha256 {sample['sha256'][:8]}" if sample else ""
+    said = [f"images: list '{sample['rule']}' of {sample['n']:,}, sha256 {sample['sha256'][:8]}"] if sample else []
+    return ". ".join([*said, PLAIN] if scores["rule"] == "plain" else said)
+
+
+PLAIN = (
+    "The rule plain is not the original script: it counts as that does, denials included, but finds singulars by rule "
+    "instead of the library `pattern`, takes an orange shirt for no fruit, and its words are amp's own unless "
+    "--synonyms gives the script's synonyms.txt"
+)
 
 
 BENCHMARK = Benchmark(
@@ -291,10 +330,11 @@ BENCHMARK = Benchmark(
         ),
         Option(
             name="synonyms",
-            help='JSON {"car": ["car", "cars"]} (default: synonyms.json below --data, or a table for COCO).',
+            help='JSON {"car": ["car", "cars"]} or CHAIR\'s synonyms.txt (default: synonyms.json below --data, or a '
+            "table for COCO).",
             panel="Scoring",
         ),
-        rule_option("strict", "plain", help='plain counts "there is no dog" as a dog.'),
+        rule_option("strict", "plain", help='plain counts "there is no dog" as a dog; not the original script.'),
         Option(
             name="prompt", help="What the model is asked.", default="Describe this image in detail.", panel="Decoding"
         ),
@@ -307,6 +347,9 @@ BENCHMARK = Benchmark(
     score=score,
     summarise=summarise,
     read_score=ChairScore.from_json,
+    is_scored=lambda one: one.is_scored,
+    is_readable=lambda one: one.is_scored and bool(one.mentions),
+    unreadable="descriptions name none of the objects looked for, or are not in English and unscored",
     compare=compare,
     row=row,
     tables=tables,

@@ -7,8 +7,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from amp_cli.benchmarks.files import records_of
-from amp_cli.benchmarks.pope import SPLITS, label_file
-from amp_cli.disk.jsonl import read_json
+from amp_cli.benchmarks.pope import label_file
+from amp_cli.benchmarks.pope_answers import SPLITS
+from amp_cli.benchmarks.vocabulary import HINT
+from amp_cli.disk.parsing import read_json, read_object
 from amp_cli.downloads.places import benchmark_folder
 from amp_cli.errors import AmpError
 
@@ -61,7 +63,7 @@ def find_annotations(data: Path, synonyms: Path | None) -> AnnotationFiles:
         )
     captions = found[0].with_name(found[0].name.replace("instances", "captions", 1))
     if synonyms is not None and not synonyms.is_file():
-        raise AmpError(f"No word file at '{synonyms}'", hint='--synonyms takes a JSON file {"car": ["car", "cars"]}')
+        raise AmpError(f"No word file at '{synonyms}'", hint=HINT)
     beside = next(iter(sorted(data.rglob("synonyms.json"))), None)
     return AnnotationFiles(
         instances=found[0], captions=captions if captions.is_file() else None, synonyms=synonyms or beside
@@ -72,7 +74,10 @@ def read_instances(file: Path) -> tuple[list[str], dict[Any, str], dict[Any, set
     """Return the names of the object classes, image id -> file name, and image id -> names of the objects in it."""
     instances = read_json(file)
     if not isinstance(instances, dict) or not all(key in instances for key in ("images", "annotations", "categories")):
-        raise AmpError(f"'{file}' is not a COCO instances file: it needs images, annotations and categories")
+        raise AmpError(
+            f"'{file}' is not a COCO instances file: it needs images, annotations and categories",
+            hint="Give COCO's instances_val2014.json, or a file of the same form",
+        )
     try:
         categories = {entry["id"]: str(entry["name"]) for entry in instances["categories"]}
         images = {entry["id"]: str(entry["file_name"]) for entry in instances["images"]}
@@ -81,9 +86,14 @@ def read_instances(file: Path) -> tuple[list[str], dict[Any, str], dict[Any, set
             if entry["image_id"] in objects and entry["category_id"] in categories:
                 objects[entry["image_id"]].add(categories[entry["category_id"]])
     except (KeyError, TypeError) as error:
-        raise AmpError(f"'{file}' is not a COCO instances file: an entry lacks {error}") from error
+        raise AmpError(
+            f"'{file}' is not a COCO instances file: an entry lacks {error}",
+            hint="Give COCO's instances_val2014.json, or a file of the same form",
+        ) from error
     if not images:
-        raise AmpError(f"'{file}' names no images")
+        raise AmpError(
+            f"'{file}' names no images", hint="Give COCO's instances_val2014.json, or a file of the same form"
+        )
     return list(categories.values()), images, objects
 
 
@@ -95,20 +105,43 @@ def choose_images(images: Mapping[Any, str], sample: str, limit: int | None, dat
     order of the hashes.
     """
     rule = "all" if len(images) <= PINNED else sample
-    if rule == "pope":
-        wanted = pope_images(data)
-        chosen = [image_id for image_id, name in images.items() if _number(name) in wanted]
-        if not chosen:
-            raise AmpError(
-                f"None of {len(images):,} annotated images is one of POPE's",
-                hint="Give --sample hash, or --data with COCO val2014's annotations",
-            )
-    else:
-        chosen = list(images)
+    chosen = _chosen(images, rule, limit, data)
+    if rule == "pope" and not chosen:
+        raise AmpError(
+            f"None of {len(images):,} annotated images is one of POPE's",
+            hint="Give --sample hash, or --data with COCO val2014's annotations",
+        )
+    return Sample(rule=rule, ids=chosen)
+
+
+def _chosen(images: Mapping[Any, str], rule: str, limit: int | None, data: Path) -> tuple[Any, ...]:
+    wanted = pope_images(data) if rule == "pope" else None
+    among = [image_id for image_id, name in images.items() if wanted is None or _number(name) in wanted]
     if limit is None and rule == "all":
-        return Sample(rule=rule, ids=tuple(chosen))
+        return tuple(among)
     number = PINNED if limit is None and rule == "hash" else limit
-    return Sample(rule=rule, ids=tuple(sorted(chosen, key=_place)[:number]))
+    return tuple(sorted(among, key=_place)[:number])
+
+
+DESCRIBED = "described"
+"""The rule that takes the images that an answer file describes, whichever they are."""
+
+
+def described_images(images: Mapping[Any, str], described: Collection[str], limit: int | None, data: Path) -> Sample:
+    """Return those of the images that are described, under the name of the list that they are, if they are one.
+
+    Args:
+        described: ids as texts.
+    """
+    wanted = set(described)
+    ids: tuple[Any, ...] = tuple(image_id for image_id in images if str(image_id) in wanted)
+    if limit is not None:
+        ids = tuple(sorted(ids, key=_place)[:limit])
+    for rule in ("all", "hash", *(("pope",) if _pope_files(data) else ())):
+        chosen = _chosen(images, rule, limit, data)
+        if set(chosen) == set(ids):
+            return Sample(rule=rule, ids=chosen)
+    return Sample(rule=DESCRIBED, ids=ids)
 
 
 def resolve_sample(sample: str, data: Path | None) -> str:
@@ -152,7 +185,12 @@ def captions_by_image(file: Path | None, wanted: Collection[Any]) -> dict[Any, l
     if file is None:
         return captions
     among = set(wanted)
-    for entry in read_json(file).get("annotations", ()):
-        if entry["image_id"] in among:
-            captions.setdefault(entry["image_id"], []).append(str(entry["caption"]))
+    try:
+        for entry in read_object(file, annotations=list)["annotations"]:
+            if entry["image_id"] in among:
+                captions.setdefault(entry["image_id"], []).append(str(entry["caption"]))
+    except (KeyError, TypeError) as error:
+        raise AmpError(
+            f"'{file}' is not a COCO captions file: an entry lacks {error}", hint="Fetch it again, or move it away"
+        ) from error
     return captions

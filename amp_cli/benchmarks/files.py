@@ -1,24 +1,28 @@
 """Reads the files of benchmarks: records, answers and verdicts that exist already, images on disk or in archives."""
 
 import hashlib
-import json
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from amp_cli.disk.jsonl import content_hash, disk_errors_explained, read_json_records
+from amp_cli.asking.completion import read_completion
+from amp_cli.disk.entries import read_entries
+from amp_cli.disk.jsonl import content_hash, disk_errors_explained
+from amp_cli.disk.parsing import UnreadableError, parse_json
 from amp_cli.downloads.places import benchmark_folder, cache_folder
 from amp_cli.errors import AmpError
-from amp_cli.models.images import check_image, find_image
+from amp_cli.models.images import check_image, find_image, lies_below
 from amp_cli.records import Answer, BenchmarkItem, Verdict
 
 
 def records_of(path: Path) -> list[dict[str, Any]]:
     """Return the records of a JSON list or JSONL file; a line that is none is an error that names it."""
     records = []
-    for number, record, reason in read_json_records(path):
+    for number, record, reason in read_entries(path):
         if record is None:
             raise AmpError(f"'{path}', record {number}: {reason}", hint="Fix or remove that line, then run again")
         records.append(record)
@@ -32,7 +36,9 @@ def own_answers(records: Iterable[Mapping[str, Any]], path: Path) -> dict[str, A
         try:
             answer = Answer.from_json(record)
         except AmpError as error:
-            raise AmpError(f"'{path}', record {number}: {error.message}") from error
+            raise AmpError(
+                f"'{path}', record {number}: {error.message}", hint="Correct or remove that record, then run again"
+            ) from error
         add_answer(answers, answer, path)
     return answers
 
@@ -58,7 +64,8 @@ def check_complete(items: Sequence[BenchmarkItem], answers: Mapping[str, Answer]
         found = len(answers[uneven[0].id].answers)
         raise AmpError(
             f"'{path}': {len(uneven):,} items do not have as many answers as questions, first "
-            f"'{uneven[0].id}' with {found} for {len(uneven[0].questions)}"
+            f"'{uneven[0].id}' with {found} for {len(uneven[0].questions)}",
+            hint="Give one answer to each question, in the questions' order",
         )
     if missing:
         shown = "; ".join(_described(item) for item in missing[:3])
@@ -102,7 +109,7 @@ def unpack_images(items: Sequence[BenchmarkItem], data: Path) -> Path | None:
                     for name, member in found.items():
                         _unpack(archive, member, folder / name)
                     return folder
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
             raise AmpError(f"'{file}' cannot be read: {error}", hint="Fetch it again, or give --image-root") from error
     return None
 
@@ -132,7 +139,7 @@ def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> 
     disk_errors_explained(write, target)
 
 
-_LARGEST_LIST = 64 << 20
+LARGEST_LIST = 64 << 20
 """Bytes. Larger JSON files do not hold a benchmark's questions."""
 
 
@@ -154,11 +161,11 @@ def find_list(data: Path, is_one: Callable[[Mapping[str, Any]], bool], what: str
 
 
 def _first_fits(file: Path, is_one: Callable[[Mapping[str, Any]], bool]) -> bool:
-    if file.stat().st_size > _LARGEST_LIST:
+    if file.stat().st_size > LARGEST_LIST:
         return False
     try:
-        records = json.loads(file.read_bytes().decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError):  # some other program's file
+        records = parse_json(file.read_bytes())
+    except (OSError, UnreadableError):  # some other program's file
         return False
     return isinstance(records, list) and bool(records) and isinstance(records[0], dict) and is_one(records[0])
 
@@ -177,7 +184,7 @@ def text_field(record: Mapping[str, Any], name: str, where: str) -> str:
     """Return a text of a record, or refuse the record by the field's name."""
     value = record.get(name)
     if not isinstance(value, str):
-        raise AmpError(f"{where} has no text '{name}'")
+        raise AmpError(f"{where} has no text '{name}'", hint="Correct or remove that record, then run again")
     return value
 
 
@@ -185,7 +192,7 @@ def text_list(record: Mapping[str, Any], name: str, where: str) -> tuple[str, ..
     """Return a list of texts of a record, or refuse the record by the field's name."""
     value = record.get(name)
     if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, str) for one in value):
-        raise AmpError(f"{where} has no list of texts '{name}'")
+        raise AmpError(f"{where} has no list of texts '{name}'", hint="Correct or remove that record, then run again")
     return tuple(value)
 
 
@@ -260,9 +267,12 @@ def image_file(name: str, folder: Path) -> Path:
     """Return an image's file, whichever way its name is spelled there.
 
     Raises:
-        AmpError: there is none.
+        AmpError: there is none, or it lies outside the folder: a benchmark's files come from elsewhere.
     """
-    return find_image(next((one for one in _spellings(name) if (folder / one).is_file()), name), folder)
+    found = find_image(next((one for one in _spellings(name) if (folder / one).is_file()), name), folder)
+    if Path(name).is_absolute() and not lies_below(found, [folder]):
+        raise AmpError(f"The image '{name}' lies outside the folder '{folder}'", hint="Give --image-root")
+    return found
 
 
 def _checked(name: str, folder: Path) -> Path | AmpError:
@@ -276,20 +286,16 @@ def _checked(name: str, folder: Path) -> Path | AmpError:
 
 def reply_of(response: Mapping[str, Any], item_id: str, where: str) -> Verdict:
     """Return the verdict in a chat completion's response."""
+    reply = read_completion(response)
+    if reply is None:
+        raise AmpError(
+            f"{where} is not a judge's response: it needs choices, message and content",
+            hint="Give the file as the released code's `--evaluation` wrote it, or JSONL with `id` and `text`",
+        )
     try:
-        text = response["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise AmpError(f"{where} is not a judge's response: it needs choices, message and content") from error
-    usage = response.get("usage")
-    counts = usage if isinstance(usage, Mapping) else {}
-    return Verdict(
-        id=item_id,
-        text=text or "",
-        model=response.get("model"),
-        request_id=response.get("id"),
-        prompt_tokens=counts.get("prompt_tokens"),
-        completion_tokens=counts.get("completion_tokens"),
-    )
+        return Verdict(id=item_id, **{**asdict(reply), "text": reply.text or ""})
+    except AmpError as error:
+        raise AmpError(f"{where}: {error.message}", hint="Fix or remove that verdict, then run again") from error
 
 
 def own_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
@@ -313,7 +319,9 @@ def check_verdicts(verdicts: Sequence[Verdict], items: Sequence[BenchmarkItem], 
     keys: set[tuple[str, int]] = set()
     for one in verdicts:
         if (one.id, one.repeat) in keys:
-            raise AmpError(f"'{path}' holds two verdicts on '{one.id}' (repeat {one.repeat})")
+            raise AmpError(
+                f"'{path}' holds two verdicts on '{one.id}' (repeat {one.repeat})", hint="Keep one of the two lines"
+            )
         keys.add((one.id, one.repeat))
     strangers = [one.id for one in verdicts if one.id not in known]
     judged = {one.id for one in verdicts}

@@ -281,6 +281,7 @@ def judged_benchmark(
         summarise=summarise,
         read_score=JudgedScore.from_json,
         is_scored=lambda one: bool(one.readable),
+        is_readable=lambda one: any(said.ratings is not None and not said.substituted for said in one.readings),
         compare=compare,
         row=lambda first, given: row(first, given, rated),
         tables=tables,

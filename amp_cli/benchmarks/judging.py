@@ -2,16 +2,19 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
+from amp_cli.addresses import stored
+from amp_cli.asking.faults import EnoughError
 from amp_cli.asking.judge import Judge, JudgeRequest, JudgeSettings, count_usage, estimate, open_judge
 from amp_cli.benchmarks.answering import REJECTED
 from amp_cli.benchmarks.benchmark import Judged, Wording
 from amp_cli.benchmarks.judged import JudgedScore
 from amp_cli.benchmarks.ratings import Reading
+from amp_cli.benchmarks.replies import why_unheard
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.jsonl import RecordLog, content_hash, write_records
 from amp_cli.disk.left_out import LeftOutLog
@@ -20,8 +23,9 @@ from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem, Verdict
 
 VERDICTS = "verdicts.jsonl"
-MAX_TOKENS = 1024
-"""Length limit of a verdict."""
+HOPELESS = 20
+"""After so many verdicts that cannot be read, and not one that can, the judge or its wording is at fault."""
+_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +85,7 @@ def refuse_other_judge(out: Path, judging: Judging) -> None:
         return
     old = Run.read(out).facts.get("judging")
     if old is not None:
-        before, now = _flat(old), _flat(judging.facts)
+        before, now = _flat(stored(old)), _flat(stored(judging.facts))
         for name in sorted({*before, *now}):
             if before.get(name) != now.get(name):
                 raise AmpError(
@@ -108,7 +112,9 @@ def collect_verdicts(
 ) -> None:
     """Have judged what has no verdict yet; each verdict is on disk before the next one is looked at."""
     log = RecordLog(settings.out / VERDICTS)
-    done = {(record["id"], record["repeat"]) for record in log.read()}
+    kept = log.read_as(Verdict.from_json)
+    limit = settings.judging.judge_max_tokens
+    done = {(one.id, one.repeat) for one in kept if not _was_cut_shorter(one, limit)}
     if judging.judge is None:
         if not done:
             write_records(log.path, (verdict.to_json() for verdict in judging.verdicts))
@@ -119,7 +125,7 @@ def collect_verdicts(
             repeat=repeat,
             messages=judged.prompt(item, answers[item.id], judging.wording),
             temperature=judging.facts["temperature"],
-            max_tokens=MAX_TOKENS,
+            max_tokens=limit,
             verdict_line=judged.verdict_line(item, judging.wording),
         )
         for repeat in range(settings.judging.repeat)
@@ -127,7 +133,12 @@ def collect_verdicts(
         if item.id in answers and (item.id, repeat) not in done
     ]
     if not requests:
+        _put_in_order(log, items)
         return
+    watch = _Watch(judged, items, log.path, is_free=judging.facts["kind"] == "replay")
+    for one in kept:
+        if (one.id, one.repeat) in done:
+            watch.look_at(one)
     if settings.judging.judge is not None:
         _announce(requests, settings.judging)
     rejections = LeftOutLog.open(settings.out / REJECTED)
@@ -136,6 +147,7 @@ def collect_verdicts(
         def keep(verdict: Verdict) -> None:
             log.append(verdict.to_json())
             advance()
+            watch.look_at(verdict)
 
         try:
             judging.judge.judge(
@@ -146,6 +158,78 @@ def collect_verdicts(
         finally:
             for note in judging.judge.notes:
                 ui.warn(note)
+    _put_in_order(log, items)
+
+
+def _was_cut_shorter(verdict: Verdict, limit: int) -> bool:
+    """Tell whether a verdict ended at a limit of tokens below the one of now: it is asked for once more."""
+    return verdict.finish_reason == "length" and verdict.max_tokens is not None and verdict.max_tokens < limit
+
+
+def _put_in_order(log: RecordLog, items: Sequence[BenchmarkItem]) -> None:
+    """Sort the verdicts as the items, repeat by repeat: they came as they were given. The last on an item stays."""
+    written = log.read()
+    records = {(record["repeat"], record["id"]): record for record in written}
+    places = {item.id: number for number, item in enumerate(items)}
+    in_order = sorted(records.values(), key=lambda record: (record["repeat"], places.get(record["id"], len(places))))
+    if in_order != written:
+        write_records(log.path, in_order)
+
+
+class _Watch:
+    """Looks at each verdict as it comes, and ends the judging where nothing of it can be read."""
+
+    def __init__(self, judged: Judged, items: Sequence[BenchmarkItem], path: Path, *, is_free: bool) -> None:
+        self._judged = judged
+        self._items = {item.id: item for item in items}
+        self._path = path
+        self._is_over = is_free
+        self._unread: list[str] = []
+
+    def look_at(self, verdict: Verdict) -> None:
+        """Read a verdict by the strict rule.
+
+        Raises:
+            AmpError: as many as `HOPELESS` came, and not one could be read.
+        """
+        item = self._items.get(verdict.id)
+        if self._is_over or item is None:
+            return
+        reading = read_verdicts(self._judged, [item], {verdict.id: verdict}, "strict")[verdict.id]
+        if reading.ratings is not None:
+            self._is_over = True
+            return
+        self._unread.append(f"'{verdict.id}' ({reading.reason}): {_end_of(verdict.text)!r}")
+        if len(self._unread) >= HOPELESS:
+            raise EnoughError(
+                f"Not one of the first {len(self._unread)} verdicts can be read: {'; '.join(self._unread[:_SHOWN])}",
+                hint=self._way_on(verdict),
+            )
+
+    def _way_on(self, verdict: Verdict) -> str:
+        if verdict.finish_reason == "length":
+            return "They are kept. The same command with a higher --judge-max-tokens asks for those that were cut off"
+        return (
+            f"They are kept in '{self._path}'. Judge in a new folder, with --answers and another --judge-template or "
+            "--judge"
+        )
+
+
+def _end_of(text: str) -> str:
+    """Return the part of a reply where a verdict should be."""
+    return text if len(text) <= 120 else f"...{text[-120:]}"
+
+
+def read_verdicts(
+    judged: Judged, items: Sequence[BenchmarkItem], verdicts: Mapping[str, Verdict], rule: str
+) -> dict[str, Reading]:
+    """Read one repeat's verdicts; one that is cut off, or is nothing but reasoning, counts as one without words."""
+    unheard = {item_id: reason for item_id, one in verdicts.items() if (reason := why_unheard(one))}
+    heard = {item_id: replace(one, text="") if item_id in unheard else one for item_id, one in verdicts.items()}
+    readings = judged.read(items, heard, rule)
+    return {
+        item_id: replace(reading, reason=unheard.get(item_id, reading.reason)) for item_id, reading in readings.items()
+    }
 
 
 def _announce(requests: Sequence[JudgeRequest], settings: JudgeSettings) -> None:
@@ -160,7 +244,6 @@ def _announce(requests: Sequence[JudgeRequest], settings: JudgeSettings) -> None
 
 
 UNSCORED = "unscored.jsonl"
-_SHOWN = 3
 _MISSING = Reading(ratings=None, reason="no verdict")
 
 
@@ -176,13 +259,13 @@ def score_verdicts(
     Returns:
         the items' results, facts on the verdicts, and item id -> reason for items that lack an answer or a verdict.
     """
-    verdicts = [Verdict.from_json(record) for record in RecordLog(settings.out / VERDICTS).read()]
+    verdicts = RecordLog(settings.out / VERDICTS).read_as(Verdict.from_json)
     repeats = settings.judging.repeat
     if run.facts.get("judging", {}).get("kind") == "verdicts":  # the file says how many there are
         repeats = max((repeats, *(one.repeat + 1 for one in verdicts)))
     by_repeat = [{one.id: one for one in verdicts if one.repeat == number} for number in range(repeats)]
     _refuse_strangers(items, by_repeat, settings.out)
-    readings = [judged.read(items, given, settings.rule) for given in by_repeat]
+    readings = [read_verdicts(judged, items, given, settings.rule) for given in by_repeat]
     scores = [
         JudgedScore(
             id=item.id,

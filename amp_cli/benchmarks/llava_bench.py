@@ -13,12 +13,11 @@ from amp_cli.asking.templates import (
     llava_bench_rule_prompt,
     read_rules,
 )
+from amp_cli.benchmarks.answer_files import by_number_or_image, read_answers
 from amp_cli.benchmarks.benchmark import Judged, LoadedBenchmark
 from amp_cli.benchmarks.files import (
     COCO_PREFIX,
-    add_answer,
     check_verdicts,
-    own_answers,
     own_verdicts,
     records_of,
     spoken,
@@ -95,9 +94,15 @@ def read_items(files: LlavaBenchFiles) -> tuple[BenchmarkItem, ...]:
         if category not in CATEGORIES:
             raise AmpError(f"{where} has the category '{category}'", hint=f"Known: {', '.join(CATEGORIES)}")
         if item_id not in references:
-            raise AmpError(f"'{files.references}' has no answer to question_id {item_id}")
+            raise AmpError(
+                f"'{files.references}' has no answer to question_id {item_id}",
+                hint="Questions and reference answers must be of the same version",
+            )
         if _bare(image) not in contexts:
-            raise AmpError(f"'{files.context}' does not describe '{image}'")
+            raise AmpError(
+                f"'{files.context}' does not describe '{image}'",
+                hint="Questions and context must be of the same version",
+            )
         items.append(
             BenchmarkItem(
                 id=item_id,
@@ -120,7 +125,7 @@ def _bare(image: str) -> str:
 
 def _question_id(record: Mapping[str, Any], where: str) -> str:
     if "question_id" not in record:
-        raise AmpError(f"{where} has no question_id")
+        raise AmpError(f"{where} has no question_id", hint="Correct or remove that record, then run again")
     return str(record["question_id"])
 
 
@@ -130,7 +135,9 @@ def _by_question(records: Sequence[Mapping[str, Any]], path: Path) -> dict[str, 
         where = f"'{path}', record {number},"
         item_id, text = _question_id(record, where), text_field(record, "text", where)
         if texts.setdefault(item_id, text) != text:
-            raise AmpError(f"'{path}' answers question_id {item_id} twice and differently")
+            raise AmpError(
+                f"'{path}' answers question_id {item_id} twice and differently", hint="Keep one of the two lines"
+            )
     return texts
 
 
@@ -139,7 +146,10 @@ def _context(record: Mapping[str, Any], path: Path) -> str:
     captions = record.get("captions", record.get("caption"))
     lines = [captions] if isinstance(captions, str) else captions
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise AmpError(f"'{path}' has no caption of '{record.get('image')}'")
+        raise AmpError(
+            f"'{path}' has no caption of '{record.get('image')}'",
+            hint="Fetch the files again: `amp download llava-bench`",
+        )
     text = "\n".join(lines)
     boxes = record.get("instances")
     if not boxes:
@@ -147,25 +157,18 @@ def _context(record: Mapping[str, Any], path: Path) -> str:
     try:
         return f"{text}\n\n" + "\n".join(f"{box['category']}: {box['bbox']}" for box in boxes)
     except (KeyError, TypeError) as error:
-        raise AmpError(f"'{path}': a box of '{record.get('image')}' lacks category or bbox") from error
+        raise AmpError(
+            f"'{path}': a box of '{record.get('image')}' lacks category or bbox",
+            hint="Correct or remove that record, then run again",
+        ) from error
 
 
 def _refuse_repeated(items: Sequence[BenchmarkItem], path: Path) -> None:
     seen: set[str] = set()
     for item in items:
         if item.id in seen:
-            raise AmpError(f"'{path}' has the question_id {item.id} twice")
+            raise AmpError(f"'{path}' has the question_id {item.id} twice", hint="Keep one of the two lines")
         seen.add(item.id)
-
-
-def upstream_answers(records: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Answer]:
-    """Read `question_id` and `text`."""
-    answers: dict[str, Answer] = {}
-    for number, record in enumerate(records, start=1):
-        where = f"'{path}', record {number},"
-        answer = Answer(id=_question_id(record, where), answers=(text_field(record, "text", where),))
-        add_answer(answers, answer, path)
-    return answers
 
 
 def adopt_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
@@ -214,9 +217,7 @@ def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
 
 def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: "EvalSettings") -> dict[str, Answer]:
     """Read our own answers, or records with `question_id` and `text`."""
-    records = records_of(path)
-    own = all("answers" in record for record in records)
-    return own_answers(records, path) if own else upstream_answers(records, path)
+    return read_answers(path, lambda given: by_number_or_image(given, items, path))
 
 
 def wording(data: Path, file: Path | None) -> JudgeTemplate | JudgeRules:

@@ -25,6 +25,10 @@ _ENDS_IN_S = frozenset(
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 _STOP = re.compile(r"[.;:!?\n]|\s-\s|—|–")
 _DENIALS = frozenset({"no", "not", "without", "neither", "nor", "never", "cannot", "none"})
+_DENIALS |= {"lack", "lacks", "lacking", "absence", "devoid"}
+_INSTEAD = {"instead": "of", "rather": "than"}
+_NO_DENIAL_BEFORE = frozenset({"only", "just", "merely", "doubt", "longer", "one"})
+_CLAUSE_BEGINS = frozenset({"there", "i", "it", "we"})
 _PREPOSITIONS = r"""
     on in at near next behind beside besides under above below beneath over by with to from along around between among
     across toward towards against inside outside through
@@ -36,14 +40,16 @@ _SCOPE_ENDS = frozenset(re.findall(r"\w+", _PREPOSITIONS)) | {
     "whereas",
     "however",
     "instead",
+    "except",
 }
 _DETERMINERS = frozenset(
     {"a", "an", "the", "one", "two", "three", "four", "five", "several", "some", "many", "another"}
 )
 _ABSENT = re.compile(
     r"\s+(?:(?:is|are|was|were) (?:not|no longer|nowhere)|isn't|aren't|wasn't|weren't|cannot be|can't be)"
-    r" (?:\w+ )?(?:visible|present|seen|shown|there|found|imaged|in (?:the|this) (?:image|image|photo|scene))\b"
-    r"|\s+(?:is|are) (?:absent|missing)\b",
+    r" (?:\w+ )?(?:visible|present|seen|shown|there|found|pictured|in (?:the|this) (?:image|picture|photo|scene))\b"
+    r"|\s+(?:is|are) (?:absent|missing|nowhere)\b"
+    r"|\s+(?:does not|doesn't|do not|don't) (?:appear|exist)\b(?! to (?!be (?:visible|present|shown|there|in)\b))",
 )
 _COLOURS = frozenset({"white", "black", "red", "blue", "green", "yellow", "brown", "grey", "gray", "pink", "purple"})
 _FRUIT_OR_COLOUR = "orange"
@@ -69,9 +75,9 @@ class Vocabulary:
     @cached_property
     def names(self) -> dict[tuple[str, ...], str | None]:
         """Singular words of a name -> the object, or None for a name that is not an object."""
-        names: dict[tuple[str, ...], str | None] = {_name(phrase): None for phrase in self.not_objects}
+        names: dict[tuple[str, ...], str | None] = {name_of(phrase): None for phrase in self.not_objects}
         for name, phrases in self.words.items():
-            names |= {_name(phrase): name for phrase in (name, *phrases)}
+            names |= {name_of(phrase): name for phrase in (name, *phrases)}
         return names
 
     @cached_property
@@ -128,12 +134,14 @@ def count_words(text: str) -> int:
     return len(re.findall(r"\w+(?:['’-]\w+)*", text))
 
 
-def names_in(texts: Iterable[str], vocabulary: Vocabulary) -> set[str]:
-    """Return the objects that any of the texts names and does not deny."""
-    return {mention.name for text in texts for mention in find_mentions(text, vocabulary) if not mention.denied}
+def names_in(texts: Iterable[str], vocabulary: Vocabulary, *, with_denied: bool = False) -> set[str]:
+    """Return the objects that any of the texts names, and does not deny unless those count too."""
+    mentions = (mention for text in texts for mention in find_mentions(text, vocabulary))
+    return {mention.name for mention in mentions if with_denied or not mention.denied}
 
 
-def _name(phrase: str) -> tuple[str, ...]:
+def name_of(phrase: str) -> tuple[str, ...]:
+    """Return a name as its words in the singular: what makes two spellings the same name."""
     return tuple(singular(word) for word in _WORD.findall(phrase.lower()))
 
 
@@ -176,9 +184,11 @@ def _denied_before(text: str, tokens: Sequence[tuple[str, int, int]], position: 
         between = text[end : tokens[index + 1][1]]
         if _STOP.search(between) or ("," in between and not _in_list(text, tokens, index + 1)):
             return False
+        if _INSTEAD.get(word) == tokens[index + 1][0]:
+            return True
         if word in _DENIALS or word.endswith("n't"):
-            return tokens[index + 1][0] not in ("only", "just", "doubt", "longer") and word != "none"
-        if word in _SCOPE_ENDS or (word == "and" and tokens[index + 1][0] in _DETERMINERS):
+            return tokens[index + 1][0] not in _NO_DENIAL_BEFORE and word != "none"
+        if word in _SCOPE_ENDS or (word == "and" and tokens[index + 1][0] in _DETERMINERS | _CLAUSE_BEGINS):
             return False
     return False
 

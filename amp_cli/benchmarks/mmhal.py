@@ -1,7 +1,7 @@
 """MMHal-Bench: 96 questions of 8 types; a judge rates each answer from 0 to 6, below 3 something is made up."""
 
-import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from amp_cli.asking.templates import JudgeTemplate, Messages, choose_judge_template, mmhal_prompt
 from amp_cli.benchmarks.benchmark import Judged, LoadedBenchmark
 from amp_cli.benchmarks.files import (
+    LARGEST_LIST,
     add_answer,
     find_list,
     numbered,
@@ -26,6 +27,7 @@ from amp_cli.benchmarks.intervals import METHOD, ratio
 from amp_cli.benchmarks.judged import JudgedScore, contributions, judged_benchmark, measure, unscored
 from amp_cli.benchmarks.ratings import HALLUCINATED, Reading, read_mmhal_official, read_mmhal_strict
 from amp_cli.benchmarks.showing import Column, Table, block_rows, column, title_of
+from amp_cli.disk.parsing import UnreadableError, parse_json
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem, Verdict
 
@@ -179,8 +181,10 @@ def read_data(file: Path) -> list[dict[str, Any]]:
             names = [name for name in archive.namelist() if PurePosixPath(name).name == TEMPLATE]
             if not names:
                 raise AmpError(f"'{file}' holds no {TEMPLATE}", hint=_HINT)
-            records = json.loads(archive.read(names[0]).decode("utf-8-sig"))
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+            if archive.getinfo(names[0]).file_size > LARGEST_LIST:
+                raise AmpError(f"'{names[0]}' in '{file}' has over {LARGEST_LIST >> 20} MB", hint=_HINT)
+            records = parse_json(archive.read(names[0]))
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, UnreadableError) as error:
         raise AmpError(f"'{file}' cannot be read: {error}", hint="Fetch it again: `amp download mmhal`") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise AmpError(f"'{names[0]}' in '{file}' is not a list of questions", hint=_HINT)

@@ -174,7 +174,10 @@ def items_of(records: Sequence[Mapping[str, Any]], file: Path) -> tuple[Benchmar
         where = f"'{file}', the dialogue '{item_id}',"
         questions, references = _turns(record, where)
         if not questions or len(questions) != len(references):
-            raise AmpError(f"{where} has {len(questions)} questions and {len(references)} answers")
+            raise AmpError(
+                f"{where} has {len(questions)} questions and {len(references)} answers",
+                hint="Correct or remove that record, then run again",
+            )
         items.append(
             BenchmarkItem(
                 id=item_id,
@@ -198,7 +201,7 @@ def _turns(record: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tupl
         return text_list(record, "question", where), text_list(record, "gt_answer", where)
     turns = record["revised"]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise AmpError(f"{where} has no list of turns 'revised'")
+        raise AmpError(f"{where} has no list of turns 'revised'", hint="Correct or remove that record, then run again")
     said = [text_field(turn, "value", f"{where} a turn") for turn in turns]
     return tuple(said[0::2]), tuple(said[1::2])
 

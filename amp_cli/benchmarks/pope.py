@@ -3,36 +3,44 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from amp_cli.benchmarks.answer_files import question_key
 from amp_cli.benchmarks.benchmark import LoadedBenchmark, Option
-from amp_cli.benchmarks.files import add_answer, own_answers, records_of
+from amp_cli.benchmarks.files import records_of
+from amp_cli.benchmarks.pope_answers import SPLITS, adopt, answered
 from amp_cli.benchmarks.showing import column
 from amp_cli.benchmarks.yes_no import yes_no_benchmark
-from amp_cli.disk.jsonl import read_json_records
+from amp_cli.disk.jsonl import content_hash
 from amp_cli.errors import AmpError
-from amp_cli.records import Answer, BenchmarkItem
+from amp_cli.records import BenchmarkItem
 
 if TYPE_CHECKING:
     from amp_cli.benchmarks.settings import EvalSettings
 
-SPLITS = ("random", "popular", "adversarial")
 VERSIONS = {
     2910: "2,910 random questions (8,910 in all; the one LLaVA links)",
     3000: "3,000 random questions (9,000 in all)",
 }
 QUESTIONS = Option(
-    name="questions", help="JSONL with question_id, image, text, category (default: found below --data)."
+    name="questions", help="JSONL with question_id, image, text, and category or one split (default: found)."
 )
 LIMIT = Option(name="limit", help="Ask about so many images only, always the same.")
 
 
 def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
-    """Read the label files `coco_pope_{random,popular,adversarial}.json`, wherever they lie below `data`."""
-    loaded = load_splits(data, settings, "coco_pope", "POPE's label files (output/coco of its repository)")
+    """Read the label files `coco_pope_{random,popular,adversarial}.json`, wherever they lie below `data`.
+
+    Where COCO's are not there, those of GQA or A-OKVQA are read.
+    """
+    stem = _stem(data)
+    what = "POPE's label files (output/coco of its repository)"
+    loaded = load_splits(data, settings, stem, what, is_official=settings.rule == "official")
+    if stem != COCO:
+        return replace(loaded, facts={"data_version": f"POPE's questions of {stem}", **loaded.facts})
     questions = loaded.facts["questions"]
     version = VERSIONS.get(questions["random"], "another size") if "random" in questions else "without the random split"
     if settings.limit is not None:
@@ -40,18 +48,40 @@ def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
     return replace(loaded, facts={"data_version": version, **loaded.facts})
 
 
-def load_splits(data: Path, settings: "EvalSettings", stem: str, what: str) -> LoadedBenchmark:
+COCO = "coco_pope"
+_LABELS = re.compile(rf"(.+_pope(?:_\w+)?)_(?:{'|'.join(SPLITS)})\.json")
+
+
+def _stem(data: Path) -> str:
+    """Return how the names of the label files below `data` begin: `coco_pope`, else the one other there is."""
+    files = data.rglob("*_pope_*.json") if data.is_dir() else ()
+    stems = sorted({match[1] for file in files if (match := _LABELS.fullmatch(file.name))})
+    if len(stems) > 1 and COCO not in stems:
+        raise AmpError(
+            f"Label files of several sets below '{data}': {', '.join(stems)}",
+            hint="Point --data at one of their folders",
+        )
+    return stems[0] if stems and COCO not in stems else COCO
+
+
+def load_splits(
+    data: Path, settings: "EvalSettings", stem: str, what: str, *, is_official: bool = False
+) -> LoadedBenchmark:
     """Read the label files `STEM_{random,popular,adversarial}.json`; those that are absent are named in a warning.
 
     Args:
         what: what they are, and where they come from, for the hint.
+        is_official: whether a label is no only if it is exactly `no`, and everything else yes, as in POPE's script.
     """
     hint = f"Give --data the folder with {what}"
     files = {split: file for split in SPLITS if (file := label_file(data, f"{stem}_{split}.json", hint))}
     if not files:
         names = [f"{stem}_{split}.json" for split in SPLITS]
         raise AmpError(f"No {', '.join(names[:-1])} or {names[-1]} below '{data}'", hint=hint)
-    items = [item for split, file in files.items() for item in labelled_items(file, split)]
+    odd: list[str] = []
+    items = [
+        item for split, file in files.items() for item in labelled_items(file, split, odd=odd if is_official else None)
+    ]
     if settings.limit is not None:
         items = of_first_images(items, settings.limit)
     absent = [split for split in SPLITS if split not in files]
@@ -59,27 +89,15 @@ def load_splits(data: Path, settings: "EvalSettings", stem: str, what: str) -> L
         items=tuple(items),
         files=tuple(files.values()),
         facts={"questions": dict(Counter(str(item.reference["split"]) for item in items))},
-        warnings=(f"No label file of the split(s) {', '.join(absent)}: `overall` is over the others",)
-        if absent
-        else (),
+        warnings=tuple(_warnings(absent, odd)),
     )
 
 
-def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: "EvalSettings") -> dict[str, Answer]:
-    """Read our own answers, or upstream's `question_id` + `text` by way of a questions file."""
-    records = records_of(path)
-    if all("answers" in record for record in records):
-        return own_answers(records, path)
-    return upstream_answers(records, items, questions_by_id(data, settings.questions), path)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AskedQuestion:
-    """A line of a questions file: which split's question about which image a `question_id` stands for."""
-
-    split: str
-    key: str
-    item_id: str
+def _warnings(absent: Sequence[str], odd: Sequence[str]) -> Iterator[str]:
+    if absent:
+        yield f"No label file of the split(s) {', '.join(absent)}: `overall` is over the others"
+    if odd:
+        yield f"{len(odd):,} labels are neither yes nor no and count as yes, as in POPE's script. First: {odd[0]}"
 
 
 def label_file(data: Path, name: str, hint: str) -> Path | None:
@@ -91,7 +109,7 @@ def label_file(data: Path, name: str, hint: str) -> Path | None:
     if not data.is_dir():
         raise AmpError(f"There is no folder '{data}'", hint=hint)
     found = sorted(data.rglob(name))
-    if len({file.read_bytes() for file in found}) > 1:
+    if len({content_hash(file) for file in found}) > 1:
         listed = ", ".join(f"'{file}'" for file in found)
         raise AmpError(
             f"{len(found)} different {name} below '{data}': {listed}", hint="Point --data at one of their folders"
@@ -99,30 +117,52 @@ def label_file(data: Path, name: str, hint: str) -> Path | None:
     return found[0] if found else None
 
 
-def labelled_items(file: Path, split: str) -> list[BenchmarkItem]:
-    """Return a split's items. Their ids come from their content, so that they outlive another order of the file."""
+def labelled_items(file: Path, split: str, *, odd: list[str] | None = None) -> list[BenchmarkItem]:
+    """Return a split's items. Their ids come from their content, so that they outlive another order of the file.
+
+    Args:
+        odd: takes a note of each label that is neither `yes` nor `no`, which then counts as yes; without it, such a
+            label is refused, apart from case and white space.
+    """
     items: list[BenchmarkItem] = []
     labels: dict[tuple[str, str], str] = {}
     seen: Counter[tuple[str, str]] = Counter()
     for number, record in enumerate(records_of(file), start=1):
-        lacking = [name for name in ("image", "text", "label") if not isinstance(record.get(name), str)]
-        label = str(record.get("label", "")).strip().lower()
-        if lacking or label not in ("yes", "no"):
-            wrong = f"no text in {', '.join(lacking)}" if lacking else f"the label is '{label}', not yes or no"
-            raise AmpError(f"'{file}', record {number}: {wrong}")
+        where = f"'{file}', record {number}"
+        lacking = [name for name in ("image", "text") if not isinstance(record.get(name), str)]
+        if lacking or "label" not in record:
+            raise AmpError(f"{where}: no text in {', '.join(lacking) or 'label'}", hint=_FORM)
+        label = _label(record["label"], where, odd)
         content = (record["image"], question_key(record["text"]))
         if labels.setdefault(content, label) != label:
-            raise AmpError(f"'{file}' labels {record['text']!r} for '{record['image']}' both yes and no")
+            raise AmpError(
+                f"'{file}' labels {record['text']!r} for '{record['image']}' both yes and no",
+                hint="Keep the right one of the two lines",
+            )
         seen[content] += 1
         items.append(
             BenchmarkItem(
                 id=_item_id(split, *content, seen[content]),
                 images=(record["image"],),
                 questions=(record["text"],),
-                reference={"split": split, "label": label},
+                reference={"split": split, "label": label, "number": str(record.get("question_id", number))},
             )
         )
     return items
+
+
+_FORM = 'A label file has lines {"question_id": 1, "image": "a.jpg", "text": "Is there a dog?", "label": "yes"}'
+
+
+def _label(said: object, where: str, odd: list[str] | None) -> str:
+    if odd is not None:
+        if said not in ("yes", "no"):
+            odd.append(f"{where}: {said!r:.60}")
+        return "no" if said == "no" else "yes"
+    label = said.strip().lower() if isinstance(said, str) else ""
+    if label not in ("yes", "no"):
+        raise AmpError(f"{where}: the label is {said!r:.60}, not yes or no", hint=_FORM)
+    return label
 
 
 def of_first_images(items: Sequence[BenchmarkItem], limit: int) -> list[BenchmarkItem]:
@@ -133,113 +173,10 @@ def of_first_images(items: Sequence[BenchmarkItem], limit: int) -> list[Benchmar
     return [item for item in items if item.images in kept]
 
 
-def question_key(text: str) -> str:
-    """Return what makes a question the same one.
-
-    Without an instruction line below it, without an image tag, with single blanks, and with the "imange" of one data
-    version read as "image".
-    """
-    first = next((line for line in text.replace("<image>", "").splitlines() if line.strip()), "")
-    return re.sub(r"\s+", " ", first).strip().lower().replace("imange", "image")
-
-
 def _item_id(split: str, image: str, key: str, occurrence: int) -> str:
     digest = hashlib.sha256(f"{image}\n{key}".encode()).hexdigest()[:8]
     item_id = f"{split}-{PurePosixPath(image).stem}-{digest}"
     return item_id if occurrence == 1 else f"{item_id}-{occurrence}"
-
-
-def upstream_answers(
-    records: Sequence[Mapping[str, Any]],
-    items: Sequence[BenchmarkItem],
-    questions: Mapping[Any, AskedQuestion],
-    path: Path,
-) -> dict[str, Answer]:
-    """Join `question_id` to a question, and the question's (split, image, text) to an item.
-
-    Answers to splits that no label file holds are left aside.
-    """
-    splits = {item.reference["split"] for item in items}
-    texts: dict[Any, str] = {}
-    answers: dict[str, Answer] = {}
-    strangers: list[Any] = []
-    mismatched: list[Any] = []
-    for record in records:
-        if "question_id" not in record or not isinstance(record.get("text"), str):
-            raise AmpError(f"'{path}' holds a record without `question_id` and `text`: {dict(record)!r:.120}")
-        number, text = record["question_id"], record["text"]
-        if texts.setdefault(number, text) != text:
-            raise AmpError(f"'{path}' answers question_id {number} twice: {texts[number]!r:.60} and {text!r:.60}")
-        question = questions.get(number)
-        if question is None:
-            strangers.append(number)
-        elif record.get("prompt") and question.key not in question_keys(record["prompt"]):
-            mismatched.append(number)
-        elif question.split in splits:
-            add_answer(answers, Answer(id=question.item_id, answers=(text,)), path)
-    _refuse_misaligned(path, records, strangers, mismatched)
-    return answers
-
-
-def _refuse_misaligned(
-    path: Path, records: Sequence[object], strangers: Sequence[Any], mismatched: Sequence[Any]
-) -> None:
-    hint = "Give --questions the file that was asked (question_id, image, text, category)"
-    if strangers:
-        raise AmpError(
-            f"{len(strangers):,} of {len(records):,} answers in '{path}' have a question_id that no question has, "
-            f"first {strangers[0]}",
-            hint=hint,
-        )
-    if mismatched:
-        raise AmpError(
-            f"{len(mismatched):,} of {len(records):,} answers in '{path}' carry the prompt of another question, "
-            f"first question_id {mismatched[0]}",
-            hint=hint,
-        )
-
-
-def question_keys(prompt: str) -> set[str]:
-    """Return the keys of a prompt's lines: a question may stand under an image tag or above an instruction."""
-    return {question_key(line) for line in prompt.splitlines()} | {question_key(prompt)}
-
-
-def questions_by_id(data: Path, questions: Path | None) -> dict[Any, AskedQuestion]:
-    """Read the questions file, given or found below `data`; the same id for two questions is refused."""
-    file = questions or _questions_file(data)
-    asked: dict[Any, AskedQuestion] = {}
-    seen: Counter[tuple[str, str, str]] = Counter()
-    for number, record in enumerate(records_of(file), start=1):
-        if not _is_question(record):
-            raise AmpError(f"'{file}', record {number}: no question_id, image, text and category in it")
-        content = (str(record["category"]), str(record["image"]), question_key(str(record["text"])))
-        if record["question_id"] in asked:
-            raise AmpError(f"'{file}' has the question_id {record['question_id']} twice")
-        seen[content] += 1
-        asked[record["question_id"]] = AskedQuestion(
-            split=content[0], key=content[2], item_id=_item_id(*content, seen[content])
-        )
-    return asked
-
-
-def _questions_file(data: Path) -> Path:
-    found = []
-    for file in sorted(data.rglob("*.jsonl")):
-        first = next((record for _, record, _ in read_json_records(file)), None) if file.stat().st_size else None
-        if first is not None and _is_question(first):
-            found.append(file)
-    if len(found) != 1:
-        listed = ", ".join(f"'{file}'" for file in found) or "none"
-        raise AmpError(
-            f"The answers are known by question_id only; one file with question_id, image, text and category is needed "
-            f"below '{data}', found: {listed}",
-            hint="Give --questions FILE, for example llava_pope_test.jsonl",
-        )
-    return found[0]
-
-
-def _is_question(record: Mapping[str, Any]) -> bool:
-    return all(name in record for name in ("question_id", "image", "text", "category"))
 
 
 BENCHMARK = yes_no_benchmark(
@@ -255,8 +192,9 @@ BENCHMARK = yes_no_benchmark(
         LIMIT,
     ),
     splits=SPLITS,
-    files=("coco_pope_*.json",),
+    files=("coco_pope_*.json", "*_pope_*.json"),
     load=load,
     adopt=adopt,
+    answered=answered,
     curves=(column("POPE accuracy", "overall/accuracy"),),
 )

@@ -1,9 +1,10 @@
 """Reads ratings out of judges' replies: as each official script does, or strictly."""
 
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from amp_cli.benchmarks.replies import said_lines
 
 HIGHEST = 6
 """MMHal-Bench and MRHal-Bench rate from 0 to this; below `HALLUCINATED` something is made up."""
@@ -42,7 +43,7 @@ def read_mrhal_official(text: str, rounds: int, previous: Sequence[float] | None
         OfficialCrashError: an entry is neither N/A (counted as 0) nor a whole number, there are more or fewer than
             rounds, or there is no list yet.
     """
-    lists = re.findall(r"\[(.*?)\]", text)
+    lists = list(_lists_in_brackets(text))
     if len(lists) == 2:
         lists = [one for one in lists if "Yes" not in one and "No" not in one][-1:]
     if len(lists) != 1:
@@ -56,6 +57,14 @@ def read_mrhal_official(text: str, rounds: int, previous: Sequence[float] | None
         raise OfficialCrashError(f"its list [{lists[0]:.80}] holds something that is not a whole number") from error
     _refuse_other_length(ratings, rounds, "its list")
     return Reading(ratings=tuple(ratings))
+
+
+def _lists_in_brackets(text: str) -> Iterator[str]:
+    """Yield what the script's `\\[(.*?)\\]` finds, in one pass however many brackets are never closed."""
+    for line in text.split("\n"):
+        end = 0
+        while (begin := line.find("[", end)) >= 0 and (end := line.find("]", begin)) >= 0:
+            yield line[begin + 1 : end]
 
 
 def _refuse_other_length(ratings: Sequence[float], rounds: int, whose: str) -> None:
@@ -74,22 +83,30 @@ def read_pair_official(text: str) -> Reading:
     return Reading(ratings=(-1.0, -1.0), reason="the first line is not two numbers", substituted=True)
 
 
-_NUMBER = r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\d)"
+_NUMBER = r"(?<![\w.])\d++(?:\.\d++)?+(?![\w.]*\d)"
 _SEPARATOR = r"(?:[:=|–—]|-(?=\s)|(?:is|of)\b)"
-_MARKUP = re.compile(r"[*_`#]+")
 _BEGIN = r"^[\s\d.)•+-]*(?:(?:overall|final|my|the|so|therefore|thus|hence)\b[\s,:]*)*"
 _RATING = r"(?<!\w)ratings?\b"
 _OUT_OF = r"(?:\s*(?:/|out\s+of)\s*(\d+(?:\.\d+)?))?"
-_ONE = re.compile(rf"{_RATING}\s*{_SEPARATOR}?\s*[\[(]?\s*({_NUMBER}){_OUT_OF}(\s*(?:-|–|to\b|or\b|and\b)\s*\d)?", re.I)
+_OR = r"(?:-|–|to\b|or\b|and\b|(?:or|to|and)\s+(?:maybe|perhaps|possibly|even)\b)"
+_MORE = rf"(?:{_OR}\s*\d|(?:,\s*\d+\s*)+[\])])"
+_ONE = re.compile(rf"{_RATING}\s*{_SEPARATOR}?\s*[\[(]?\s*({_NUMBER}){_OUT_OF}(\s*{_MORE})?", re.I)
 _DECLARED = re.compile(rf"{_BEGIN}{_RATING}\s*(?:[:=|–—]|-\s|(?:is|of)?\s*[\[(]?\s*\d)", re.I)
-_QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|«[^»\n]*»|'[^'\n]*rating[^'\n]*'", re.I)
+_QUOTED = re.compile(r"\"[^\"\n]*\"|“[^“”\n]*”|«[^«»\n]*»|'[^'\n]*rating[^'\n]*'", re.I)
+_WEIGHED = re.compile(
+    r"\b(?:guess|initial(?:ly)?|first (?:thought|impression|glance)|at first|tempted|might|could|maybe|perhaps"
+    r"|not|\w{1,8}n['’]t|cannot|if|whether|instead of|rather than)\b",
+    re.I,
+)
+_BEFORE = 200
+"""Characters before a rating in which its sentence may weigh it or turn it down."""
 
 
 def read_mmhal_strict(text: str) -> Reading:
     """Read the one rating that a reply declares, from 0 to 6.
 
     A last line that declares a rating decides. Otherwise all lines that begin with one must agree; where no line
-    does, all ratings in running text that are not in quotation marks must.
+    does, all ratings in running text that are not in quotation marks must, and none may be just considered.
     """
     lines = _lines(text)
     declared = [line for line in lines if _DECLARED.search(line)]
@@ -97,27 +114,50 @@ def read_mmhal_strict(text: str) -> Reading:
         declared = declared[-1:]
     if any(not _ONE.search(line) for line in declared):
         return Reading(ratings=None, reason="a rating without a number")
-    found = [rating for line in declared or lines for rating in _single_ratings(_QUOTED.sub(" ", line))]
+    said = [_QUOTED.sub(" ", line) for line in declared or lines]
+    if not declared and any(map(_is_considered, said)):
+        return Reading(ratings=None, reason="a rating that is only considered")
+    found = [rating for line in said for rating in _single_ratings(line)]
     return _agreed([None if rating is None else (rating,) for rating in found], "rating", "ratings")
 
 
+_SCALE = re.compile(rf"\(\s*(?:on a scale |scale )?(?:from |of )?0\s*(?:-|–|—|to)\s*{HIGHEST}(?: scale)?\s*\)", re.I)
+_HEADING = re.compile(rf"{_BEGIN}{_RATING}\s*{_SEPARATOR}?", re.I)
+_ONE_ROUND = re.compile(rf"[\s•-]*(?:(?:round|question|turn|q)\s*\d+\s*[:=)-]\s*)?({_NUMBER}{_OUT_OF})\s*[.,;]?", re.I)
+
+
 def _lines(text: str) -> list[str]:
-    """Return the lines that are not empty, without marks of Markdown; a list in brackets stays on one line."""
-    said = _MARKUP.sub("", _plain(text))
-    joined = re.sub(r"\[[^\[\]]*\]", lambda match: match[0].replace("\n", " "), said)
-    return [line.strip() for line in joined.splitlines() if line.strip()]
+    """Return the lines of a reply; a heading that announces a rating stands on the line with what it announces.
+
+    A scale behind the word, as in `Rating (0-6): 5`, is left out.
+    """
+    lines = [_SCALE.sub("", line).strip() for line in said_lines(text)]
+    joined: list[str] = []
+    while lines:
+        line = lines.pop(0)
+        if lines and _HEADING.fullmatch(line):
+            line = _announced(lines)
+        joined.append(line)
+    return joined
 
 
-def _plain(text: str) -> str:
-    """Return a structured reply as its texts, a line each; any other as it is."""
-    if not text.lstrip().startswith("{"):
-        return text
-    try:
-        values = json.loads(text)
-    except ValueError:
-        return text
-    is_texts = isinstance(values, dict) and all(isinstance(value, str) for value in values.values())
-    return "\n".join(values.values()) if is_texts else text
+def _announced(lines: list[str]) -> str:
+    """Take from what follows a heading the line, or the lines of one round each, that it announces."""
+    if _DECLARED.search(lines[0]):
+        return lines.pop(0)
+    rounds: list[str] = []
+    while lines and (one := _ONE_ROUND.fullmatch(lines[0])):
+        rounds.append(one[1])
+        lines.pop(0)
+    if len(rounds) > 1:
+        return f"Ratings: [{', '.join(rounds)}]"
+    return f"Rating: {rounds[0] if rounds else lines.pop(0)}"
+
+
+def _is_considered(line: str) -> bool:
+    """Tell whether a rating in running text is weighed or turned down before it is said, in the same sentence."""
+    before = (line[max(0, match.start() - _BEFORE) : match.start()] for match in _ONE.finditer(line))
+    return any(_WEIGHED.search(re.split(r"[.!?]", text)[-1]) for text in before)
 
 
 def _single_ratings(line: str) -> list[float | None]:
@@ -189,13 +229,16 @@ _PAIR = re.compile(r"[\s\[(]*(\d+(?:\.\d+)?)\s*(?:[\s,;&|]|\band\b)\s*(\d+(?:\.\
 
 
 def read_pair_strict(text: str) -> Reading:
-    """Read two scores from 1 to 10: the first line that is not empty, or, where that is other text, the last one."""
+    """Read two scores: the first line that is not empty, or, where that is other text, the last one.
+
+    The judge is asked for 1 to 10; real ones give an empty answer a 0, which is a rating.
+    """
     lines = _lines(text)
     for line in (lines[0], lines[-1]) if lines else ():
         match = _PAIR.fullmatch(re.sub(r"\s*,\s*", " , ", _TEN.sub(" ", _LABEL.sub(" ", line))).replace(" ,", ","))
         if match:
             scores = (float(match[1]), float(match[2]))
-            if all(1 <= score <= 10 for score in scores):
+            if all(score <= 10 for score in scores):
                 return Reading(ratings=scores)
-            return Reading(ratings=None, reason="scores that are not from 1 to 10")
+            return Reading(ratings=None, reason="scores that are not from 0 to 10")
     return Reading(ratings=None, reason="neither the first nor the last line is two scores")

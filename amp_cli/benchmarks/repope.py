@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_cli.benchmarks.benchmark import LoadedBenchmark, Option
-from amp_cli.benchmarks.pope import LIMIT, QUESTIONS, SPLITS, adopt, load_splits
+from amp_cli.benchmarks.pope import LIMIT, QUESTIONS, load_splits
+from amp_cli.benchmarks.pope_answers import SPLITS, adopt, answered
 from amp_cli.benchmarks.yes_no import yes_no_benchmark
 
 if TYPE_CHECKING:
@@ -51,5 +52,6 @@ BENCHMARK = yes_no_benchmark(
     is_part=True,
     load=load,
     adopt=adopt,
+    answered=answered,
     official=read_official,
 )

@@ -8,19 +8,23 @@ from typing import Any
 
 from amp_cli import ui
 from amp_cli.asking.answerer import Answerer, check_answerer
+from amp_cli.asking.endpoint import is_endpoint
 from amp_cli.asking.judge import Judge
 from amp_cli.benchmarks import BENCHMARKS
-from amp_cli.benchmarks.answering import ANSWERS, REJECTED, answer_items
+from amp_cli.benchmarks.answer_files import ANSWERS, given_on_disk
+from amp_cli.benchmarks.answering import REJECTED, answer_items
 from amp_cli.benchmarks.benchmark import Benchmark, ItemScore, LoadedBenchmark
 from amp_cli.benchmarks.files import check_complete, downloaded_images
 from amp_cli.benchmarks.judging import Judging, collect_verdicts, prepare_judging, refuse_other_judge, score_verdicts
 from amp_cli.benchmarks.settings import EvalSettings, settings_of
 from amp_cli.disk.jsonl import RecordLog, content_hash, write_json, write_records
 from amp_cli.disk.left_out import LeftOutLog
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import flatten
 from amp_cli.downloads.places import benchmark_folder
 from amp_cli.errors import AmpError
+from amp_cli.models.resolve import places_of
 from amp_cli.records import Answer, BenchmarkItem
 
 ITEMS, SCORES = "items.jsonl", "scores.json"
@@ -30,13 +34,20 @@ ITEMS, SCORES = "items.jsonl", "scores.json"
 class EvalResult:
     """The scores (as in `scores.json`), the items that could not be done, and what it took.
 
-    After `--only answer` the scores are only where the answers are and how many.
+    After `--only answer` the scores are only where the answers are and how many. `unread` is the number of answers
+    where not one of them could be read; 0 where any could.
     """
 
     scores: dict[str, Any]
     rejected: dict[str, str]
     out: Path
     seconds: float
+    unread: int = 0
+
+    @property
+    def undone(self) -> int:
+        """How many items have no score that means anything; the command then ends with status 3."""
+        return len(self.rejected) + self.unread
 
 
 def run_benchmark(
@@ -51,15 +62,18 @@ def run_benchmark(
     begin = time.monotonic()
     if settings.only in ("judge", "score"):
         settings = _as_recorded(settings)
-    data = settings.data or _found_data(settings)
-    settings = replace(settings, data=data)
-    benchmark = BENCHMARKS[settings.benchmark]
-    images = settings.image_root or downloaded_images(benchmark.images_of, data)
-    settings = benchmark.settle(replace(settings, image_root=images))
-    loaded = benchmark.load(data, settings)
+    settings, benchmark, loaded = _loaded(settings)
+    data = settings.data
+    assert data is not None  # _loaded has found it
     for warning in loaded.warnings:
         ui.warn(warning)
-    adopted = _adopted(benchmark, loaded.items, settings, data)
+    given = _given_answers(benchmark, loaded.items, settings, data)
+    if given is not None:
+        warned = loaded.warnings
+        loaded = benchmark.answered(loaded, given)
+        for warning in loaded.warnings if loaded.warnings is not warned else ():
+            ui.warn(warning)
+    adopted = None if settings.answers is None or given is None else _adopted(benchmark, loaded.items, settings, given)
     judging = None
     if benchmark.judge is not None and settings.only not in ("answer", "score"):
         judging = prepare_judging(benchmark.judge, loaded.items, data, settings, judge)
@@ -76,13 +90,14 @@ def run_benchmark(
         elif settings.only not in ("judge", "score") and (answerer is not None or settings.spec is not None):
             answer_items(loaded.items, benchmark.ask, settings, data, run, answerer)
         answers = _answers(loaded.items, settings.out)
+        unread = 0
         if settings.only == "answer":
             scores, rejected = _answered(loaded.items, answers, settings)
         else:
-            scores, rejected = _scored(benchmark, loaded.items, answers, settings, judging, run)
+            scores, rejected, unread = _scored(benchmark, loaded.items, answers, settings, judging, run)
         seconds = time.monotonic() - begin
         run.finish(data=loaded.facts, rule=settings.rule, scores=scores, seconds=round(seconds, 1))
-    return EvalResult(scores=scores, rejected=rejected, out=settings.out, seconds=seconds)
+    return EvalResult(scores=scores, rejected=rejected, out=settings.out, seconds=seconds, unread=unread)
 
 
 def _found_data(settings: EvalSettings) -> Path:
@@ -128,21 +143,32 @@ class Adopted:
     left_aside: int
 
 
-def _adopted(
+def _given_answers(
     benchmark: Benchmark[Any], items: Sequence[BenchmarkItem], settings: EvalSettings, data: Path
-) -> Adopted | None:
-    """Read `--answers` before the run folder is touched: it may be wrong."""
+) -> dict[str, Answer] | None:
+    """Return the answers that a file gave, now or when `out` was made; None where a model was asked.
+
+    `--answers` is read before the run folder is touched: it may be wrong.
+    """
     path = settings.answers
     if path is None:
-        return None
+        return given_on_disk(settings)
     if not path.is_file():
         raise AmpError(f"There is no file '{path}'", hint="--answers takes a JSONL or JSON file of answers")
     if path.resolve().is_relative_to(settings.out.resolve()):
         raise AmpError(f"'{path}' lies in --out '{settings.out}'", hint="Use --only score to score it again")
-    answers = benchmark.adopt(path, items, data, settings)
+    return benchmark.adopt(path, items, data, settings)
+
+
+def _adopted(
+    benchmark: Benchmark[Any], items: Sequence[BenchmarkItem], settings: EvalSettings, answers: Mapping[str, Answer]
+) -> Adopted:
+    """Return the answers to the items, all of which must have one."""
+    path = settings.answers
+    assert path is not None  # they were read from it
     if not benchmark.is_part:
         check_complete(items, answers, path)
-        return Adopted(answers=answers, left_aside=0)
+        return Adopted(answers=dict(answers), left_aside=0)
     kept = {item.id: answers[item.id] for item in items if item.id in answers}
     # the whole may have been asked in an older, smaller version: what lacks an answer is left out, unless all does
     check_complete([item for item in items if item.id in kept] or items, kept, path)
@@ -155,7 +181,7 @@ def _adopted(
 def _opened(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer | None) -> Run:
     """Start the run, or open the one that is there to be judged or scored."""
     if settings.only in ("judge", "score"):
-        run = Run.read(settings.out)
+        run = Run.go_on(settings.out)
         if settings.only == "judge":
             run.record(settings=flatten(settings) | {"answers": run.settings.get("answers")})
         return run
@@ -173,7 +199,40 @@ def _opened(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer 
         identity=identity,
         seed=settings.running.seed,
         overwrite=settings.overwrite,
+        inputs=_inputs(settings, loaded),
     )
+
+
+def _inputs(settings: EvalSettings, loaded: LoadedBenchmark) -> list[Path | None]:
+    """Return all files and folders that an evaluation reads."""
+    judging, spec = settings.judging, settings.spec
+    kind, colon, judge = (judging.judge or "").partition(":")
+    names = [judge] if colon and kind in ("local", "replay") else []
+    given = [settings.data, settings.image_root, settings.answers, settings.questions, settings.synonyms]
+    given += [judging.verdicts, judging.judge_template]
+    if spec is not None and not is_endpoint(spec.model):
+        names += [name for name in (spec.model, spec.adapter, spec.vision_tower) if name]
+        given += [Path(spec.template)] if Path(spec.template).is_file() else []
+    return [*given, *loaded.files, *places_of(*names)]
+
+
+def inputs_of(settings: EvalSettings) -> list[Path | None]:
+    """Return all that an evaluation will read: whoever replaces older results asks for it before they are gone.
+
+    Raises:
+        AmpError: it cannot be done: no data, or data that cannot be read.
+    """
+    settings, _, loaded = _loaded(settings)
+    return _inputs(settings, loaded)
+
+
+def _loaded(settings: EvalSettings) -> tuple[EvalSettings, Benchmark[Any], LoadedBenchmark]:
+    """Return the settings with data and images found, the benchmark, and its data."""
+    data = settings.data or _found_data(settings)
+    benchmark = BENCHMARKS[settings.benchmark]
+    images = settings.image_root or downloaded_images(benchmark.images_of, data)
+    settings = benchmark.settle(replace(settings, data=data, image_root=images))
+    return settings, benchmark, benchmark.load(data, settings)
 
 
 def _answers(items: Sequence[BenchmarkItem], out: Path) -> dict[str, Answer]:
@@ -204,8 +263,12 @@ def _scored(
     settings: EvalSettings,
     judging: Judging | None,
     run: Run,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Write `items.jsonl` and `scores.json`; an item without an answer or verdict is rejected, not wrong."""
+) -> tuple[dict[str, Any], dict[str, str], int]:
+    """Write `items.jsonl` and `scores.json`; an item without an answer or verdict is rejected, not wrong.
+
+    Returns:
+        the scores, item id -> reason for items that were left out, and how many were all that could not be read.
+    """
     scores: Sequence[ItemScore]
     facts: dict[str, Any] = {}
     if benchmark.judge is not None:
@@ -224,9 +287,75 @@ def _scored(
     if benchmark.is_part:
         summary["left_aside"] = run.facts.get("left_aside", 0)
     write_records(settings.out / ITEMS, (one.to_json() for one in scores))
+    run.record(items_scored=len(scores))
     summary |= {"rejected": len(rejected)}
     write_json(settings.out / SCORES, summary)
-    return summary, rejected
+    return summary, rejected, _warn_of_unread(benchmark, scores, settings)
+
+
+DOUBTFUL = 0.02
+"""Share of unreadable answers above which the scores come with a warning."""
+
+
+def _warn_of_unread(benchmark: Benchmark[Any], scores: Sequence[Any], settings: EvalSettings) -> int:
+    """Say where more than a few answers could not be read; return their number where that is all of them, else 0."""
+    unread = [one for one in scores if not benchmark.is_readable(one)]
+    if benchmark.unreadable and len(unread) > DOUBTFUL * len(scores):
+        first = "; ".join(f"'{one.id}': {one.answer[:60]!r}" for one in unread[:3])
+        fate = (
+            "the rule counts them as the official script does"
+            if settings.rule == "official"
+            else f"all are in '{settings.out / ITEMS}'"
+        )
+        ui.warn(f"{len(unread):,} of {len(scores):,} {benchmark.unreadable} ({fate}). First: {first}")
+    if len(unread) < len(scores):
+        return 0
+    ui.warn(f"Nothing could be scored: not one of {len(scores):,} could be read")
+    return len(unread)
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """Return what `scores.json` holds.
+
+    Raises:
+        AmpError: it is not there, or is not as we write it.
+    """
+    path = folder / SCORES
+    scores = read_plain_object(path, benchmark=str, rule=str)
+    hint = f"Score again: amp eval {scores['benchmark']} --only score --out {folder}"
+    if scores["benchmark"] not in BENCHMARKS:
+        raise AmpError(f"'{path}' is of the benchmark {scores['benchmark']!r:.60}, which is not known", hint=_KNOWN)
+    for column in BENCHMARKS[scores["benchmark"]].columns:
+        try:
+            numbers = [column.value(scores), *(column.interval(scores) or ())]
+        except (TypeError, ValueError, AttributeError) as error:
+            raise AmpError(f"'{path}' is damaged: '{column.title}' is not where it belongs", hint=hint) from error
+        if wrong := [one for one in numbers if one is not None and type(one) not in (int, float)]:
+            raise AmpError(f"'{path}' is damaged: '{column.title}' is {wrong[0]!r:.60}, not a number", hint=hint)
+    return scores
+
+
+_KNOWN = f"Known: {', '.join(BENCHMARKS)}"
+
+
+def read_item_scores(folder: Path, benchmark: Benchmark[Any]) -> dict[str, Any]:
+    """Return item id -> its result, as the run wrote them.
+
+    Raises:
+        AmpError: a line is damaged, or there are fewer than the run scored.
+    """
+    path = folder / ITEMS
+    hint = f"Score again: amp eval {benchmark.name} --only score --out {folder}"
+    if not path.is_file():
+        raise AmpError(f"'{folder}' has scores but no {ITEMS}", hint=hint)
+    try:
+        results = {one.id: one for one in RecordLog(path).read_as(benchmark.read_score)}
+    except AmpError as error:
+        raise AmpError(error.message, hint=hint) from error
+    wanted = Run.read(folder).facts.get("items_scored", len(results))
+    if len(results) != wanted or not path.read_bytes().endswith(b"\n"):
+        raise AmpError(f"'{path}' is cut off: it holds {len(results):,} whole lines of {wanted:,}", hint=hint)
+    return results
 
 
 def _without_answer(items: Sequence[BenchmarkItem], answers: Mapping[str, Answer], out: Path) -> dict[str, str]:

@@ -68,10 +68,16 @@ class EvalSettings:
                 f"'{self.rule}' is not a rule of {self.benchmark}", hint=f"Give --rule {' or --rule '.join(rules)}"
             )
         if self.only in ("judge", "score") and self.answers:
-            raise AmpError(f"--only {self.only} reads the answers in --out, so --answers does not go with it")
+            raise AmpError(
+                f"--only {self.only} reads the answers in --out, so --answers does not go with it",
+                hint="Leave out --answers, or leave out --only",
+            )
         judging = self.judging
         if self.only in ("answer", "score") and (judging.judge or judging.judge_url or judging.verdicts):
-            raise AmpError(f"--only {self.only} asks no judge: --judge, --judge-url, --verdicts do not go with it")
+            raise AmpError(
+                f"--only {self.only} asks no judge: --judge, --judge-url, --verdicts do not go with it",
+                hint="Leave them out, or leave out --only",
+            )
 
     def _take_defaults(self, benchmark: Benchmark[Any]) -> None:
         own = UNUSED | {option.name: option.default for option in benchmark.options}

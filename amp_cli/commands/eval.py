@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -26,7 +26,9 @@ from amp_cli.commands.options import (
     OutOption,
     OverwriteOption,
     command,
+    number,
 )
+from amp_cli.ranges import RANGES
 
 if TYPE_CHECKING:
     from amp_cli.report.everything import AllResults
@@ -86,11 +88,13 @@ def declared(option: Option) -> tuple[Any, Any]:
     """Return a benchmark's own option as typer takes it: annotated type and default."""
     kind = Literal[option.choices] if option.choices else get_type_hints(EvalSettings)[option.name]
     default = option.default.replace("\n", "\\n") if isinstance(option.default, str) else option.default
+    least, most = RANGES.get(option.name, (None, None))
     return Annotated[
         kind,
         typer.Option(
             f"--{option.name.replace('_', '-')}",
-            min=1 if int in get_args(kind) else None,
+            min=least,
+            max=most,
             help=option.help,
             rich_help_panel=option.panel,
         ),
@@ -98,7 +102,7 @@ def declared(option: Option) -> tuple[Any, Any]:
 
 
 def evaluate(benchmark: Benchmark[Any], options: Mapping[str, Any]) -> None:
-    """Run a benchmark and show its scores; exit status 3 when items had to be left out.
+    """Run a benchmark and show its scores; exit status 3 when items had to be left out, or none could be read.
 
     Args:
         options: a command's own, by name; each is a field of EvalSettings, or of a record in it, but `json`.
@@ -128,7 +132,7 @@ def evaluate(benchmark: Benchmark[Any], options: Mapping[str, Any]) -> None:
         ui.hint(f"amp eval {benchmark.name} --out {result.out} --only {next_step}")
     else:
         ui.hint(f"amp report {result.out} OTHER_RUN --html report.html")
-    if result.rejected:
+    if result.undone:
         raise typer.Exit(3)
 
 
@@ -171,14 +175,22 @@ EVERYTHING: Options = {
     "limit": (
         Annotated[
             int | None,
-            typer.Option(
-                "--limit", min=1, help="Images of POPE, RePOPE and CHAIR, always the same.", rich_help_panel=DATA_PANEL
-            ),
+            number("--limit", help="Images of POPE, RePOPE and CHAIR, always the same.", rich_help_panel=DATA_PANEL),
         ],
         None,
     ),
     **MODEL.only("adapter", "vision_tower").options,
-    **JUDGE.only("judge", "judge_url", "judge_concurrency", "judge_timeout", "max_cost", "price", "repeat").options,
+    **JUDGE.only(
+        "judge",
+        "judge_url",
+        "judge_api_version",
+        "judge_max_tokens",
+        "judge_concurrency",
+        "judge_timeout",
+        "max_cost",
+        "price",
+        "repeat",
+    ).options,
     "rule": declared(OFFICIAL),
     **MODEL.only("dtype", "device", "quantization", "trust_remote_code").options,
     **RUNNING.options,
@@ -242,7 +254,7 @@ def show_all(results: "AllResults", out: Path, *, as_json: bool) -> None:
     for name, reason in results.failed.items():
         ui.warn(f"{name} was not done: {reason}. The same command goes on with it")
     for name, count in results.rejected.items():
-        ui.warn(f"{name}: {count:,} items were left out; see '{out / name / 'rejected.jsonl'}'")
+        ui.warn(f"{name}: {count:,} items have no score; see rejected.jsonl and items.jsonl in '{out / name}'")
     ui.hint(f"amp report {out} OTHER_RUN --html report.html")
 
 

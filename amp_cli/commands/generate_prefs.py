@@ -21,6 +21,7 @@ from amp_cli.commands.options import (
     OutOption,
     OverwriteOption,
     TemperatureOption,
+    number,
     takes,
 )
 from amp_cli.models.spec import Decoding, Loading
@@ -65,32 +66,33 @@ FinetuneRootOption = Annotated[
 ]
 LevelsOption = Annotated[
     int | None,
-    typer.Option("--levels", min=2, max=8, help="K; K - 2 models are fine-tuned.", rich_help_panel=INCREMENTAL),
+    number("--levels", help="K; K - 2 models are fine-tuned.", rich_help_panel=INCREMENTAL),
 ]
 FinetuneEpochsOption = Annotated[
     float,
-    typer.Option("--finetune-epochs", help="Passes over each model's subset.", rich_help_panel=INCREMENTAL),
+    number("--finetune-epochs", of="epochs", help="Passes over each model's subset.", rich_help_panel=INCREMENTAL),
 ]
 FinetuneStepsOption = Annotated[
     int | None,
-    typer.Option(
+    number(
         "--finetune-steps",
-        min=1,
+        of="max_steps",
         help="Instead of epochs: steps on the first subset; the i-th takes i times as many.",
         rich_help_panel=INCREMENTAL,
     ),
 ]
 FinetuneRateOption = Annotated[
-    float, typer.Option("--finetune-learning-rate", help="Peak learning rate.", rich_help_panel=INCREMENTAL)
+    float,
+    number("--finetune-learning-rate", of="learning_rate", help="Peak learning rate.", rich_help_panel=INCREMENTAL),
 ]
 FinetuneRankOption = Annotated[
-    int, typer.Option("--finetune-lora-r", min=1, help="LoRA rank.", rich_help_panel=INCREMENTAL)
+    int, number("--finetune-lora-r", of="lora_r", help="LoRA rank.", rich_help_panel=INCREMENTAL)
 ]
 FinetuneAlphaOption = Annotated[
-    int, typer.Option("--finetune-lora-alpha", min=1, help="LoRA alpha.", rich_help_panel=INCREMENTAL)
+    int, number("--finetune-lora-alpha", of="lora_alpha", help="LoRA alpha.", rich_help_panel=INCREMENTAL)
 ]
 FinetuneBatchOption = Annotated[
-    int, typer.Option("--finetune-batch-size", min=1, help="Items per step.", rich_help_panel=INCREMENTAL)
+    int, number("--finetune-batch-size", of="global_batch_size", help="Items per step.", rich_help_panel=INCREMENTAL)
 ]
 FinetuneSetOption = Annotated[
     list[str] | None,
@@ -98,7 +100,7 @@ FinetuneSetOption = Annotated[
         "--finetune-set", help="KEY=VALUE: any other setting of `amp train --set`.", rich_help_panel=INCREMENTAL
     ),
 ]
-PenaltyOption = Annotated[float, typer.Option("--repetition-penalty", help="Above 1 repeats less.")]
+PenaltyOption = Annotated[float, number("--repetition-penalty", help="Above 1 repeats less.")]
 PAPERS = OptionGroup(
     options={
         "num_beams": (BeamsOption, 4),
@@ -127,7 +129,7 @@ EncoderOption = Annotated[
 ]
 TauOption = Annotated[
     float | None,
-    typer.Option(
+    number(
         "--tau",
         help="Cosine above which two texts say the same (default: the encoder's: minilm 0.68, clip 0.85)",
         rich_help_panel=CHECK,

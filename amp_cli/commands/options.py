@@ -1,6 +1,7 @@
 """Every option that several commands share, written once, and the groups that become one record."""
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import typer
 from amp_cli.asking.answerer import Running
 from amp_cli.asking.judge import JudgeSettings
 from amp_cli.models.spec import Decoding, Loading, ModelSpec
+from amp_cli.ranges import RANGES
 
 MODEL_PANEL = "Model"
 DECODING_PANEL = "Decoding"
@@ -21,7 +23,31 @@ RUNNING_PANEL = "Running"
 DATA_PANEL = "Data"
 JUDGE_PANEL = "Judge"
 
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", rich_help_panel=OUTPUT_PANEL)]
+
+def number(name: str, *, of: str | None = None, **more: Any) -> Any:
+    """Return a typer.Option for a number, with the range of its setting.
+
+    Args:
+        of: the setting, where the option is called otherwise.
+    """
+    least, most = RANGES[of or name.removeprefix("--").replace("-", "_")]
+    return typer.Option(name, min=least, max=most, **more)
+
+
+def _refuse_long_name(path: Path) -> Path:
+    """Refuse a name that leaves no room for what is written beside it, before hours are spent on what goes there."""
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise typer.BadParameter(f"the name is too long, a disk takes {LONGEST_NAME} bytes: '{path.name:.60}...'")
+    return path
+
+
+LONGEST_NAME = 255 - len(".rejected.jsonl.part")
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", callback=_refuse_long_name, help="Folder for the results.", rich_help_panel=OUTPUT_PANEL
+    ),
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Start afresh in --out.", rich_help_panel=OUTPUT_PANEL)
 ]
@@ -83,15 +109,13 @@ ImageRootOption = Annotated[
 ]
 BatchSizeOption = Annotated[
     int,
-    typer.Option(
-        "--batch-size", min=1, help="Items per forward; halved when memory runs out.", rich_help_panel=RUNNING_PANEL
-    ),
+    number("--batch-size", help="Items per forward; halved when memory runs out.", rich_help_panel=RUNNING_PANEL),
 ]
 ConcurrencyOption = Annotated[
     int,
-    typer.Option("--concurrency", min=1, help="Items under way at once at an endpoint.", rich_help_panel=RUNNING_PANEL),
+    number("--concurrency", help="Items under way at once at an endpoint.", rich_help_panel=RUNNING_PANEL),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=RUNNING_PANEL)]
+SeedOption = Annotated[int, number("--seed", help="Seed of everything random.", rich_help_panel=RUNNING_PANEL)]
 OptionalModelOption = Annotated[
     str | None,
     typer.Option(
@@ -100,28 +124,26 @@ OptionalModelOption = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
-BeamsOption = Annotated[int, typer.Option("--num-beams", min=1, help="Beams.", rich_help_panel=DECODING_PANEL)]
+BeamsOption = Annotated[int, number("--num-beams", help="Beams.", rich_help_panel=DECODING_PANEL)]
 TemperatureOption = Annotated[
-    float, typer.Option("--temperature", min=0.0, help="0 is deterministic.", rich_help_panel=DECODING_PANEL)
+    float, number("--temperature", help="0 is deterministic.", rich_help_panel=DECODING_PANEL)
 ]
 NewTokensOption = Annotated[
     int,
-    typer.Option("--max-new-tokens", min=1, help="Length limit of an answer, tokens.", rich_help_panel=DECODING_PANEL),
+    number("--max-new-tokens", help="Length limit of an answer, tokens.", rich_help_panel=DECODING_PANEL),
 ]
 NgramOption = Annotated[
     int,
-    typer.Option(
+    number(
         "--no-repeat-ngram-size",
-        min=0,
         help="No n tokens twice in an answer; 0 is off.",
         rich_help_panel=DECODING_PANEL,
     ),
 ]
 ProcessesOption = Annotated[
     int | None,
-    typer.Option(
+    number(
         "--num-processes",
-        min=1,
         help="Processes that share the questions, each with the model (default: one per GPU, one on a CPU)",
         rich_help_panel=RUNNING_PANEL,
         show_default=False,
@@ -145,6 +167,15 @@ JudgeUrlOption = Annotated[
         rich_help_panel=JUDGE_PANEL,
     ),
 ]
+JudgeApiVersionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge-api-version",
+        metavar="VERSION",
+        help="What stands after ?api-version= in an address of classic Azure, as in 2024-10-21.",
+        rich_help_panel=JUDGE_PANEL,
+    ),
+]
 JudgeTemplateOption = Annotated[
     Path | None,
     typer.Option(
@@ -155,22 +186,26 @@ JudgeTemplateOption = Annotated[
 ]
 JudgeTemperatureOption = Annotated[
     float | None,
-    typer.Option(
-        "--judge-temperature", min=0.0, help="Temperature (default: the benchmark's own)", rich_help_panel=JUDGE_PANEL
+    number("--judge-temperature", help="Temperature (default: the benchmark's own)", rich_help_panel=JUDGE_PANEL),
+]
+JudgeTokensOption = Annotated[
+    int,
+    number(
+        "--judge-max-tokens",
+        help="Longest reply; a judge that reasons at length needs 16,384 or so.",
+        rich_help_panel=JUDGE_PANEL,
     ),
 ]
 JudgeConcurrencyOption = Annotated[
-    int, typer.Option("--judge-concurrency", min=1, help="Requests under way at once.", rich_help_panel=JUDGE_PANEL)
+    int, number("--judge-concurrency", help="Requests under way at once.", rich_help_panel=JUDGE_PANEL)
 ]
 JudgeTimeoutOption = Annotated[
     float,
-    typer.Option("--judge-timeout", min=1.0, help="Seconds until a reply is given up.", rich_help_panel=JUDGE_PANEL),
+    number("--judge-timeout", help="Seconds until a reply is given up.", rich_help_panel=JUDGE_PANEL),
 ]
 MaxCostOption = Annotated[
     float | None,
-    typer.Option(
-        "--max-cost", min=0.0, help="Stop before it costs more, in --price's money.", rich_help_panel=JUDGE_PANEL
-    ),
+    number("--max-cost", help="Stop before it costs more, in --price's money.", rich_help_panel=JUDGE_PANEL),
 ]
 PriceOption = Annotated[
     str | None,
@@ -183,7 +218,7 @@ PriceOption = Annotated[
 ]
 RepeatOption = Annotated[
     int,
-    typer.Option("--repeat", min=1, help="Verdicts per item; their spread is reported.", rich_help_panel=JUDGE_PANEL),
+    number("--repeat", help="Verdicts per item; their spread is reported.", rich_help_panel=JUDGE_PANEL),
 ]
 VerdictsOption = Annotated[
     Path | None,
@@ -340,8 +375,10 @@ JUDGE = OptionGroup(
         "verdicts": (VerdictsOption, None),
         "judge": (JudgeOption, None),
         "judge_url": (JudgeUrlOption, None),
+        "judge_api_version": (JudgeApiVersionOption, None),
         "judge_template": (JudgeTemplateOption, None),
         "judge_temperature": (JudgeTemperatureOption, None),
+        "judge_max_tokens": (JudgeTokensOption, 1024),
         "judge_concurrency": (JudgeConcurrencyOption, 8),
         "judge_timeout": (JudgeTimeoutOption, 120.0),
         "max_cost": (MaxCostOption, None),

@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from amp_cli import ui
+from amp_cli import stopping, ui
 from amp_cli.commands.options import RUNNING_PANEL, JsonOption, OverwriteOption, SeedOption
-from amp_cli.disk.jsonl import RecordLog, read_json, write_json
+from amp_cli.disk.jsonl import RecordLog, write_json
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 
@@ -104,9 +105,9 @@ class Loop:
         with ui.command_within_a_loop():
             status = self.type_in(words)
         if status == INTERRUPTED:  # the command line turns Ctrl-C into a status
-            raise KeyboardInterrupt
+            raise stopping.Stopped
         if status:
-            raise AmpError(f"`{line}` ended with exit status {status}")
+            raise AmpError(f"`{line}` ended with exit status {status}", hint="Run that command by itself to see why")
 
 
 def run_loop(
@@ -191,10 +192,10 @@ def _evaluate(loop: Loop, name: str) -> None:
         "eval", "pope", *model, "--data", data, "--out", folder / "pope", *ASK, "--prompt-suffix", "",
         "--max-new-tokens", 2,
     )  # fmt: skip
-    pope = read_json(folder / "pope" / "scores.json")
+    pope = read_plain_object(folder / "pope" / "scores.json")
     ui.note(f"{RUNS[name]}: POPE accuracy {pope['overall']['accuracy']:.3f}")
     loop.run("eval", "chair", *model, "--data", data, "--out", folder / "chair", *DESCRIBE)
-    chair = read_json(folder / "chair" / "scores.json")
+    chair = read_plain_object(folder / "chair" / "scores.json")
     ui.note(f"{RUNS[name]}: CHAIR-i {chair['chair_i']:.3f}, recall {chair['recall']:.3f}")
 
 
@@ -212,7 +213,7 @@ def _collect(loop: Loop, *, levels: int, seed: int, started: float) -> dict[str,
         "levels": levels,
     }
     for name, folder in folders.items():
-        scores = {benchmark: read_json(folder / benchmark / "scores.json") for benchmark in ("pope", "chair")}
+        scores = {benchmark: read_plain_object(folder / benchmark / "scores.json") for benchmark in ("pope", "chair")}
         result[name] = {**scores, "train_seconds": _train_seconds(loop.out, name)}
     pairs = (("base", "mdpo"), ("base", "sft"), ("base", "sft_compute"), ("sft_compute", "mdpo"), ("sft", "mdpo"))
     result["differences"] = {

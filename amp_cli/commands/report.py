@@ -1,11 +1,12 @@
 """`amp report`: runs side by side, with intervals, beside the paper's rows."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amp_cli.commands.options import OUTPUT_PANEL, JsonOption
+from amp_cli.commands.options import OUTPUT_PANEL, JsonOption, number
 
 if TYPE_CHECKING:
     from amp_cli.report.runs import GatheredRun
@@ -23,7 +24,7 @@ def report(
         str, typer.Option("--title", help="The page's title.", rich_help_panel=OUTPUT_PANEL)
     ] = "Evaluation report",
     max_items: Annotated[
-        int, typer.Option("--max-items", min=1, help="Questions listed on the page.", rich_help_panel=OUTPUT_PANEL)
+        int, number("--max-items", help="Questions listed on the page.", rich_help_panel=OUTPUT_PANEL)
     ] = 600,
     json: JsonOption = False,
 ) -> None:
@@ -32,11 +33,13 @@ def report(
     Example: amp report runs/base-pope runs/mdpo-pope --html report.html
     """
     from amp_cli import ui
+    from amp_cli.disk.one_file import alone_writing, is_page
     from amp_cli.report.report import write_report
     from amp_cli.report.runs import gather, name_runs
 
-    gathered = gather(name_runs(runs))
-    result = write_report(gathered, title=title, html=html, max_items=max_items)
+    with nullcontext() if html is None else alone_writing(html, command="report", is_ours=is_page, inputs=()):
+        gathered = gather(name_runs(runs))
+        result = write_report(gathered, title=title, html=html, max_items=max_items)
     if json:
         ui.data(result)
     else:

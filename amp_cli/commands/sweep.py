@@ -17,6 +17,7 @@ from amp_cli.commands.options import (
     JsonOption,
     OutOption,
     OverwriteOption,
+    number,
     takes,
 )
 from amp_cli.models.spec import Loading
@@ -40,23 +41,21 @@ def sweep(
     ] = None,
     limit: Annotated[
         int,
-        typer.Option("--limit", min=1, help="Images per benchmark, always the same.", rich_help_panel=DATA_PANEL),
+        number("--limit", help="Images per benchmark, always the same.", rich_help_panel=DATA_PANEL),
     ] = 100,
     model: Annotated[
         str | None, typer.Option("--model", help="Base model (default: the run's)", rich_help_panel=MODEL_PANEL)
     ] = None,
     loading: Loading = Loading(),
     image_root: ImageRootOption = None,
-    num_beams: Annotated[int, typer.Option("--num-beams", min=1, help="Beams.", rich_help_panel=DECODING_PANEL)] = 4,
+    num_beams: Annotated[int, number("--num-beams", help="Beams.", rich_help_panel=DECODING_PANEL)] = 4,
     max_new_tokens: Annotated[
         int,
-        typer.Option("--max-new-tokens", min=1, help="Length limit of a description.", rich_help_panel=DECODING_PANEL),
+        number("--max-new-tokens", help="Length limit of a description.", rich_help_panel=DECODING_PANEL),
     ] = 512,
     no_repeat_ngram_size: Annotated[
         int,
-        typer.Option(
-            "--no-repeat-ngram-size", min=0, help="No n tokens twice in a description.", rich_help_panel=DECODING_PANEL
-        ),
+        number("--no-repeat-ngram-size", help="No n tokens twice in a description.", rich_help_panel=DECODING_PANEL),
     ] = 5,
     prompt_suffix: Annotated[
         str, typer.Option("--prompt-suffix", help="Put after each of POPE's questions.", rich_help_panel=DECODING_PANEL)
@@ -147,7 +146,7 @@ def _show(result: "Sweep", *, as_json: bool) -> None:
             f"{one.name} {one.other:.3f}, not {one.base:.3f}. {lesson}"
         )
     if result.rejected:
-        ui.warn(f"{result.rejected:,} items were left out; see rejected.jsonl in the folders below '{result.out}'")
+        ui.warn(f"{result.rejected:,} items have no score; see rejected.jsonl and items.jsonl below '{result.out}'")
     ui.note(f"Wrote '{result.out / 'sweep.json'}' and '{result.out / 'sweep.png'}'")
     best = next(point for point in result.points if point.step == next(iter(result.best.values())))
     if best.adapter is not None:

@@ -1,5 +1,6 @@
 """`amp train`: MDPO (or plain fine-tuning) with LoRA, started through `accelerate launch`."""
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -16,10 +17,11 @@ from amp_cli.commands.options import (
     OverwriteOption,
     TrustRemoteCodeOption,
     VisionTowerOption,
+    number,
 )
 
 if TYPE_CHECKING:
-    from amp_cli.training.config import TrainConfig
+    from amp_cli.training.dry_run import DryRun
 
 TRAINING = "Training"
 
@@ -83,13 +85,12 @@ def train(
     ] = None,
     num_processes: Annotated[
         int | None,
-        typer.Option("--num-processes", min=1, help="Processes (default: one per GPU)", rich_help_panel=RUNNING_PANEL),
+        number("--num-processes", help="Processes (default: one per GPU)", rich_help_panel=RUNNING_PANEL),
     ] = None,
     tokens_per_step: Annotated[
         int | None,
-        typer.Option(
+        number(
             "--tokens-per-step",
-            min=1,
             help="mdpo: tokens in one forward pass of a device; fewer take less memory (default: 4096)",
             rich_help_panel=RUNNING_PANEL,
         ),
@@ -110,6 +111,36 @@ def train(
             rich_help_panel=RUNNING_PANEL,
         ),
     ] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu",
+            metavar="MEMORY",
+            help="With --dry-run: plan for GPUs of so much, e.g. 24GB.",
+            rich_help_panel=RUNNING_PANEL,
+        ),
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus",
+            min=1,
+            max=4096,
+            help="With --dry-run --gpu: so many of them (default: 1)",
+            rich_help_panel=RUNNING_PANEL,
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            "--rate",
+            min=1,
+            max=1e9,
+            metavar="TOKENS",
+            help="With --dry-run: tokens a second that one device trains on, to tell the hours.",
+            rich_help_panel=RUNNING_PANEL,
+        ),
+    ] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -117,7 +148,7 @@ def train(
 
     Example: amp train --size 7b --prefs prefs/preferences.jsonl --out runs/train
     """
-    from amp_cli.commands.preferences.importing import usable_prefs
+    from amp_cli.commands.preferences.importing import UsablePrefs, usable_prefs
     from amp_cli.training.config import load_config
 
     chosen = {
@@ -135,15 +166,33 @@ def train(
         method=method,
         overrides=[*(changes or ()), *(f"{name}={value}" for name, value in chosen.items() if value is not None)],
     )
+    if not dry_run and (gpu or gpus or rate):
+        raise typer.BadParameter("they belong to --dry-run", param_hint="--gpu, --gpus and --rate")
+    if gpus and not gpu:
+        raise typer.BadParameter("say how large they are: --gpu 24GB", param_hint="--gpus")
     if dry_run:
+        from amp_cli.training.dry_run import PlannedGpus, plan_training
+
         with TemporaryDirectory(prefix="amp-dry-run-") as place:
             usable = usable_prefs(prefs, Path(place) / "run", image_root=image_root, method=config.method)
-            _show_plan(config, usable.file, usable.image_root, accelerate_config, num_processes, json=json)
+            plan = plan_training(
+                config,
+                prefs=usable.file,
+                image_root=usable.image_root,
+                accelerate_config=accelerate_config,
+                num_processes=num_processes,
+                planned=None if gpu is None else PlannedGpus(count=gpus or 1, memory=_memory(gpu)),
+                rate=rate,
+            )
+        _show_plan(plan, json=json)
         ui.hint(f"amp train --size {size} --prefs {prefs} --out {out} ... (the same options without --dry-run)")
         return
-    from amp_cli.training.launch import train_model
+    from amp_cli.training.launch import machine_number, train_model
 
-    usable = usable_prefs(prefs, out, image_root=image_root, method=config.method)
+    if machine_number(accelerate_config) == 0:
+        usable = usable_prefs(prefs, out, image_root=image_root, method=config.method)
+    else:  # the main machine imports them
+        usable = UsablePrefs(file=prefs, image_root=image_root)
     result = train_model(
         config,
         prefs=usable.file,
@@ -164,29 +213,23 @@ def train(
         raise typer.Exit(3)
 
 
-def _show_plan(
-    config: "TrainConfig",
-    prefs: Path,
-    image_root: Path | None,
-    accelerate_config: str | None,
-    num_processes: int | None,
-    *,
-    json: bool,
-) -> None:
-    from amp_cli.training.dry_run import plan_training
+def _memory(text: str) -> int:
+    """Return the bytes that `24GB`, `24 GiB` or `24` (GB) mean."""
+    found = re.fullmatch(r"(\d{1,4}(?:\.\d{1,3})?)\s*(G|GB|GiB)?", text.strip(), re.IGNORECASE)
+    if found is None or not 1 <= float(found[1]) <= 1000:
+        raise typer.BadParameter(f"'{text}' is not a GPU's memory; write 24GB, from 1 to 1000", param_hint="--gpu")
+    return round(float(found[1]) * (2**30 if (found[2] or "").lower() == "gib" else 1e9))
 
-    plan = plan_training(
-        config,
-        prefs=prefs,
-        image_root=image_root,
-        accelerate_config=accelerate_config,
-        num_processes=num_processes,
-    )
+
+def _show_plan(plan: "DryRun", *, json: bool) -> None:
     if json:
         ui.data(plan.to_json())
         return
     ui.table(f"Training {plan.base} with {plan.method} (an estimate; nothing was trained)", ("", ""), plan.rows())
-    if not plan.fits:
-        ui.warn(
-            "This may not fit: try --tokens-per-step 1, --set gradient_checkpointing=true or --set quantization=nf4"
-        )
+    if plan.fits:
+        return
+    if plan.proposal is None:
+        ui.warn("This may not fit, nor does anything easier that was tried: it needs a larger GPU or a smaller model")
+        return
+    settings = " ".join(f"--set {name}={str(value).lower()}" for name, value in plan.proposal.items())
+    ui.warn(f"This may not fit. By the same estimate this does: {settings}")

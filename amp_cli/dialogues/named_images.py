@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 
 Record = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ class SourceImage:
 
     def __post_init__(self) -> None:
         if (self.content is None) == (not self.names):
-            raise AmpError("an image has either a path or its bytes")
+            raise RecordError("an image has either a path or its bytes")
 
 
 def images_of(record: Record, *names: str) -> tuple[SourceImage, ...]:
@@ -66,7 +66,7 @@ def _images(value: Any, name: str) -> tuple[SourceImage, ...]:
         return (_embedded(value),)
     if isinstance(value, str):
         return (_of_text(value),)
-    raise AmpError(f"'{name}' must be a path or the image itself, not {value!r:.80}")
+    raise RecordError(f"'{name}' must be a path or the image itself, not {value!r:.80}")
 
 
 def _of_bytes_and_path(value: Record, name: str) -> tuple[SourceImage, ...]:
@@ -76,7 +76,7 @@ def _of_bytes_and_path(value: Record, name: str) -> tuple[SourceImage, ...]:
     if isinstance(content, str) and content:
         return (_decoded(content),)
     if content or not isinstance(path, str) or not path:
-        raise AmpError(f"'{name}' must have 'bytes' or 'path', not {value!r:.80}")
+        raise RecordError(f"'{name}' must have 'bytes' or 'path', not {value!r:.80}")
     return (_of_text(path),)
 
 
@@ -97,20 +97,20 @@ def checked_name(name: str) -> str:
         AmpError: an address, too long, or with characters that no path has.
     """
     if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE):
-        raise AmpError(f"the image is an address, '{name[:80]}'; download it first")
+        raise RecordError(f"the image is an address, '{name[:80]}'; download it first")
     try:
         is_impossible = "\0" in name or len(name) > LONGEST_PATH or not name.strip()
         is_impossible = is_impossible or any(len(part.encode()) > LONGEST_NAME for part in name.split("/"))
     except UnicodeEncodeError:
         is_impossible = True
     if is_impossible:
-        raise AmpError(f"{name!r:.80} is not the path of an image")
+        raise RecordError(f"{name!r:.80} is not the path of an image")
     return name
 
 
 def _embedded(content: bytes) -> SourceImage:
     if not content:
-        raise AmpError("the image in the data is empty (0 bytes)")
+        raise RecordError("the image in the data is empty (0 bytes)")
     return SourceImage(content=content)
 
 
@@ -118,4 +118,4 @@ def _decoded(text: str) -> SourceImage:
     try:
         return _embedded(base64.b64decode("".join(text.split()), validate=True))
     except (binascii.Error, ValueError) as error:  # ValueError: a character beyond ASCII
-        raise AmpError(f"the image's base64 is damaged: {error}") from error
+        raise RecordError(f"the image's base64 is damaged: {error}") from error

@@ -12,7 +12,7 @@ from amp_cli.dialogues.turns import (
     refuse_other_media,
     refuse_tokens_in_answers,
 )
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 from amp_cli.records import Frame, texts
 
 
@@ -51,16 +51,16 @@ def read_standard(record: Record) -> StandardDialogue:
         questions, answers, brought = dialogue.questions, dialogue.answers, dialogue.brought
         frame = dialogue.frame if dialogue.system is not None else frame
         if not answers:
-            raise AmpError("the item has no standard answer")
+            raise RecordError("the item has no standard answer")
         if dialogue.awaits_answer:
-            raise AmpError("the last question has no answer")
+            raise RecordError("the last question has no answer")
     else:
         questions = _one_or_many(record, "questions", "question", "prompt")
         answers = _one_or_many(record, "answers", "answer")
     if not questions:
-        raise AmpError("the item has no question")
+        raise RecordError("the item has no question")
     if not answers:
-        raise AmpError("the item has no standard answer")
+        raise RecordError("the item has no standard answer")
     refuse_tokens_in_answers(answers)
     given = images_of(record, "images", "image")
     placed = place_images(questions, given, brought)

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from amp_cli.dialogues.named_images import Record, SourceImage, image_of_part
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 from amp_cli.records import Frame, Level
 
 IMAGE_TOKEN = "<image>"
@@ -74,7 +74,7 @@ def read_turns(turns: object, what: str) -> Dialogue:
         AmpError: it is none, a turn has no text, or the speakers do not take turns beginning with the user.
     """
     if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
-        raise AmpError(f"'{what}' must be a list of turns, not {turns!r:.80}")
+        raise RecordError(f"'{what}' must be a list of turns, not {turns!r:.80}")
     said: dict[str, list[str]] = {"user": [], "assistant": [], "system": []}
     brought: list[Brought] = []
     for number, turn in enumerate(turns, start=1):
@@ -84,13 +84,13 @@ def read_turns(turns: object, what: str) -> Dialogue:
             said["system"] += [text] if text.strip() else []
             continue
         if role != expected:
-            raise AmpError(f"turn {number} of '{what}' is from the {role}, the {expected}'s was expected")
+            raise RecordError(f"turn {number} of '{what}' is from the {role}, the {expected}'s was expected")
         if images and role == "assistant":
-            raise AmpError(f"turn {number} of '{what}' is an answer with an image")
+            raise RecordError(f"turn {number} of '{what}' is an answer with an image")
         brought += [(len(said["user"]), image) for image in images]
         said[role].append(text)
     if not said["user"]:
-        raise AmpError(f"'{what}' has no question")
+        raise RecordError(f"'{what}' has no question")
     return Dialogue(
         questions=tuple(said["user"]),
         answers=tuple(said["assistant"]),
@@ -102,11 +102,11 @@ def read_turns(turns: object, what: str) -> Dialogue:
 def read_turn(turn: object, what: str) -> tuple[str, str, tuple[SourceImage | None, ...]]:
     """Return a turn's role (`user`, `assistant`, `system`), text, and its images, None for a place without one."""
     if not isinstance(turn, dict):
-        raise AmpError(f"{what} must be an object, not {turn!r:.80}")
+        raise RecordError(f"{what} must be an object, not {turn!r:.80}")
     said_by = turn.get("from", turn.get("role"))
     role = ROLES.get(said_by) if isinstance(said_by, str) else None
     if role is None:
-        raise AmpError(f"{what} is from {said_by!r:.80}, who is not known")
+        raise RecordError(f"{what} is from {said_by!r:.80}, who is not known")
     text, images = _content(turn["value"] if "value" in turn else turn.get("content"), what)
     return role, text, images
 
@@ -118,7 +118,7 @@ def answer_of(value: object, what: str) -> str:
     turn = value[0] if isinstance(value, list) and len(value) == 1 else value
     role, text, images = read_turn(turn, f"'{what}'")
     if role != "assistant" or images:
-        raise AmpError(f"'{what}' must be an answer of the assistant")
+        raise RecordError(f"'{what}' must be an answer of the assistant")
     return text
 
 
@@ -127,7 +127,7 @@ def _content(value: object, what: str) -> tuple[str, tuple[SourceImage | None, .
     if isinstance(value, str):
         return value, ()
     if not isinstance(value, list):
-        raise AmpError(f"{what} has no text")
+        raise RecordError(f"{what} has no text")
     texts: list[str] = []
     images: list[SourceImage | None] = []
     for part in value:
@@ -137,9 +137,9 @@ def _content(value: object, what: str) -> tuple[str, tuple[SourceImage | None, .
         elif kind in ("image", "image_url"):
             images += image_of_part(part) or (None,)
         elif isinstance(kind, str) and (other := _OTHER_PART.fullmatch(kind)):
-            raise AmpError(cannot_use(other[1]))
+            raise RecordError(cannot_use(other[1]))
         else:
-            raise AmpError(f"{what} holds {part!r:.80}, which is neither text nor image")
+            raise RecordError(f"{what} holds {part!r:.80}, which is neither text nor image")
     return "".join(texts), tuple(images)
 
 
@@ -152,7 +152,7 @@ def refuse_other_media(record: Record) -> None:
     """Refuse a record that names a video or a sound in any field: without it, its texts would be about nothing."""
     for name, value in record.items():
         if value not in (None, "", [], ()) and (found := _OTHER_FIELD.fullmatch(str(name).lower())):
-            raise AmpError(cannot_use(found[1]))
+            raise RecordError(cannot_use(found[1]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ def place_images(questions: Sequence[str], images: tuple[SourceImage, ...], brou
     """
     for question in questions:
         if other := _OTHER_TOKEN.search(question):
-            raise AmpError(cannot_use(other[1]))
+            raise RecordError(cannot_use(other[1]))
     asked = [number for number, question in enumerate(questions) for _ in range(question.count(IMAGE_TOKEN))]
     asked = sorted(asked + [number for number, image in brought if image is None])
     own = tuple((number, image) for number, image in brought if image is not None)
@@ -188,23 +188,25 @@ def place_images(questions: Sequence[str], images: tuple[SourceImage, ...], brou
     else:
         rounds = sorted(asked + [number for number, _ in own]) or [0] * len(images)
     if rounds and not images:
-        raise AmpError(f"a question holds {IMAGE_TOKEN} but the item names no image")
+        raise RecordError(f"a question holds {IMAGE_TOKEN} but the item names no image")
     if len(rounds) != len(images):
-        raise AmpError(f"the questions ask for {len(rounds)} images, the item has {len(images)}")
+        raise RecordError(f"the questions ask for {len(rounds)} images, the item has {len(images)}")
     inside = [len(_INSIDE.findall(question)) for question in questions]
     if max(inside) > 1:
-        raise AmpError("a question speaks of several images by their places inside it; they can only stand before it")
+        raise RecordError(
+            "a question speaks of several images by their places inside it; they can only stand before it"
+        )
     cleaned = tuple(without_image_token(question) for question in questions)
     for number, question in enumerate(cleaned, start=1):
         if not question.strip():
-            raise AmpError(f"the question of round {number} is empty")
+            raise RecordError(f"the question of round {number} is empty")
     return Placed(questions=cleaned, images=images, image_rounds=tuple(rounds), notes=(MOVED,) * sum(inside))
 
 
 def refuse_tokens_in_answers(answers: Sequence[str]) -> None:
     """Refuse an answer with the marker of an image: an answer has no image."""
     if held := next((answer for answer in answers if IMAGE_TOKEN in answer), None):
-        raise AmpError(f"an answer holds {IMAGE_TOKEN}: {held!r:.80}")
+        raise RecordError(f"an answer holds {IMAGE_TOKEN}: {held!r:.80}")
 
 
 def without_image_token(question: str) -> str:

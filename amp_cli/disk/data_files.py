@@ -1,6 +1,8 @@
 """Opens files of records: plain or gzip; what is neither JSON nor text in UTF-8 is named and refused."""
 
 import gzip
+import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,27 @@ TABLES = {".csv": "a CSV table", ".tsv": "a TSV table", ".xlsx": "an Excel table
 _TAR = slice(257, 262)
 
 
+def refuse_special_file(path: Path) -> None:
+    """Refuse what is not a file of bytes with an end: a folder, a pipe (reading it may wait for ever), a device.
+
+    Raises:
+        AmpError: it is one of these, or is not there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL byte
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise AmpError(f"Cannot read '{path}': it is {kind}, not a file", hint="Give the path of a file")
+
+
+def unreadable(path: Path, error: Exception) -> AmpError:
+    """Return what is said of a file that the system does not let us read."""
+    reason = getattr(error, "strerror", None) or error
+    return AmpError(f"Cannot read '{path}': {reason}", hint="Check the path, and that you may read the file")
+
+
 @contextmanager
 def open_records(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """Yield a file's bytes, unpacked where it is gzip, and the file itself, whose position says how far it is read.
@@ -33,6 +56,7 @@ def open_records(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     Raises:
         AmpError: it cannot be read, or is something else than JSON in UTF-8.
     """
+    refuse_special_file(path)
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -46,10 +70,10 @@ def open_records(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
                     raise _refusal(path, "a TAR archive")
                 unpacked.seek(0)
                 yield cast(BinaryIO, unpacked), file
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise AmpError(f"'{path}' is a damaged gzip file: {error}", hint="Fetch it again") from error
     except OSError as error:
-        raise AmpError(f"Cannot read '{path}': {error.strerror or error}") from error
+        raise unreadable(path, error) from error
 
 
 def _refuse_other_kinds(path: Path, head: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Files that survive a kill: append-only JSONL, atomic writes, hashes, and reading other people's JSON."""
+"""Files that survive a kill: append-only JSONL, atomic writes, hashes."""
 
 import errno
 import hashlib
@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from amp_cli.disk.data_files import open_records
+from amp_cli.disk.data_files import refuse_special_file
+from amp_cli.disk.parsing import UnreadableError, parse_json
+from amp_cli.disk.typed import wrong_field
 from amp_cli.errors import AmpError
 
 Result = TypeVar("Result")
@@ -28,10 +30,10 @@ def disk_errors_explained(action: Callable[[], Result], path: Path) -> Result:
 
 
 @contextmanager
-def full_disk_told() -> Iterator[None]:
-    """Turn what a full or broken disk does to any writer, a library's too, into a sentence.
+def full_disk_told(path: Path | None = None) -> Iterator[None]:
+    """Turn what a full or broken disk does to any writer, a library's too, into a sentence; a name too long as well.
 
-    For the outermost places; where the file is known, `disk_errors_explained` says it.
+    For the outermost places, which name no path, and for streams: what was written may fail when they are closed.
     """
     try:
         yield
@@ -42,7 +44,12 @@ def full_disk_told() -> Iterator[None]:
         if found is None:
             raise
         file = getattr(found, "filename", None)
-        raise _cannot_write(file and Path(str(file)), getattr(found, "strerror", None) or str(found)) from error
+        if isinstance(found, OSError) and found.errno == errno.ENAMETOOLONG:
+            name = f"'{file:.60}...'" if isinstance(file, str) else "of a file"
+            raise AmpError(f"The name {name} is too long for this disk", hint="Give a shorter one") from error
+        raise _cannot_write(
+            path or (file and Path(str(file))), getattr(found, "strerror", None) or str(found)
+        ) from error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -59,7 +66,7 @@ def _is_of_disk(error: BaseException) -> bool:
     return any(f"(os error {number})" in str(error) for number in DISK) or "inline_container.cc" in str(error)
 
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENAMETOOLONG)
 """Libraries written in Rust say the number in their text; torch's writer of archives says where it failed."""
 
 
@@ -92,130 +99,104 @@ def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(f"{_one_line(record)}\n" for record in records))
 
 
-def read_json(path: Path) -> Any:
-    """Read one JSON file of any shape.
-
-    Raises:
-        AmpError: missing, unreadable, not UTF-8, or no JSON.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise AmpError(f"Cannot read '{path}': {error.strerror or error}") from error
-    return _parsed(path, content)
-
-
-def _parsed(path: Path, content: bytes) -> Any:
-    try:
-        return json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise AmpError(f"'{path}' is not UTF-8: byte {error.start} cannot be read", hint="Save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise AmpError(f"'{path}' is not valid JSON: {error.msg} in line {error.lineno}") from error
-
-
-def read_json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
-    """Yield the objects of a JSON list or a JSONL file as `(number, record, "")`, numbered from 1.
-
-    What is not an object (a torn line, a bare number) is yielded as `(number, None, reason)`. A byte-order
-    mark and CRLF are tolerated, empty lines skipped. JSONL is read line by line.
-
-    Raises:
-        AmpError: the file cannot be read, is empty, or is one JSON value that is no list.
-    """
-    with open_records(path) as (stream, _):
-        head = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-        if not head:
-            raise AmpError(f"'{path}' is empty")
-        stream.seek(0)
-        if head.startswith(b"["):
-            yield from _records_of_list(path, stream.read())
-        else:
-            yield from _records_of_lines(path, stream)
-
-
-def _records_of_list(path: Path, content: bytes) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
-    for number, record in enumerate(_parsed(path, content), start=1):
-        if isinstance(record, dict):
-            yield number, record, ""
-        else:
-            yield number, None, f"entry {number} is not a JSON object"
-
-
-def _records_of_lines(path: Path, stream: Any) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
-    for number, raw in enumerate(stream, start=1):
-        line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            yield number, None, f"line {number} is not valid UTF-8"
-        except json.JSONDecodeError as error:
-            if number == 1 and line.strip() in (b"{", b"{}"):
-                raise AmpError(
-                    f"'{path}' is neither a JSON list nor JSON lines",
-                    hint="Put the items in a list: [{...}, {...}], or one object on each line",
-                ) from error
-            yield number, None, f"line {number} is not valid JSON ({error.msg})"
-        except RecursionError:
-            yield number, None, f"line {number} is nested too deeply"
-        else:
-            if isinstance(record, dict):
-                yield number, record, ""
-            else:
-                yield number, None, f"line {number} is not a JSON object"
-
-
 def _one_line(record: Any) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False)
 
 
 class RecordLog:
-    """An append-only JSONL file of our own: a line is on disk before the next item starts."""
+    """An append-only JSONL file of our own: a line is on disk before the next item starts.
+
+    Reading leaves the file as it is. A last line that a kill left without its end is passed over by readers, and cut
+    off by whoever appends next.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        disk_errors_explained(lambda: path.parent.mkdir(parents=True, exist_ok=True), path)
-        self._mend()
-
-    def _mend(self) -> None:
-        """Cut a last line that a kill left without its end."""
-        if not self.path.exists():
-            return
-        content = self.path.read_bytes()
-        if content and not content.endswith(b"\n"):
-            keep = content.rfind(b"\n") + 1
-            disk_errors_explained(lambda: os.truncate(self.path, keep), self.path)
+        self._is_whole = False
 
     def read(self) -> list[dict[str, Any]]:
-        """Return all records in the order they were written."""
+        """Return all records in the order they were written.
+
+        Raises:
+            AmpError: a line is not a record; the message names it.
+        """
+        return self.read_as(dict)
+
+    def read_as(self, build: Callable[[dict[str, Any]], Result]) -> list[Result]:
+        """Return what `build` makes of each record.
+
+        Raises:
+            AmpError: a line is not a record, or `build` finds it to lack a field or to hold something else there.
+        """
         if not self.path.exists():
             return []
-        import jsonlines
+        refuse_special_file(self.path)
+        built = []
+        with self.path.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip() and line.endswith(b"\n"):
+                    built.append(self._built(number, line, build))
+        return built
 
-        with jsonlines.open(self.path) as reader:
-            return list(reader.iter(type=dict))
+    def _built(self, number: int, line: bytes, build: Callable[[dict[str, Any]], Result]) -> Result:
+        try:
+            record = parse_json(line)
+            if not isinstance(record, dict):
+                raise UnreadableError("is not a JSON object")
+            built = build(record)
+            wrong = wrong_field(built)
+            if wrong is None:
+                return built
+            reason = f"holds something else in '{wrong}' than amp writes"
+        except UnreadableError as error:
+            reason = str(error)
+        except AmpError as error:
+            reason = f"cannot be used: {error.message}"
+        except KeyError as error:
+            reason = f"lacks the field {error}"
+        except (TypeError, ValueError, AttributeError) as error:
+            reason = f"holds a value of another kind than amp writes ({error})"
+        raise AmpError(
+            f"'{self.path}' is damaged: line {number} {reason}",
+            hint="Remove that line and run the same command again, or start afresh with --overwrite",
+        )
 
     def ids(self) -> set[str]:
         """Return the ids that are done."""
-        return {record["id"] for record in self.read()}
+        return set(self.read_as(lambda record: str(record["id"])))
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line and flush it."""
         import jsonlines
 
         def write() -> None:
+            self._make_whole()
             with jsonlines.open(self.path, mode="a", dumps=_one_line, flush=True) as writer:
                 writer.write(record)
 
         disk_errors_explained(write, self.path)
 
+    def _make_whole(self) -> None:
+        """Make the folder, and cut a last line that a kill left without its end."""
+        if self._is_whole:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            content = self.path.read_bytes()
+            if not content.endswith(b"\n"):
+                os.truncate(self.path, content.rfind(b"\n") + 1)
+        self._is_whole = True
+
 
 def content_hash(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file, or of a folder's files by name and content."""
+    """Return the SHA-256 (hex) of a file, or of a folder's files by name and content.
+
+    Raises:
+        AmpError: it is neither.
+    """
     digest = hashlib.sha256()
-    if path.is_file():
+    if not path.is_dir():
+        refuse_special_file(path)
         _add_file(digest, path)
         return digest.hexdigest()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):

@@ -45,8 +45,8 @@ class LeftOutLog:
     def open(cls, path: Path) -> Self:
         """Go on with the list in `path`."""
         log = cls(path, remembers=True)
-        for record in RecordLog(path).read():
-            log._take(LeftOut.from_json(record))
+        for one in RecordLog(path).read_as(LeftOut.from_json):
+            log._take(one)
         return log
 
     @classmethod

@@ -1,8 +1,7 @@
 """A run folder and its `run.json`: what was asked, with what, and how it ended."""
 
 import platform
-import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +9,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from amp_cli import __version__, stopping
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.addresses import stored
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
+from amp_cli.disk.lock import LOCK, alone_in, claim_folder, release_folder, rename_held
+from amp_cli.disk.parsing import read_plain_object
+from amp_cli.disk.replacing import (
+    EMPTYING,
+    NAME,
+    empty_run,
+    facts_in,
+    leftovers,
+    refuse_inputs,
+    remove_files,
+    replaceable,
+)
 from amp_cli.disk.settings import default_settings, flatten, free_settings
 from amp_cli.errors import AmpError
 
@@ -18,16 +30,21 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "spacy")
-NAME = "run.json"
+FIELDS: dict[str, type] = {"command": str, "settings": dict}
+"""What every `run.json` of ours holds, whichever version wrote it."""
 
 
 class Run:
-    """One run folder. `start` opens or resumes it, `record` adds facts, `finish` closes it."""
+    """One run folder. `start` opens or resumes it, `record` adds facts, `finish` closes it.
+
+    From `start` or `go_on` to `finish` no other process can open it.
+    """
 
     def __init__(self, out: Path, facts: dict[str, Any], *, resumed: bool) -> None:
         self.out = out
         self.facts = facts
         self.resumed = resumed
+        self._is_held = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -45,31 +62,64 @@ class Run:
         identity: Mapping[str, Any] | None = None,
         seed: int | None = None,
         overwrite: bool = False,
+        inputs: Collection[Path | None] = (),
     ) -> Self:
         """Open `out` for `command`; an unfinished or finished run with the same settings is resumed.
 
         Args:
             settings: a record, whose fields say what may differ when the run goes on, or plain values.
             identity: model and data identity (revision or content hash), compared like the settings.
+            overwrite: start afresh; the files of an earlier run of the same command are removed. So this is called when
+                all that can be checked is checked.
+            inputs: all that is read; none of it may lie in a folder that is overwritten.
 
         Raises:
-            AmpError: the folder holds a run with other settings, or other files, and `overwrite` is off.
+            AmpError: the folder holds a run with other settings, or other files, and `overwrite` is off; or it holds
+                what may not be overwritten.
+            OccupiedError: another process has it open.
         """
+        if out.exists() and not out.is_dir():
+            raise AmpError(f"'{out}' is a file", hint="Choose a new folder with --out")
         flat, free, defaults = _told_by(settings)
         facts = _new_facts(command, _plain(flat), _plain(identity or {}), seed)
-        if overwrite and (out / NAME).exists():
-            disk_errors_explained(lambda: shutil.rmtree(out), out)
+        claim_folder(out, command)
+        try:
+            if (out / NAME).exists() and (overwrite or facts_in(out).get("state") == EMPTYING):
+                empty_run(out, replaceable(out, command, inputs))
+            run = cls._opened(out, facts, free, _plain(defaults))
+        except BaseException:
+            release_folder(out)
+            raise
+        run._is_held = True
+        return run
+
+    @classmethod
+    def _opened(cls, out: Path, facts: dict[str, Any], free: Collection[str], defaults: Mapping[str, Any]) -> Self:
         if (out / NAME).exists():
-            old = read_json(out / NAME)
-            _refuse_other_run(out, old, facts, free, _plain(defaults))
+            old = facts_in(out)
+            _refuse_other_run(out, old, facts, free, defaults)
             facts = {**old, "settings": facts["settings"], "state": "running", "ended": None}
             run = cls(out, facts, resumed=True)
         else:
-            if out.exists() and (not out.is_dir() or any(file.suffix != ".part" for file in out.iterdir())):
+            if out.exists() and any(file.suffix != ".part" and file.name != LOCK for file in out.iterdir()):
                 raise AmpError(f"'{out}' is not empty and is not a run folder", hint="Choose a new folder with --out")
             run = cls(out, facts, resumed=False)
         write_json(out / NAME, run.facts)
         stopping.opened(run)
+        return run
+
+    @classmethod
+    def go_on(cls, out: Path) -> Self:
+        """Open the run that is in `out`, whatever its settings, until `finish`.
+
+        Raises:
+            AmpError: there is no run there.
+            OccupiedError: another process has it open.
+        """
+        command = cls.read(out).facts["command"]
+        claim_folder(out, command)
+        run = cls.read(out)
+        run._is_held = True
         return run
 
     @classmethod
@@ -80,8 +130,10 @@ class Run:
             AmpError: there is no run there.
         """
         if not (out / NAME).is_file():
-            raise AmpError(f"'{out}' is not a run folder: it holds no {NAME}")
-        return cls(out, read_json(out / NAME), resumed=True)
+            raise AmpError(
+                f"'{out}' is not a run folder: it holds no {NAME}", hint="Give a folder that an amp command wrote"
+            )
+        return cls(out, read_plain_object(out / NAME, **FIELDS), resumed=True)
 
     def __enter__(self) -> Self:
         return self
@@ -102,9 +154,14 @@ class Run:
         """Close the run: `done`, `failed` or `interrupted`; what fails after we were told to stop was interrupted."""
         if state == "failed" and stopping.is_told():
             state = "interrupted"
-        self.record(state=state, ended=_now(), **facts)
-        if state != "interrupted":
-            stopping.closed(self)
+        try:
+            self.record(state=state, ended=_now(), **facts)
+        finally:
+            if state != "interrupted":
+                stopping.closed(self)
+            if self._is_held:
+                release_folder(self.out)
+            self._is_held = False
 
 
 def _new_facts(command: str, settings: dict[str, Any], identity: dict[str, Any], seed: int | None) -> dict[str, Any]:
@@ -139,10 +196,10 @@ def _refuse_other_run(
     if old.get("command") != new["command"]:
         raise AmpError(
             f"'{out}' holds a run of `{old.get('command')}`, not of `{new['command']}`",
-            hint="Choose a new folder with --out, or start afresh with --overwrite",
+            hint="Choose a new folder with --out",
         )
     for part in ("settings", "identity"):
-        before, now = {**(defaults if part == "settings" else {}), **old.get(part, {})}, new[part]
+        before, now = {**(defaults if part == "settings" else {}), **_plain(old.get(part, {}))}, new[part]
         for name in sorted({*before, *now} - set(free)):
             if before.get(name) != now.get(name):
                 raise AmpError(
@@ -152,14 +209,12 @@ def _refuse_other_run(
 
 
 def _plain(value: Any) -> Any:
-    """Return `value` as JSON has it: paths become texts, tuples lists."""
+    """Return `value` as JSON has it: paths become texts, tuples lists, and addresses are without their secrets."""
     if isinstance(value, Mapping):
         return {str(key): _plain(element) for key, element in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(element) for element in value]
-    if isinstance(value, Path):
-        return str(value)
-    return value
+    return stored(str(value) if isinstance(value, Path) else value)
 
 
 def _now() -> str:
@@ -173,20 +228,58 @@ def _version(package: str) -> str | None:
         return None
 
 
-def made_before(out: Path, *, command: str, identity: dict[str, Any], overwrite: bool) -> Run | None:
-    """Return the finished run in `out` where it is this very one; None where `out` is free (or may be replaced).
+def make_whole(
+    out: Path,
+    *,
+    command: str,
+    settings: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    write: Callable[[Path], Mapping[str, Any]],
+    overwrite: bool,
+    inputs: Collection[Path | None],
+    keep_failed: bool = True,
+) -> Run:
+    """Return the finished run in `out`: the very one that is there (`resumed`), or one that `write` makes beside it.
+
+    Args:
+        write: makes the files in the folder that it is given, and returns facts for `run.json`.
+        overwrite: replace an older run of the same command, when the new one is whole.
+        inputs: all that is read; none of it may lie in a folder that is replaced.
+        keep_failed: whether what could not be finished stays in `OUT.part`, to be looked at.
 
     Raises:
         AmpError: `out` holds anything else.
+        OccupiedError: another process makes it.
     """
+    part = place_beside(out)
+    with alone_in(part, command, for_out=out):
+        if done := _made_before(out, command, _plain(identity), overwrite, inputs):
+            return done
+        clear_part(out, command=command, inputs=inputs)
+        try:
+            with Run.start(part, command=command, settings=settings, identity=identity) as run:
+                run.finish("done", **write(part))
+        except AmpError:
+            if not keep_failed:
+                remove_files(part, leftovers(part, command))
+            raise
+        put_in_place(part, out, command=command, inputs=inputs)
+        return Run(out, run.facts, resumed=False)
+
+
+def _made_before(
+    out: Path, command: str, identity: Mapping[str, Any], overwrite: bool, inputs: Collection[Path | None]
+) -> Run | None:
+    """Return the finished run in `out` where it is this very one; None where `out` is free (or may be replaced)."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if out.is_dir() and (out / NAME).is_file():
         run = Run.read(out)
-        is_ours = run.facts.get("command") == command
-        if is_ours and not overwrite and run.facts.get("identity") == identity:
+        is_same = run.facts.get("command") == command and run.facts.get("identity") == identity
+        if is_same and not overwrite:
             return run
-        if is_ours and overwrite:
+        if overwrite:
+            replaceable(out, command, inputs)
             return None
     raise AmpError(
         f"'{out}' is not empty, and it does not hold a result of this `amp {command}`",
@@ -194,30 +287,41 @@ def made_before(out: Path, *, command: str, identity: dict[str, Any], overwrite:
     )
 
 
-def part_of(out: Path) -> Path:
-    """Return the empty place beside `out` where it is made; what a kill left there is removed.
+def place_beside(out: Path) -> Path:
+    """Return the place beside `out` where it is made; whoever makes it there holds it by `alone_in`.
 
     Raises:
-        AmpError: somebody else's files are there.
+        AmpError: `out` is the root of the file system, which has nothing beside it.
     """
-    part = out.with_name(out.name + ".part")
-    if part.exists():
-        begun = [(part / name).is_file() for name in (NAME, f"{NAME}.part")]
-        if not any(begun) and (not part.is_dir() or any(part.iterdir())):
-            raise AmpError(
-                f"'{part}' is in the way: it holds files that amp did not write",
-                hint="Move it, or choose another --out",
-            )
-        disk_errors_explained(lambda: shutil.rmtree(part), part)
-    return part
+    place = out.resolve() if out.name in ("", "..") else out
+    if not place.name:
+        raise AmpError(f"'{out}' cannot be the result's folder", hint="Choose a new folder with --out")
+    return place.with_name(place.name + ".part")
 
 
-def put_in_place(part: Path, out: Path) -> None:
-    """Give the finished folder its name, over an older one."""
+def clear_part(out: Path, *, command: str, inputs: Collection[Path | None]) -> None:
+    """Remove what a kill left in the place beside `out`.
+
+    Raises:
+        AmpError: somebody else's files are there, or something that is read.
+    """
+    part = place_beside(out)
+    if old := leftovers(part, command):
+        refuse_inputs(part, inputs)
+        remove_files(part, old)
+
+
+def put_in_place(part: Path, out: Path, *, command: str, inputs: Collection[Path | None]) -> None:
+    """Give the finished folder its name, over an older one of the same command.
+
+    Raises:
+        AmpError: meanwhile something has come there that may not be replaced.
+    """
+    old = replaceable(out, command, inputs) if (out / NAME).exists() else []
 
     def move() -> None:
-        if out.exists():
-            shutil.rmtree(out)
-        part.rename(out)
+        if old:
+            empty_run(out, old)
+        rename_held(part, out)
 
     disk_errors_explained(move, out)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.jsonl import read_json, read_json_records
+from amp_cli.disk.entries import read_entries
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 
 BLOCK = 1 << 20
@@ -32,11 +33,17 @@ def verify(path: Path, size: int | None, expected: str | None, check: Callable[[
     """
     actual = path.stat().st_size
     if size is not None and actual != size:
-        raise AmpError(f"'{path.name}' has {actual:,} bytes; {size:,} were expected")
+        raise AmpError(
+            f"'{path.name}' has {actual:,} bytes; {size:,} were expected",
+            hint="Fetch it again with `amp download`; if it stays so, its publisher has changed it",
+        )
     kind, _, value = (expected or "").partition(":")
     sha256, other = _digests(path, actual, kind)
     if kind and value != (sha256 if kind == "sha256" else other):
-        raise AmpError(f"'{path.name}' has the {_NAMES[kind]} {sha256 if kind == 'sha256' else other}, not {value}")
+        raise AmpError(
+            f"'{path.name}' has the {_NAMES[kind]} {sha256 if kind == 'sha256' else other}, not {value}",
+            hint="Fetch it again with `amp download`; if it stays so, its publisher has changed it",
+        )
     found = check(path) if check else ""
     how = _NAMES[kind] if kind else "no published checksum" + (f"; {found}" if found else "")
     return Verified(sha256=sha256, how=how)
@@ -64,16 +71,25 @@ def record_check(counts: tuple[int, ...], fields: tuple[str, ...], unit: str = "
 
     def check(path: Path) -> str:
         number = 0
-        for line, record, reason in read_json_records(path):
+        for line, record, reason in read_entries(path):
             if record is None:
-                raise AmpError(f"'{path.name}': {reason}")
+                raise AmpError(
+                    f"'{path.name}': {reason}",
+                    hint="Fetch it again with `amp download`; if it stays so, its publisher has changed it",
+                )
             lacking = [field for field in fields if field not in record]
             if lacking:
-                raise AmpError(f"'{path.name}', record {line}, lacks {', '.join(lacking)}")
+                raise AmpError(
+                    f"'{path.name}', record {line}, lacks {', '.join(lacking)}",
+                    hint="Fetch it again with `amp download`; if it stays so, its publisher has changed it",
+                )
             number += 1
         if number not in counts:
             wanted = " or ".join(f"{count:,}" for count in counts)
-            raise AmpError(f"'{path.name}' has {number:,} {unit}; {wanted} were expected")
+            raise AmpError(
+                f"'{path.name}' has {number:,} {unit}; {wanted} were expected",
+                hint="Fetch it again with `amp download`; if it stays so, its publisher has changed it",
+            )
         return f"{number:,} {unit}"
 
     return check
@@ -86,7 +102,10 @@ def key_check(*keys: str) -> Callable[[Path], str]:
         value: Any = read_json(path)
         lacking = [key for key in keys if not isinstance(value, dict) or key not in value]
         if lacking or not isinstance(value, dict):
-            raise AmpError(f"'{path.name}' is not the expected file: it lacks {', '.join(lacking) or 'everything'}")
+            raise AmpError(
+                f"'{path.name}' is not the expected file: it lacks {', '.join(lacking) or 'everything'}",
+                hint="Fetch it again with `amp download`; if it stays so, its publisher has changed it",
+            )
         return "JSON object"
 
     return check
@@ -96,5 +115,8 @@ def text_check(path: Path) -> str:
     """Check that a file is text that is no web page (what a proxy sends instead)."""
     head = path.read_bytes()[:4096]
     if not head or b"\0" in head or head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise AmpError(f"'{path.name}' is not the expected text file")
+        raise AmpError(
+            f"'{path.name}' is not the expected text file",
+            hint="Fetch it again with `amp download`; if it stays so, its publisher has changed it",
+        )
     return "text"

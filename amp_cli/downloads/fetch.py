@@ -6,7 +6,7 @@ from pathlib import Path
 
 from amp_cli.downloads.http_files import fetch_file
 from amp_cli.downloads.hub_files import Repository, Snapshot, fetch_snapshot, list_files, list_snapshot
-from amp_cli.downloads.places import benchmark_folder, check_space, is_offline, mirrored
+from amp_cli.downloads.places import benchmark_folder, check_space, is_offline, shown_source
 from amp_cli.downloads.remote_zip import fetch_members
 from amp_cli.downloads.reports import Download, FileReport, Progress
 from amp_cli.downloads.sources import BENCHMARK_FILES, BenchmarkFiles, find_benchmark
@@ -166,7 +166,7 @@ def _list_benchmark(benchmark: BenchmarkFiles, mirror: str | None, revision: str
     files = [
         FileReport(
             file=file.path,
-            url=mirrored(file.url, mirror),
+            url=shown_source(file.url, mirror),
             place=folder / file.path,
             bytes=file.bytes,
             expected=file.checksum,
@@ -178,7 +178,7 @@ def _list_benchmark(benchmark: BenchmarkFiles, mirror: str | None, revision: str
         files.append(
             FileReport(
                 file=archive.file,
-                url=mirrored(archive.url, mirror),
+                url=shown_source(archive.url, mirror),
                 place=folder / archive.file,
                 bytes=archive.bytes,
                 expected=archive.checksum,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_cli.disk.jsonl import disk_errors_explained, write_text
+from amp_cli.disk.lock import alone_at
 from amp_cli.downloads.checks import Verified, verify
-from amp_cli.downloads.places import is_offline, mirrored
+from amp_cli.downloads.places import is_offline, mirrored, shown_source
 from amp_cli.downloads.reports import FETCHED, PRESENT, Advance, FileReport, Progress
 from amp_cli.errors import AmpError
 
@@ -61,35 +62,42 @@ def fetch_file(file: RemoteFile, folder: Path, mirror: str | None, progress: Pro
 
     Raises:
         AmpError: offline and not there, refused, not what was expected, or no connection after several attempts.
+        OccupiedError: another process fetches it.
     """
     target = folder / file.path
-    url = mirrored(file.url, mirror)
+    url, shown = mirrored(file.url, mirror), shown_source(file.url, mirror)
     fault = ""
     if target.is_file():
         try:
-            return _report(file, url, target, _verified(file, target), PRESENT)
+            return _report(file, shown, target, _verified(file, target), PRESENT)
         except AmpError as error:
             fault = error.message
     if is_offline():
         raise AmpError(
             fault or f"'{target}' is not on this disk, and amp is offline",
-            hint=f"Put {url} at '{target}', or run without --offline",
+            hint=f"Put {shown} at '{target}', or run without --offline",
         )
+    with alone_at(target, "download"):
+        return _fetched(file, target, url, shown, mirror, progress)
+
+
+def _fetched(
+    file: RemoteFile, target: Path, url: str, shown: str, mirror: str | None, progress: Progress
+) -> FileReport:
     part = target.with_name(target.name + ".part")
-    disk_errors_explained(lambda: target.parent.mkdir(parents=True, exist_ok=True), target)
     with web_client(mirror) as client:
-        _Transfer(client, url, part, file.bytes).run(progress, file.path)
+        _Transfer(client, url, shown, part, file.bytes).run(progress, file.path)
     try:
         verified = _verified(file, part)
     except AmpError as error:
         part.unlink()
         raise AmpError(
-            f"{url} sent a file that is not the expected one: {error.message}",
+            f"{shown} sent a file that is not the expected one: {error.message}",
             hint="Nothing was kept. Try again, or download from another place with --mirror",
         ) from error
     part.replace(target)
     _validator_place(part).unlink(missing_ok=True)
-    return _report(file, url, target, verified, FETCHED)
+    return _report(file, shown, target, verified, FETCHED)
 
 
 def _verified(file: RemoteFile, path: Path) -> Verified:
@@ -116,15 +124,15 @@ def _validator_place(part: Path) -> Path:
 class _Transfer:
     """One file on its way: `part` grows until it is whole; its ETag says whether it may be continued."""
 
-    def __init__(self, client: "httpx2.Client", url: str, part: Path, size: int | None) -> None:
-        self.client, self.url, self.part, self.size = client, url, part, size
+    def __init__(self, client: "httpx2.Client", url: str, shown: str, part: Path, size: int | None) -> None:
+        self.client, self.url, self.shown, self.part, self.size = client, url, shown, part, size
 
     def run(self, progress: Progress, label: str) -> None:
         done = self._resumable_bytes()
         if self.size is not None and done == self.size:
             return
         with progress(label, self.size, done) as advance:
-            with_retries(lambda: self._once(advance), self.url, self._bytes_there)
+            with_retries(lambda: self._once(advance), self.shown, self._bytes_there)
 
     def _bytes_there(self) -> int:
         return self.part.stat().st_size if self.part.is_file() else 0
@@ -141,11 +149,14 @@ class _Transfer:
             if response.status_code == 416:  # longer than the file on the server: not the same file
                 self.part.unlink()
                 raise _Busy(416, 0.0)
-            refuse_status(response, self.url)
+            refuse_status(response, self.shown)
             if response.status_code == 206 and not response.headers.get("Content-Range", "").startswith(
                 f"bytes {done}-"
             ):
-                raise AmpError(f"{self.url} sent a different part of the file than requested")
+                raise AmpError(
+                    f"{self.shown} sent a different part of the file than requested",
+                    hint="Run the same command again; if it stays so, fetch the file by hand",
+                )
             appending = done > 0 and response.status_code == 206
             if done and not appending:
                 advance(-done)

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+from amp_cli.addresses import shown_address
 from amp_cli.errors import AmpError
 
 Result = TypeVar("Result")
 
 
-def explained(action: Callable[[], Result], repo: str) -> Result:
-    """Run a request to the hub; its failures become sentences with what to do.
+def explained(action: Callable[[], Result], repo: str, mirror: str | None = None) -> Result:
+    """Run a request to the hub, or a mirror of it; its failures become sentences with what to do.
 
     Raises:
         AmpError: for whatever the user can mend.
@@ -50,7 +51,10 @@ def explained(action: Callable[[], Result], repo: str) -> Result:
             hint=f"With a network, `amp download {repo}` fetches it. Or copy it here and give its folder",
         ) from error
     except EntryNotFoundError as error:
-        raise AmpError(f"'{repo}' lacks a required file on the hub: {str(error).splitlines()[0]}") from error
+        raise AmpError(
+            f"'{repo}' lacks a required file on the hub: {_first_line(error, mirror)}",
+            hint="Check the name, or give another --revision",
+        ) from error
     except HfHubHTTPError as error:
         raise AmpError(
             f"The hub refused '{repo}' (status {error.response.status_code})",
@@ -58,7 +62,15 @@ def explained(action: Callable[[], Result], repo: str) -> Result:
         ) from error
     except (RevisionResolutionError, httpx2.TransportError, OSError) as error:
         raise AmpError(
-            f"'{repo}' could not be downloaded: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            f"'{repo}' could not be downloaded: {_first_line(error, mirror)}",
             hint="What has arrived is kept: run the same command to continue. "
             "`amp download --mirror` uses another endpoint",
         ) from error
+
+
+def _first_line(error: Exception, mirror: str | None) -> str:
+    """Return the first line of what a library says, with no secret of the mirror's address."""
+    said = str(error) or type(error).__name__
+    return (said if mirror is None else said.replace(mirror.rstrip("/"), shown_address(mirror).rstrip("/"))).split(
+        "\n"
+    )[0]

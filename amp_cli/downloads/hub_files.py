@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from amp_cli.disk.jsonl import read_json
+from amp_cli.addresses import shown_address
+from amp_cli.disk.parsing import read_object
 from amp_cli.downloads.checks import verify
 from amp_cli.downloads.hub_errors import explained
 from amp_cli.downloads.places import check_space, is_offline
@@ -105,7 +106,7 @@ def list_snapshot(repository: Repository) -> Snapshot:
         }
         return _snapshot(repository, commit, files)
 
-    return explained(ask, repository.id)
+    return explained(ask, repository.id, repository.mirror)
 
 
 def fetch_snapshot(snapshot: Snapshot, progress: Progress) -> list[FileReport]:
@@ -140,6 +141,7 @@ def fetch_snapshot(snapshot: Snapshot, progress: Progress) -> list[FileReport]:
                 max_workers=1 if any(file.bytes > LARGE for file in missing) else 8,
             ),
             repository.id,
+            repository.mirror,
         )
     fetched = {file.path for file in missing}
     with progress(f"Verifying {repository.id}", sum(file.bytes for file in snapshot.files), 0) as advance:
@@ -164,7 +166,7 @@ def _report(snapshot: Snapshot, file: HubFile, state: str) -> FileReport:
         file.path,
         repo_type=repository.kind,
         revision=snapshot.commit,
-        endpoint=repository.mirror,
+        endpoint=None if repository.mirror is None else shown_address(repository.mirror),
     )
     place = snapshot.folder / file.path
     return FileReport(file=file.path, url=url, place=place, bytes=file.bytes, expected=file.checksum, state=state)
@@ -193,7 +195,10 @@ def _literal(path: str) -> str:
 def _snapshot(repository: Repository, commit: str, files: dict[str, HubFile]) -> Snapshot:
     chosen = choose_files(list(files), repository.patterns)
     if not chosen:
-        raise AmpError(f"'{repository.id}' has none of the required files")
+        raise AmpError(
+            f"'{repository.id}' has none of the required files",
+            hint="Check the name: `amp models` lists those that are known",
+        )
     folder = repository.folder or _cache_folder(repository) / "snapshots" / commit
     return Snapshot(
         repository=repository, commit=commit, folder=folder, files=tuple(files[path] for path in sorted(chosen))
@@ -243,7 +248,7 @@ def _cached_commit(repository: Repository) -> str:
 
 def _refuse_missing_parts(repository: Repository, folder: Path) -> None:
     for index in folder.glob("*.index.json"):
-        for part in sorted(set(read_json(index)["weight_map"].values())):
+        for part in sorted(set(read_object(index, weight_map=dict)["weight_map"].values())):
             if not (folder / part).is_file():
                 raise AmpError(
                     f"'{repository.id}' is incomplete on this disk: '{part}' is missing", hint=_carry_hint(repository)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from amp_cli.addresses import shown_address
 from amp_cli.errors import AmpError
 
 
@@ -26,7 +27,13 @@ def mirrored(url: str, mirror: str | None) -> str:
     if mirror is None:
         return url
     parts = urlsplit(url)
-    return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}"
+    base, mark, query = mirror.partition("?")
+    return f"{base.rstrip('/')}/{parts.netloc}{parts.path}{mark}{query}"
+
+
+def shown_source(url: str, mirror: str | None) -> str:
+    """Return where a file comes from as it may be shown: a mirror's own address holds no secret then."""
+    return mirrored(url, None if mirror is None else shown_address(mirror))
 
 
 def is_offline() -> bool:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 from amp_cli.disk.jsonl import disk_errors_explained
 from amp_cli.downloads.http_files import refuse_status, web_client, with_retries
-from amp_cli.downloads.places import check_space, is_offline, mirrored
+from amp_cli.downloads.places import check_space, is_offline, mirrored, shown_source
 from amp_cli.downloads.reports import FETCHED, PRESENT, FileReport, Progress
 from amp_cli.errors import AmpError
 
@@ -39,9 +39,10 @@ class Archive:
 class RangeFile(io.RawIOBase):
     """A file on the web that can be read from any place; what was read last is kept."""
 
-    def __init__(self, client: "httpx2.Client", url: str, archive: Archive, carried: Path) -> None:
+    def __init__(self, client: "httpx2.Client", mirror: str | None, archive: Archive, carried: Path) -> None:
         super().__init__()
-        self.client, self.url, self.archive, self.carried = client, url, archive, carried
+        self.client, self.archive, self.carried = client, archive, carried
+        self.url, self.shown = mirrored(archive.url, mirror), shown_source(archive.url, mirror)
         self.position, self.window_start, self.window = 0, 0, b""
         self.size = 0
         self.validator: dict[str, str] = {}
@@ -79,16 +80,16 @@ class RangeFile(io.RawIOBase):
         return self.window_start <= start and start + length <= self.window_start + len(self.window)
 
     def _ask(self, ranges: str, *, first: bool = False) -> None:
-        with_retries(lambda: self._ask_once(ranges, first), self.url, lambda: 0)
+        with_retries(lambda: self._ask_once(ranges, first), self.shown, lambda: 0)
 
     def _ask_once(self, ranges: str, first: bool) -> None:
         with self.client.stream("GET", self.url, headers={"Range": ranges, **self.validator}) as response:
-            refuse_status(response, self.url)
+            refuse_status(response, self.shown)
             if response.status_code != 206:
                 raise self._by_hand(
                     "does not serve parts of a file" if first else "has changed since the download began"
                 )
-            start, size = _content_range(response.headers.get("Content-Range", ""), self.url)
+            start, size = _content_range(response.headers.get("Content-Range", ""), self.shown)
             if first:
                 self._begin(response, size)
             elif size != self.size:
@@ -106,7 +107,7 @@ class RangeFile(io.RawIOBase):
 
     def _by_hand(self, what: str) -> AmpError:
         return AmpError(
-            f"{self.url} {what}", hint=f"Download {self.archive.url} by hand and save it as '{self.carried}'"
+            f"{self.shown} {what}", hint=f"Download {self.archive.url} by hand and save it as '{self.carried}'"
         )
 
 
@@ -115,7 +116,10 @@ def _content_range(header: str, url: str) -> tuple[int, int]:
     span, _, size = header.removeprefix("bytes ").partition("/")
     start = span.partition("-")[0]
     if not (start.isdigit() and size.isdigit()):
-        raise AmpError(f"{url} does not say which part of the file it sends ('{header}')")
+        raise AmpError(
+            f"{url} does not say which part of the file it sends ('{header}')",
+            hint="Fetch the archive by hand and give its folder with --data",
+        )
     return int(start), int(size)
 
 
@@ -140,7 +144,7 @@ def fetch_members(
     top = sorted({str(Path(place).parent) for place in members})
     return FileReport(
         file=f"{', '.join(top)}/ ({len(members):,} files of {archive.file})",
-        url=mirrored(archive.url, mirror),
+        url=shown_source(archive.url, mirror),
         place=folder / top[0],
         bytes=sum(sizes),
         verified="size and CRC-32" if missing else "by name",
@@ -171,7 +175,7 @@ def _opened(
             )
         else:
             with web_client(mirror) as client:
-                remote = RangeFile(client, mirrored(archive.url, mirror), archive, carried)
+                remote = RangeFile(client, mirror, archive, carried)
                 with zipfile.ZipFile(remote) as source:
                     yield source, remote.hold
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -192,7 +196,8 @@ def _extract(
     absent = sorted(member for member in members.values() if member not in known)
     if absent:
         raise AmpError(
-            f"{archive.file} does not contain '{absent[0]}' ({len(absent):,} of {len(members):,} are missing)"
+            f"{archive.file} does not contain '{absent[0]}' ({len(absent):,} of {len(members):,} are missing)",
+            hint="Its publisher has changed it: fetch the archive by hand and give its folder with --data",
         )
     todo = sorted(members.items(), key=lambda pair: known[pair[1]].header_offset)
     total = sum(known[member].file_size for member in members.values())

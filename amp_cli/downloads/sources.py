@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.jsonl import read_json_records
+from amp_cli.disk.entries import read_entries
 from amp_cli.downloads.checks import key_check, record_check, text_check
 from amp_cli.downloads.http_files import RemoteFile
 from amp_cli.downloads.remote_zip import Archive
@@ -94,10 +94,7 @@ def _images_named_in(*files: str) -> Callable[[Path], Mapping[str, str]]:
 
     def wanted(folder: Path) -> Mapping[str, str]:
         names = {
-            str(record["image"])
-            for file in files
-            for _, record, _ in read_json_records(folder / file)
-            if record is not None
+            str(record["image"]) for file in files for _, record, _ in read_entries(folder / file) if record is not None
         }
         return {f"{IMAGES}/{name}": f"val2014/COCO_val2014_{_number(name)}" for name in sorted(names)}
 

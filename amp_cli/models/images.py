@@ -1,19 +1,53 @@
-"""Opens images the way models need them (upright RGB), and refuses those that cannot be used."""
+"""Finds and opens images the way models need them (upright RGB), and refuses those that cannot be used.
 
+Nothing else in the package opens an image file: formats, limits and faults are decided here.
+"""
+
+import io
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amp_cli.errors import AmpError
+from amp_cli.errors import AmpError, RecordError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from PIL.Image import Image
 
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: 100 megapixels take 300 MB as RGB."""
 
+AGAIN = "Copy or fetch it again, or save it as PNG or JPEG"
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""The only decoders of Pillow that a file may choose, whatever it is called: others start programs, as EPS does."""
+
 BROWSER_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp"}
 """Formats (as Pillow calls them) that a server can be sent as they are."""
+
+
+def image_place(name: str, root: Path) -> Path:
+    """Return the absolute place that `name` means below `root`, links followed; an absolute `name` means itself.
+
+    This is the one rule of all readers. It need not be there.
+
+    Raises:
+        AmpError: a relative path that leaves `root`, in its text or through a link.
+    """
+    base = _followed_folder(str(root if root.is_absolute() else Path.cwd() / root))
+    place = _followed_file(name if name.startswith(os.sep) else f"{base}{os.sep}{name}")
+    if name.startswith(os.sep):
+        return Path(place)
+    if not _is_below(place, base) and not _is_blob_of(place, base):
+        raise AmpError(f"The image path '{name}' leaves the folder '{root}'", hint="Give --image-root")
+    return Path(place)
 
 
 def find_image(name: str, root: Path) -> Path:
@@ -22,14 +56,47 @@ def find_image(name: str, root: Path) -> Path:
     Raises:
         AmpError: no such file, or a relative path that leaves `root`.
     """
-    path = Path(name)
-    if not path.is_absolute():
-        path = root / path
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise AmpError(f"The image path '{name}' leaves the folder '{root}'", hint="Give --image-root")
-    if not path.is_file():
-        raise AmpError(f"No image at '{path}'", hint="Give --image-root, the folder that image paths start from")
-    return path
+    place = image_place(name, root)
+    if not place.is_file():
+        raise AmpError(f"No image at '{root / name}'", hint="Give --image-root, the folder that image paths start from")
+    return root / name
+
+
+def lies_below(image: Path, folders: "Iterable[Path]") -> bool:
+    """Tell whether a file lies below one of the folders, links followed."""
+    place = _followed(image)
+    return any(_is_below(place, _followed(folder)) for folder in folders)
+
+
+def _followed_file(path: str) -> str:
+    """Follow the links of a path whose folder was likely met before: importers ask for millions."""
+    folder, _, last = path.rpartition(os.sep)
+    if last in ("", ".", ".."):
+        return _followed(path)
+    place = f"{_followed_folder(folder or os.sep).rstrip(os.sep)}{os.sep}{last}"
+    return _followed(place) if "\0" in path or os.path.islink(place) else place  # noqa: PTH114
+
+
+@lru_cache(maxsize=1024)
+def _followed_folder(folder: str) -> str:
+    return _followed(folder)
+
+
+def _followed(path: Path | str) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError as error:  # a zero byte
+        raise RecordError(f"The image path {str(path)!r:.200} cannot be a path: {error}") from error
+
+
+def _is_below(place: str, folder: str) -> bool:
+    return place == folder or place.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _is_blob_of(place: str, folder: str) -> bool:
+    """Tell whether a file is one of the hub's cache that `folder` is a snapshot of: its files are links to blobs."""
+    repository, snapshots, _ = folder.partition(f"{os.sep}snapshots{os.sep}")
+    return bool(snapshots) and _is_below(place, f"{repository}{os.sep}blobs")
 
 
 def open_image(path: Path) -> "Image":
@@ -38,27 +105,64 @@ def open_image(path: Path) -> "Image":
     Alpha is dropped, not blended (as LLaVA's own code does); EXIF rotation is applied; 16-bit grey is scaled to 8 bit.
 
     Raises:
-        AmpError: empty, truncated, no image, animated, or more than `MAX_PIXELS` pixels.
+        AmpError: empty, truncated, no image, in none of `FORMATS`, animated, or more than `MAX_PIXELS` pixels.
     """
-    from PIL import Image, ImageOps
+    return _decoded(path, path)[0]
 
-    if path.stat().st_size == 0:
-        raise AmpError(f"The image '{path}' is empty (0 bytes)")
-    try:
-        with _opened(path) as image:
-            _refuse_unusable(image, path)
-            image.load()
-            if image.mode.startswith(("I", "F")):
-                return _from_deep(image, path)
-            upright: Image.Image = ImageOps.exif_transpose(image)
-            return upright.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise AmpError(f"The image '{path}' cannot be read: {error}") from error
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return an image's (width, height) from its header; refuse what the header shows to be unusable.
+
+    Raises:
+        AmpError: empty, no image, animated, too large, or floating-point.
+    """
+    with _header(path, path) as image:
+        return image.size
+
+
+ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+"""The last bytes of a whole file, by format as Pillow calls it."""
+
+
+def look_at_image(path: Path) -> None:
+    """Refuse what `open_image` would refuse, without decoding a file whose header and end are in order.
+
+    An image that is damaged in between shows only when it is opened.
+    """
+    with _header(path, path) as image:
+        is_deep = image.mode.startswith(("I", "F"))  # its pixels say whether it can be used
+        end = None if is_deep else ENDS.get(image.format or "")
+    if end is None or not _ends_with(path, end):
+        check_image(path)
+
+
+def _ends_with(path: Path, end: bytes) -> bool:
+    with path.open("rb") as file:
+        file.seek(-min(len(end), path.stat().st_size), 2)
+        return file.read() == end
 
 
 def check_image(path: Path) -> None:
     """Refuse what `open_image` would refuse."""
     open_image(path).close()
+
+
+def image_content(path: Path) -> tuple[bytes, str]:
+    """Return a file's bytes and its format as Pillow calls it, of what has been decoded whole: to be copied or sent.
+
+    Raises:
+        AmpError: what `open_image` would refuse; so nothing but an image is ever copied or sent.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise AmpError(
+            f"The image '{path}' cannot be read: {error.strerror}",
+            hint=AGAIN,
+        ) from error
+    image, kind = _decoded(io.BytesIO(content), path)
+    image.close()
+    return content, kind
 
 
 def image_data_url(path: Path) -> str:
@@ -68,32 +172,70 @@ def image_data_url(path: Path) -> str:
         AmpError: what `open_image` would refuse.
     """
     import base64
-    import io
 
-    with open_image(path) as decoded:  # decodes all of it: half an image would be sent as well as a whole one
-        with _opened(path) as image:
-            kind = image.format or ""
-        if kind in BROWSER_FORMATS:
-            content = path.read_bytes()
-        else:
-            kind, file = "PNG", io.BytesIO()
-            decoded.save(file, format=kind)
-            content = file.getvalue()
+    content, kind = image_content(path)
+    if kind not in BROWSER_FORMATS:
+        kind, file = "PNG", io.BytesIO()
+        open_image(path).save(file, format=kind)
+        content = file.getvalue()
     return f"data:{BROWSER_FORMATS[kind]};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _opened(path: Path) -> "Image":
-    """Open a file's header; the size is checked by us before the pixels are decoded."""
-    import warnings
+_FAULTS = (
+    *(OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError),
+    *(EOFError, MemoryError, struct.error, zlib.error),
+)
+"""What Pillow's decoders raise on damaged files."""
 
-    from PIL import Image
+
+def _decoded(source: "Path | io.BytesIO", path: Path) -> "tuple[Image, str]":
+    """Return upright RGB and the file's format; `path` is how the image is called in errors."""
+    from PIL import ImageOps
+
+    with _header(source, path) as image:
+        kind = image.format or ""
+        image.load()
+        if image.mode.startswith(("I", "F")):
+            return _from_deep(image, path), kind
+        upright: Image = ImageOps.exif_transpose(image)
+        return upright.convert("RGB"), kind
+
+
+@contextmanager
+def _header(source: "Path | io.BytesIO", path: Path) -> "Iterator[Image]":
+    """Open an image for a block that reads of it what it needs; whatever is wrong with it is a sentence."""
+    size = source.stat().st_size if isinstance(source, Path) else len(source.getvalue())
+    if size == 0:
+        raise AmpError(f"The image '{path}' is empty (0 bytes)", hint="Copy or fetch it again")
+    try:
+        with _opened(source, path) as image:
+            _refuse_unusable(image, path)
+            yield image
+    except _FAULTS as error:
+        raise AmpError(
+            f"The image '{path}' cannot be read: {str(error) or type(error).__name__}",
+            hint=AGAIN,
+        ) from error
+
+
+def _opened(source: "Path | io.BytesIO", path: Path) -> "Image":
+    """Open a file's header, in a format of ours; the size is checked by us before the pixels are decoded."""
+    from PIL import Image, UnidentifiedImageError
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            return Image.open(path)
+            return Image.open(source, formats=FORMATS)
         except Image.DecompressionBombError as error:
-            raise AmpError(f"The image '{path}' is too large to open safely: {error}") from error
+            raise AmpError(
+                f"The image '{path}' is too large to open safely: {error}",
+                hint="Scale it down first; models see a few hundred pixels a side",
+            ) from error
+        except UnidentifiedImageError as error:
+            raise AmpError(
+                f"The image '{path}' cannot be read: it is none of {', '.join(FORMATS)}",
+                hint="Save it as PNG or JPEG",
+            ) from error
 
 
 def _refuse_unusable(image: "Image", path: Path) -> None:

@@ -1,5 +1,6 @@
 """The one place that loads models: any transformers vision-language model, or an original LLaVA checkpoint."""
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from amp_cli.disk.modes import share_weights
 from amp_cli.errors import AmpError
+from amp_cli.models.foreign import reads_folder
 from amp_cli.models.llava.layout import says_original
 from amp_cli.models.llava.names import HUB
 from amp_cli.models.llava.original import (
@@ -40,6 +43,9 @@ from amp_cli.models.templates import FOR_LLAVA, choose_template
 if TYPE_CHECKING:
     import torch
 
+
+_PACKAGES = {"pil": "pillow", "cv2": "opencv-python", "pytorch": "torch"}
+"""What transformers calls packages -> what they are installed by."""
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that its own code still uses
 
@@ -84,6 +90,7 @@ class LoadedModel:
             self.processor.image_processor.do_pad = False
 
 
+@reads_folder
 def load_model(spec: ModelSpec, *, trainable: bool = False) -> LoadedModel:
     """Load a model; a LoRA adapter is attached, not merged.
 
@@ -118,6 +125,7 @@ def load_model(spec: ModelSpec, *, trainable: bool = False) -> LoadedModel:
     return loaded
 
 
+@reads_folder
 def load_outline(spec: ModelSpec) -> LoadedModel:
     """Build a model without weights from its configuration, on the meta device, with its processor.
 
@@ -137,9 +145,14 @@ def load_outline(spec: ModelSpec) -> LoadedModel:
             network = AutoModelForImageTextToText.from_config(built, dtype=torch_dtype, **trusts)
         if (source.folder / "generation_config.json").is_file():
             network.generation_config = GenerationConfig.from_pretrained(source.folder)
+    except ImportError as error:
+        raise _needs_package(f"'{spec.model}'", error) from error
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         kind = config.get("model_type", "unknown")
-        raise AmpError(f"'{spec.model}' (model type '{kind}') could not be built: {_first_line(error)}") from error
+        raise AmpError(
+            f"'{spec.model}' (model type '{kind}') could not be built: {_first_line(error)}",
+            hint="Check the model's folder, or download it again",
+        ) from error
     return _with_processor(network, source, config, {"dtype": precision}, spec)
 
 
@@ -150,7 +163,7 @@ def _with_processor(
     template = spec.template
     if source.original_config is not None:
         template = FOR_LLAVA.get(template, template)
-    template_name, template_text = choose_template(template, config, processor, source.model)
+    template_name, template_text = choose_template(template, config, processor, source.model, source.folder)
     return LoadedModel(
         model=network,
         processor=processor,
@@ -182,10 +195,15 @@ def load_text_model(spec: ModelSpec) -> LoadedModel:
     try:
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, device_map={"": place})
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        raise AmpError(f"'{model}' could not be loaded: {_first_line(error)}") from error
+    except ImportError as error:
+        raise _needs_package(f"'{model}'", error) from error
+    except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
+        raise AmpError(
+            f"'{model}' could not be loaded: {_first_line(error)}",
+            hint="Check the model's folder, or download it again",
+        ) from error
     processor = TextProcessor(tokenizer)
-    template_name, template_text = choose_template("own", config, processor, model)
+    template_name, template_text = choose_template("own", config, processor, model, folder)
     return LoadedModel(
         model=network.eval(),
         processor=processor,
@@ -209,9 +227,14 @@ def _load_network(source: CheckpointFolder, config: dict[str, Any], options: dic
             )
         else:
             network, info = _from_original(source.original, options)
+    except ImportError as error:
+        raise _needs_package(f"'{source.model}'", error) from error
     except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
         kind = config.get("model_type", "unknown")
-        raise AmpError(f"'{source.model}' (model type '{kind}') could not be loaded: {_first_line(error)}") from error
+        raise AmpError(
+            f"'{source.model}' (model type '{kind}') could not be loaded: {_first_line(error)}",
+            hint="Check the model's folder, or download it again",
+        ) from error
     for what, keys in (("lacks", info["missing_keys"]), ("has other shapes for", info["mismatched_keys"])):
         if keys:
             names = sorted(str(key) for key in keys)
@@ -244,8 +267,13 @@ def _load_processor(source: CheckpointFolder, config: dict[str, Any], trust_remo
     backend = {"backend": "pil"} if config.get("model_type") == "llava" else {}
     try:
         processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=trust_remote_code, **backend)
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
-        raise AmpError(f"The processor of '{source.model}' could not be loaded: {_first_line(error)}") from error
+    except ImportError as error:
+        raise _needs_package(f"The processor of '{source.model}'", error) from error
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        raise AmpError(
+            f"The processor of '{source.model}' could not be loaded: {_first_line(error)}",
+            hint="Check the model's folder, or download it again",
+        ) from error
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise AmpError(f"'{source.model}' has no processor for images and text", hint="Give a vision-language model")
     return processor
@@ -265,9 +293,23 @@ def _padding_colour(config: dict[str, Any], processor: Any) -> tuple[int, int, i
 def save_model_folder(loaded: LoadedModel, out: Path) -> None:
     """Write a plain model folder: safetensors, configurations, and the processor with the chat template in use."""
     loaded.model.save_pretrained(out)
+    share_weights(out)
     loaded.processor.chat_template = loaded.chat_template
     save_processor(loaded.processor, out)
     keep_small_files(loaded.folder, loaded.original_config, out)
+
+
+def _needs_package(what: str, error: ImportError) -> AmpError:
+    """Return a whole sentence for a package that transformers looked for in vain, by what it says of it."""
+    said = re.search(r"requires the (\S+) library|No module named '([^'.]+)|pip install (\S+)", str(error))
+    if said is None:
+        return AmpError(f"{what} could not be loaded: {_first_line(error)}", hint="See what is installed: amp doctor")
+    package = next(name for name in said.groups() if name).strip("`'.").lower()
+    package = _PACKAGES.get(package, package)
+    return AmpError(
+        f"{what} needs the package {package}, which is not installed",
+        hint=f"pip install {package}, then give the command again",
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -291,7 +333,10 @@ def load_text_encoder(name: str, kind: str) -> tuple[Any, Any]:
         encoder = classes[kind].from_pretrained(folder, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (ValueError, OSError, RuntimeError, KeyError) as error:
-        raise AmpError(f"'{name}' could not be loaded as a text encoder: {_first_line(error)}") from error
+        raise AmpError(
+            f"'{name}' could not be loaded as a text encoder: {_first_line(error)}",
+            hint="Check the model's folder, or download it again",
+        ) from error
     return encoder.eval(), tokenizer
 
 

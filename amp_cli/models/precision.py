@@ -29,9 +29,16 @@ def choose_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise AmpError(f"There is no device '{device}'", hint="Use cpu, cuda, cuda:1, mps or auto") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise AmpError(f"There is no device '{device:.40}'", hint="Use cpu, cuda, cuda:1, mps or auto") from error
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if chosen.type == "cuda" and not gpus:
         raise AmpError("No CUDA GPU is visible to PyTorch", hint="Use --device cpu, or see `amp doctor`")
+    if chosen.type == "cuda" and (chosen.index or 0) >= gpus:
+        raise AmpError(
+            f"There is no device '{device}': PyTorch sees {gpus} CUDA GPUs, from cuda:0", hint="See `amp doctor`"
+        )
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise AmpError("PyTorch sees no Apple GPU (mps) here", hint="Use --device cpu, or see `amp doctor`")
     return chosen
 
 

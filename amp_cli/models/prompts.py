@@ -1,14 +1,16 @@
 """Turns questions, answers and images into token ids through the model's chat template."""
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from amp_cli.errors import AmpError
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.models.load import LoadedModel
+from amp_cli.models.templates import OTHERS, template_place
 from amp_cli.records import PLAIN, Frame
 
 if TYPE_CHECKING:
@@ -53,11 +55,7 @@ def render(
         AmpError: a text holds one of the model's special tokens (an image token would shift every position after it),
             or the template has no place for the system message.
     """
-    special = [token for token in loaded.tokenizer.all_special_tokens if token]
-    for text in (*questions, *answers, frame.system or ""):
-        held = next((token for token in special if token in text), None)
-        if held is not None:
-            raise AmpError(f"the text holds the special token '{held}': {text!r:.120}")
+    _refuse_special((*questions, *answers, frame.system or ""), _special_tokens(loaded))
     messages: list[dict[str, Any]] = []
     for number, question in enumerate(questions[: len(answers) + 1]):
         content: list[dict[str, str]] = [{"type": "image"}] * frame.images_in(number, images)
@@ -72,14 +70,12 @@ def render(
 
 
 def _rendered_with_system(loaded: LoadedModel, messages: list[dict[str, Any]], system: str, *, is_open: bool) -> str:
-    from jinja2 import TemplateError
-
     whole = [{"role": "system", "content": [{"type": "text", "text": system}]}, *messages]
     reason = "leaves it out"
     try:
         text = _rendered(loaded, whole, is_open=is_open)
-    except (TemplateError, TypeError) as error:  # a template refuses by an error of its own, or adds a list to a text
-        text, reason = "", str(error)
+    except AmpError as error:
+        text, reason = "", str(error.__cause__)
     if system.strip() not in text:
         raise AmpError(
             f"the item has a system message, and the chat template cannot render it: {reason}",
@@ -89,20 +85,80 @@ def _rendered_with_system(loaded: LoadedModel, messages: list[dict[str, Any]], s
 
 
 def _rendered(loaded: LoadedModel, messages: list[dict[str, Any]], *, is_open: bool) -> str:
-    return str(
-        loaded.processor.apply_chat_template(
+    try:
+        text = loaded.processor.apply_chat_template(
             messages, chat_template=loaded.chat_template, add_generation_prompt=is_open, tokenize=False
         )
-    )
+    except Exception as error:  # a template is a stranger's program, and may raise anything
+        place = template_place(loaded.identity["template"], loaded.folder)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise AmpError(f"the chat template '{place}' cannot render the dialogue: {reason:.200}", hint=OTHERS) from error
+    return str(text)
 
 
-def _refuse_role_tags(loaded: LoadedModel, levels: Sequence[Sequence[str]]) -> None:
-    """Refuse an answer that holds what the template writes before answers: it would read as a turn of its own."""
-    messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-    tag = _rendered(loaded, messages, is_open=True).removeprefix(_rendered(loaded, messages, is_open=False))
-    held = next((answer for answers in levels for answer in answers if tag.strip() and tag in answer), None)
-    if held is not None:
-        raise AmpError(f"an answer holds the role tag '{tag.strip()}': {held!r:.120}")
+@dataclass(frozen=True, kw_only=True)
+class TextRules:
+    """What the texts of an item must not hold for this model, and how many tokens they can be at most.
+
+    Attributes:
+        special: the model's special tokens; one in a text would shift every position after it.
+        role_tag: what the template writes before answers; in an answer it would read as a turn of its own.
+    """
+
+    loaded: LoadedModel
+    special: tuple[str, ...]
+    role_tag: str
+    around: dict[tuple[object, ...], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, loaded: LoadedModel) -> Self:
+        """Find a model's rules."""
+        messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+        opened, closed = (_rendered(loaded, messages, is_open=is_open) for is_open in (True, False))
+        return cls(loaded=loaded, special=_special_tokens(loaded), role_tag=opened.removeprefix(closed))
+
+    def refuse(self, questions: Sequence[str], levels: Sequence[Sequence[str]], frame: Frame) -> None:
+        """Refuse texts that cannot be trained on.
+
+        Raises:
+            AmpError: a text holds a special token, an answer the role tag, or an image of a later round follows answers
+                that differ.
+        """
+        tag = self.role_tag
+        held = next((answer for answers in levels for answer in answers if tag.strip() and tag in answer), None)
+        if held is not None:
+            raise RecordError(f"an answer holds the role tag '{tag.strip()}': {held!r:.120}")
+        last = max(frame.image_rounds, default=0)
+        if any(list(answers[:last]) != list(levels[0][:last]) for answers in levels):
+            raise RecordError(
+                f"an image is shown in round {last + 1}, after answers that differ between the levels; "
+                "an item's images must stand in what its levels share"
+            )
+        _refuse_special((*questions, *chain.from_iterable(levels), frame.system or ""), self.special)
+
+    def most_tokens(self, questions: Sequence[str], levels: Sequence[Sequence[str]], images: int, frame: Frame) -> int:
+        """Return a number of tokens that no level exceeds, those that images add left aside: its bytes."""
+        shape = (len(questions), images, frame)
+        if shape not in self.around:
+            text = render(self.loaded, ["?"] * len(questions), ["!"] * len(questions), images, frame)
+            self.around[shape] = len(text.encode()) + ADDED
+        longest = max(sum(len(answer.encode()) for answer in answers) for answers in levels)
+        return self.around[shape] + sum(len(question.encode()) for question in questions) + longest
+
+
+ADDED = 8
+"""More tokens than any tokenizer adds of its own, at the beginning and the end."""
+
+
+def _special_tokens(loaded: LoadedModel) -> tuple[str, ...]:
+    return tuple(token for token in loaded.tokenizer.all_special_tokens if token)
+
+
+def _refuse_special(texts: Iterable[str], special: Sequence[str]) -> None:
+    for text in texts:
+        held = next((token for token in special if token in text), None)
+        if held is not None:
+            raise RecordError(f"the text holds the special token '{held}': {text!r:.120}")
 
 
 def square(loaded: LoadedModel, image: "Image") -> "Image":
@@ -227,13 +283,8 @@ def encode_item(
         AmpError: the template or the tokenizer gives no clean border between prompt and answer, a text holds a special
             token or the template's role tag, or an image of a later round follows answers that differ.
     """
-    _refuse_role_tags(loaded, levels)
+    TextRules.of(loaded).refuse(questions, levels, frame)
     last = max(frame.image_rounds, default=0)
-    if any(list(answers[:last]) != list(levels[0][:last]) for answers in levels):
-        raise AmpError(
-            f"an image is shown in round {last + 1}, after answers that differ between the levels; "
-            "an item's images must stand in what its levels share"
-        )
     opening = render(loaded, questions, levels[0][:last], len(images), frame)
     batch = dict(_process(loaded, [opening], [images]))
     expanded = batch.pop("input_ids")[0]  # (opening's length,), image tokens expanded
@@ -245,7 +296,10 @@ def encode_item(
     for answers in levels:
         ids, spans = _ids_and_answer_spans(loaded, questions, answers, len(images), frame)
         if ids[: len(opening_ids)] != opening_ids:
-            raise AmpError("the chat template changes the question when an answer follows; it cannot be trained on")
+            raise AmpError(
+                "the chat template changes the question when an answer follows; it cannot be trained on",
+                hint="Choose another chat template with --template",
+            )
         whole = torch.cat((expanded, torch.tensor(ids[len(opening_ids) :], dtype=torch.long)))
         rounds = torch.full((len(whole),), -1)
         for number, (start, end) in enumerate(spans):
@@ -268,6 +322,20 @@ def _added_by_images(
     shown = sum(frame.images_in(number, len(images)) for number in range(len(answers) + 1))
     expanded = _process(loaded, [text], [images[:shown]])["input_ids"][0]  # (length,)
     return len(expanded) - len(_text_ids(loaded, text))
+
+
+def image_tokens(loaded: LoadedModel, size: tuple[int, int]) -> int:
+    """Return how many tokens an image of this (width, height) adds to the text; a blank one is asked for."""
+    from PIL import Image
+
+    return _added_by_images(loaded, ["?"], [], [Image.new("RGB", size)], PLAIN)
+
+
+def text_length(
+    loaded: LoadedModel, questions: Sequence[str], answers: Sequence[str], images: int, frame: Frame
+) -> int:
+    """Return how many tokens a dialogue has, those that its images add left aside."""
+    return len(_text_ids(loaded, render(loaded, questions, answers, images, frame))) + 1  # the end token may be missing
 
 
 def _text_ids(loaded: LoadedModel, text: str) -> list[int]:

@@ -4,12 +4,15 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.jsonl import content_hash, read_json
+from amp_cli.disk.data_files import refuse_special_file
+from amp_cli.disk.jsonl import content_hash
+from amp_cli.disk.parsing import read_object
 from amp_cli.downloads.hub_errors import explained
 from amp_cli.downloads.hub_files import PICKLES, SAFE, SMALL
 from amp_cli.downloads.zoo import find_model
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import ADAPTER_STEMS, weight_files
+from amp_cli.models.llava.settings import refuse_other_models
 from amp_cli.models.spec import ModelSpec
 
 TINY = Path(__file__).resolve().parent.parent / "world" / "tiny"
@@ -84,13 +87,13 @@ def model_config(model: str) -> tuple[dict[str, Any], Path]:
                 hint=f"Give --model BASE --adapter {place}, or merge it first",
             )
         if not path.is_file():
-            raise AmpError(f"'{place}' is not a model folder: it has no config.json")
+            raise AmpError(
+                f"'{place}' is not a model folder: it has no config.json",
+                hint="Give a folder with config.json, a hub id (owner/name), or a name that `amp models` lists",
+            )
     else:
         path = fetch_file(place, "config.json")
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise AmpError(f"'{path}' is not a model configuration")
-    return config, path.parent
+    return read_object(path), path.parent
 
 
 def refuse_unusable_model(model: str, folder: Path) -> None:
@@ -119,7 +122,8 @@ def folder_of_small_files(model: str) -> Path:
 def check_model(spec: ModelSpec) -> dict[str, Any]:
     """Refuse, without loading weights, a model or adapter that cannot be used; return their identity."""
     base, adapter = model_and_adapter(spec.model, spec.adapter)
-    _, folder = model_config(base)
+    config, folder = model_config(base)
+    refuse_other_models(base, config)
     refuse_unusable_model(base, folder)
     identity: dict[str, Any] = {"model": {**identity_of(base, folder), "name": spec.model}}
     if adapter is not None:
@@ -138,7 +142,8 @@ def folder_identity(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     suffixes = (".json", ".safetensors", ".bin", ".model", ".jinja")
-    for file in sorted(p for p in folder.iterdir() if p.suffix in suffixes and p.name != "run.json"):
+    for file in sorted(p for p in folder.iterdir() if p.suffix in suffixes and p.name != "run.json" and not p.is_dir()):
+        refuse_special_file(file)
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}:".encode())
         if size <= 64 << 20:
@@ -175,11 +180,17 @@ def adapter_folder(adapter: str) -> Path:
     )
 
 
+def places_of(*names: str | None) -> list[Path]:
+    """Return where models and adapters of these names lie as folders on this disk; None is one that is not given."""
+    places = [Path(model_place(name)).expanduser() for name in names if name]
+    return [place for place in places if place.exists()]
+
+
 def adapter_base(folder: Path) -> str:
     """Return the base model that an adapter folder names ('' when it names none).
 
     A folder is looked for beside the adapter too: checkpoints often travel as sisters.
     """
-    base = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "")
+    base = str(read_object(folder / "adapter_config.json").get("base_model_name_or_path") or "")
     beside = folder.parent / base
     return str(beside) if base and not Path(base).exists() and (beside / "config.json").is_file() else base

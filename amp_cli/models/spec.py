@@ -1,9 +1,11 @@
 """Which model, and how it decodes: the records that go from a command's options to the tensors."""
 
-from dataclasses import asdict, dataclass, fields
+import re
+from dataclasses import dataclass, fields
 
 from amp_cli.disk.settings import free
 from amp_cli.errors import AmpError
+from amp_cli.ranges import refuse_out_of_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,10 @@ class Loading:
     quantization: str | None = None
     template: str = "auto"
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,4})?", self.device):
+            raise AmpError(f"There is no device '{self.device:.40}'", hint="Use cpu, cuda, cuda:1, mps or auto")
 
     def of(self, model: str, adapter: str | None = None) -> "ModelSpec":
         """Return the model, to be loaded like this."""
@@ -57,14 +63,4 @@ class Decoding:
     max_new_tokens: int = 512
 
     def __post_init__(self) -> None:
-        if self.num_beams < 1 or self.max_new_tokens < 1:
-            raise AmpError(
-                f"num_beams ({self.num_beams}) and max_new_tokens ({self.max_new_tokens}) must be at least 1"
-            )
-        if (
-            self.temperature < 0
-            or not 0 < self.top_p <= 1
-            or self.repetition_penalty <= 0
-            or self.no_repeat_ngram_size < 0
-        ):
-            raise AmpError(f"The decoding settings are out of range: {asdict(self)}")
+        refuse_out_of_range(self)

@@ -93,7 +93,7 @@ class Checker:
         if self.coverage not in COVERAGES:
             raise AmpError(f"There is no coverage '{self.coverage}'", hint=f"Use {' or '.join(COVERAGES)}")
         if self.tau is not None and not 0 < self.tau < 1:
-            raise AmpError(f"tau must lie between 0 and 1, not {self.tau}")
+            raise AmpError(f"tau must lie between 0 and 1, not {self.tau}", hint="Leave out --tau for the default")
 
     @property
     def threshold(self) -> float:
@@ -181,7 +181,10 @@ class _Comparison:
 
     def rank(self, standard: Rounds, candidates: Sequence[Rounds]) -> list[RankedCandidate]:
         if any(len(candidate) != len(standard) for candidate in candidates):
-            raise AmpError(f"A candidate does not have as many answers as the standard response ({len(standard)})")
+            raise AmpError(
+                f"A candidate does not have as many answers as the standard response ({len(standard)})",
+                hint="Generate it again: remove its line from candidates.jsonl",
+            )
         compared = [self._compare(index, standard, candidate) for index, candidate in enumerate(candidates)]
         return sorted(compared, key=lambda one: (-(one.accuracy or 0), -(one.score or 0), one.index))
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from amp_cli import ui
 from amp_cli.disk.left_out import LeftOut, LeftOutLog
+from amp_cli.disk.one_file import alone_writing, is_page, is_rejected_list, refuse_foreign_file
 from amp_cli.errors import AmpError
 from amp_cli.models.images import find_image
 from amp_cli.preferences.autocheck import Checker, Mark, RankedCandidate, check_items
 from amp_cli.preferences.figures import Figures
+from amp_cli.preferences.formats.source import open_source
 from amp_cli.preferences.measuring import refuse_empty
 from amp_cli.preferences.page import ShownItem, overview_of_figures, write_page
 from amp_cli.preferences.reading import read_items
@@ -70,6 +72,13 @@ def view_preferences(settings: ViewSettings) -> ViewResult:
     Raises:
         AmpError: the file cannot be read or holds no item, or the page cannot be written.
     """
+    inputs = [Path(settings.prefs), *open_source(settings.prefs, image_root=settings.image_root).files]
+    with alone_writing(settings.out, command="prefs view", is_ours=is_page, inputs=inputs):
+        refuse_foreign_file(settings.rejected_file, is_ours=is_rejected_list, inputs=inputs)
+        return _view(settings)
+
+
+def _view(settings: ViewSettings) -> ViewResult:
     refused = LeftOutLog.begin(settings.rejected_file)
     items, more = _first_items(settings, refused)
     refuse_empty(settings.prefs, len(items), refused)

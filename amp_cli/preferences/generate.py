@@ -13,6 +13,7 @@ from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free, nested, unrecorded
 from amp_cli.errors import AmpError
+from amp_cli.models.resolve import places_of
 from amp_cli.models.spec import Decoding, Loading
 from amp_cli.preferences.autocheck import Checker
 from amp_cli.preferences.encoders import Encoder, make_encoder
@@ -23,6 +24,7 @@ from amp_cli.preferences.levels import build_preferences
 from amp_cli.preferences.nounchunks import DEFAULT_MODEL, ChunkParser
 from amp_cli.preferences.page import SHOWN_ITEMS, ShownItem, overview_of_run, write_page
 from amp_cli.preferences.sources import Sources, read_sources
+from amp_cli.ranges import refuse_out_of_range
 from amp_cli.records import MOST_LEVELS, PreferenceItem
 
 PAPER_DECODING = Decoding(num_beams=4, temperature=0.7, repetition_penalty=1.1)
@@ -63,6 +65,7 @@ class GenerateSettings:
             self._check_ig()
         else:
             raise AmpError(f"There is no method '{self.method}'", hint="Use --method meg or --method ig")
+        refuse_out_of_range(self)
 
     def _check_meg(self) -> None:
         if not self.experts:
@@ -88,7 +91,9 @@ class GenerateSettings:
         if is_endpoint(self.base):
             raise AmpError("A model behind an endpoint cannot be fine-tuned here", hint="Give --base a model's weights")
         if self.levels > MOST_LEVELS:
-            raise AmpError(f"There may be at most {MOST_LEVELS} levels, not {self.levels}")
+            raise AmpError(
+                f"There may be at most {MOST_LEVELS} levels, not {self.levels}", hint="Give a smaller --levels"
+            )
         series_names(self.levels)
 
     def models(self) -> tuple[Expert, ...]:
@@ -147,8 +152,6 @@ def generate_preferences(
         AmpError: settings, data or models that cannot work, found before any model is loaded.
     """
     prepared = _prepare(settings, finetune, encoder, answering)
-    if overwrite:
-        _refuse_overwriting(settings, prepared.sources)
     run = Run.start(
         settings.out,
         command=COMMAND,
@@ -156,6 +159,7 @@ def generate_preferences(
         identity=prepared.identity,
         seed=settings.running.seed,
         overwrite=overwrite,
+        inputs=_inputs(settings, prepared),
     )
     try:
         result = _work(settings, prepared)
@@ -239,15 +243,14 @@ def _check_models(experts: Sequence[Expert], settings: GenerateSettings) -> dict
     }
 
 
-def _refuse_overwriting(settings: GenerateSettings, sources: Sources) -> None:
-    """Starting afresh empties the output folder: nothing that is read may stand in it."""
-    out = settings.out.resolve()
-    read = [settings.data.resolve(), *(Path(image) for item in sources.items for image in item.images)]
-    for path in read:
-        if path.is_relative_to(out):
-            raise AmpError(
-                f"--overwrite would delete '{path}', which is an input", hint="Choose a new folder with --out"
-            )
+def _inputs(settings: GenerateSettings, prepared: _Prepared) -> list[Path | None]:
+    """Return all files and folders that are read."""
+    sources = [prepared.sources, *([] if prepared.finetune_sources is None else [prepared.finetune_sources])]
+    images = {Path(image) for source in sources for item in source.items for image in item.images}
+    names = [name for one in settings.models() for name in (one.model, one.adapter) if not is_endpoint(one.model)]
+    given = (settings.data, settings.finetune_data, settings.image_root, settings.finetune_image_root)
+    encoder = settings.encoder.removeprefix("clip:") if settings.encoder.startswith("clip:") else None
+    return [*given, *places_of(*names, settings.loading.vision_tower, encoder), *images]
 
 
 def _work(settings: GenerateSettings, prepared: _Prepared) -> GenerateResult:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from amp_cli.disk.jsonl import read_json, write_json, write_records
+from amp_cli.disk.jsonl import write_json, write_records
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError
 from amp_cli.preferences.experts import Expert
 from amp_cli.records import SourceItem
@@ -129,5 +130,7 @@ def finetune_series(
                 )
             )
             write_json(finished, {"adapter": os.path.relpath(adapter, folder), "items": len(subset)})
-        experts.insert(0, Expert(name=name, model=base, adapter=str(folder / read_json(finished)["adapter"])))
+        experts.insert(
+            0, Expert(name=name, model=base, adapter=str(folder / read_plain_object(finished, adapter=str)["adapter"]))
+        )
     return experts

@@ -4,9 +4,12 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from amp_cli.disk.jsonl import RecordLog
-from amp_cli.preferences.autocheck import ITEMS_AT_ONCE, Checker, Mark, RankedCandidate, as_given, check_items
+from amp_cli.disk.typed import wrong_field
+from amp_cli.errors import AmpError
+from amp_cli.preferences.autocheck import ITEMS_AT_ONCE, Checker, Mark, RankedCandidate, Rounds, as_given, check_items
 from amp_cli.preferences.figures import Tally
 from amp_cli.preferences.page import ShownItem
 from amp_cli.records import Candidate, Level, PreferenceItem, SourceItem
@@ -94,19 +97,32 @@ def checked_orders(
     the last bits of an embedding.
     """
     log = RecordLog(out / "autocheck.jsonl")
-    known = {record["id"]: record["ranked"] for record in log.read()}
+    known = dict(log.read_as(lambda record: (str(record["id"]), list(record["ranked"]))))
     for start in range(0, len(items), ITEMS_AT_ONCE):
         batch = items[start : start + ITEMS_AT_ONCE]
         answers = [[candidate.answers for candidate in candidates[item.id]] for item in batch]
         if all(item.id in known for item in batch):
             for item, given in zip(batch, answers, strict=True):
-                yield [RankedCandidate.from_json(record, given) for record in known.pop(item.id)]
+                yield _as_ranked(known.pop(item.id), given, item.id, log.path)
             continue
         fresh = check_items([(item.answers, given) for item, given in zip(batch, answers, strict=True)], checker)
         for item, ranked in zip(batch, fresh, strict=True):
             if item.id not in known:
                 log.append({"id": item.id, "ranked": [candidate.to_json() for candidate in ranked]})
             yield ranked
+
+
+def _as_ranked(kept: list[Any], given: Sequence[Rounds], item_id: str, path: Path) -> list[RankedCandidate]:
+    try:
+        ranked = [RankedCandidate.from_json(record, given) for record in kept]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        ranked = []
+    if any(map(wrong_field, ranked)) or sorted(one.index for one in ranked) != list(range(len(given))):
+        raise AmpError(
+            f"'{path}' is damaged: what it says of '{item_id}' is not as amp writes it",
+            hint="Remove that line, and it is checked again",
+        )
+    return ranked
 
 
 def _with_levels(

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
 from amp_cli.disk.left_out import LeftOut, LeftOutLog
-from amp_cli.disk.run import NAME
+from amp_cli.disk.one_file import is_rejected_list, refuse_foreign_file
+from amp_cli.disk.parsing import read_json
+from amp_cli.disk.replacing import NAME
 from amp_cli.errors import AmpError
 from amp_cli.preferences.figures import Figures
 from amp_cli.preferences.reading import read_items, reading_progress
@@ -130,6 +132,9 @@ class MeasuredPrefs:
         return {"items": numbers.pop("items"), "rejected": self.refused.count, **numbers}
 
 
+STATS, PLOT, REJECTED = "stats.json", "stats.png", "rejected.jsonl"
+
+
 def measure(prefs: str, out: Path | None = None) -> MeasuredPrefs:
     """Count all items of a file; with `out`, write stats.json, stats.png and the list of refused entries there.
 
@@ -140,9 +145,9 @@ def measure(prefs: str, out: Path | None = None) -> MeasuredPrefs:
         raise AmpError(
             f"'{out}' holds a run, which has a stats.json of its own", hint="Choose another folder with --out"
         )
-    measured = MeasuredPrefs(
-        figures=Figures(), refused=LeftOutLog.begin(None if out is None else out / "rejected.jsonl")
-    )
+    if out is not None:
+        _refuse_other_files(out)
+    measured = MeasuredPrefs(figures=Figures(), refused=LeftOutLog.begin(None if out is None else out / REJECTED))
     with reading_progress("Counting", Path(prefs)) as advance:
         for one in read_items(prefs):
             advance()
@@ -152,9 +157,21 @@ def measure(prefs: str, out: Path | None = None) -> MeasuredPrefs:
                 measured.figures.add(one)
     refuse_empty(prefs, measured.figures.items, measured.refused)
     if out is not None:
-        write_json(out / "stats.json", measured.to_json())
-        draw_figures(measured.figures, out / "stats.png")
+        write_json(out / STATS, measured.to_json())
+        draw_figures(measured.figures, out / PLOT)
     return measured
+
+
+def _refuse_other_files(out: Path) -> None:
+    """Refuse to replace what no earlier call wrote: its stats.json stands for the files beside it."""
+    refuse_foreign_file(out / STATS, is_ours=_is_statistics)
+    for name, is_ours in ((PLOT, lambda _: (out / STATS).exists()), (REJECTED, is_rejected_list)):
+        refuse_foreign_file(out / name, is_ours=is_ours)
+
+
+def _is_statistics(file: Path) -> bool:
+    numbers = read_json(file)
+    return isinstance(numbers, dict) and {"items", "rejected", "levels", "per_level", "per_source"} <= {*numbers}
 
 
 def refuse_empty(prefs: str, items: int, refused: LeftOutLog) -> None:
@@ -162,7 +179,7 @@ def refuse_empty(prefs: str, items: int, refused: LeftOutLog) -> None:
     if items:
         return
     if not refused.first:
-        raise AmpError(f"'{prefs}' holds no item")
+        raise AmpError(f"'{prefs}' holds no item", hint="Give a file with one item or more")
     reason = refused.first[0].reason
     raise AmpError(
         f"None of the {refused.count:,} entries of '{prefs}' is a preference item; the first: {reason}",

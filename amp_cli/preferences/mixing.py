@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from amp_cli import ui
-from amp_cli.disk.jsonl import content_hash, disk_errors_explained, write_records
+from amp_cli.disk.jsonl import content_hash, disk_errors_explained, full_disk_told, write_records
 from amp_cli.disk.left_out import LeftOut
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.source import open_source
 from amp_cli.preferences.image_paths import find_images, image_root, name_from
 from amp_cli.preferences.reading import read_items, written_beside
+from amp_cli.ranges import MANY
 from amp_cli.records import PreferenceItem
 
 COMMAND = "prefs mix"
@@ -36,8 +37,9 @@ class Ingredient:
     count: int | None = None
 
     def __post_init__(self) -> None:
-        if self.count is not None and self.count < 1:
-            raise AmpError(f"'{self.source}:{self.count}' asks for no item", hint="Give a number from 1, or none: all")
+        if self.count is not None and not 1 <= self.count <= MANY:
+            asked = "no item" if self.count < 1 else f"more than {MANY:,} items"
+            raise AmpError(f"'{self.source}:{self.count:.6g}' asks for {asked}", hint="Give a number, or none: all")
 
     @classmethod
     def parse(cls, text: str) -> "Ingredient":
@@ -47,7 +49,7 @@ class Ingredient:
             return cls(source=text)
         if not count.isdecimal():
             raise AmpError(f"'{text}' has no number after the colon", hint=f"Such as {source or 'FILE'}:1000")
-        return cls(source=source, count=int(count))
+        return cls(source=source, count=int(count[:20]))
 
     @property
     def label(self) -> str:
@@ -69,7 +71,9 @@ class MixSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
-            raise AmpError(f"--held-out must be a share from 0 to below 1, not {self.held_out:g}")
+            raise AmpError(
+                f"--held-out must be a share from 0 to below 1, not {self.held_out:g}", hint="E.g. --held-out 0.1"
+            )
 
 
 @dataclass(kw_only=True)
@@ -181,6 +185,7 @@ def _run(settings: MixSettings) -> Run:
         },
         seed=settings.seed,
         overwrite=settings.overwrite,
+        inputs=[settings.image_root, *(file for opened in sources for file in opened.files)],
     )
 
 
@@ -189,7 +194,7 @@ def _spill(path: Path) -> Iterator[IO[bytes]]:
     """Yield a file for the chosen items, so that they need not be in memory; it is gone afterwards."""
     stream = disk_errors_explained(lambda: path.open("w+b"), path)
     try:
-        with stream:
+        with full_disk_told(path), stream:
             yield stream
     finally:
         path.unlink(missing_ok=True)

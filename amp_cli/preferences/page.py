@@ -54,8 +54,9 @@ def overview_of_run(stats: Mapping[str, Any], shown: int) -> Overview:
         facts += [
             (f"{check['reordered']:,}", "reordered by auto-check"),
             (f"{check['items_without_chunk']:,}", "without a noun chunk"),
-            (f"{check['items_in_other_languages']:,}", f"not in '{check['language']}': order of the experts kept"),
         ]
+        if others := check.get("items_in_other_languages"):  # earlier versions did not look
+            facts.append((f"{others:,}", f"not in '{check['language']}': order of the experts kept"))
     facts += [
         (f"{stats['dropped']['identical']:,}", "identical levels merged"),
         (f"{stats['dropped']['items']:,}", "items dropped"),

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from amp_cli import ui
 from amp_cli.dialogues.named_images import SourceImage
-from amp_cli.disk.jsonl import disk_errors_explained
+from amp_cli.disk.jsonl import disk_errors_explained, full_disk_told
 from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.items import items_of
@@ -103,7 +103,7 @@ def written_beside(path: Path, *, as_list: bool = False) -> Iterator[RecordWrite
     disk_errors_explained(lambda: path.parent.mkdir(parents=True, exist_ok=True), path)
     stream = disk_errors_explained(lambda: beside.open("w", encoding="utf-8"), path)
     try:
-        with stream:
+        with full_disk_told(path), stream:
             writer = RecordWriter(stream, path, as_list=as_list)
             yield writer
             writer.close_list()

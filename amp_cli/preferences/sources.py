@@ -8,9 +8,9 @@ from typing import Any
 from amp_cli import ui
 from amp_cli.dialogues.named_images import SourceImage
 from amp_cli.dialogues.standard import read_standard
-from amp_cli.disk.jsonl import read_json_records
+from amp_cli.disk.entries import read_entries
 from amp_cli.disk.left_out import LeftOut
-from amp_cli.errors import AmpError
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.models.images import check_image, find_image
 from amp_cli.records import SourceItem
 
@@ -45,7 +45,7 @@ def read_sources(path: Path, *, image_root: Path | None = None) -> Sources:
         AmpError: the file cannot be read, no record can be used, or the first `SYSTEMATIC_AFTER` fail in the same way.
     """
     reader = _Reader(image_root or path.parent)
-    numbered = list(read_json_records(path))
+    numbered = list(read_entries(path))
     with ui.progress("Checking the data", len(numbered)) as advance:
         for number, record, reason in numbered:
             reader.take(number, record, reason)
@@ -70,13 +70,13 @@ class _Reader:
         item_id = f"record {number}"
         try:
             if record is None:
-                raise _Faulty("json", AmpError(reason))
+                raise _Faulty("json", RecordError(reason))
             given = record.get("id")
             item_id = _id_of(given) if given not in (None, "") else item_id
             item = _parse(record, item_id if given not in (None, "") else None)
             item_id = item.id
             if item_id in self.items:
-                raise _Faulty("id", AmpError(f"record {number} repeats the id '{item_id}'"))
+                raise _Faulty("id", RecordError(f"record {number} repeats the id '{item_id}'"))
             self.items[item_id] = self._with_checked_images(item)
         except _Faulty as faulty:
             self._first_error = self._first_error or faulty.error
@@ -103,12 +103,12 @@ class _Reader:
 
     def fault_of_all(self, message: str) -> AmpError:
         """Return the error that ends the reading, with the first record's reason and hint."""
-        if self._first_error is None:
-            return AmpError(f"{message}: there are none")
+        layout = "An item needs 'images', 'questions' and 'answers', or 'conversations' or 'messages'"
+        first = self._first_error
+        if first is None:
+            return AmpError(f"{message}: there are none", hint=layout)
         return AmpError(
-            f"{message}; the first: {self._first_error.message}",
-            hint=self._first_error.hint
-            or "An item needs 'images', 'questions' and 'answers', or 'conversations' or 'messages'",
+            f"{message}; the first: {first.message}", hint=layout if isinstance(first, RecordError) else first.hint
         )
 
 
@@ -117,7 +117,7 @@ def _id_of(given: object) -> str:
         return given
     if isinstance(given, int) and not isinstance(given, bool):
         return str(given)
-    raise _Faulty("id", AmpError(f"an id must be a text or a whole number, not {given!r:.80}"))
+    raise _Faulty("id", RecordError(f"an id must be a text or a whole number, not {given!r:.80}"))
 
 
 def _parse(record: Mapping[str, Any], item_id: str | None) -> SourceItem:
@@ -149,4 +149,4 @@ def _path_of(image: SourceImage) -> str:
 def _refuse_long_texts(said: Sequence[str]) -> None:
     for text in said:
         if len(text) > MAX_CHARACTERS:
-            raise AmpError(f"a text has {len(text):,} characters, the limit is {MAX_CHARACTERS:,}")
+            raise RecordError(f"a text has {len(text):,} characters, the limit is {MAX_CHARACTERS:,}")

@@ -7,8 +7,7 @@ from typing import Any
 
 from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.comparing import Difference
-from amp_cli.benchmarks.runner import ITEMS, SCORES
-from amp_cli.disk.jsonl import RecordLog, read_json
+from amp_cli.benchmarks.runner import read_item_scores, read_scores
 from amp_cli.errors import AmpError
 
 
@@ -18,7 +17,7 @@ def compare_runs(base: Path, other: Path) -> list[Difference]:
     Raises:
         AmpError: another benchmark, rule or judge, or not one scored item in common.
     """
-    old, new = read_json(base / SCORES), read_json(other / SCORES)
+    old, new = read_scores(base), read_scores(other)
     for key in ("benchmark", "rule"):
         if old[key] != new[key]:
             raise AmpError(
@@ -28,10 +27,7 @@ def compare_runs(base: Path, other: Path) -> list[Difference]:
     if reason := other_judge(old, new):
         raise AmpError(f"'{base}' and '{other}' cannot be compared: {reason}", hint="Have both judged alike")
     benchmark = BENCHMARKS[old["benchmark"]]
-    olds, news = (
-        {record["id"]: benchmark.read_score(record) for record in RecordLog(folder / ITEMS).read()}
-        for folder in (base, other)
-    )
+    olds, news = read_item_scores(base, benchmark), read_item_scores(other, benchmark)
     pairs = [(one, news[item_id]) for item_id, one in olds.items() if item_id in news]
     pairs = [pair for pair in pairs if all(map(benchmark.is_scored, pair))]
     if not pairs:

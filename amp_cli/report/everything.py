@@ -7,7 +7,7 @@ from typing import Any
 
 from amp_cli import ui
 from amp_cli.benchmarks import BENCHMARKS
-from amp_cli.benchmarks.runner import EvalResult, run_benchmark
+from amp_cli.benchmarks.runner import EvalResult, inputs_of, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.run import Run
@@ -81,7 +81,8 @@ def run_all(
     failed: dict[str, str] = {}
     rejected: dict[str, int] = {}
     spent = 0.0
-    with Run.start(out, command="eval all", settings=settings, overwrite=overwrite) as run:
+    inputs = [path for one in benchmarks for path in inputs_of(one)] if overwrite else []
+    with Run.start(out, command="eval all", settings=settings, overwrite=overwrite, inputs=inputs) as run:
         run.record(data=shared)
         for number, one in enumerate(benchmarks, start=1):
             ui.note(f"{one.benchmark} ({number} of {len(benchmarks)})")
@@ -90,13 +91,13 @@ def run_all(
             try:
                 result = evaluate(replace(one, out=out / one.benchmark, judging=judging))
             except AmpError as error:
-                failed[one.benchmark] = error.message + (f". {error.hint}" if error.hint else "")
+                failed[one.benchmark] = f"{error.message}. {error.hint}"
                 ui.warn(f"{one.benchmark} was not done: {failed[one.benchmark]}")
                 continue
             scores[one.benchmark] = result.scores
             spent += result.scores.get("judge", {}).get("cost") or 0.0
-            if result.rejected:
-                rejected[one.benchmark] = len(result.rejected)
+            if result.undone:
+                rejected[one.benchmark] = result.undone
         results = AllResults(scores=scores, left_out=chosen.left_out, failed=failed, rejected=rejected)
         write_json(out / ALL, results.to_json())
         run.finish(done=list(scores), failed=failed, left_out=chosen.left_out)
@@ -127,7 +128,10 @@ def named_folders(values: Sequence[str], known: Collection[str]) -> dict[str, Pa
         if not Path(place).is_dir():
             raise AmpError(f"There is no folder '{place}'", hint=f"Give --data {name}=DIR, a folder that exists")
         if name in folders:
-            raise AmpError(f"--data gives {name or 'a folder'} twice: '{folders[name]}' and '{place}'")
+            raise AmpError(
+                f"--data gives {name or 'a folder'} twice: '{folders[name]}' and '{place}'",
+                hint="Give one folder for each benchmark",
+            )
         folders[name] = Path(place)
     return folders
 

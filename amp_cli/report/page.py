@@ -10,9 +10,8 @@ from pathlib import Path
 from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.comparing import Difference
 from amp_cli.benchmarks.files import image_file, image_folder
-from amp_cli.benchmarks.runner import ITEMS
+from amp_cli.benchmarks.runner import read_item_scores
 from amp_cli.benchmarks.showing import Column, Row, digits_of, shown
-from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.run import Run
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
@@ -296,16 +295,7 @@ def _brevity(name: str) -> int:
 def rows_of(name: str, runs: Sequence[GatheredRun]) -> list[Row]:
     """Return the rows of one benchmark; the items are those of the first run, each with every run that has it."""
     benchmark = BENCHMARKS[name]
-    by_run = [
-        (
-            run.name,
-            {
-                record["id"]: benchmark.read_score(record)
-                for record in RecordLog(run.evaluations[name].folder / ITEMS).read()
-            },
-        )
-        for run in runs
-    ]
+    by_run = [(run.name, read_item_scores(run.evaluations[name].folder, benchmark)) for run in runs]
     return [
         replace(
             benchmark.row(first, [(run, scores[item_id]) for run, scores in by_run if item_id in scores]),

@@ -8,9 +8,9 @@ from typing import Any
 from amp_cli import ui
 from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.comparing import Difference
-from amp_cli.benchmarks.runner import SCORES
-from amp_cli.disk.jsonl import read_json
-from amp_cli.disk.run import NAME, Run
+from amp_cli.benchmarks.runner import SCORES, read_item_scores, read_scores
+from amp_cli.disk.replacing import NAME
+from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.report.compare import compare_runs, other_judge
 
@@ -62,8 +62,9 @@ def gather(runs: Sequence[ReportRun]) -> list[GatheredRun]:
     for run in runs:
         evaluations: dict[str, Evaluation] = {}
         for folder in _run_folders(run.path, "eval "):
-            scores = read_json(folder / SCORES)
+            scores = read_scores(folder)
             name = scores["benchmark"]
+            read_item_scores(folder, BENCHMARKS[name])
             if name in evaluations:
                 raise AmpError(
                     f"'{run.path}' holds two evaluations of {name}: '{evaluations[name].folder}' and '{folder}'",
@@ -102,7 +103,7 @@ def name_runs(paths: Sequence[Path]) -> list[ReportRun]:
         if not path.is_dir():
             raise AmpError(f"There is no folder '{path}'", hint="Give folders that `amp eval` or `amp train` wrote")
         folders = [folder for folder in _run_folders(path, "eval ") if folder != path]
-        benchmarks = [read_json(folder / SCORES)["benchmark"] for folder in folders]
+        benchmarks = [read_scores(folder)["benchmark"] for folder in folders]
         if len(set(benchmarks)) == len(benchmarks):
             runs.append(ReportRun(name=path.resolve().name, path=path))
             continue

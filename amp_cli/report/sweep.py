@@ -8,10 +8,11 @@ from typing import Any
 from amp_cli import ui
 from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.comparing import Difference
-from amp_cli.benchmarks.runner import EvalResult, run_benchmark
+from amp_cli.benchmarks.runner import EvalResult, inputs_of, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.benchmarks.showing import Column
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.report.compare import compare_runs
@@ -78,10 +79,10 @@ def find_points(run: Path) -> tuple[list[Point], list[str]]:
         elif start and _brings_projector(Path(start)):
             left_out.append(f"'{folder.name}' lacks the projector that '{start}' brought and was left out")
         else:
-            adapters[int(read_json(folder / MARKER)["step"])] = folder
+            adapters[int(read_plain_object(folder / MARKER, step=int)["step"])] = folder
     if (run / RESULT).is_file() and (run / ADAPTER / "adapter_config.json").is_file():
         # of equal steps the checkpoint stays, so that a sweep that began while the run trained goes on
-        adapters.setdefault(int(read_json(run / RESULT)["steps"]), run / ADAPTER)
+        adapters.setdefault(int(read_plain_object(run / RESULT, steps=int)["steps"]), run / ADAPTER)
     if len(adapters) == 1:
         raise AmpError(
             f"'{run}' has no checkpoint and no adapter yet", hint="Wait for the first checkpoint (save_steps)"
@@ -126,8 +127,9 @@ def run_sweep(
         benchmarks: how each is asked of the base; adapter and output folder are put in here.
     """
     settings = {"training": training.resolve(), "benchmarks": {one.benchmark: one.limit for one in benchmarks}}
-
-    with Run.start(out, command="eval sweep", settings=settings, overwrite=overwrite) as run:
+    inputs: list[Path | None] = [training, *(point.adapter for point in points)]
+    inputs += [path for one in benchmarks for path in inputs_of(one)] if overwrite else []
+    with Run.start(out, command="eval sweep", settings=settings, overwrite=overwrite, inputs=inputs) as run:
         sweep = _sweep(points, benchmarks, out, evaluate)
         draw_sweep(sweep, out / PLOT)
         write_json(out / SWEEP, sweep.to_json())
@@ -151,7 +153,7 @@ def _sweep(
             spec = None if settings.spec is None else replace(settings.spec, adapter=adapter)
             result = evaluate(replace(settings, spec=spec, out=out / point.folder / settings.benchmark))
             of_point[settings.benchmark] = result.scores
-            rejected += len(result.rejected)
+            rejected += result.undone
         scores.append(of_point)
     names = [settings.benchmark for settings in benchmarks]
     best = {name: points[_best([of_point[name] for of_point in scores], deciding(name))].step for name in names}

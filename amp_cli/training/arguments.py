@@ -7,7 +7,9 @@ from typing import Any
 from accelerate import PartialState
 from peft import LoraConfig
 
-from amp_cli.disk.jsonl import read_json, write_json
+from amp_cli.disk.jsonl import write_json
+from amp_cli.disk.modes import share_weights
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.models.adapters import language_lora_targets
 from amp_cli.training.config import TrainConfig
 
@@ -16,7 +18,12 @@ MARKER = "complete.json"
 
 
 def mark_complete(checkpoint: Path, *, step: int, of: int) -> None:
-    """Say that everything of a checkpoint is on disk."""
+    """Say that everything of a checkpoint is on disk.
+
+    PEFT's card is removed: it is read and written anew by each process, so a resumed run would have another one.
+    """
+    (checkpoint / "README.md").unlink(missing_ok=True)
+    share_weights(checkpoint)
     files = {str(file.relative_to(checkpoint)): file.stat().st_size for file in checkpoint.rglob("*") if file.is_file()}
     write_json(checkpoint / MARKER, {"step": step, "of": of, "files": files})
 
@@ -27,7 +34,7 @@ def last_complete(run_folder: Path) -> tuple[Path, int, int] | None:
     if not found:
         return None
     step, folder = max(found)
-    return folder, step, int(read_json(folder / MARKER)["of"])
+    return folder, step, int(read_plain_object(folder / MARKER, of=int)["of"])
 
 
 def remove_incomplete(run_folder: Path) -> None:
@@ -44,7 +51,7 @@ def _folders(run_folder: Path) -> list[Path]:
 def _is_complete(checkpoint: Path) -> bool:
     if not (checkpoint / MARKER).is_file():
         return False
-    files = read_json(checkpoint / MARKER)["files"]
+    files = read_plain_object(checkpoint / MARKER, files=dict)["files"]
     return all(
         (checkpoint / name).is_file() and (checkpoint / name).stat().st_size == size for name, size in files.items()
     )
@@ -92,7 +99,7 @@ def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, 
         "seed": config.seed,
         "data_seed": config.seed,
         "dataloader_num_workers": config.data_workers,
-        "dataloader_pin_memory": on_gpu,
+        "dataloader_pin_memory": False,  # what a data worker sends is bytes
         "remove_unused_columns": False,
         "label_names": [],
         "logging_strategy": "steps",

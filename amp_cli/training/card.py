@@ -7,7 +7,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from amp_cli import __version__
-from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, read_json, write_json, write_text
+from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, write_json, write_text
+from amp_cli.disk.modes import share_weights
+from amp_cli.disk.parsing import read_object
 from amp_cli.disk.templates import template_path
 from amp_cli.models.llava.projector import projector_files
 from amp_cli.models.resolve import adapter_folder, is_folder_name, model_place
@@ -27,7 +29,8 @@ def public_base(base: str) -> str:
 
 def finish_adapter(written: Path, run_folder: Path, *, config: TrainConfig, facts: dict[str, Any]) -> Path:
     """Turn the folder that the trainer wrote into the run's `adapter/`: weights, configuration, model card."""
-    adapter_config = read_json(written / "adapter_config.json")
+    share_weights(written)
+    adapter_config = read_object(written / "adapter_config.json")
     adapter_config["base_model_name_or_path"] = public_base(config.base)
     write_json(written / "adapter_config.json", adapter_config)
     write_text(written / "README.md", model_card(config, facts))

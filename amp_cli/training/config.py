@@ -8,12 +8,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_object, read_yaml
 from amp_cli.disk.settings import free
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.models.resolve import adapter_folder, model_and_adapter
 from amp_cli.models.spec import ModelSpec
+from amp_cli.ranges import refuse_out_of_range
 from amp_cli.records import PAIR_SETS
 
 METHODS = ("mdpo", "sft")
@@ -80,29 +81,9 @@ class TrainConfig:
         _refuse_outside("quantization", self.quantization, QUANTIZATIONS)
         _refuse_outside("report_to", self.report_to, REPORTS)
         _refuse_outside("reference", self.reference, REFERENCES)
-        for name in ("lora_r", "lora_alpha", "global_batch_size", "per_device_batch_size", "max_length"):
-            _refuse_below(name, getattr(self, name), 1)
-        for name in ("save_steps", "logging_steps", "threads", "max_steps", "tokens_per_step"):
-            _refuse_below(name, getattr(self, name), 1)
-        _refuse_below("keep_checkpoints", self.keep_checkpoints, 2)
-        for name in (
-            "beta",
-            "penalty",
-            "round_weight",
-            "warmup_steps",
-            "lora_dropout",
-            "max_grad_norm",
-            "data_workers",
-        ):
-            _refuse_below(name, getattr(self, name), 0)
-        if not 0 < self.learning_rate < math.inf:
-            raise AmpError(f"learning_rate must be above 0, not {self.learning_rate}")
+        refuse_out_of_range(self)
         if (self.epochs is None) == (self.max_steps is None):
             raise AmpError("Give either epochs or max_steps", hint="E.g. --set max_steps=3000 --set epochs=none")
-        if self.epochs is not None and not 0 < self.epochs < math.inf:
-            raise AmpError(f"epochs must be above 0, not {self.epochs}")
-        if self.lora_dropout >= 1:
-            raise AmpError(f"lora_dropout must be below 1, not {self.lora_dropout}")
         if self.method == "mdpo" and self.per_device_batch_size is not None:
             raise AmpError(
                 "per_device_batch_size is only for sft; mdpo splits a batch into forward passes by tokens_per_step",
@@ -111,14 +92,19 @@ class TrainConfig:
         if self.method == "mdpo" and self.lora_dropout:
             raise AmpError(
                 f"lora_dropout must be 0 with mdpo, not {self.lora_dropout}: "
-                "dropout would add noise to the comparison of policy and reference"
+                "dropout would add noise to the comparison of policy and reference",
+                hint="Leave out lora_dropout",
             )
         if self.adapter is not None and self.lora_dropout:
-            raise AmpError(f"lora_dropout must be 0 when training continues from an adapter, not {self.lora_dropout}")
+            raise AmpError(
+                f"lora_dropout must be 0 when training continues from an adapter, not {self.lora_dropout}",
+                hint="Leave out lora_dropout",
+            )
         if self.save_steps % self.logging_steps:
             raise AmpError(
                 f"save_steps ({self.save_steps}) must be a multiple of logging_steps ({self.logging_steps}): "
-                "otherwise a resumed run would log other steps than an unbroken one"
+                "otherwise a resumed run would log other steps than an unbroken one",
+                hint="Set both, e.g. --set logging_steps=10 --set save_steps=100",
             )
 
     def items_per_batch(self, processes: int) -> tuple[int, int]:
@@ -214,7 +200,7 @@ def load_config(
 
 def _rank_of(adapter: str, given: Mapping[str, str]) -> dict[str, int]:
     """Return an adapter's rank and alpha; refuse others that are given."""
-    stored = read_json(adapter_folder(adapter) / "adapter_config.json")
+    stored = read_object(adapter_folder(adapter) / "adapter_config.json", r=int, lora_alpha=int | float)
     values = {"lora_r": int(stored["r"]), "lora_alpha": int(stored["lora_alpha"])}
     for name, value in values.items():
         if name in given and given[name] != str(value):
@@ -223,8 +209,6 @@ def _rank_of(adapter: str, given: Mapping[str, str]) -> dict[str, int]:
 
 
 def _read_recipe(size: str) -> dict[str, Any]:
-    import yaml
-
     if size.endswith((".yaml", ".yml")):
         path = Path(size)
     else:
@@ -232,12 +216,11 @@ def _read_recipe(size: str) -> dict[str, Any]:
         if size not in known:
             raise AmpError(f"There is no recipe for size '{size}'", hint=f"Known: {', '.join(known)}, or a .yaml file")
         path = template_path("recipes", f"{size}.yaml")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise AmpError(f"Cannot read the recipe '{path}': {error}") from error
-    if not isinstance(values, dict):
-        raise AmpError(f"The recipe '{path}' is not a list of `key: value`")
+    values = read_yaml(path)
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise AmpError(
+            f"The recipe '{path}' is not a list of `key: value`", hint="Copy one of amp's recipes and change its values"
+        )
     return values
 
 
@@ -262,12 +245,18 @@ def _typed(name: str, value: Any) -> Any:
         if types.NoneType in kinds:
             return None
         if name != "report_to":  # its "none" is a value of its own
-            raise AmpError(f"{name} needs a value, not none")
+            raise AmpError(
+                f"{name} needs a value, not none",
+                hint=f"Give one with --set {name}=VALUE, or leave it out of the recipe",
+            )
         return "none"
     kind = next(kind for kind in kinds if kind is not types.NoneType)
     converted = _converted(kind, value)
     if converted is None:
-        raise AmpError(f"{name} must be {_TYPE_WORDS[kind]}, not {value!r}")
+        raise AmpError(
+            f"{name} must be {_TYPE_WORDS[kind]}, not {value!r:.40}",
+            hint=f"E.g. --set {name}=VALUE; the recipes in docs/training.md show all settings",
+        )
     return converted
 
 
@@ -295,9 +284,7 @@ def _converted(kind: type, value: Any) -> Any:
 
 def _refuse_outside(name: str, value: str | None, allowed: Sequence[str | None]) -> None:
     if value not in allowed:
-        raise AmpError(f"{name} must be one of {', '.join(str(one) for one in allowed)}, not '{value}'")
-
-
-def _refuse_below(name: str, value: float | None, least: float) -> None:
-    if value is not None and (math.isnan(value) or value < least):
-        raise AmpError(f"{name} must be at least {least}, not {value}")
+        raise AmpError(
+            f"{name} must be one of {', '.join(str(one) for one in allowed)}, not '{value}'",
+            hint=f"E.g. --set {name}=VALUE; the recipes in docs/training.md show all settings",
+        )

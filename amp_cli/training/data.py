@@ -1,16 +1,22 @@
 """Reads the training items, checks every one of them and its images, and keeps the good ones in the run folder."""
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from torch.utils.data import Dataset
 
-from amp_cli.disk.jsonl import read_json, read_json_records, write_json, write_text
+from amp_cli import ui
+from amp_cli.disk.entries import read_entries
+from amp_cli.disk.jsonl import write_text
 from amp_cli.disk.left_out import LeftOutLog
-from amp_cli.errors import AmpError
-from amp_cli.models.images import check_image, find_image, open_image
+from amp_cli.errors import CORRECT_IT, AmpError, RecordError
+from amp_cli.models.images import find_image, look_at_image, open_image
 from amp_cli.models.load import LoadedModel
 from amp_cli.models.prompts import EncodedItem, encode_item
 from amp_cli.records import PreferenceItem, SourceItem
@@ -21,6 +27,8 @@ ITEMS = "items.jsonl"
 REJECTED = "rejected.jsonl"
 SYSTEMATIC = 20
 """When the first so many items all fail, the fault is not in the items."""
+TELL_SECONDS = 3.0
+"""How long the reading of a file is silent."""
 
 
 def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, method: str) -> int:
@@ -37,33 +45,46 @@ def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, me
     kept = run_folder / ITEMS
     if kept.exists():
         return len(load_items(run_folder, method))
-    rejections = LeftOutLog.open(run_folder / REJECTED)
-    root = image_root or source.resolve().parent
-    items: dict[str, TrainItem] = {}
-    last = ("", AmpError("the file is empty"))
-    for number, record, reason in read_json_records(source):
-        item_id = _id_of(record, number, source)
-        try:
-            if record is None:
-                raise AmpError(reason)
-            if item_id in items:
-                raise AmpError(f"the id '{item_id}' occurs twice; the first item is kept")
-            items[item_id] = _usable({**record, "id": item_id}, root, method)
-        except AmpError as error:
-            last = (item_id, error)
-            rejections.note(item_id if item_id not in items else f"{item_id} (entry {number})", error.message)
-            refuse_systematic(rejections, len(items), source, last)
-    if not items:
-        raise _unusable(f"'{source}' has no usable items", last)
+    items = usable_of(source, LeftOutLog.open(run_folder / REJECTED), image_root=image_root, method=method)
     lines = (json.dumps(item.to_json(), ensure_ascii=False) for item in items.values())
     write_text(kept, "".join(line + "\n" for line in lines))
     return len(items)
 
 
+def usable_of(source: Path, rejections: LeftOutLog, *, image_root: Path | None, method: str) -> dict[str, TrainItem]:
+    """Return the usable items of `source` by id, each image looked at once; the others are noted.
+
+    Raises:
+        AmpError: the file cannot be read, no item is usable, or the first items all fail.
+    """
+    images = Images(image_root or source.resolve().parent)
+    items: dict[str, TrainItem] = {}
+    last: tuple[str, AmpError] = ("", RecordError("the file is empty"))
+    told = time.perf_counter()
+    for number, record, reason in read_entries(source):
+        if time.perf_counter() - told > TELL_SECONDS:
+            told = time.perf_counter()
+            ui.note(f"Reading '{source}': {number:,} items so far")
+        item_id = _id_of(record, number, source)
+        try:
+            if record is None:
+                raise RecordError(reason)
+            if item_id in items:
+                raise RecordError(f"the id '{item_id}' occurs twice; the first item is kept")
+            items[item_id] = _usable({**record, "id": item_id}, images, method)
+        except AmpError as error:
+            last = (item_id, error)
+            rejections.note(item_id if item_id not in items else f"{item_id} (entry {number})", error.message)
+            refuse_systematic(rejections, len(items), source, last)
+    if not items:
+        raise unusable(f"'{source}' has no usable items", last)
+    return items
+
+
 def load_items(run_folder: Path, method: str) -> list[TrainItem]:
     """Read the items that `prepare_items` kept."""
     items = []
-    for _, record, reason in read_json_records(run_folder / ITEMS):
+    for _, record, reason in read_entries(run_folder / ITEMS):
         if record is None:
             raise AmpError(f"'{run_folder / ITEMS}' is damaged: {reason}", hint="Start afresh with --overwrite")
         items.append(parse_item(record, method))
@@ -93,15 +114,14 @@ def refuse_systematic(rejections: LeftOutLog, usable: int, source: Path, last: t
     """
     if not usable and rejections.count >= SYSTEMATIC:
         what = f"None of the first {rejections.count} items of '{source}' is usable"
-        raise _unusable(what, last)
+        raise unusable(what, last)
 
 
-def _unusable(what: str, last: tuple[str, AmpError]) -> AmpError:
+def unusable(what: str, last: tuple[str, AmpError]) -> AmpError:
     item_id, error = last
     who = f"the last one, '{item_id}'" if item_id else "the reason"
-    return AmpError(
-        f"{what}; {who}: {error.message}", hint=error.hint or f"All reasons are in {REJECTED} in the run folder"
-    )
+    more = f"All reasons are in {REJECTED} in the run folder"
+    return AmpError(f"{what}; {who}: {error.message}", hint=more if error.hint == CORRECT_IT else error.hint)
 
 
 def _id_of(record: dict[str, object] | None, number: int, source: Path) -> str:
@@ -114,72 +134,107 @@ def _id_of(record: dict[str, object] | None, number: int, source: Path) -> str:
     return f"{source.stem}-{number}"
 
 
-def _usable(record: dict[str, object], root: Path, method: str) -> TrainItem:
+class Images:
+    """Finds the files of images below `root` and looks at each once; what is damaged inside shows when it is read."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: dict[str, str] = {}
+
+    def path_of(self, name: str) -> str:
+        """Return the absolute path.
+
+        Raises:
+            AmpError: no such file, or its header or end show that it cannot be used.
+        """
+        if name not in self._known:
+            path = find_image(name, self._root)
+            look_at_image(path)
+            self._known[name] = str(path.resolve())
+        return self._known[name]
+
+
+def _usable(record: dict[str, object], images: Images, method: str) -> TrainItem:
     item = parse_item(record, method)
-    paths = [find_image(name, root) for name in item.images]
-    for path in paths:
-        check_image(path)
-    return type(item).from_json({**item.to_json(), "images": [str(path.resolve()) for path in paths]})
+    return replace(item, images=tuple(images.path_of(name) for name in item.images))
 
 
-ENCODABLE = "encodable.json"
 KEPT_ENCODED = 256
 """A 336-pixel image takes 1.4 MB, so at most about 350 MB; the picture world fits in whole."""
 
 
 class EncodedItems(Dataset[EncodedItem]):
-    """Items by number, each with the levels that the method trains on."""
+    """Items by number, each with the levels that the method trains on.
 
-    def __init__(self, loaded: LoadedModel, items: Sequence[TrainItem], *, method: str) -> None:
+    A data worker that is not forked is sent a copy without the model, which encoding does not need.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, items: Sequence[TrainItem], *, method: str, max_length: int | None = None
+    ) -> None:
         self.loaded = loaded
         self.items = items
         self.method = method
-        self._kept = lru_cache(maxsize=KEPT_ENCODED)(self._encode)
+        self.max_length = max_length
+        self._keep()
+
+    def _keep(self) -> None:
+        # where they do not fit, those that were read last come again too late
+        kept = KEPT_ENCODED if len(self.items) <= KEPT_ENCODED else KEPT_ENCODED // 8
+        self._kept = lru_cache(maxsize=kept)(self._encode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        told = SimpleNamespace(generation_config=self.loaded.model.generation_config)
+        return {name: value for name, value in vars(self).items() if name != "_kept"} | {
+            "loaded": replace(self.loaded, model=told)
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._keep()
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, number: int) -> EncodedItem:
+        """Return an item as the model reads it.
+
+        Raises:
+            AmpError: an image cannot be read, the item has more than `max_length` tokens, or it cannot be encoded.
+        """
         return self._kept(number)
 
     def _encode(self, number: int) -> EncodedItem:
         item = self.items[number]
         images = [open_image(Path(name)) for name in item.images]
-        return encode_item(self.loaded, item.questions, answers_of(item, self.method), images, item.frame)
+        encoded = encode_item(self.loaded, item.questions, answers_of(item, self.method), images, item.frame)
+        length = max(len(response.input_ids) for response in encoded.responses)
+        if self.max_length is not None and length > self.max_length:
+            raise RecordError(f"the item has {length} tokens; max_length is {self.max_length}")
+        return encoded
+
+    def first_usable(self, numbers: Iterable[int], count: int) -> list[EncodedItem]:
+        """Return up to `count` of the items `numbers`, those left aside that turn out to be unusable.
+
+        Raises:
+            AmpError: none is usable, or the first ones are all unusable.
+        """
+        found: list[EncodedItem] = []
+        last: tuple[str, AmpError] = ("", RecordError("there are none"))
+        for tried, number in enumerate(numbers):
+            if len(found) == count or (not found and tried == SYSTEMATIC):
+                break
+            try:
+                found.append(self[number])
+            except AmpError as error:
+                last = (self.items[number].id, error)
+        if not found:
+            raise unusable("No item can be used for training", last)
+        return found
 
     def only(self, numbers: Sequence[int]) -> "EncodedItems":
         """Return the same data with some items alone."""
         if len(numbers) == len(self.items):
             return self
-        return EncodedItems(self.loaded, [self.items[number] for number in numbers], method=self.method)
-
-
-def usable_items(data: EncodedItems, run_folder: Path, *, max_length: int) -> EncodedItems:
-    """Return the items that can be encoded within `max_length` tokens; the others are rejected with the reason.
-
-    Done once: the outcome is kept in the run folder, so a resumed run sees the same items at once.
-
-    Raises:
-        AmpError: no item is usable, or the first ones all fail.
-    """
-    known = run_folder / ENCODABLE
-    if known.exists():
-        return data.only(read_json(known)["numbers"])
-    rejections = LeftOutLog.open(run_folder / REJECTED)
-    numbers = []
-    last = ("", AmpError("there are none"))
-    for number, item in enumerate(data.items):
-        try:
-            encoded = data[number]
-            length = max(len(response.input_ids) for response in encoded.responses)
-            if length > max_length:
-                raise AmpError(f"the item has {length} tokens; max_length is {max_length}")
-            numbers.append(number)
-        except AmpError as error:
-            last = (item.id, error)
-            rejections.note(item.id, error.message)
-            refuse_systematic(rejections, len(numbers), run_folder, last)
-    if not numbers:
-        raise _unusable("No item can be used for training", last)
-    write_json(known, {"numbers": numbers, "max_length": max_length})
-    return data.only(numbers)
+        items = [self.items[number] for number in numbers]
+        return EncodedItems(self.loaded, items, method=self.method, max_length=self.max_length)

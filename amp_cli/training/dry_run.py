@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -18,10 +18,12 @@ from amp_cli.errors import AmpError
 from amp_cli.launching import visible_gpus
 from amp_cli.models.load import LoadedModel, load_outline
 from amp_cli.models.prompts import EncodedItem
+from amp_cli.models.shapes import ESTIMATED_TOKENS, has_known_shape, write_shape
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import REJECTED, EncodedItems, answers_of, load_items, prepare_items
 from amp_cli.training.launch import check_packages, plan_launch
 from amp_cli.training.memory import (
+    MARGINS,
     MemoryEstimate,
     choose_checkpointing,
     estimate_memory,
@@ -33,6 +35,16 @@ from amp_cli.training.reference import choose_reference
 from amp_cli.training.rows.forward import ROWS, SHARED
 from amp_cli.training.rows.layout import cut_by_tokens, unique_tokens
 
+CUDA_CONTEXT = 600_000_000
+"""Bytes set aside on a planned GPU for CUDA and its kernels: an allowance, not measured on the card in question."""
+EASIER: tuple[dict[str, Any], ...] = (
+    {"tokens_per_step": 2048},
+    {"tokens_per_step": 1},
+    {"quantization": "nf4"},
+    {"quantization": "nf4", "tokens_per_step": 2048},
+    {"quantization": "nf4", "tokens_per_step": 1},
+)
+"""What is tried in turn where the settings do not fit: the first costs least."""
 SAMPLED = 256
 """Items that are encoded for their lengths."""
 UPDATES = 100
@@ -63,6 +75,19 @@ class DataFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedGpus:
+    """GPUs that this machine need not have: how many, and the bytes of each."""
+
+    count: int
+    memory: int
+
+    @property
+    def room(self) -> int:
+        """What training may take on each: CUDA's own part and the margin taken off."""
+        return round((self.memory - CUDA_CONTEXT) * (1 - MARGINS["cuda"]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class DryRun:
     """What `amp train --dry-run` tells.
 
@@ -71,6 +96,8 @@ class DryRun:
         gradient_checkpointing, fits: what would be chosen, and whether the estimate fits then. why: in a line.
         passes_per_update: forward passes of a device for its share of an update, mean.
         reference: "online" or "cache" (None for sft), and why.
+        proposal: settings that would fit where these do not; None where these fit, or none of what was tried does.
+        hours: of the whole training, at the rate that the caller states; None without a rate.
     """
 
     base: str
@@ -92,6 +119,9 @@ class DryRun:
     steps: int
     reference: str | None
     reference_why: str | None
+    tokens_counted_by: str
+    proposal: dict[str, Any] | None
+    hours: float | None
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "estimate": self.estimate.to_json()}
@@ -125,6 +155,8 @@ class DryRun:
             ("forward passes in an update", f"{self.passes_per_update:.1f} on each device"),
             ("updates", f"{self.steps} in all, {self.steps_per_epoch} in an epoch"),
             *reference,
+            *([] if self.hours is None else [("hours, at the rate you state", f"{self.hours:.2f}")]),
+            ("tokens counted by", self.tokens_counted_by),
         ]
 
 
@@ -135,8 +167,16 @@ def plan_training(
     image_root: Path | None = None,
     accelerate_config: str | None = None,
     num_processes: int | None = None,
+    planned: PlannedGpus | None = None,
+    rate: float | None = None,
 ) -> DryRun:
     """Find out what `train_model` would do with the same arguments; weights need not be on this disk.
+
+    Of a model whose shape is known (`models/shapes.py`), nothing need be on this disk; tokens are then estimated.
+
+    Args:
+        planned: GPUs to plan for, in place of this machine's.
+        rate: tokens a second that one device trains on, to tell the hours.
 
     Raises:
         AmpError: what the training would refuse too, as far as it can be told without weights.
@@ -144,22 +184,30 @@ def plan_training(
     if not prefs.is_file():
         raise AmpError(f"There is no preference file '{prefs}'", hint="Make one with `amp generate-prefs`")
     check_packages(config)
-    launch = plan_launch(config, gpus := visible_gpus(), config_file=accelerate_config, processes=num_processes)
-    outline = _outline(config, on_gpu=bool(gpus))
+    gpus = visible_gpus() if planned is None else [str(number) for number in range(planned.count)]
+    launch = plan_launch(config, gpus, config_file=accelerate_config, processes=num_processes)
+    outline, counted_by = _outline(config, on_gpu=bool(gpus), is_planned=planned is not None)
     encoded, data = _look_at_data(outline, config, prefs, image_root)
-    estimate = estimate_memory(
-        outline.model,
-        config,
-        encoded,
-        precision=outline.identity["dtype"],
-        on_gpu=bool(gpus),
-        processes=launch.processes,
-        layout=SHARED if config.method == "mdpo" else ROWS,
-    )
-    room = _room(launch.processes, on_gpu=bool(gpus))
+
+    def estimated(settings: TrainConfig) -> MemoryEstimate:
+        return estimate_memory(
+            outline.model,
+            settings,
+            encoded,
+            precision=outline.identity["dtype"],
+            on_gpu=bool(gpus),
+            processes=launch.processes,
+            layout=SHARED if settings.method == "mdpo" else ROWS,
+        )
+
+    estimate = estimated(config)
+    room = planned.room if planned is not None else _room(launch.processes, on_gpu=bool(gpus))
     is_on, why = _choose_checkpointing(config, estimate, room, on_gpu=bool(gpus))
+    fits = estimate.total(checkpointing=is_on) <= room
     reference = _choose_reference(config, data.items)
     steps_per_epoch = ceil(data.items / config.global_batch_size)
+    steps = config.max_steps or ceil(steps_per_epoch * (config.epochs or 0))
+    tokens = steps * config.global_batch_size * (data.unique_mean if config.method == "mdpo" else data.tokens_mean)
     return DryRun(
         base=config.base,
         method=config.method,
@@ -170,17 +218,37 @@ def plan_training(
         estimate=estimate,
         room=room,
         gradient_checkpointing=is_on,
-        fits=estimate.total(checkpointing=is_on) <= room,
+        fits=fits,
         why=why,
         data=data,
         items_per_update=config.global_batch_size,
         items_per_device=config.global_batch_size // launch.processes,
         passes_per_update=_passes_per_update(encoded, config, launch.processes),
         steps_per_epoch=steps_per_epoch,
-        steps=config.max_steps or ceil(steps_per_epoch * (config.epochs or 0)),
+        steps=steps,
         reference=reference and ("cache" if reference[0] else "online"),
         reference_why=reference and reference[1].removeprefix("Reference: "),
+        tokens_counted_by=counted_by,
+        proposal=None if fits else _propose(config, room, estimated),
+        hours=None if rate is None else tokens / (rate * launch.processes) / 3600,
     )
+
+
+def _propose(
+    config: TrainConfig, room: int, estimated: Callable[[TrainConfig], MemoryEstimate]
+) -> dict[str, Any] | None:
+    """Return the first of the easier settings whose estimate, with checkpointing, fits; None where none does."""
+    for easier in EASIER:
+        changes = {name: value for name, value in easier.items() if getattr(config, name) != value}
+        if config.method == "sft":
+            changes.pop("tokens_per_step", None)
+        elif "tokens_per_step" in changes and changes["tokens_per_step"] > config.tokens_per_step:
+            continue
+        if config.gradient_checkpointing is False:
+            changes["gradient_checkpointing"] = True
+        if changes and estimated(replace(config, **changes)).total(checkpointing=True) <= room:
+            return changes
+    return None
 
 
 def _room(processes: int, *, on_gpu: bool) -> int:
@@ -204,11 +272,27 @@ def _choose_reference(config: TrainConfig, items: int) -> tuple[bool, str] | Non
     return choose_reference(config.reference, items=items, visits=config.visits(items))
 
 
-def _outline(config: TrainConfig, *, on_gpu: bool) -> LoadedModel:
-    outline = load_outline(replace(config.spec, device="cuda" if on_gpu else "cpu"))
+def _outline(config: TrainConfig, *, on_gpu: bool, is_planned: bool) -> tuple[LoadedModel, str]:
+    """Return the model without weights, and what counts its tokens."""
+    spec = replace(config.spec, device="cuda" if on_gpu and not is_planned else "cpu")
+    if is_planned and spec.dtype == "auto":
+        spec = replace(spec, dtype="bfloat16")  # as on any GPU
+    counted_by = f"the tokenizer of {config.base}"
+    with TemporaryDirectory(prefix="amp-shape-") as folder:
+        if has_known_shape(spec.model) and not _is_at_hand(spec.model):
+            write_shape(spec.model, Path(folder))
+            spec, counted_by = replace(spec, model=folder), ESTIMATED_TOKENS
+        outline = load_outline(spec)
     if config.pad_to_square is False:
         outline.crop_images()
-    return outline
+    return outline, counted_by
+
+
+def _is_at_hand(model: str) -> bool:
+    """Return whether the hub's cache on this disk has the model's configuration and tokenizer."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return all(isinstance(try_to_load_from_cache(model, name), str) for name in ("config.json", "tokenizer.json"))
 
 
 def _look_at_data(
@@ -220,21 +304,21 @@ def _look_at_data(
         prepare_items(prefs, run_folder, image_root=image_root, method=config.method)
         items = load_items(run_folder, config.method)
         rejected = LeftOutLog.open(run_folder / REJECTED).count
-    data = EncodedItems(outline, items, method=config.method)
+    data = EncodedItems(outline, items, method=config.method, max_length=config.max_length)
     numbers = spread_sample(len(items), SAMPLED)
     encoded, last = [], "no item"
     with ui.progress("Encoding", len(numbers)) as advance:
         for number in numbers:
             try:
-                item = data[number]
-                if (length := max(len(response.input_ids) for response in item.responses)) > config.max_length:
-                    raise AmpError(f"the item has {length} tokens; max_length is {config.max_length}")
-                encoded.append(item)
+                encoded.append(data[number])
             except AmpError as error:
                 last = error.message
             advance()
     if not encoded:
-        raise AmpError(f"None of the {len(numbers)} sampled items can be trained on. The last: {last}")
+        raise AmpError(
+            f"None of the {len(numbers)} sampled items can be trained on. The last: {last}",
+            hint="Check the data: amp prefs check PREFS",
+        )
     levels = [len(answers_of(item, config.method)) for item in items]
     return encoded, _facts(encoded, levels, rejected=rejected, sampled=len(numbers))
 

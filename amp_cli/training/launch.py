@@ -1,5 +1,6 @@
 """Starts a training run: checks all that can be checked, launches the worker, reads the results back."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -8,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.disk.jsonl import content_hash, read_json
+from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.left_out import LeftOutLog
+from amp_cli.disk.parsing import read_plain_object, read_yaml
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free
 from amp_cli.disk.templates import template_path
@@ -24,10 +26,10 @@ from amp_cli.launching import (
     visible_gpus,
     worker_environment,
 )
-from amp_cli.models.resolve import check_model
+from amp_cli.models.resolve import check_model, places_of
 from amp_cli.training.card import ADAPTER, CURVES, draw_curves
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.data import REJECTED, prepare_items
+from amp_cli.training.data import REJECTED, prepare_items, usable_of
 from amp_cli.training.worker import RESULT
 
 
@@ -78,8 +80,10 @@ def train_model(
         AmpError: anything the user can mend, most of it before the model loads.
     """
     check_packages(config)
-    prefs_hash = _hash(prefs)
     launch = plan_launch(config, gpus := visible_gpus(), config_file=accelerate_config, processes=num_processes)
+    if machine := machine_number(accelerate_config):
+        return take_part(launch, out, machine, overwrite=overwrite)
+    prefs_hash = _hash(prefs)
     if config.quantization is not None and not gpus:
         ui.warn(f"There is no GPU. {config.quantization} works on a CPU, but slowly")
     with Run.start(
@@ -89,6 +93,7 @@ def train_model(
         identity={**check_model(config.spec), "prefs_hash": prefs_hash},
         seed=config.seed,
         overwrite=overwrite,
+        inputs=_inputs(config, prefs, image_root, launch, out, overwrite=overwrite),
     ) as run:
         if not (out / RESULT).exists():
             prepare_items(prefs, out, image_root=image_root, method=config.method)
@@ -96,8 +101,30 @@ def train_model(
             run_worker(launch, out)
         if not (out / CURVES).exists():
             draw_curves(out)
-        result = read_json(out / RESULT)
+        result = read_plain_object(out / RESULT, steps=int, seconds=int | float, items=int)
         run.finish("done", result=result)
+    return _result_of(out)
+
+
+def take_part(launch: Launch, out: Path, machine: int, *, overwrite: bool) -> TrainResult:
+    """Train on another machine than the main one, which owns the run folder: nothing is written there from here.
+
+    Args:
+        machine: its number, from 1. overwrite: do not take the result of an earlier run for this one's.
+
+    Raises:
+        AmpError: the training failed.
+    """
+    if overwrite or not (out / RESULT).exists():
+        log_path = out.with_name(f"{out.name}.machine-{machine}.log")  # the run folder may not be there yet
+        ui.note(f"This is machine {machine}: the main one writes to '{out}'. The log is '{log_path}'")
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        run_worker(launch, out, log_path=log_path)
+    return _result_of(out)
+
+
+def _result_of(out: Path) -> TrainResult:
+    result = read_plain_object(out / RESULT, steps=int, seconds=int | float, items=int)
     return TrainResult(
         **{name: result[name] for name in ("steps", "loss", "accuracy", "resumed_from", "seconds")},
         items_per_second=result["items_per_second"],
@@ -107,26 +134,42 @@ def train_model(
     )
 
 
+def _inputs(
+    config: TrainConfig, prefs: Path, image_root: Path | None, launch: Launch, out: Path, *, overwrite: bool
+) -> list[Path | None]:
+    """Return all that is read; where an earlier run would be replaced, the items are looked at before."""
+    images: set[Path] = set()
+    if overwrite and out.exists():
+        items = usable_of(prefs, LeftOutLog.begin(), image_root=image_root, method=config.method)
+        images = {Path(name) for item in items.values() for name in item.images}
+    models = places_of(config.base, config.adapter, config.vision_tower)
+    return [prefs, image_root, launch.config_file, *models, *images]
+
+
 def _hash(prefs: Path) -> str:
     if not prefs.is_file():
         raise AmpError(f"There is no preference file '{prefs}'", hint="Make one with `amp generate-prefs`")
     try:
         return content_hash(prefs)
     except OSError as error:
-        raise AmpError(f"Cannot read '{prefs}': {error.strerror}") from error
+        raise AmpError(f"Cannot read '{prefs}': {error.strerror}", hint="Check that you may read the file") from error
 
 
 LOG = "train.log"
 LEGEND = "ok@d: share of pairs d levels apart in order; rL: reward of level L, nats"
 
 
-def run_worker(launch: Launch, run_folder: Path) -> dict[str, Any]:
+def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None) -> dict[str, Any]:
     """Start the worker, follow it to the end, return its result.
+
+    Args:
+        log_path: where another machine than the main one writes; its worker tells no result, and {} is returned.
 
     Raises:
         AmpError: it failed; the message holds its own words or the last lines of its log.
     """
-    log_path = run_folder / LOG
+    is_main = log_path is None
+    log_path = log_path or run_folder / LOG
     outcome: dict[str, Any] = {}
     with ExitStack() as stack:
         status = run_workers(launch, run_folder, log_path, _display(stack, outcome))
@@ -136,14 +179,15 @@ def run_worker(launch: Launch, run_folder: Path) -> dict[str, Any]:
         raise AmpError(
             f"Training stopped: {killed}",
             hint="The same command goes on from the last checkpoint. These take less memory and may be changed: "
-            f"--tokens-per-step, --set gradient_checkpointing=true. The log is '{log_path}'",
+            "--tokens-per-step (sft: --set per_device_batch_size), --set gradient_checkpointing=true. "
+            f"The log is '{log_path}'",
         )
-    if status or "result" not in outcome:
+    if status or (is_main and "result" not in outcome):
         raise AmpError(
             f"Training stopped (exit status {status}). The last lines of its log:\n{tail_of(log_path)}",
             hint=f"The whole log is in '{log_path}'; run the same command to continue from the last checkpoint",
         )
-    result: dict[str, Any] = outcome["result"]
+    result: dict[str, Any] = outcome.get("result", {})
     return result
 
 
@@ -226,6 +270,8 @@ def plan_launch(
         environment["OMP_NUM_THREADS"] = str(config.threads)
     if uses_cpu:  # accelerate tells only a lone process
         environment["ACCELERATE_USE_CPU"] = "true"
+    if gpus and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
+        environment["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"  # rows have other lengths in every step
     if wanted == 1 and len(gpus) > 1:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[0]  # a lone process would spread over all of them by DataParallel
     return Launch(module=WORKER, config_file=file, processes=wanted, environment=environment)
@@ -249,6 +295,9 @@ def check_packages(config: TrainConfig) -> None:
         )
 
 
+MOST_PROCESSES = 4096
+
+
 def _accelerate_file(name: str) -> Path:
     path = Path(name)
     if path.is_file():
@@ -260,19 +309,35 @@ def _accelerate_file(name: str) -> Path:
 
 
 def _settings_of(file: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise AmpError(f"Cannot read the accelerate config '{file}': {error}") from error
+    values = read_yaml(file)
     if not isinstance(values, dict) or "distributed_type" not in values:
         raise AmpError(f"'{file}' is not an accelerate config", hint="Make one with `accelerate config`")
     return values
 
 
+def machine_number(config_file: str | None) -> int:
+    """Return which of the machines that train together this one is, by its accelerate file; the main one is 0.
+
+    Raises:
+        AmpError: there is no such file, or it says nothing of use.
+    """
+    if config_file is None:
+        return 0
+    file = _accelerate_file(config_file)
+    machine = _settings_of(file).get("machine_rank", 0)
+    if not isinstance(machine, int) or machine < 0:
+        raise AmpError(
+            f"machine_rank in '{file}' must be a whole number from 0, not {machine!r:.80}",
+            hint="Give each machine its own rank, the first one 0",
+        )
+    return machine
+
+
 def _processes_of(file: Path) -> int:
     processes = _settings_of(file).get("num_processes", 1)
-    if not isinstance(processes, int) or processes < 1:
-        raise AmpError(f"num_processes in '{file}' must be a whole number above 0, not {processes!r}")
+    if type(processes) is not int or not 1 <= processes <= MOST_PROCESSES:
+        raise AmpError(
+            f"num_processes in '{file}' must be a whole number from 1 to {MOST_PROCESSES:,}, not {processes!r:.80}",
+            hint="Make a configuration with `accelerate config`, or leave out --accelerate-config",
+        )
     return processes

@@ -9,12 +9,14 @@ from PIL import Image
 
 from amp_cli import ui
 from amp_cli.disk.jsonl import disk_errors_explained
-from amp_cli.disk.run import NAME, Run, made_before, part_of, put_in_place
+from amp_cli.disk.replacing import NAME
+from amp_cli.disk.run import Run, make_whole
 from amp_cli.errors import AmpError
+from amp_cli.models.adapters import merge_weights
 from amp_cli.models.load import LoadedModel, load_model, save_model_folder
 from amp_cli.models.precision import refuse_not_finite
 from amp_cli.models.prompts import encode_prompts
-from amp_cli.models.resolve import adapter_base, adapter_folder, check_model, is_folder_name, model_place
+from amp_cli.models.resolve import adapter_base, adapter_folder, check_model, is_folder_name, model_place, places_of
 from amp_cli.models.spec import ModelSpec
 
 QUESTION = "Describe this image in detail."
@@ -67,17 +69,17 @@ def merge_lora(settings: MergeSettings) -> MergeResult:
     identity = {**check_model(spec), "dtype": spec.dtype}
     if settings.base is not None:
         _refuse_other_base(adapter, settings.base, identity["model"])
-    done = made_before(settings.out, command="merge-lora", identity=identity, overwrite=settings.overwrite)
-    if done is not None:
-        difference = done.facts["max_logit_difference"]
-        return MergeResult(out=settings.out, base=done.settings["base"], max_logit_difference=difference)
-    part = part_of(settings.out)
-    chosen = {"adapter": spec.adapter, "base": base, "vision_tower": spec.vision_tower, "dtype": spec.dtype}
-    run = Run.start(part, command="merge-lora", settings=chosen, identity=identity)
-    difference = _merge_into(part, spec)
-    run.finish("done", max_logit_difference=difference)
-    put_in_place(part, settings.out)
-    return MergeResult(out=settings.out, base=base, max_logit_difference=difference)
+    run = make_whole(
+        settings.out,
+        command="merge-lora",
+        settings={"adapter": spec.adapter, "base": base, "vision_tower": spec.vision_tower, "dtype": spec.dtype},
+        identity=identity,
+        write=lambda part: {"max_logit_difference": _merge_into(part, spec)},
+        overwrite=settings.overwrite,
+        inputs=places_of(settings.adapter, str(adapter), base, settings.vision_tower),
+    )
+    difference = run.facts["max_logit_difference"]
+    return MergeResult(out=settings.out, base=run.settings["base"], max_logit_difference=difference)
 
 
 def _recorded_base(adapter: Path) -> str:
@@ -157,7 +159,7 @@ def _save_merged(part: Path, spec: ModelSpec) -> tuple[torch.Tensor, str]:
     for note in loaded.notes:
         ui.warn(note)
     expected = _logits(loaded)
-    loaded.model = loaded.model.merge_and_unload()
+    loaded.model = merge_weights(loaded.model, loaded.name)
     disk_errors_explained(lambda: save_model_folder(loaded, part), part)
     return expected, loaded.identity["dtype"]
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,8 @@ class ReferenceCache:
 
     The folder is named by the model's identity; items are known by all that the model reads of them, so that other
     preferences, templates or images never meet the wrong numbers. A damaged file is left out and computed again.
+
+    `used` holds what was asked for or added, so that it can be told to the other processes.
     """
 
     def __init__(self, identity: Mapping[str, Any]) -> None:
@@ -64,6 +66,7 @@ class ReferenceCache:
         self.folder = cache_folder() / "reference" / hashlib.sha256(text.encode()).hexdigest()[:32]
         self._known: dict[str, torch.Tensor] = {}
         self._unwritten: dict[str, torch.Tensor] = {}
+        self.used: dict[str, torch.Tensor] = {}
         if not (self.folder / INDEX).exists():
             write_json(self.folder / INDEX, {"identity": dict(identity), "holds": "(levels, rounds) float64, nats"})
         self.read()
@@ -81,12 +84,19 @@ class ReferenceCache:
                 continue
 
     def __contains__(self, item: EncodedItem) -> bool:
-        return item_key(item) in self._known
+        key = item_key(item)
+        if key in self._known:
+            self.used[key] = self._known[key]
+        return key in self._known
+
+    def learn(self, told: Mapping[str, torch.Tensor]) -> None:
+        """Take in what another process has used."""
+        self._known |= told
 
     def add(self, item: EncodedItem, sums: torch.Tensor) -> None:
         """Keep an item's (levels, rounds); on disk with the next full file or `flush`."""
         key = item_key(item)
-        self._known[key] = self._unwritten[key] = sums.double().cpu().contiguous()
+        self._known[key] = self.used[key] = self._unwritten[key] = sums.double().cpu().contiguous()
         if len(self._unwritten) >= ITEMS_PER_FILE:
             self.flush()
 
@@ -109,9 +119,15 @@ class ReferenceCache:
         """Return the (responses, rounds) of these items, zero in rounds that an item does not have.
 
         Raises:
-            KeyError: an item was never added.
+            AmpError: an item was never added.
         """
-        kept = [self._known[item_key(item)] for item in items]
+        try:
+            kept = [self._known[item_key(item)] for item in items]
+        except KeyError as error:
+            raise AmpError(
+                "The reference of an item is missing: the item could not be read while it was computed, or has changed",
+                hint="The same command computes it and goes on from the last checkpoint",
+            ) from error
         rounds = max(sums.shape[1] for sums in kept)
         return torch.cat([torch.nn.functional.pad(sums, (0, rounds - sums.shape[1])) for sums in kept])
 
@@ -160,24 +176,11 @@ def check_cache(
 
 
 def fill_cache(
-    cache: ReferenceCache,
-    model: Any,
-    forward: ForwardPass,
-    data: Any,
-    numbers: Sequence[int],
-    *,
-    tokens_per_step: int,
-    advance: Callable[[], None],
+    cache: ReferenceCache, model: Any, forward: ForwardPass, items: Sequence[EncodedItem], *, tokens_per_step: int
 ) -> None:
-    """Compute what the cache lacks of the items `numbers` of `data`, a window of items after the other."""
-    window = 16
-    for start in range(0, len(numbers), window):
-        items = [data[number] for number in numbers[start : start + window]]
-        missing = [item for item in items if item not in cache]
-        for item, sums in zip(
-            missing, compute_reference(model, forward, missing, tokens_per_step=tokens_per_step), strict=True
-        ):
-            cache.add(item, sums)
-        for _ in items:
-            advance()
-    cache.flush()
+    """Compute what the cache lacks of these items."""
+    missing = [item for item in items if item not in cache]
+    for item, sums in zip(
+        missing, compute_reference(model, forward, missing, tokens_per_step=tokens_per_step), strict=True
+    ):
+        cache.add(item, sums)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from peft import get_peft_model
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 from transformers import (
@@ -22,7 +22,8 @@ from transformers import (
     set_seed,
 )
 
-from amp_cli.disk.jsonl import RecordLog, read_json_records, write_text
+from amp_cli.disk.jsonl import RecordLog, write_records
+from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.errors import AmpError
 from amp_cli.launching import report
 from amp_cli.models.load import LoadedModel, load_model
@@ -38,7 +39,9 @@ from amp_cli.training.arguments import (
 )
 from amp_cli.training.card import ADAPTER, finish_adapter
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.data import EncodedItems, load_items, usable_items
+from amp_cli.training.data import REJECTED, EncodedItems, load_items
+from amp_cli.training.feeding import ShareLoader, unpacked
+from amp_cli.training.looking import usable_items
 from amp_cli.training.memory import choose_checkpointing, estimate_memory, room_on, spread_sample
 from amp_cli.training.reference import ReferenceCache, cache_identity, check_cache, choose_reference, fill_cache
 from amp_cli.training.rows.forward import ForwardPass
@@ -138,15 +141,11 @@ def cut_metrics(run_folder: Path, *, after_step: int) -> None:
     path = run_folder / METRICS
     if not path.exists():
         return
-    log = RecordLog(path)  # mends a torn last line
-    lines = [line for line in log.path.read_text(encoding="utf-8").splitlines(keepends=True) if line.strip()]
-    records = [record for _, record, _ in read_json_records(path)] if lines else []
-    kept = [
-        line for line, record in zip(lines, records, strict=True) if record is not None and record["step"] <= after_step
-    ]
-    write_text(path, "".join(kept))
+    write_records(path, [record for record in RecordLog(path).read() if record["step"] <= after_step])
 
 
+WINDOW = 16
+"""Items whose reference is computed together."""
 SAMPLED = 32
 """Items from which the longest is taken for the estimate of memory."""
 
@@ -188,9 +187,9 @@ class Session:
         os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", layer)
         for note in loaded.notes:
             self._note(note)
-        items = EncodedItems(loaded, load_items(self.run_folder, self.config.method), method=self.config.method)
-        with self.state.main_process_first():
-            data = usable_items(items, self.run_folder, max_length=self.config.max_length)
+        items = load_items(self.run_folder, self.config.method)
+        encoded = EncodedItems(loaded, items, method=self.config.method, max_length=self.config.max_length)
+        data = usable_items(encoded, self.run_folder)
         resumed_from = self._tidy()
         callback = RunReport(self.run_folder)
         trainer = self._trainer(loaded, data, callback)
@@ -199,7 +198,7 @@ class Session:
         self._train(trainer, resumed_from)
         seconds = time.monotonic() - ready
         steps = max(trainer.state.global_step, steps_before)
-        facts = self._last_metrics(callback) | {"items": len(data), "steps": steps}
+        facts = self._last_metrics(callback) | {"items": self._used(data), "steps": steps}
         adapter = self._save(trainer, facts)
         return {
             **facts,
@@ -216,11 +215,12 @@ class Session:
 
     def _tidy(self) -> tuple[Path, int, int] | None:
         """Return the checkpoint to go on from, after half-written ones and what was logged after it are gone."""
-        with self.state.main_process_first():
-            resumed_from = last_complete(self.run_folder)
-            if self.state.is_main_process:
-                remove_incomplete(self.run_folder)
-                cut_metrics(self.run_folder, after_step=resumed_from[1] if resumed_from else 0)
+        found = None
+        if self.state.is_main_process:
+            found = last_complete(self.run_folder)
+            remove_incomplete(self.run_folder)
+            cut_metrics(self.run_folder, after_step=found[1] if found else 0)
+        resumed_from: tuple[Path, int, int] | None = broadcast_object_list([found])[0]
         return resumed_from
 
     def _trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport) -> FiniteTrainer:
@@ -234,15 +234,23 @@ class Session:
             raise RuntimeError(
                 f"{trainer.args.world_size} processes are training, but {self.state.num_processes} were counted"
             )
+        refuse_coarse(trainer.model)
         trainer.remove_callback(PrinterCallback)
         return trainer
 
     def _sft_trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport, pad_id: int) -> FiniteTrainer:
-        from amp_cli.training.sft import sft_trainer
+        from amp_cli.training.sft import FiniteSFTTrainer, sft_config
 
         wanted = self.config.gradient_checkpointing
         arguments = self._arguments(loaded, self.state.device.type == "cuda" if wanted is None else wanted)
-        trainer: FiniteTrainer = sft_trainer(loaded.model, data, pad_id=pad_id, arguments=arguments, callback=callback)
+        trainer: FiniteTrainer = FiniteSFTTrainer(
+            model=loaded.model,
+            pad_id=pad_id,
+            args=sft_config(arguments),
+            processing_class=data.loaded.tokenizer,
+            callbacks=[callback],
+            **self._feeding(data),
+        )
         return trainer
 
     def _mdpo_trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport, pad_id: int) -> FiniteTrainer:
@@ -254,9 +262,21 @@ class Session:
             reference=self._reference(loaded, data, forward),
             model=loaded.model,
             args=TrainingArguments(**arguments),
-            train_dataset=data,
             callbacks=[callback],
+            **self._feeding(data),
         )
+
+    def _feeding(self, data: EncodedItems) -> dict[str, Any]:
+        return {"data": data, "fill": data.first_usable(_with_images_first(data), 1)[0], "leave_out": self._leave_out}
+
+    def _used(self, data: EncodedItems) -> int:
+        """Return how many items were not left out."""
+        reasons = LeftOutLog.open(self.run_folder / REJECTED).reasons()
+        return sum(item.id not in reasons for item in data.items)
+
+    def _leave_out(self, one: LeftOut) -> None:
+        if LeftOutLog.open(self.run_folder / REJECTED).add(one):
+            self._note(f"Item '{one.id}' is left out: {one.reason}")
 
     def _checkpointing(self, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass) -> bool:
         """Return whether to checkpoint gradients: where the process with the least memory would not do without."""
@@ -267,7 +287,7 @@ class Session:
         estimate = estimate_memory(
             forward.network,
             self.config,
-            [data[number] for number in spread_sample(len(data), SAMPLED)],
+            data.first_usable(spread_sample(len(data), SAMPLED), SAMPLED),
             precision=loaded.identity["dtype"],
             on_gpu=self.state.device.type == "cuda",
             processes=processes,
@@ -286,9 +306,7 @@ class Session:
 
     def _forward(self, loaded: LoadedModel, data: EncodedItems, pad_id: int) -> ForwardPass:
         """Test our log-probabilities on real items before hours are spent on them, and take the fastest right way."""
-        with_images = [number for number in range(len(data)) if data.items[number].images]
-        numbers = list(dict.fromkeys([*with_images, *range(len(data))]))[:2]
-        items = [data[number] for number in numbers]
+        items = data.first_usable(_with_images_first(data), 2)
         loaded.model.train()
         try:
             with self._precision(loaded):
@@ -296,7 +314,10 @@ class Session:
                     loaded.model, items, pad_id=pad_id, max_length=self.config.max_length
                 )
         except ValueError as error:
-            raise AmpError(f"'{self.config.base}' cannot be trained with mdpo: {error}") from error
+            raise AmpError(
+                f"'{self.config.base}' cannot be trained with mdpo: {error}",
+                hint="Give a model of a family in docs/training.md",
+            ) from error
         if (slower := describe(self.self_test)) is not None:
             self._note(slower)
         return forward
@@ -313,13 +334,20 @@ class Session:
         own = range(self.state.process_index, len(data), self.state.num_processes)
         if self.state.is_main_process:
             report(total=len(own), done=0, label="Reference", unit="items")
+        windows = [list(own[start : start + WINDOW]) for start in range(0, len(own), WINDOW)]
+        loader = ShareLoader(data, windows, list, at_once=WINDOW, workers=self.config.data_workers)
         budget = self.config.tokens_per_step
+        tolerance = self.self_test.tolerance if self.self_test is not None else None
         with self._precision(loaded):
-            if self.self_test is not None and own and data[own[0]] in cache:
-                check_cache(cache, loaded.model, forward, data[own[0]], tolerance=self.self_test.tolerance)
-            fill_cache(cache, loaded.model, forward, data, own, tokens_per_step=budget, advance=self._advance)
-        self.state.wait_for_everyone()
-        cache.read()
+            for share in map(unpacked, loader):
+                if tolerance is not None and (known := next((one for one in share.batch if one in cache), None)):
+                    check_cache(cache, loaded.model, forward, known, tolerance=tolerance)
+                    tolerance = None  # one of the kept numbers stands for all
+                fill_cache(cache, loaded.model, forward, share.batch, tokens_per_step=budget)
+                self._advance(share.items + len(share.left_out))
+        cache.flush()
+        for found in gather_object([cache.used]):  # told, not read from the disk: machines need not share one
+            cache.learn(found)
         return cache
 
     def _precision(self, loaded: LoadedModel) -> torch.autocast:
@@ -327,8 +355,8 @@ class Session:
         kind, dtype = self.state.device.type, DTYPES[loaded.identity["dtype"]]
         return torch.autocast(kind, dtype, enabled=kind == "cuda" and dtype != torch.float32)
 
-    def _advance(self) -> None:
-        if self.state.is_main_process:
+    def _advance(self, items: int) -> None:
+        for _ in range(items if self.state.is_main_process else 0):
             report(step=1)
 
     def _note(self, text: str) -> None:
@@ -367,6 +395,22 @@ class Session:
         if not self.state.is_main_process:
             return self.run_folder / ADAPTER
         return finish_adapter(written, self.run_folder, config=self.config, facts=facts)
+
+
+def _with_images_first(data: EncodedItems) -> list[int]:
+    """Return the items' numbers, those with images before those without."""
+    return sorted(range(len(data)), key=lambda number: not data.items[number].images)
+
+
+def refuse_coarse(model: Any) -> None:
+    """See that what is trained is float32: in 16 bits most of an adapter's small updates are lost.
+
+    Raises:
+        RuntimeError: a library has made it coarser.
+    """
+    coarse = [name for name, one in model.named_parameters() if one.requires_grad and one.dtype != torch.float32]
+    if coarse:
+        raise RuntimeError(f"{len(coarse)} weights to train are not float32, first '{coarse[0]}'")
 
 
 def _peak_memory_mb(device: torch.device) -> float:

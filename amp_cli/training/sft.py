@@ -1,13 +1,15 @@
 """Plain fine-tuning on the best response with TRL's SFTTrainer: incremental generation, and the control of MDPO."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from amp_cli.training.data import EncodedItems
+from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.rows.layout import lay_out_rows
 from amp_cli.training.updates import FiniteTrainer
 
@@ -15,11 +17,20 @@ IGNORED = -100
 """The label that transformers leaves out of the loss."""
 
 
-def sft_batch(data: EncodedItems, numbers: Sequence[int], *, pad_id: int) -> dict[str, Any]:
-    """Return items as rows with labels on the answers' tokens and images stacked."""
-    batch = lay_out_rows([data[number] for number in numbers], pad_id=pad_id)
+def sft_batch(
+    items: Sequence[EncodedItem], *, pad_id: int, fill: EncodedItem | None = None, shows_images: bool = False
+) -> dict[str, Any]:
+    """Return items as rows with labels on the answers' tokens and images stacked.
+
+    Args:
+        fill: stands in where there is no item, without labels.
+        shows_images: have it stand in for images too, where no item has any.
+    """
+    needs_fill = not items or (shows_images and not any(item.image_inputs for item in items))
+    batch = lay_out_rows([*items, fill] if fill is not None and needs_fill else items, pad_id=pad_id)
     labels = torch.full_like(batch.input_ids, IGNORED)
-    labels.view(-1)[batch.predictors + 1] = batch.targets
+    real = batch.responses < sum(len(item.responses) for item in items)  # (supervised tokens,)
+    labels.view(-1)[batch.predictors[real] + 1] = batch.targets[real]
     images = batch.image_inputs
     names = sorted({name for one in images for name in one})
     return {
@@ -31,18 +42,32 @@ def sft_batch(data: EncodedItems, numbers: Sequence[int], *, pad_id: int) -> dic
 
 
 class FiniteSFTTrainer(FiniteTrainer, SFTTrainer):
-    """TRL's trainer, ended by the first number that is not finite."""
+    """TRL's trainer over items that we encode ourselves, so that both methods see the same tokens."""
+
+    def __init__(self, *, model: Any, pad_id: int, **arguments: Any) -> None:
+        self._pad_id = pad_id
+        with _adapter_kept(model):
+            super().__init__(
+                model=model,
+                train_dataset=Dataset.from_dict({"number": [0]}),  # it wants one; the items are `data`
+                data_collator=list,
+                **arguments,
+            )
+
+    def builder(self) -> Callable[[list[EncodedItem]], Any]:
+        """Return what makes a batch of items: rows with labels."""
+        return partial(sft_batch, pad_id=self._pad_id, fill=self.fill, shows_images=self.shares_model)
 
 
-def sft_trainer(
-    model: Any, data: EncodedItems, *, pad_id: int, arguments: dict[str, Any], callback: Any
-) -> FiniteSFTTrainer:
-    """Return TRL's trainer over items that we encode ourselves, so that both methods see the same tokens."""
-    return FiniteSFTTrainer(
-        model=model,
-        args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None),
-        train_dataset=Dataset.from_dict({"number": list(range(len(data)))}),
-        data_collator=lambda rows: sft_batch(data, [row["number"] for row in rows], pad_id=pad_id),
-        processing_class=data.loaded.tokenizer,
-        callbacks=[callback],
-    )
+@contextmanager
+def _adapter_kept(model: Any) -> Iterator[None]:
+    """Undo that TRL rounds the adapter of a quantized model to bfloat16, in which small updates are lost."""
+    weights = {weight: weight.data for weight in model.parameters() if weight.requires_grad}
+    yield
+    for weight, value in weights.items():
+        weight.data = value
+
+
+def sft_config(arguments: dict[str, Any]) -> SFTConfig:
+    """Return our arguments as TRL's."""
+    return SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None)

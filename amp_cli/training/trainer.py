@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,11 +15,21 @@ from amp_cli.training.loss import MDPOLoss, count_terms, mdpo_loss
 from amp_cli.training.reference import ReferenceCache
 from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.layout import Batch, by_level, level_mask, spread
-from amp_cli.training.rows.logprobs import weigh_rounds
+from amp_cli.training.rows.logprobs import tower_calls, weigh_rounds
 from amp_cli.training.updates import FiniteTrainer
 
-Passes = list[list[EncodedItem]]
-"""This process's share of one update, cut into forward passes."""
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """This process's share of one update, cut into forward passes, as every other process makes them too.
+
+    Attributes:
+        items: what each pass holds; a pass may be empty.
+        tower_calls: how often each pass calls the tower where the processes share one model.
+    """
+
+    items: list[list[EncodedItem]]
+    tower_calls: int
 
 
 class MDPOTrainer(FiniteTrainer):
@@ -26,6 +37,12 @@ class MDPOTrainer(FiniteTrainer):
 
     A batch of the data loader is this process's share of one update, a list of items; it is cut into forward passes
     here, by tokens. What is in an update does not depend on how it is cut.
+
+    Processes wait for one another at each collective, so each must make the same ones, whatever its items hold:
+
+        DDP              each has a whole model: what needs no gradient goes past the wrapper, and makes none
+        FSDP and ZeRO    a model is shared: every pass calls the tower equally often, with or without images of its own
+        all              every process makes the same number of passes; an empty one reads `fill`, which has no weight
     """
 
     def __init__(
@@ -37,6 +54,10 @@ class MDPOTrainer(FiniteTrainer):
         self.reference = reference
         self.pair_metrics = PairMetrics(self.args.device)
 
+    def builder(self) -> Callable[[list[EncodedItem]], Any]:
+        """Return what makes a batch of items: a list."""
+        return list
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[EncodedItem]], num_batches: int, device: torch.device
     ) -> tuple[list[Passes], int]:
@@ -44,13 +65,19 @@ class MDPOTrainer(FiniteTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         levels = [len(item.responses) for items in batches for item in items]
         count = torch.tensor(count_terms(levels, self.config.pairs, self.config.reduction), device=device)
-        return [self._passes(items) for items in batches], int(self.accelerator.reduce(count, reduction="sum"))
+        total = int(self.accelerator.reduce(count, reduction="sum"))
+        return [self._passes(items) for items in batches], max(1, total)
 
     def _passes(self, items: Sequence[EncodedItem]) -> Passes:
         """Cut items into forward passes within `tokens_per_step`, as many as every other process makes."""
         passes = self.forward.cut(items, self.config.tokens_per_step)
-        most = int(self.accelerator.gather(torch.tensor([len(passes)], device=self.args.device)).max())
-        return [[items[number] for number in one] for one in spread(passes, most)]
+        calls = [tower_calls([items[number].image_inputs for number in one]) for one in passes]
+        own = torch.tensor([[len(passes), max(calls, default=0)]], device=self.args.device)
+        most, most_calls = self.accelerator.gather(own).amax(dim=0).tolist()
+        return Passes(
+            items=[[items[number] for number in one] for one in spread(passes, max(1, most))],
+            tower_calls=max(most_calls, tower_calls([self.fill.image_inputs])),
+        )
 
     def training_step(
         self, model: Any, inputs: Passes, num_items_in_batch: torch.Tensor | int | None = None
@@ -58,27 +85,34 @@ class MDPOTrainer(FiniteTrainer):
         """Go forward and backward through every pass, gradients meeting in the last; return this process's loss."""
         model.train()
         losses = []
-        for number, items in enumerate(inputs, start=1):
-            is_last = number == len(inputs)
+        for number, items in enumerate(inputs.items, start=1):
+            is_last = number == len(inputs.items)
             self.accelerator.gradient_state._set_sync_gradients(is_last)
             with nullcontext() if is_last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    loss = self._loss(model, items, num_items_in_batch)
+                    loss = self._loss(model, items, inputs.tower_calls, num_items_in_batch)
                 unscaled = self.accelerator.distributed_type == DistributedType.DEEPSPEED
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if unscaled else {}))
             losses.append(loss.detach())
         return torch.stack(losses).sum()
 
-    def _loss(self, model: Any, items: Sequence[EncodedItem], count: torch.Tensor | int | None) -> torch.Tensor:
+    def _loss(
+        self, model: Any, items: Sequence[EncodedItem], calls: int, count: torch.Tensor | int | None
+    ) -> torch.Tensor:
         """Return this forward pass's share of the update's loss, which is divided by `count`."""
-        batch = self.forward.lay_out(items).to(self.args.device)
-        shown = self.forward.show_images(model, batch)
-        reference = self._reference_logps(model, items, batch, shown)
+        read, idle = self._filled(items, calls)
+        batch = self.forward.lay_out(read).to(self.args.device)
+        frozen = model if self.shares_model else self.accelerator.unwrap_model(model)
+        shown = self.forward.show_images(frozen, batch, idle=idle)
+        reference = self._reference_logps(frozen, items, batch, shown)
         policy = self.forward.round_logps(model, batch, shown)
-        mask = level_mask(batch.levels)
+        if not items:
+            return policy.sum().float() * 0.0  # the processes' gradients meet all the same
+        mask = level_mask(batch.levels[: len(items)])
+        responses = int(mask.sum())
         result = mdpo_loss(
-            by_level(weigh_rounds(policy, self.config.round_weight), mask),
-            by_level(weigh_rounds(reference, self.config.round_weight), mask),
+            by_level(weigh_rounds(policy[:responses], self.config.round_weight), mask),
+            by_level(weigh_rounds(reference[:responses], self.config.round_weight), mask),
             mask=mask,
             beta=self.config.beta,
             penalty=self.config.penalty,
@@ -90,12 +124,28 @@ class MDPOTrainer(FiniteTrainer):
         share: torch.Tensor = result.total * self.accelerator.num_processes / (count or result.count)
         return share.float()
 
+    def _filled(
+        self, items: Sequence[EncodedItem], calls: int
+    ) -> tuple[list[EncodedItem], list[dict[str, torch.Tensor]]]:
+        """Return what a pass reads, items without weight at the end, and the images that it encodes for nothing."""
+        read = list(items)
+        # Images that go in with the tokens are encoded in the forward pass itself: one item must have some.
+        lacks_images = self.shares_model and calls and not self.forward.image_once and not _images_of(items)
+        if not items or lacks_images:
+            read.append(self.fill)
+        if not self.shares_model or not self.forward.image_once:
+            return read, []
+        missing = calls - tower_calls([item.image_inputs for item in read])
+        return read, [self.fill.image_inputs] * (missing if self.fill.image_inputs else 0)
+
     @torch.no_grad()
     def _reference_logps(
         self, model: Any, items: Sequence[EncodedItem], batch: Batch, shown: dict[str, Any]
     ) -> torch.Tensor:
-        if self.reference is not None:
+        if self.reference is not None and items:
             return self.reference.round_logps(items).to(self.args.device)
+        if self.reference is not None:
+            return torch.empty(0, 1, device=self.args.device)
         with self.accelerator.unwrap_model(model).disable_adapter():
             return self.forward.round_logps(model, batch, shown)
 
@@ -148,6 +198,10 @@ class PairMetrics:
             if count:
                 values[f"reward_level_{level}"] = reward / count
         return values
+
+
+def _images_of(items: Sequence[EncodedItem]) -> bool:
+    return any(item.image_inputs for item in items)
 
 
 def _present(values: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,11 +2,13 @@
 
 import fcntl
 import os
+import resource
 import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,29 @@ LOCK_SECONDS = 60
 def main() -> None:
     """Train as `run.json` says; a fault that the user can mend is reported as a sentence."""
     end_with_parent()
+    allow_many_files()
     run_folder = Path(sys.argv[1])
     with faults_reported():
-        config = TrainConfig.from_settings(Run.read(run_folder).settings)
-        _skip_needless_imports(config)
-        with _alone_in(run_folder):
-            _train(config, run_folder)
+        if is_of_main_node():
+            config = TrainConfig.from_settings(Run.read(run_folder).settings)
+            _skip_needless_imports(config)
+            with _alone_in(run_folder):
+                _join(run_folder)
+                _train(config, run_folder)
+        else:
+            _join(run_folder)  # only then has the main machine written down what is to be done
+            _train(TrainConfig.from_settings(Run.read(run_folder).settings), run_folder)
+
+
+MANY_FILES = 65536
+
+
+def allow_many_files() -> None:
+    """Raise the soft limit of open files as far as the hard one allows; many systems begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _skip_needless_imports(config: TrainConfig) -> None:
@@ -65,6 +84,48 @@ def _alone_in(run_folder: Path) -> Iterator[None]:
         yield
 
 
+def is_of_main_node() -> bool:
+    """Whether this process runs on the machine that owns the run folder; torch's launcher numbers the machines."""
+    return int(os.environ.get("GROUP_RANK", "0")) == 0
+
+
+LONGEST_WAIT = timedelta(hours=3)
+"""How long a process waits for another; the slowest may still be computing its part of the reference."""
+SEEN_WITHIN = 60
+"""Seconds within which a file that another machine has written must be seen on a shared disk."""
+
+
+def _join(run_folder: Path) -> None:
+    """Meet the other processes, and see that all of them have one run folder.
+
+    Raises:
+        AmpError: they would train apart, or this machine does not see the main one's run folder.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    # told, and not left to guess: without it several processes on CPUs would each train alone
+    state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true", timeout=LONGEST_WAIT)
+    if state.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
+        raise AmpError(
+            f"{os.environ['WORLD_SIZE']} processes were started, but each would train alone",
+            hint="On CPUs, the accelerate config must say `use_cpu: true`",
+        )
+    (started,) = broadcast_object_list([_started(run_folder)])
+    for _ in range(SEEN_WITHIN):
+        if _started(run_folder) == started:
+            return
+        time.sleep(1)
+    raise AmpError(
+        f"'{run_folder}' is not the run folder of the main machine",
+        hint="--out must lie on a disk that all machines share",
+    )
+
+
+def _started(run_folder: Path) -> str | None:
+    return str(Run.read(run_folder).facts["started"]) if (run_folder / "run.json").exists() else None
+
+
 def _train(config: TrainConfig, run_folder: Path) -> None:
     import torch
     from accelerate import PartialState
@@ -74,13 +135,6 @@ def _train(config: TrainConfig, run_folder: Path) -> None:
     warnings.simplefilter("ignore", FutureWarning)  # libraries to one another; they would hide what matters in the log
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    # told, and not left to guess: without it several processes on CPUs would each train alone
-    state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true")
-    if state.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
-        raise AmpError(
-            f"{os.environ['WORLD_SIZE']} processes were started, but each would train alone",
-            hint="On CPUs, the accelerate config must say `use_cpu: true`",
-        )
     try:
         result = Session(config, run_folder).run()
     except torch.OutOfMemoryError as error:
@@ -91,6 +145,7 @@ def _train(config: TrainConfig, run_folder: Path) -> None:
     if PartialState().is_main_process:
         write_json(run_folder / RESULT, result)
         report(result=result)
+    PartialState().wait_for_everyone()  # another machine's command reads the result
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -109,6 +109,7 @@ def test_answers_that_killed_workers_left_are_taken_over_once_and_torn_ones_drop
     log = RecordLog(tmp_path / "answers.jsonl")
     log.append({"id": "a", "answers": ["1"]})
     (tmp_path / "answering.lock").touch()
+    (tmp_path / "answering.json").write_text("{}")  # what the killed command asked
     (tmp_path / "answers.0.jsonl").write_text('{"id": "a", "answers": ["1"]}\n{"id": "b", "answers": ["2"]}\n{"id": "')
     (tmp_path / "answers.1.jsonl").write_text('{"id": "c", "answers": ["3"]}\n{"id": "d", "reason": "no image"}\n')
     refused: list[tuple[str, str]] = []

@@ -37,6 +37,8 @@ def test_a_verdict_keeps_the_reply_the_judge_s_own_name_the_request_s_id_and_the
         "request_id": "req-1",
         "prompt_tokens": 100,
         "completion_tokens": 10,
+        "finish_reason": "stop",
+        "max_tokens": 99,
     }
     body = server.asked[0].body
     assert body["messages"] == [{"role": "user", "content": "item-0."}]
@@ -109,8 +111,6 @@ def test_pauses_double_with_jitter_up_to_a_bound_and_are_never_shorter_than_aske
     [
         (Fault(status=400, message="the context is too long"), "refused the request (400): the context is too long"),
         (Fault(status=422, body='{"detail": "bad"}'), "refused the request (422)"),
-        (Fault(body=NULL), "sent no text (finish_reason: content_filter)"),
-        (Fault(text="  "), "sent no text (finish_reason: stop)"),
     ],
 )
 def test_what_will_never_be_answered_is_rejected_at_once(fault: Fault, reason: str, server: JudgeServer) -> None:
@@ -182,7 +182,7 @@ def test_verdicts_are_handed_over_one_by_one_in_the_calling_thread_before_more_i
 
 def test_a_disk_that_is_full_ends_the_run(server: JudgeServer) -> None:
     def fail(_: object) -> None:
-        raise AmpError("Cannot write")
+        raise AmpError("Cannot write", hint="none")
 
     server.fault_for["item-1."] = Fault(hang=20.0, cut=0)
     judge = endpoint(server, judge_concurrency=2, judge_timeout=60)

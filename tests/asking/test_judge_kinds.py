@@ -21,7 +21,9 @@ def replay(path: Path, content: Any, **changes: Any) -> Any:
 
 
 def test_a_verdict_comes_back_from_json_as_it_went_and_refuses_what_is_none() -> None:
-    verdict = Verdict(id="a", repeat=2, text="Rating: 3", model="m", request_id="r", prompt_tokens=5)
+    verdict = Verdict(
+        id="a", repeat=2, text="Rating: 3", model="m", request_id="r", prompt_tokens=5, finish_reason="length"
+    )
     assert Verdict.from_json(verdict.to_json()) == verdict
     assert Verdict.from_json({"id": "a", "text": ""}) == Verdict(id="a", text="")
     for bad in (
@@ -29,6 +31,10 @@ def test_a_verdict_comes_back_from_json_as_it_went_and_refuses_what_is_none() ->
         {"id": "a", "text": None},
         {"id": "a", "text": "x", "repeat": -1},
         {"id": "a"},
+        {"id": "a", "text": "x \ud800"},
+        {"id": "a", "text": "x", "model": 5},
+        {"id": "a", "text": "x", "prompt_tokens": 10**400},
+        {"id": "a", "text": "x", "completion_tokens": -1},
     ):
         with pytest.raises(AmpError):
             Verdict.from_json(bad)
@@ -66,7 +72,6 @@ def test_a_list_of_texts_goes_by_item_order_even_when_only_some_are_asked(tmp_pa
         ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}', "two replies to 'a'"),
         ('{"id": "a"}', "in record 1, the field 'text' is missing"),
         ('{"text": "x"}', "in record 1, the field 'id' is missing"),
-        ('{"id": "a", "text": "x"}\n{"id": "b", "te', "line 2 is not valid JSON"),
         ('["x", 5]', "Entry 2 .* is not a text"),
         ("", "is empty"),
     ],
@@ -74,6 +79,12 @@ def test_a_list_of_texts_goes_by_item_order_even_when_only_some_are_asked(tmp_pa
 def test_a_file_that_cannot_be_replayed_is_refused(content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(AmpError, match=message):
         replay(tmp_path / "replies.jsonl", content)
+
+
+def test_what_cannot_be_read_of_a_file_is_said_where_a_reply_is_missing(tmp_path: Path) -> None:
+    outcome = run(replay(tmp_path / "a.jsonl", '{"id": "item-0", "text": "x"}\n{"id": "item-1", "te'), requests(2))
+    assert [one.text for one in outcome.verdicts] == ["x"]
+    assert "1 unreadable records, first: line 2 is not valid JSON" in outcome.rejected["item-1"]
 
 
 @pytest.mark.parametrize(
@@ -97,13 +108,16 @@ def test_the_embedded_model_judges_and_says_that_prompts_are_too_long_for_it() -
     asked = [
         JudgeRequest(id="a", messages=(("system", "Be fair."), ("user", question)), max_tokens=8),
         JudgeRequest(id="a", repeat=1, messages=(("system", "Be fair."), ("user", question)), max_tokens=8),
+        JudgeRequest(id="whole", messages=(("user", question),), max_tokens=20),
         JudgeRequest(id="long", messages=(("user", "cup " * 600),), max_tokens=2),
         JudgeRequest(id="bad", messages=(("user", "one </s> two"),), max_tokens=2),
     ]
     outcome = run(judge, asked)
     texts = {(verdict.id, verdict.repeat): verdict.text for verdict in outcome.verdicts}
-    assert set(texts) == {("a", 0), ("a", 1), ("long", 0)}
+    assert set(texts) == {("a", 0), ("a", 1), ("whole", 0), ("long", 0)}
     assert texts["a", 0] == texts["a", 1]
+    ends = {verdict.id: (verdict.finish_reason, verdict.max_tokens) for verdict in outcome.verdicts}
+    assert ends == {"a": ("length", 8), "whole": ("stop", 20), "long": ("length", 2)}
     assert "special token '</s>'" in outcome.rejected["bad"]
     assert judge.notes == ("Prompts longer than the 512 tokens that 'tiny' was made for: 1",)
     assert judge.identity["kind"] == "local"

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from amp_cli.benchmarks import chair
-from amp_cli.benchmarks.chair import read_vocabulary
 from amp_cli.benchmarks.coco import Sample, choose_images, resolve_sample
 from amp_cli.benchmarks.mentions import Vocabulary, count_words, find_mentions, singular
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
-from amp_cli.disk.jsonl import read_json
+from amp_cli.benchmarks.vocabulary import read_vocabulary
+from amp_cli.disk.parsing import read_json
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer
@@ -93,6 +93,12 @@ def test_the_objects_that_a_text_names(text: str, objects: list[str]) -> None:
         ("Not only a dog but also a horse.", ["dog", "horse"], []),
         ("There are no cars and a dog.", ["dog"], ["car"]),
         ("The image does not contain a clock; a vase is there.", ["vase"], ["clock"]),
+        ("There is no cat and there is a dog.", ["dog"], ["cat"]),
+        ("A horse instead of a dog, and a bus rather than a car.", ["horse", "bus"], ["dog", "car"]),
+        ("No one is riding the horse.", ["horse"], []),
+        ("The scene lacks people.", [], ["person"]),
+        ("A dog does not appear in the image.", [], ["dog"]),
+        ("There are no animals except a dog.", ["dog"], []),
     ],
 )
 def test_denied_objects_are_no_mentions(text: str, yes: list[str], no: list[str]) -> None:
@@ -153,6 +159,13 @@ def test_descriptions_without_any_object_leave_chair_i_undefined(tmp_path: Path)
     assert scores["chair_s"] == 0.0
 
 
+def test_a_description_in_another_language_is_unscored_not_free_of_inventions(tmp_path: Path) -> None:
+    texts = {"1": "Un perro y un sofa en la calle con una pizza.", "2": "A cat and a dog."}
+    scores = scores_of(coco_folder(tmp_path), texts)
+    assert (scores["n"], scores["unscored"], scores["chair_i"], scores["chair_s"]) == (1, 1, 0.5, 1.0)
+    assert scores_of(coco_folder(tmp_path), texts, "plain")["unscored"] == 0
+
+
 def test_objects_of_the_reference_captions_are_in_the_image_too(tmp_path: Path) -> None:
     texts = {"1": "A dog, a car and a cat.", "2": "A cat."}
     assert scores_of(coco_folder(tmp_path / "a"), texts)["chair_i"] == 1 / 4
@@ -171,6 +184,58 @@ def test_a_word_file_beside_the_data_is_used_and_one_given_wins(tmp_path: Path) 
     settings = EvalSettings(benchmark="chair", out=tmp_path, synonyms=other)
     vocabulary = chair.load(data, settings).items[0].reference["vocabulary"]
     assert named("A wagon, a cart, a dog, a car.", vocabulary) == ["car", "dog", "car"]
+
+
+SYNONYMS = """person, girl, boy, baby, adult
+bicycle, bike
+car, automobile, wagon
+bird, duck
+train, locomotive
+toilet
+chair, seat
+tie
+hot dog
+dog, puppy
+couch, sofa
+"""
+
+
+def test_the_original_scripts_list_is_taken_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "synonyms.txt"
+    file.write_text(SYNONYMS)
+    words = read_vocabulary(file, ["person", "car", "dog", "couch"])
+    assert named("A girl, a wagon and puppies on the sofa.", words) == ["person", "car", "dog", "couch"]
+    # names of two words that the script takes for one object
+    assert named("A baby bird, an adult dog, a passenger train, a toilet seat, a bow tie.", words) == [
+        *("bird", "dog", "train", "toilet", "tie")
+    ]
+    assert named("A hot dog. The home plate.", words) == ["hot dog"]
+
+
+def test_the_object_of_a_line_is_the_category_among_its_words(tmp_path: Path) -> None:
+    file = tmp_path / "synonyms.txt"
+    file.write_text("sofa, couch\ndog,puppy\n\n")
+    assert named("A sofa and a puppy.", read_vocabulary(file, ["couch", "dog"])) == ["couch", "dog"]
+    with pytest.raises(AmpError, match="no line for 1 of 2 objects, first 'cat'"):
+        read_vocabulary(file, ["couch", "cat"])
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(AmpError, match="cannot be read as a word file"):
+        read_vocabulary(file, ["couch"])
+
+
+def test_the_rule_plain_says_that_it_is_not_the_original_script(tmp_path: Path) -> None:
+    data = coco_folder(tmp_path)
+    texts = {"1": "A dog.", "2": "A cat."}
+    for rule, is_said in (("plain", True), ("strict", False)):
+        scores = {"rule": rule, **scores_of(data, texts, rule)}
+        assert ("not the original script" in chair.about(scores)) is is_said
+
+
+def test_the_rule_plain_takes_what_a_reference_caption_denies_for_there(tmp_path: Path) -> None:
+    data = coco_folder(tmp_path, {1: ["A dog without a cat."]})
+    for rule, present in (("strict", ["car", "dog"]), ("plain", ["car", "cat", "dog"])):
+        item = chair.load(data, EvalSettings(benchmark="chair", out=data, rule=rule)).items[0]
+        assert item.reference["present"] == present
 
 
 def test_an_item_lists_what_is_invented_and_what_is_missed(tmp_path: Path) -> None:

@@ -64,7 +64,14 @@ def test_an_undefined_ratio_is_null_in_valid_json(tmp_path: Path) -> None:
     assert json.loads(text)["overall"]["model"] == 7.0
 
 
-def test_the_strict_rule_takes_only_pairs_from_1_to_10_by_hand(tmp_path: Path) -> None:
+def test_a_zero_for_an_empty_answer_is_a_rating(tmp_path: Path) -> None:
+    data = llava_folder(tmp_path / "data")
+    reviews = [{"question_id": number, "content": text} for number, text in enumerate(["0 9\n...", "8 0", "10 11"])]
+    scores = evaluate(tmp_path / "out", data=data, verdicts=write_lines(tmp_path / "r.jsonl", reviews))
+    assert (scores["overall"]["reference"], scores["overall"]["model"], scores["unscored"]) == (4.0, 4.5, 1)
+
+
+def test_the_strict_rule_takes_only_pairs_up_to_10_by_hand(tmp_path: Path) -> None:
     data = llava_folder(tmp_path / "data")
     replies = write_json(tmp_path / "replies.json", ["8 6\nfine", "**5, 10**", "-1 -1"])
     scores = run_benchmark(

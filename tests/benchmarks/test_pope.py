@@ -11,7 +11,6 @@ from amp_cli.benchmarks import pope, yes_no
 from amp_cli.benchmarks.pope import question_key
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
-from amp_cli.benchmarks.yes_no import read_official, read_strict
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer
 
@@ -117,39 +116,6 @@ def test_mean_f1_is_the_mean_of_the_splits(tmp_path: Path) -> None:
     )
     assert scores["rule"] == "official"
     assert scores["overall"]["tp"] == 133 + 139 + 133
-
-
-@pytest.mark.parametrize(
-    ("text", "reading"),
-    [
-        ("No.", False), ("NO", True), ("No!", True), ("no\nThe image", True), ("Yes,no", True), ("", True),
-        ("Yes, and there is no cat", False), ("There isn't a dog.", True), ("Absolutely not", False), ("1. No", True),
-    ],
-)  # fmt: skip
-def test_the_official_reading_is_as_odd_as_the_script(text: str, reading: bool) -> None:
-    assert read_official(text) is reading
-
-
-@pytest.mark.parametrize(
-    ("text", "reading"),
-    [
-        ("Yes", True), ("yes.", True), ("**Yes**", True), ("Yes, and there is no cat.", True), ("Answer: yes", True),
-        ("Yes. There is no doubt about it", True), ("No doubt, there is a dog.", True), ("I can see a dog.", True),
-        ("There is a dog.", True), ("Of course.", True), ("There are no bottles; yes, a vase is there", True),
-        ("Based on the image, the answer is yes.", True), ("Not sure. Yes", True), ("True", True),
-        ("NO", False), ("No!", False), ("no\nThe image shows a cat.", False), ("Nope", False), ("No; none", False),
-        ("There isn't a dog.", False), ("There isn’t a dog.", False), ("I do not see a dog.", False), ("not", False),
-        ("I cannot see a dog.", False), ("Absolutely not", False), ("1. No", False), ('"No"', False), ("False", False),
-        ("No, there is a cat instead.", False), ("I don't think so.", False), ("The dog is absent.", False),
-        ("", None), (" \n", None), ("I cannot tell", None), ("It is unclear whether there is a dog.", None),
-        ("I can't determine that.", None), ("Yes/no", None), ("Yes\nno", None), ("yes or no", None), ("Maybe.", None),
-        ("No idea", None), ("a snowboard", None), ("The image does not show it. Yes", None),
-        ("There might be a dog", None),
-        ("Yes. So the answer is no.", None),
-    ],
-)  # fmt: skip
-def test_the_strict_reading(text: str, reading: bool | None) -> None:
-    assert read_strict(text) is reading
 
 
 def test_label_files_are_found_below_the_folder_as_lines_or_as_a_list(tmp_path: Path) -> None:

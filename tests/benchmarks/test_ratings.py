@@ -155,7 +155,7 @@ def test_where_mrhal_s_script_would_crash_is_known(reply: str, previous: tuple[f
         ("Both are good.\n8 9", (-1, -1), (8, 9)),
         ("1e1 5", (10, 5), None),
         ("10 11", (10, 11), None),
-        ("0 5", (0, 5), None),
+        ("0 5", (0, 5), (0, 5)),
         ("8/9", (-1, -1), None),
         ("8 9 7", (-1, -1), None),
         ("N/A N/A", (-1, -1), None),

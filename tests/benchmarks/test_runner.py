@@ -204,3 +204,16 @@ def test_answers_that_lie_in_the_output_folder_are_refused(data: Path) -> None:
     with pytest.raises(AmpError, match="lies in --out") as caught:
         run_benchmark(settings(data, answers=data.parent / "out" / "answers.jsonl", overwrite=True))
     assert "--only score" in str(caught.value.hint)
+
+
+def test_an_image_that_a_benchmark_names_elsewhere_is_not_asked_about(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from amp_cli.benchmarks.files import image_file
+
+    (tmp_path / "data").mkdir()
+    for place in (tmp_path / "private.png", tmp_path / "data" / "a.png"):
+        Image.new("RGB", (4, 4)).save(place)
+    with pytest.raises(AmpError, match="lies outside the folder"):
+        image_file(str(tmp_path / "private.png"), tmp_path / "data")
+    assert image_file(str(tmp_path / "data" / "a.png"), tmp_path / "data") == tmp_path / "data" / "a.png"

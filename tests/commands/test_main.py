@@ -1,5 +1,6 @@
 """The command line as a whole: exit statuses, one error line, nothing of the environment leaks."""
 
+import json
 import os
 import re
 import subprocess
@@ -73,3 +74,45 @@ def test_keys_stand_in_no_output(tmp_path: Path) -> None:
     done = run("doctor", "--json", OPENAI_API_KEY=secret, HF_TOKEN=secret, HF_HOME=str(tmp_path))
     assert secret not in done.stdout + done.stderr
     assert '"OPENAI_API_KEY": true' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "words"),
+    [
+        (["prefs", "check", "absent.json", "--json"], 1, "There is no file or folder 'absent.json'"),
+        (["report", "absent", "--json"], 1, "There is no folder 'absent'"),
+        (["prefs", "check", "--json", "--strange"], 2, "No such option: --strange"),
+        (["prefs", "check", "--json"], 2, "Missing argument"),
+        (["prefs", "check", "--json", "half \udcff"], 1, "is not valid UTF-8"),
+    ],
+)
+def test_an_error_is_one_object_on_stdout_with_json(
+    line: list[str], status: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["amp", *line])
+    with pytest.raises(SystemExit) as stopped:
+        main.main()
+    assert stopped.value.code == status
+    told = capsys.readouterr()
+    said = json.loads(told.out)
+    assert set(said) == {"error", "hint"}
+    assert words in said["error"]
+    assert said["hint"]
+    assert "Error" in told.err
+    assert status == 2 or "Hint: " in told.err
+
+
+def test_an_error_leaves_stdout_empty_without_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["amp", "prefs", "check", "absent.json"])
+    with pytest.raises(SystemExit):
+        main.main()
+    assert capsys.readouterr().out == ""
+
+
+def test_what_could_steer_a_terminal_is_printed_as_text(capfd: pytest.CaptureFixture[str]) -> None:
+    from amp_cli import ui
+
+    ui.error("'\x1b[2J\x07' is damaged", "Write it again")
+    assert capfd.readouterr().err == "Error: '\\x1b[2J\\x07' is damaged\nHint: Write it again\n"

@@ -70,9 +70,9 @@ def test_a_folder_with_other_files_is_never_touched(tmp_path: Path) -> None:
 
 
 def test_overwrite_starts_afresh(tmp_path: Path) -> None:
-    Run.start(tmp_path / "run", command="amp train", settings={"beta": 0.1})
+    Run.start(tmp_path / "run", command="train", settings={"beta": 0.1})
     (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
-    run = Run.start(tmp_path / "run", command="amp train", settings={"beta": 0.2}, overwrite=True)
+    run = Run.start(tmp_path / "run", command="train", settings={"beta": 0.2}, overwrite=True)
     assert not run.resumed
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 

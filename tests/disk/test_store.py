@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from amp_cli.disk.jsonl import RecordLog, content_hash, read_json, read_json_records, write_json
+from amp_cli.disk.entries import read_entries
+from amp_cli.disk.jsonl import RecordLog, content_hash, write_json
 from amp_cli.disk.left_out import LeftOutLog
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 
 
@@ -58,12 +60,12 @@ def test_writing_json_leaves_the_old_file_when_the_new_one_fails(tmp_path: Path)
 )
 def test_lists_lines_marks_and_line_ends_are_all_read(tmp_path: Path, content: bytes, expected: list[object]) -> None:
     (tmp_path / "data").write_bytes(content)
-    assert [record for _, record, _ in read_json_records(tmp_path / "data")] == expected
+    assert [record for _, record, _ in read_entries(tmp_path / "data")] == expected
 
 
 def test_a_bad_line_is_named_and_the_next_one_read(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_bytes(b'{"id": "a"}\n{"id": \n\xff\xfe\n7\n{"id": "b"}\n')
-    records = list(read_json_records(tmp_path / "data.jsonl"))
+    records = list(read_entries(tmp_path / "data.jsonl"))
     assert [number for number, _, _ in records] == [1, 2, 3, 4, 5]
     assert [record for _, record, _ in records] == [{"id": "a"}, None, None, None, {"id": "b"}]
     assert "not valid JSON" in records[1][2]
@@ -74,15 +76,15 @@ def test_a_bad_line_is_named_and_the_next_one_read(tmp_path: Path) -> None:
 def test_json_that_is_no_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text('{\n  "items": []\n}')
     with pytest.raises(AmpError, match="neither a JSON list nor JSON lines"):
-        list(read_json_records(tmp_path / "data.json"))
+        list(read_entries(tmp_path / "data.json"))
 
 
 def test_an_empty_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.json").write_text(" \n")
     with pytest.raises(AmpError, match="is empty"):
-        list(read_json_records(tmp_path / "empty.json"))
+        list(read_entries(tmp_path / "empty.json"))
     with pytest.raises(AmpError, match="Cannot read"):
-        list(read_json_records(tmp_path / "absent.json"))
+        list(read_entries(tmp_path / "absent.json"))
 
 
 def test_the_same_rejection_counts_once_across_runs(tmp_path: Path) -> None:

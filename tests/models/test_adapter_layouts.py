@@ -249,3 +249,23 @@ def test_a_merge_of_layouts_that_differ_is_the_same_model(bases: list[Path], ada
         merge_lora(settings)
         merged.append(all_weights(settings.out))
     assert same_tensors(*merged)
+
+
+@pytest.mark.parametrize("key", ["lm_head.lora_B.weight", "lm_head.weight"], ids=["lora", "whole"])
+def test_an_adapter_of_the_original_vocabulary_fits_the_head_that_has_more_rows(
+    bases: list[Path], adapter: Path, expected: torch.Tensor, key: str
+) -> None:
+    """LLaVA's own head has 1,000 rows here, transformers' 1,024: the image and padding tokens come after."""
+    torch.manual_seed(0)
+    whole = key == "lm_head.weight"
+    head = {f"base_model.model.{key}": torch.randn(1000, 64 if whole else 8) / 10}
+    if not whole:
+        head["base_model.model.lm_head.lora_A.weight"] = torch.randn(8, 64) / 10
+    change_weights(adapter, lambda weights: {**weights, **head})
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    targets = [*config["target_modules"], "lm_head"]
+    changes = {"modules_to_save": ["lm_head"]} if whole else {"target_modules": targets}
+    change_config(adapter, name="adapter_config.json", **changes)
+    changed = adapted(bases[0], adapter)
+    assert (changed - expected)[..., :1000].abs().max() > 0.01
+    same_on_all(bases, adapter, changed)

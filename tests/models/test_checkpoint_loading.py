@@ -1,5 +1,6 @@
 """Original LLaVA checkpoints as they lie about: hybrids, towers here and there, adapters of plain language models."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from amp_cli.errors import AmpError
+from amp_cli.models.llava.convert import ConvertSettings, convert
 from amp_cli.models.llava.original import llava_config, open_original
 from amp_cli.models.load import load_model
 from amp_cli.models.prompts import encode_prompts
@@ -248,13 +250,136 @@ def test_a_model_whose_parts_are_named_otherwise_is_named_too(base: Path) -> Non
         ("mm_use_im_start_end", True),
         ("image_aspect_ratio", "anyres"),
         ("image_aspect_ratio", "anyres_max_9"),
+        ("image_aspect_ratio", "highres"),
+        ("image_aspect_ratio", "crop_split"),
         ("mm_resampler_type", "perceiver"),
+        ("mm_projector_type", "mlp2x_silu"),
+        ("mm_projector_type", "linear"),
+        ("mm_spatial_pool_stride", 2),
+        ("mm_vision_select_feature", "cls"),
+        ("mm_vision_select_feature", "slicefour_patch"),
+        ("mm_vision_select_layer", [-2, -5]),
+        ("mm_vision_select_layer", "-2"),
+        ("mm_vision_select_layer", True),
+        ("mm_patch_merge_type", "spatial_unpad"),
+        ("use_mm_proj", False),
+        ("quantization_config", {"quant_method": "gptq", "bits": 4}),
+        ("rope_scaling", {"type": "su", "factor": 2.0}),
+        ("rope_scaling", 2),
+        ("s2", True),
+        ("num_experts", 4),
+        ("a_setting_of_next_year", "on"),
+        ("projector_hidden_act", "silu"),
     ],
 )
-def test_what_transformers_llava_cannot_hold_is_a_sentence(base: Path, name: str, value: object) -> None:
+def test_what_transformers_llava_cannot_hold_is_a_sentence(
+    base: Path, tmp_path: Path, name: str, value: object
+) -> None:
     change_config(base, **{name: value})
-    with pytest.raises(AmpError, match=rf"has {name} = {value!r}, which LLaVA in transformers does not support"):
+    named = pytest.raises(AmpError, match=re.escape(f"has {name} = {value!r}, which"))
+    with named as caught:
         load_model(ModelSpec(model=str(base)))
+    assert caught.value.hint
+    with named:
+        convert(ConvertSettings(model=str(base), out=tmp_path / "out", to="hf"))
+
+
+def test_settings_of_the_training_and_what_is_off_change_nothing(base: Path) -> None:
+    expected = answers(load_model(ModelSpec(model=str(base))))
+    change_config(
+        base,
+        tune_mm_mlp_adapter=True,
+        freeze_backbone=True,
+        mm_projector_lr=2e-5,
+        tune_vit_from_layer=12,
+        image_grid_pinpoints=[[336, 672]],
+        tokenizer_model_max_length=2048,
+        mm_use_im_patch_token=True,
+        mm_spatial_pool_stride=None,
+        quantization_config=None,
+        s2=False,
+        do_sample=True,
+        temperature=0.9,
+        use_cache=False,
+    )
+    assert torch.equal(answers(load_model(ModelSpec(model=str(base)))), expected)
+
+
+@pytest.mark.parametrize("layer", [-5, 4, 100])
+def test_a_layer_that_the_tower_lacks_is_refused(base: Path, layer: int) -> None:
+    change_config(base, mm_vision_select_layer=layer)
+    with pytest.raises(AmpError, match=rf"mm_vision_select_layer = {layer}, but its vision tower has 3 layers"):
+        load_model(ModelSpec(model=str(base)))
+
+
+def test_a_model_of_neither_layout_is_not_called_transformers_own(tmp_path: Path) -> None:
+    folder = to_hf(golden_copy(tmp_path), tmp_path / "hf")
+    change_config(folder, model_type="somebodys_vlm", architectures=["SomebodysVLM"])
+    with pytest.raises(AmpError, match="'somebodys_vlm', which is neither a LLaVA nor known to transformers"):
+        convert(ConvertSettings(model=str(folder), out=tmp_path / "out", to="hf"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("quantization_config", {"quant_method": "awq"}), ("vision_feature_select_strategy", "cls"),
+     ("vision_feature_layer", [-2, -5]), ("projector_hidden_act", "silu")],
+)  # fmt: skip
+def test_what_the_original_layout_cannot_hold_is_refused_by_name(tmp_path: Path, name: str, value: object) -> None:
+    folder = to_hf(golden_copy(tmp_path), tmp_path / "hf")
+    change_config(folder, **{name: value})
+    with pytest.raises(AmpError, match=name):
+        to_llava(folder, tmp_path / "back")
+
+
+def test_a_stretched_rope_is_kept(base: Path) -> None:
+    plain = answers(load_model(ModelSpec(model=str(base))))
+    change_config(base, rope_scaling={"type": "linear", "factor": 4.0})
+    stretched = load_model(ModelSpec(model=str(base)))
+    assert stretched.model.config.text_config.rope_parameters["factor"] == 4
+    assert (answers(stretched) - plain).abs().max() > 1e-4
+
+
+def test_sharegpt4v_is_a_llava_with_a_tower_of_its_own(base: Path) -> None:
+    """Its tower is fine-tuned, so it lies beside the model under a name that is not OpenAI's."""
+    expected = answers(load_model(ModelSpec(model=str(base))))
+    tower = "Lin-Chen/ShareGPT4V-7B_Pretrained_vit-large336-l12"
+    (base.parent / tower).parent.mkdir()
+    shutil.copytree(base.parent / TOWER, base.parent / tower)
+    change_config(base, architectures=["Share4VLlamaForCausalLM"], model_type="share4v", mm_vision_tower=tower)
+    loaded = load_model(ModelSpec(model=str(base)))
+    assert torch.equal(answers(loaded), expected)
+    assert loaded.identity["vision_tower"]["name"] == tower
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"architectures": ["TinyLlavaForConditionalGeneration"], "model_type": "tinyllava"}, "TinyLLaVA"),
+        ({"architectures": ["TinyLlavaPhiForCausalLM"], "model_type": "tiny_llava_phi"}, "TinyLLaVA"),
+        ({"architectures": ["QWenLMHeadModel"], "model_type": "qwen", "visual": {"width": 1664}}, "Qwen-VL"),
+        (
+            {"architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "mm_video_tower": "LanguageBind/V"},
+            "Video-LLaVA",
+        ),
+        ({"architectures": ["LlavaLlamaModel"], "model_type": "llava_llama", "llm_cfg": {"a": 1}}, "VILA"),
+        ({"architectures": ["MGMLlamaForCausalLM"], "model_type": "mgm"}, "MGM"),
+        ({"architectures": ["MiniGeminiLlamaForCausalLM"], "model_type": "mini_gemini"}, "MGM"),
+        ({"architectures": ["LlavaMistralForCausalLM"], "image_aspect_ratio": "anyres"}, "LLaVA-NeXT"),
+    ],
+)
+def test_another_model_is_named_with_what_to_do_before_its_weights_are_looked_for(
+    tmp_path: Path, config: dict[str, Any], name: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    for attempt in (
+        lambda: load_model(ModelSpec(model=str(folder))),
+        lambda: convert(ConvertSettings(model=str(folder), out=tmp_path / "out", to="hf")),
+    ):
+        with pytest.raises(AmpError, match=rf"is a {name}.*which is not supported") as caught:
+            attempt()
+        assert str(caught.value.hint).startswith("Use ")
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,9 @@ def test_a_killed_conversion_starts_again(base: Path, tmp_path: Path) -> None:
     part = tmp_path / "hf.part"
     part.mkdir()
     (part / "part-00001.safetensors").write_bytes(b"half")
-    (part / "run.json").write_text(json.dumps({"command": "convert", "state": "running"}))
+    (part / "run.json").write_text(
+        json.dumps({"amp_version": "0", "command": "convert", "settings": {}, "state": "running"})
+    )
     out = to_hf(base, tmp_path / "hf")
     assert not part.exists()
     assert files_in(out) == files_in(to_hf(base, tmp_path / "undisturbed"))

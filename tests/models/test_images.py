@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from amp_cli.errors import AmpError
-from amp_cli.models.images import find_image, open_image
+from amp_cli.models import images
+from amp_cli.models.images import find_image, image_content, image_size, look_at_image, open_image
 
 
 def test_a_path_that_leaves_the_root_is_refused(tmp_path: Path) -> None:
@@ -21,6 +22,66 @@ def test_a_path_that_leaves_the_root_is_refused(tmp_path: Path) -> None:
 def test_an_absolute_path_means_itself(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     assert find_image(str(tmp_path / "a.png"), tmp_path / "elsewhere") == tmp_path / "a.png"
+
+
+def test_a_link_below_the_root_must_not_lead_out_of_it(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"x")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.png").symlink_to(tmp_path / "secret.png")
+    (tmp_path / "data" / "all").symlink_to(tmp_path)
+    for name in ("a.png", "all/secret.png", "b/../a.png"):
+        with pytest.raises(AmpError, match="leaves the folder"):
+            find_image(name, tmp_path / "data")
+    (tmp_path / "data" / "b.png").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "data")  # the root may be one
+    assert find_image("b.png", tmp_path / "link").samefile(tmp_path / "data" / "b.png")
+
+
+def test_files_of_the_hubs_cache_are_links_to_its_blobs(tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "datasets--a--b" / "snapshots" / "1f", tmp_path / "datasets--a--b" / "blobs"
+    for folder in (snapshot, blobs, tmp_path / "blobs"):
+        folder.mkdir(parents=True)
+    for folder, name in ((blobs, "a.png"), (tmp_path / "blobs", "b.png")):
+        (folder / "00").write_bytes(b"x")
+        (snapshot / name).symlink_to(folder / "00")
+    assert find_image("a.png", snapshot) == snapshot / "a.png"
+    with pytest.raises(AmpError, match="leaves the folder"):
+        find_image("b.png", snapshot)
+
+
+def test_a_zero_byte_in_a_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AmpError, match="cannot be a path"):
+        find_image("a\0.png", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.eps"])
+def test_an_eps_starts_no_program_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "bin").mkdir()
+    ghostscript = tmp_path / "bin" / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    (tmp_path / name).write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    with pytest.raises(AmpError, match="it is none of AVIF, BMP"):
+        open_image(tmp_path / name)
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_the_usual_formats_are_read_by_content(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.dat", format=kind)
+    assert open_image(tmp_path / "a.dat").size == (6, 4)
+    assert image_content(tmp_path / "a.dat") == ((tmp_path / "a.dat").read_bytes(), kind)
+
+
+def test_nothing_but_an_image_is_copied(tmp_path: Path) -> None:
+    (tmp_path / "passwd.png").write_text("root:x:0:0")
+    with pytest.raises(AmpError, match="cannot be read"):
+        image_content(tmp_path / "passwd.png")
 
 
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
@@ -101,3 +162,40 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(AmpError, match="floating-point"):
         open_image(tmp_path / "a.tif")
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 48, 3), dtype=np.uint8)
+    for name in ("a.png", "a.jpg", "a.webp", "a.bmp"):
+        Image.fromarray(noise).save(tmp_path / name)
+    return tmp_path
+
+
+def test_the_size_is_read_from_the_header(whole: Path) -> None:
+    assert {image_size(path) for path in whole.iterdir()} == {(48, 64)}
+
+
+def test_a_look_decodes_no_whole_png_or_jpeg(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    monkeypatch.setattr(images, "check_image", lambda path: decoded.append(path.name))
+    for path in sorted(whole.iterdir()):
+        look_at_image(path)
+    assert decoded == ["a.bmp", "a.webp"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+@pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.98])
+def test_a_look_refuses_an_image_that_is_cut_short(whole: Path, name: str, kept: float) -> None:
+    content = (whole / name).read_bytes()
+    (whole / name).write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(AmpError):
+        look_at_image(whole / name)
+
+
+def test_a_look_takes_an_image_with_something_behind_its_end(whole: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        with (whole / name).open("ab") as file:
+            file.write(b"\0\0 left by a camera")
+        look_at_image(whole / name)
+        open_image(whole / name)

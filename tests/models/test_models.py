@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from amp_cli.errors import AmpError
+from amp_cli.models import load
 from amp_cli.models.adapters import language_lora_targets
 from amp_cli.models.load import load_model, save_model_folder
 from amp_cli.models.resolve import TINY, adapter_folder, check_model, folder_identity
@@ -202,3 +203,18 @@ def test_a_changed_weight_changes_the_folder_s_identity(copy_of_tiny: Path) -> N
     weights[head] = weights[head] + 1
     save_file(weights, copy_of_tiny / "model.safetensors", metadata={"format": "pt"})
     assert folder_identity(copy_of_tiny) != before
+
+
+@pytest.mark.parametrize(
+    ("said", "package"),
+    [
+        ("Qwen2VLVideoProcessor requires the Torchvision library but it was not found.\nSee", "torchvision"),
+        ("\nX requires the PIL library but it was not found.", "pillow"),
+        ("No module named 'num2words'", "num2words"),
+        ("This file requires packages that were not found: einops. Run `pip install einops`", "einops"),
+    ],
+)
+def test_a_package_that_a_model_needs_is_one_whole_sentence(said: str, package: str) -> None:
+    error = load._needs_package("The processor of 'm'", ImportError(said))
+    assert error.message == f"The processor of 'm' needs the package {package}, which is not installed"
+    assert error.hint == f"pip install {package}, then give the command again"

@@ -13,6 +13,8 @@ from amp_cli.errors import AmpError
 from amp_cli.main import app
 from amp_cli.preferences.formats.export import Exported, ExportSettings, Pair, cut_pairs, export_file
 from amp_cli.preferences.formats.hub import export_folder
+from amp_cli.preferences.formats.importing import import_preferences
+from amp_cli.preferences.mixing import Ingredient, MixSettings, mix
 from amp_cli.preferences.reading import read_items
 from amp_cli.records import Level, PreferenceItem
 
@@ -256,6 +258,24 @@ def test_an_existing_file_is_replaced_only_when_asked(folder: Path) -> None:
     assert [row["id"] for row in rows] == ["b"]
 
 
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [("trl", "t.parquet"), ("trl", "t.jsonl"), ("ms-swift", "s.jsonl"), ("llama-factory", "f.jsonl"), ("hub", "hub")],
+)
+def test_the_same_export_after_its_last_step_goes_on_and_leaves_what_is_there(folder: Path, to: str, name: str) -> None:
+    settings = ExportSettings(source=write(folder, item(images=("dog.png",))), to=to, out=folder / "out" / name)
+    export = export_folder if to == "hub" else export_file
+    export(settings)
+    (folder / "out" / "dataset_info.json").unlink(missing_ok=True)  # killed before LLaMA-Factory's list was written
+    before = {path: (path.stat().st_ino, path.read_bytes()) for path in (folder / "out").rglob("*") if path.is_file()}
+    again = export(settings)
+    assert (again.items, again.records) == (1, 1)
+    after = {path: (path.stat().st_ino, path.read_bytes()) for path in (folder / "out").rglob("*") if path.is_file()}
+    assert {path: after[path] for path in before} == before
+    others = {path.name for path in after.keys() - before.keys()}
+    assert others == ({"dataset_info.json"} if to == "llama-factory" else set())
+
+
 def hub(folder: Path, *items: PreferenceItem, **options: Any) -> Path:
     return export_folder(ExportSettings(source=write(folder, *items), to="hub", out=folder / "hub", **options)).out
 
@@ -371,3 +391,90 @@ def test_the_hub_folder_is_read_again_as_it_was_but_for_the_images_names(folder:
     assert [Path(name).is_file() for one in again if isinstance(one, PreferenceItem) for name in one.images] == [
         True
     ] * 2
+
+
+# what is published
+
+
+PUBLISHING = [("hub", "hub"), ("trl", "t.parquet")]
+
+
+def published(folder: Path, to: str, name: str, *items: PreferenceItem, **options: Any) -> Path:
+    """Export where the images' content goes along; returns the result, which need not be there."""
+    settings = ExportSettings(source=write(folder, *items), to=to, out=folder / "out" / name, **options)
+    (export_folder if to == "hub" else export_file)(settings)
+    return settings.out
+
+
+def leaked(folder: Path, secret: bytes) -> bool:
+    return any(secret in file.read_bytes() for file in (folder / "out").rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize(("to", "name"), PUBLISHING)
+@pytest.mark.parametrize("is_root_named", [False, True])
+def test_a_file_that_is_not_an_image_is_never_published(folder: Path, to: str, name: str, is_root_named: bool) -> None:
+    root = folder / "source" if is_root_named else None
+    (folder / "key.png").write_text("root:x:0:0:secret")
+    (folder / "source" / "link.png").symlink_to(folder / "key.png")
+    (folder / "source" / "inside.png").write_text("root:x:0:0:secret")
+    for path in (str(folder / "key.png"), "link.png", "inside.png", "../key.png", str(folder / "source" / "link.png")):
+        with pytest.raises(AmpError, match="no item that can be exported"):
+            published(folder, to, name, item(images=(path,)), image_root=root)
+    assert not leaked(folder, b"secret")
+
+
+@pytest.mark.parametrize(("to", "name"), PUBLISHING)
+def test_a_foreign_file_cannot_name_an_image_elsewhere_unless_its_folder_is_named(
+    folder: Path, to: str, name: str
+) -> None:
+    (folder / "private").mkdir()
+    photo = folder / "private" / "photo.png"
+    Image.new("RGB", (9, 9), "green").save(photo)
+    (folder / "source" / "link.png").symlink_to(photo)
+    for path in (str(photo), str(folder / "source" / "link.png"), f"{folder}/source/../private/photo.png"):
+        with pytest.raises(AmpError, match="lies outside the data's folder"):
+            published(folder, to, name, item(images=(path,)))
+    assert published(folder, to, name, item(images=(str(photo),)), image_root=folder / "private").exists()
+
+
+def test_a_result_of_amp_names_the_folders_that_it_was_made_from(folder: Path) -> None:
+    data = folder / "source" / "data.jsonl"
+    data.write_text(json.dumps(item().to_json()) + "\n")
+    made = import_preferences(data, folder / "prefs").file
+    mixed = mix(MixSettings(ingredients=(Ingredient(source=str(made)),), out=folder / "mixed")).out
+    for number, source in enumerate((made, mixed / "preferences.jsonl")):
+        out = folder / "out" / f"{number}"
+        assert export_folder(ExportSettings(source=str(source), to="hub", out=out)).images == 1
+
+
+def test_an_export_replaces_only_an_export(folder: Path) -> None:
+    (folder / "out").mkdir()
+    for to, name in (("trl", "t.jsonl"), ("trl", "t.parquet"), ("ms-swift", "s.jsonl"), ("amp-authors", "a.json")):
+        mine = folder / "out" / name
+        mine.write_text('[{"image": "a.png", "output_1": [], "output_2": []}]\n')
+        with pytest.raises(AmpError, match="is not an earlier result of amp"):
+            published(folder, to, name, item(), overwrite=True)
+        assert mine.read_text().startswith('[{"image"')
+        mine.unlink()
+        published(folder, to, name, item())
+        published(folder, to, name, item("b"), overwrite=True)
+
+
+def test_an_export_is_never_written_over_what_is_read(folder: Path) -> None:
+    first = published(folder, "trl", "t.jsonl", item())
+    before = first.read_bytes()
+    linked = folder / "out" / "same.jsonl"
+    linked.hardlink_to(first)
+    settings = ExportSettings(source=str(first), to="trl", out=linked, overwrite=True, image_root=folder / "source")
+    with pytest.raises(AmpError, match="is read, so it is not replaced"):
+        export_file(settings)
+    assert linked.read_bytes() == before
+
+
+def test_a_strangers_file_in_an_earlier_hub_folder_is_named(folder: Path) -> None:
+    out = hub(folder, item())
+    (out / "data" / "notes.txt").write_text("years")
+    with pytest.raises(AmpError, match=r"did not write: 'data/notes\.txt'"):
+        hub(folder, item("b"), overwrite=True)
+    (out / "data" / "notes.txt").unlink()
+    assert hub(folder, item("b"), overwrite=True) == out

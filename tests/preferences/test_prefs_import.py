@@ -185,7 +185,7 @@ class Trained:
 
     def _train(self, config: Any, **arguments: Any) -> Any:
         self.given.append(arguments)
-        raise AmpError("no training in this test")
+        raise AmpError("no training in this test", hint="none")
 
 
 @pytest.fixture

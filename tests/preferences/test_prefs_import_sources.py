@@ -61,7 +61,6 @@ def test_byte_order_mark_windows_line_ends_and_empty_lines_do_no_harm(tmp_path: 
         (b'{"a": "\xff"}', "line 2 is not valid UTF-8"),
         (b"17", "line 2 is not a JSON object"),
         (b"[" * 100_000, "line 2 is nested too deeply"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "line 2 holds a number that is too long"),
     ],
 )
 def test_a_bad_line_is_refused_and_the_next_one_read(tmp_path: Path, line: bytes, words: str) -> None:
@@ -79,9 +78,29 @@ def test_a_list_that_breaks_off_gives_what_stands_before_and_says_where(tmp_path
     torn = chosen(written(tmp_path / "torn.json", whole[:-40]))
     assert torn[:2] == ["Answer 0.", "Answer 1."]
     assert "cannot be read on from entry 3" in torn[2]
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999", b"9" * 5000])
+def test_a_rating_that_is_not_a_number_costs_that_answer_alone_in_a_list_as_in_lines(
+    tmp_path: Path, number: bytes
+) -> None:
+    records = [{**EXAMPLES["vlfeedback"][0], "id": name} for name in "ab"]
+    mark = [json.dumps(record).encode() for record in records]
+    mark[0] = mark[0].replace(b'"Rating": "', b'"Rating": ' + number + b', "was": "', 1)
+    listed = import_preferences(written(tmp_path / "a.json", b"[" + b", ".join(mark) + b"]"), tmp_path / "1")
+    lined = import_preferences(written(tmp_path / "a.jsonl", b"\n".join(mark)), tmp_path / "2")
+    assert listed.file.read_bytes() == lined.file.read_bytes()
+    assert (listed.items, listed.rejected, listed.warnings) == (2, 0, lined.warnings)
+    first, second = (json.loads(line)["levels"] for line in listed.file.read_text().splitlines())
+    assert len(first) == len(second) - 1
+    assert any("without a number for its rating" in warning for warning in listed.warnings)
+
+
+def test_what_cannot_be_read_in_a_list_is_left_out_alone(tmp_path: Path) -> None:
+    whole = json.dumps(pairs(3)).encode()
     broken = chosen(written(tmp_path / "latin.json", whole.replace(b"Answer 1", b"Answer \xe9")))
-    assert broken[0] == "Answer 0."
-    assert "cannot be read on from entry 2" in broken[1]
+    assert broken[::2] == ["Answer 0.", "Answer 2."]
+    assert broken[1].startswith("entry 2 is not valid UTF-8")
 
 
 def test_what_is_no_object_in_a_list_is_refused_alone(tmp_path: Path) -> None:

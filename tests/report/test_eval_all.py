@@ -195,7 +195,7 @@ def test_the_embedded_model_is_asked_all_that_is_at_hand(data: Path) -> None:
     out = data.parent / "out"
     words = ["eval", "all", "--model", "tiny", "--data", str(data), "--out", str(out), "--limit", "1", "--json"]
     result = CliRunner().invoke(app, words)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 3, result.output  # its one answer to POPE is neither yes nor no
     printed = json.loads(result.stdout)
     assert printed["scores"]["pope"]["overall"]["n"] == 1
     assert printed["scores"]["chair"]["n"] == 1

@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+import shutil
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -212,3 +214,51 @@ def test_eval_scores_again_and_exits_3_when_items_were_left_out(data: Path, tmp_
     result = CliRunner().invoke(app, ["eval", "pope", "--out", str(out), "--only", "score", "--json"])
     assert result.exit_code == 3, result.output
     assert json.loads(result.stdout)["rejected"] == 5
+
+
+@pytest.mark.parametrize(
+    ("cut", "words"),
+    [
+        (lambda whole: b"\n".join(whole.split(b"\n")[:100]) + b"\n", "holds 100 whole lines of 200"),
+        (lambda whole: whole[:-10], "holds 199 whole lines of 200"),
+        (lambda whole: whole.replace(b'"split"', b'"spilt"', 1), "line 1 lacks the field 'split'"),
+        (lambda whole: whole.replace(b'"random"', b"7", 1), "line 1 holds something else in 'split'"),
+        (None, "has scores but no items.jsonl"),
+    ],
+)
+def test_a_cut_or_damaged_items_file_is_not_reported_from_and_not_touched(
+    runs: Path, tmp_path: Path, cut: Callable[[bytes], bytes] | None, words: str
+) -> None:
+    folder = Path(shutil.copytree(runs / "base" / "pope", tmp_path / "pope"))
+    items = folder / "items.jsonl"
+    content = b"" if cut is None else cut(items.read_bytes())
+    items.unlink() if cut is None else items.write_bytes(content)
+    done = CliRunner().invoke(app, ["report", str(folder)])
+    assert isinstance(done.exception, AmpError)
+    assert words in str(done.exception)
+    assert "--only score" in done.exception.hint
+    assert cut is None or items.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"overall": None}, ""),
+        ({"overall": 7}, "is damaged"),
+        ({"benchmark": "none"}, "is not known"),
+        ({"benchmark": 7}, "'benchmark' in .* must be a text"),
+        ({"overall": {"accuracy": "high"}}, "not a number"),
+    ],
+)
+def test_scores_that_are_not_as_amp_writes_them_are_refused_by_name(
+    runs: Path, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    folder = Path(shutil.copytree(runs / "base" / "pope", tmp_path / "pope"))
+    scores = json.loads((folder / "scores.json").read_text())
+    (folder / "scores.json").write_text(json.dumps({**scores, **change}))
+    done = CliRunner().invoke(app, ["report", str(folder)])
+    if words:
+        assert isinstance(done.exception, AmpError)
+        assert re.search(words, str(done.exception)), done.exception
+    else:
+        assert done.exit_code == 0

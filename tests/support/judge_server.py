@@ -43,6 +43,7 @@ class Asked:
     body: dict[str, Any]
     headers: dict[str, str]
     at: float
+    path: str = ""
     answered: bool = False
 
     @property
@@ -134,6 +135,7 @@ def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked = Asked(body, {name.lower(): value for name, value in self.headers.items()}, time.monotonic())
+            asked.path = self.path
             fault = server.opened(asked)
             try:
                 self._answer(asked, fault)
@@ -142,7 +144,7 @@ def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self, asked: Asked, fault: Fault | None) -> None:
             time.sleep(server.delay if fault is None else fault.hang)
-            if not self.path.endswith("/chat/completions"):
+            if not self.path.partition("?")[0].endswith("/chat/completions"):
                 fault = Fault(status=404, message="no such path")
             if fault is None or fault.text is not None:
                 self._send(200, server.completion(asked.body, fault.text if fault else None), {})

@@ -10,6 +10,7 @@ from accelerate.utils import DistributedType
 
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training import session, worker
+from amp_cli.training.trainer import Passes
 
 arguments = session.trainer_arguments
 build = session.MDPOTrainer.__init__
@@ -23,7 +24,7 @@ def say_how(self: session.MDPOTrainer, *args: object, **settings: object) -> Non
 cut = session.MDPOTrainer._passes
 
 
-def say_passes(self: session.MDPOTrainer, items: list[EncodedItem]) -> list[list[EncodedItem]]:
+def say_passes(self: session.MDPOTrainer, items: list[EncodedItem]) -> Passes:
     alone = self.forward.cut(items, self.config.tokens_per_step)
     sys.stderr.write(f"process {self.args.process_index} alone: {len(alone)}\n")
     return cut(self, items)

@@ -17,8 +17,8 @@ from amp_cli.models.load import load_outline
 from amp_cli.models.prompts import EncodedItem, EncodedResponse
 from amp_cli.models.resolve import TINY
 from amp_cli.models.spec import ModelSpec
-from amp_cli.training.config import load_config
-from amp_cli.training.dry_run import plan_training
+from amp_cli.training.config import TrainConfig, load_config
+from amp_cli.training.dry_run import PlannedGpus, plan_training
 from amp_cli.training.memory import MemoryEstimate, estimate_memory
 from amp_cli.training.rows.forward import SHARED
 from tests.support.training_items import preference, write_preferences
@@ -159,6 +159,83 @@ def test_too_little_memory_is_said(prefs: Path, tmp_path: Path, monkeypatch: pyt
     assert done.exit_code == 0
 
 
+@pytest.mark.slow
+def test_a_7b_is_planned_for_gpus_that_are_not_here_with_nothing_of_it_on_the_disk(prefs: Path, tmp_path: Path) -> None:
+    arguments = ("--size", "7b", "--prefs", prefs, "--out", tmp_path / "run", "--gpu", "24GB", "--gpus", 8)
+    done = run(*arguments, "--rate", 2500, "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert (told["device"], told["processes"], told["items_per_device"]) == ("cuda", 8, 2)
+    assert told["room"] == round((24e9 - 0.6e9) * 0.9)
+    projections = LAYERS * (4 * WIDTH * WIDTH + 3 * WIDTH * MIDDLE)
+    assert told["estimate"]["weights"] == pytest.approx(projections * 0.516 + 1.2e9, rel=0.02)
+    assert told["data"]["unique_longest"] > 576
+    assert (told["fits"], told["proposal"]) == (True, None)
+    assert told["tokens_counted_by"].startswith("estimated")
+    tokens = told["steps"] * 16 * told["data"]["unique_mean"]
+    assert told["hours"] == pytest.approx(tokens / 2500 / 8 / 3600)
+
+
+def _estimate_by_settings(_: Any, config: TrainConfig, *__: Any, **___: Any) -> MemoryEstimate:
+    """10 GB for nf4 weights and 30 GB for others, and 1 GB of activations for each 1,024 tokens of a pass."""
+    gigabytes = 10 if config.quantization == "nf4" else 30
+    activations = config.tokens_per_step * 10**9 // 1024
+    return MemoryEstimate(
+        tokens=1, weights=gigabytes * 10**9, adapter=0, head=0, activations=20 * activations,
+        activations_checkpointed=activations, images=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "settings", "proposal"),
+    [
+        (40, ["quantization=none"], None),  # 34 GB fit in 35.5
+        (37, ["quantization=none"], {"tokens_per_step": 2048}),  # 32 GB fit in 32.8
+        (34.5, ["quantization=none"], {"tokens_per_step": 1}),  # 30 GB fit in 30.5
+        (24, ["quantization=none"], {"quantization": "nf4"}),  # 14 GB fit in 21.1
+        (24, ["quantization=none", "gradient_checkpointing=false"],
+         {"quantization": "nf4", "gradient_checkpointing": True}),
+        (24, ["quantization=none", "method=sft", "tokens_per_step=2048"], {"quantization": "nf4"}),
+        (14.5, ["quantization=none"], {"quantization": "nf4", "tokens_per_step": 2048}),  # 12 GB fit in 12.5
+        (14.5, ["quantization=nf4", "tokens_per_step=3072"], {"tokens_per_step": 2048}),
+        (8, ["quantization=none"], None),
+    ],
+)  # fmt: skip
+def test_what_would_fit_is_proposed(
+    prefs: Path, monkeypatch: pytest.MonkeyPatch, gigabytes: float, settings: list[str], proposal: dict[str, Any] | None
+) -> None:
+    monkeypatch.setattr("amp_cli.training.dry_run.estimate_memory", _estimate_by_settings)
+    config = load_config("tiny", overrides=["tokens_per_step=4096", "gradient_checkpointing=none", *settings])
+    planned = PlannedGpus(count=1, memory=round(gigabytes * 1e9))
+    plan = plan_training(config, prefs=prefs, planned=planned)
+    assert plan.proposal == proposal
+    assert plan.fits is (gigabytes == 40)
+
+
+def test_a_proposal_is_printed_as_options(prefs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amp_cli.training.dry_run.estimate_memory", _estimate_by_settings)
+    arguments = ("--size", "tiny", "--prefs", prefs, "--out", tmp_path / "run", "--gpu", "24 GB")
+    done = run(*arguments, "--set", "gradient_checkpointing=false")
+    assert "--set quantization=nf4 --set gradient_checkpointing=true" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--gpu", "24TB"], ["--gpu", "0"], ["--gpu", "nan"], ["--gpu", "-3GB"], ["--gpus", "8"], ["--rate", "inf"]],
+)
+def test_gpus_that_cannot_be_are_refused(prefs: Path, tmp_path: Path, options: list[str]) -> None:
+    assert run("--size", "tiny", "--prefs", prefs, "--out", tmp_path, *options).exit_code == 2
+
+
+def test_gpus_are_planned_for_in_a_dry_run_only(prefs: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["train", "--size", "tiny", "--prefs", str(prefs), "--out", str(tmp_path / "run"), "--gpu", "24GB"]
+    )
+    assert done.exit_code == 2
+    assert "belong to --dry-run" in done.output
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.usefixtures("without_estimate")
 def test_bad_and_long_items_are_told(tmp_path: Path) -> None:
     records = [preference(0, levels=2), preference(2, levels=1), preference(1, levels=2, rounds=2)]
@@ -180,7 +257,7 @@ def test_a_large_file_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", "7b", "--prefs", "{prefs}"], "llava-hf/llava-1.5-7b-hf"),
+        (["--size", "7b", "--base", "nobody/nothing", "--prefs", "{prefs}"], "nobody/nothing"),
         (["--size", "tiny", "--prefs", "nowhere.jsonl"], "There is no preference file 'nowhere.jsonl'"),
         (["--size", "tiny", "--prefs", "{prefs}", "--reference", "twice"], "reference must be one of"),
         (["--size", "tiny", "--prefs", "{prefs}", "--num-processes", "3"], "processes"),

@@ -18,10 +18,12 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from amp_cli.asking.answerer import Request
 from amp_cli.asking.local import answer_requests
 from amp_cli.models.load import load_model
-from amp_cli.models.prompts import encode_item
+from amp_cli.models.prompts import encode_item, text_length
 from amp_cli.models.resolve import TINY
 from amp_cli.models.spec import Decoding, ModelSpec
+from amp_cli.records import PLAIN
 from amp_cli.training.config import load_config
+from amp_cli.training.looking import ImageTokens
 from amp_cli.training.rows.forward import SHARED
 from amp_cli.training.rows.selftest import choose_forward
 from amp_cli.training.session import load_policy
@@ -99,3 +101,16 @@ def test_log_probabilities_are_the_model_s_own_with_levels_in_a_row_and_images_e
     way, test = choose_forward(loaded.model, items, pad_id=0, max_length=512)
     assert (way.layout, way.image_once) == (SHARED, True)
     assert test.difference < 1e-4
+
+
+def test_the_tokens_of_an_image_are_known_from_its_size(folder: Path, tmp_path: Path) -> None:
+    loaded = load_model(ModelSpec(model=str(folder)))
+    tokens = ImageTokens(loaded)
+    found = set()
+    for size in [(70, 40), (40, 70), (64, 64), (500, 31)]:
+        Image.new("RGB", size).save(tmp_path / "image.png")
+        found.add(tokens.of(tmp_path / "image.png"))
+        item = encode_item(loaded, ["?"], [["yes."]], [Image.new("RGB", size)])
+        texts = text_length(loaded, ["?"], ["yes."], 1, PLAIN) - 1
+        assert len(item.responses[0].input_ids) == tokens.of(tmp_path / "image.png") + texts
+    assert len(found) > 1  # tiles differ by shape

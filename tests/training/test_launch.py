@@ -159,6 +159,32 @@ def test_no_nvidia_tool_means_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert visible_gpus() == []
 
 
+def test_gpus_without_nvidias_tool_are_counted_by_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 3\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("amp_cli.launching.shutil.which", lambda name: None)
+    monkeypatch.setattr("amp_cli.launching.sys.executable", str(python))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("amp_cli.launching.GPU_FILES", (str(tmp_path / "no driver"),))
+    assert visible_gpus() == []
+    monkeypatch.setattr("amp_cli.launching.GPU_FILES", (str(python),))
+    assert visible_gpus() == ["0", "1", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    assert visible_gpus() == ["2"]
+    python.write_text("#!/bin/sh\necho no torch >&2; exit 1\n")
+    assert visible_gpus() == []
+
+
+def test_memory_of_gpus_may_grow_in_place_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    assert plan_launch(RAGGED, ["0"]).environment["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert "PYTORCH_ALLOC_CONF" not in plan_launch(RAGGED, []).environment
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    assert "PYTORCH_ALLOC_CONF" not in plan_launch(RAGGED, ["0"]).environment
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("amp_cli.training.launch.find_spec", lambda name: None)
     with pytest.raises(AmpError, match="needs bitsandbytes"):
@@ -264,7 +290,7 @@ def test_the_run_is_marked_failed_and_the_same_call_tries_again(
     prefs = write_preferences(tmp_path / "data")
 
     def fail(planned: Launch, folder: Path) -> dict[str, Any]:
-        raise AmpError("no luck")
+        raise AmpError("no luck", hint="none")
 
     monkeypatch.setattr(launch, "run_worker", fail)
     for _ in range(2):
@@ -277,7 +303,7 @@ def test_the_run_is_marked_failed_and_the_same_call_tries_again(
 def test_other_settings_in_the_same_folder_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prefs = write_preferences(tmp_path / "data")
     monkeypatch.setattr(launch, "run_worker", lambda planned, folder: train(folder, RAGGED))
-    monkeypatch.setattr(launch, "read_json", lambda path: {})
+    monkeypatch.setattr(launch, "read_plain_object", lambda path, **fields: {})
     with pytest.raises(KeyError):  # no result: not the point here
         train_model(RAGGED, prefs=prefs, out=tmp_path / "out")
     with pytest.raises(AmpError, match=r"beta = 0\.1, not 0\.2"):
@@ -326,8 +352,13 @@ def test_the_same_call_after_kill_9_ends_bit_equal_to_an_unbroken_run(
     assert facts["state"] == "done"
     assert facts["result"]["self_test"]["layout"] == "shared-prefix"
     assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
+    assert not list((tmp_path / "run" / "checkpoints").rglob("README.md"))
     monkeypatch.setattr(launch, "run_worker", lambda *_: pytest.fail("a finished run starts no worker"))
+    curves = tmp_path / "run" / "curves.png"
+    drawn = curves.read_bytes()
+    curves.unlink()  # as a kill after the last step would leave it
     assert train_model(config, prefs=prefs, out=tmp_path / "run").steps == 16
+    assert curves.read_bytes() == drawn
 
 
 def train_in_process(folder: Path, config: Any) -> None:
@@ -353,3 +384,45 @@ def test_fine_tuning_on_standard_answers_alone_gives_an_adapter(tmp_path: Path) 
     assert (written["r"], written["lora_alpha"], written["base_model_name_or_path"]) == (4, 8, "tiny")
     facts = Run.read(tmp_path / "ig-1").facts
     assert (facts["settings"]["method"], facts["result"]["steps"]) == ("sft", 2)
+
+
+@pytest.mark.slow
+def test_no_code_of_the_current_folder_runs_in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    (here / "accelerate").mkdir(parents=True)
+    names = ("yaml", "json", "torch", "sitecustomize", "typing", "transformers", "socket", "accelerate/__init__")
+    for name in names:
+        (here / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    prefs = write_preferences(tmp_path / "data", [preference(number, levels=2) for number in range(2)])
+    config = load_config("tiny", overrides=["max_steps=1", "lora_r=2", "global_batch_size=2"])
+    monkeypatch.chdir(here)
+    for name, processes in (("cpu", 1), ("multi_cpu", 2)):
+        out = tmp_path / name
+        train_model(config, prefs=prefs, out=out, accelerate_config=name, num_processes=processes)
+        weights = out / "adapter" / "adapter_model.safetensors"
+        assert weights.stat().st_mode == (out / "adapter" / "README.md").stat().st_mode
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
+def test_python_m_runs_no_code_of_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("open('ran', 'w')\n")
+    (tmp_path / "typing.py").write_text("open('ran', 'w')\n")
+    call = [sys.executable, "-m", "amp_cli.main", "train", "--size", "tiny", "--prefs", "none.jsonl", "--out", "o"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "There is no preference file" in done.stderr) == (1, True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_overwritten_training_run_is_kept_where_the_new_one_cannot_begin(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    Run.start(out, command="train", settings={}).finish()
+    (out / "result.json").write_text("{}")
+    prefs = write_preferences(tmp_path / "data", [{"id": "a"}])
+    config = load_config("tiny")
+    with pytest.raises(AmpError, match="no usable items; the last one, 'a': the field 'levels' is missing"):
+        train_model(config, prefs=prefs, out=out, overwrite=True)
+    inside = write_preferences(out, [preference(0, levels=2)])
+    with pytest.raises(AmpError, match="--overwrite would delete"):
+        train_model(config, prefs=inside, out=out, overwrite=True)
+    assert (out / "result.json").exists()

@@ -81,7 +81,8 @@ def test_an_interrupted_merge_starts_again(run: Path, tmp_path: Path) -> None:
     (part / "model.safetensors").write_bytes(b"half")
     with pytest.raises(AmpError, match="is in the way"):
         merge_lora(settings(run, tmp_path / "merged"))  # without run.json it is somebody else's
-    (part / "run.json").write_text("{}")
+    begun = {"amp_version": "0", "command": "merge-lora", "settings": {}, "state": "running"}
+    (part / "run.json").write_text(json.dumps(begun))
     merge_lora(settings(run, tmp_path / "merged"))
     assert (tmp_path / "merged" / "config.json").exists()
     assert not part.exists()

@@ -152,6 +152,17 @@ def test_items_with_other_numbers_of_rounds_are_put_side_by_side() -> None:
     assert cache.round_logps([one, two]).tolist() == [[-1.5, 0.0], [-2.0, -3.0]]
 
 
+def test_what_another_process_has_used_is_known_and_what_nobody_has_is_refused() -> None:
+    one = EncodedItem(responses=(response([1, 2], [-1, 0]),), image_inputs={})
+    two = EncodedItem(responses=(response([1, 3], [-1, 0]),), image_inputs={})
+    first, second = ReferenceCache({"first": 1}), ReferenceCache({"second": 1})
+    first.add(one, torch.tensor([[-1.5]]))
+    second.learn(first.used)
+    assert second.round_logps([one]).tolist() == [[-1.5]]
+    with pytest.raises(AmpError, match="reference of an item is missing"):
+        second.round_logps([one, two])
+
+
 def test_the_choice_is_by_how_often_an_item_is_seen() -> None:
     assert choose_reference("auto", items=100, visits=400) == (
         True,

@@ -11,7 +11,7 @@ import torch
 from amp_cli.training.data import EncodedItems, answers_of, load_items, prepare_items
 from amp_cli.training.session import load_policy
 from amp_cli.training.sft import IGNORED, sft_batch
-from tests.support.training_items import ANSWERS, QUESTION, write_preferences
+from tests.support.training_items import ANSWERS, QUESTION, preference, write_preferences
 from tests.training.test_trainer import RAGGED, adapter, gradients, metrics, relative_difference, train
 
 SFT = replace(RAGGED, method="sft", max_steps=4)
@@ -21,7 +21,7 @@ def test_only_the_best_response_is_trained_on_and_only_its_answer_is_labelled(tm
     prepare_items(write_preferences(tmp_path / "data"), tmp_path, image_root=None, method="sft")
     loaded = load_policy(SFT, "cpu")
     data = EncodedItems(loaded, load_items(tmp_path, "sft"), method="sft")
-    batch = sft_batch(data, [0, 1], pad_id=0)
+    batch = sft_batch([data[0], data[1]], pad_id=0)
     assert batch["input_ids"].shape[0] == 2
     assert batch["pixel_values"].shape[0] == 2
     for row in range(2):
@@ -32,6 +32,41 @@ def test_only_the_best_response_is_trained_on_and_only_its_answer_is_labelled(tm
             spoken.split()
             == loaded.tokenizer.decode(loaded.tokenizer(ANSWERS[row])["input_ids"], skip_special_tokens=True).split()
         )
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> EncodedItems:
+    folder = tmp_path_factory.mktemp("encoded")
+    records = [preference(0, levels=2, image=False), preference(1, levels=2)]
+    prepare_items(write_preferences(folder / "data", records), folder, image_root=None, method="sft")
+    return EncodedItems(load_policy(SFT, "cpu"), load_items(folder, "sft"), method="sft")
+
+
+def test_a_process_without_items_reads_one_that_has_no_label(encoded: EncodedItems) -> None:
+    batch = sft_batch([], pad_id=0, fill=encoded[1])
+    assert batch["input_ids"].shape[0] == 1
+    assert (batch["labels"] == IGNORED).all()
+
+
+def test_processes_that_share_a_model_are_all_shown_an_image(encoded: EncodedItems) -> None:
+    plain = sft_batch([encoded[0]], pad_id=0, fill=encoded[1])
+    filled = sft_batch([encoded[0]], pad_id=0, fill=encoded[1], shows_images=True)
+    assert "pixel_values" not in plain
+    assert filled["pixel_values"].shape[0] == 1
+    assert torch.equal(filled["labels"][0, : plain["labels"].shape[1]], plain["labels"][0])
+    assert (filled["labels"][1] == IGNORED).all()
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_the_adapter_of_a_quantized_base_is_trained_in_float32(tmp_path: Path, quantization: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    config = replace(SFT, quantization=quantization, max_steps=1, save_steps=1, learning_rate=1e-6)
+    fresh = load_policy(config, "cpu").model.state_dict()
+    train(tmp_path, config)
+    for name, weight in adapter(tmp_path).items():
+        assert weight.dtype == torch.float32
+        start = fresh[name.replace(".weight", ".default.weight")]
+        assert (weight - start).abs().max() <= 1.01e-6, name  # bfloat16 would have rounded it by thousands of that
 
 
 def test_fine_tuning_lowers_the_loss_and_moves_the_adapter(tmp_path: Path) -> None:
@@ -46,7 +81,7 @@ def test_fine_tuning_lowers_the_loss_and_moves_the_adapter(tmp_path: Path) -> No
 def test_the_first_loss_is_the_mean_over_answer_tokens_of_the_base(tmp_path: Path) -> None:
     train(tmp_path, replace(SFT, max_steps=1, save_steps=1, global_batch_size=8, per_device_batch_size=8))
     data = EncodedItems(load_policy(SFT, "cpu"), load_items(tmp_path, "sft"), method="sft")
-    batch = sft_batch(data, range(8), pad_id=0)
+    batch = sft_batch([data[number] for number in range(8)], pad_id=0)
     labels = batch.pop("labels")
     with torch.no_grad():
         table = data.loaded.model(**batch).logits.double().log_softmax(-1)[:, :-1]

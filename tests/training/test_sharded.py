@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from amp_cli.disk.run import Run
@@ -17,28 +16,35 @@ from amp_cli.disk.templates import template_path
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import prepare_items
 from amp_cli.training.launch import train_model
-from tests.training.test_trainer import RAGGED, adapter, metrics, train
+from tests.support.training_items import preference
+from tests.training.test_trainer import RAGGED, adapter, metrics, relative_difference, train
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = replace(RAGGED, max_steps=3, save_steps=3)
 ZERO_3 = {"zero_stage": 3, "zero3_init_flag": False}
+MIXED = [preference(number, levels=2 + number % 3, rounds=1 + number % 2, image=number % 3 > 0) for number in range(10)]
+TEXT = [preference(number, levels=2 + number % 2, image=False) for number in range(5)]
+ONE_IMAGE = [preference(number, levels=2, rounds=2, image=number == 2) for number in range(5)]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten items, every third without an image, in updates of 4, 4 and 2."""
     folder = tmp_path_factory.mktemp("alone")
-    train(folder, replace(CONFIG, reference="online"))
+    train(folder, replace(CONFIG, reference="online"), MIXED)
     return folder
 
 
 def assert_same_training(one: Path, other: Path) -> None:
     for line, other_line in zip(metrics(one), metrics(other), strict=True):
-        for name in ("loss", "grad_norm", "accuracy", "reward_level_0"):
+        assert other_line.keys() == line.keys()
+        for name in {"loss", "grad_norm", "accuracy", "reward_level_0"} & set(line):
             assert other_line[name] == pytest.approx(line[name], rel=1e-3, abs=1e-5), name
     theirs = adapter(other)
     assert theirs.keys() == adapter(one).keys()
+    # by the whole, not number by number: Adam makes whole steps of the noise in a gradient of nearly zero
     for name, value in adapter(one).items():
-        torch.testing.assert_close(theirs[name], value, rtol=1e-2, atol=1e-4, msg=name)
+        assert relative_difference(theirs[name], value) < 2e-2, name
 
 
 def train_sharded(folder: Path, prefs: Path, kind: str, config: TrainConfig) -> str:
@@ -51,14 +57,20 @@ def train_sharded(folder: Path, prefs: Path, kind: str, config: TrainConfig) -> 
     Run.start(folder, command="train", settings=config.to_json())
     file.write_text(yaml.safe_dump(settings))
     prepare_items(prefs, folder, image_root=None, method="mdpo")
+    return launch(file, "tests.support.sharded_worker", folder)
+
+
+def launch(file: Path, module: str, folder: Path) -> str:
+    """Start a module of ours by an accelerate file; return what its processes wrote to stderr."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "DS_ACCELERATOR": "cpu",
+        "ACCELERATE_USE_CPU": str("multi_cpu" in file.name).lower(),
     }
-    launch = ["accelerate.commands.launch", "--config_file", str(file), "--main_process_port", "0"]
+    command = ["accelerate.commands.launch", "--config_file", str(file), "--main_process_port", "0"]
     done = subprocess.run(
-        [sys.executable, "-m", *launch, "-m", "tests.support.sharded_worker", str(folder)],
+        [sys.executable, "-m", *command, "-m", module, str(folder)],
         env=environment,
         capture_output=True,
         text=True,
@@ -79,6 +91,28 @@ def test_two_processes_by_our_own_file_train_as_one(alone: Path, tmp_path: Path)
     assert_same_training(alone, tmp_path / "run")
 
 
+ONLINE = replace(CONFIG, reference="online", tokens_per_step=100)
+MIXES = {
+    "cached": (replace(CONFIG, reference="cache", tokens_per_step=100, max_steps=6), MIXED),
+    "one item in the last update": (ONLINE, TEXT),
+    "one image among all": (replace(ONLINE, reduction="mean"), ONE_IMAGE),
+    "fewer items than processes": (ONLINE, TEXT[:1]),
+    "sft": (replace(CONFIG, method="sft", per_device_batch_size=2), MIXED[:9]),
+}
+
+
+@pytest.mark.slow
+def test_every_mix_of_items_trains_in_two_processes_as_in_one(tmp_path: Path) -> None:
+    for name, (config, records) in MIXES.items():
+        one, together = tmp_path / "alone" / name, tmp_path / "together" / name
+        train(one, config, records)
+        Run.start(together, command="train", settings=config.to_json())
+        prepare_items(one / "data" / "prefs.jsonl", together, image_root=None, method=config.method)
+    launch(template_path("accelerate", "multi_cpu.yaml"), "tests.support.mixes_worker", tmp_path / "together")
+    for name in MIXES:
+        assert_same_training(tmp_path / "alone" / name, tmp_path / "together" / name)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name", "checkpointing"),
@@ -93,7 +127,7 @@ def test_processes_that_share_the_model_train_as_one(
 ) -> None:
     if name == "DEEPSPEED" and find_spec("deepspeed") is None:
         pytest.skip("DeepSpeed is not installed: make test-deepspeed")
-    config = replace(CONFIG, tokens_per_step=120, reference="online", gradient_checkpointing=checkpointing)
+    config = replace(CONFIG, tokens_per_step=170, reference="online", gradient_checkpointing=checkpointing)
     said = train_sharded(tmp_path, alone / "data" / "prefs.jsonl", kind, config)
     assert said.count(f"trains by {name}") == 2
     first, second = (re.findall(rf"process {number} alone: (\d+)", said) for number in (0, 1))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amp_cli.commands.options import OUTPUT_PANEL, ImageRootOption, JsonOption
+from amp_cli.commands.options import OUTPUT_PANEL, ImageRootOption, JsonOption, number
 
 if TYPE_CHECKING:
     from amp_cli.preferences.check.check import Report
@@ -28,9 +28,8 @@ def check(
     ] = None,
     max_length: Annotated[
         int | None,
-        typer.Option(
+        number(
             "--max-length",
-            min=1,
             help="Longest item in tokens, images included; estimated without --model.",
             rich_help_panel=AGAINST,
         ),

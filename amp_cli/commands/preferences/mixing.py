@@ -4,7 +4,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amp_cli.commands.options import OUTPUT_PANEL, ImageRootOption, JsonOption, OutOption, OverwriteOption, SeedOption
+from amp_cli.commands.options import (
+    OUTPUT_PANEL,
+    ImageRootOption,
+    JsonOption,
+    OutOption,
+    OverwriteOption,
+    SeedOption,
+    number,
+)
 
 if TYPE_CHECKING:
     from amp_cli.preferences.mixing import Mixed
@@ -18,7 +26,7 @@ def mix(
     out: OutOption,
     held_out: Annotated[
         float,
-        typer.Option(
+        number(
             "--held-out",
             help="Share of items for held_out.jsonl, 0 to below 1; no image is on both sides.",
             rich_help_panel=OUTPUT_PANEL,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from amp_cli.commands.options import OUTPUT_PANEL, ImageRootOption, JsonOption
+from amp_cli.commands.options import OUTPUT_PANEL, ImageRootOption, JsonOption, number
 
 PAGE = "Page"
 
@@ -14,14 +14,10 @@ def view(
     prefs: Annotated[str, typer.Argument(metavar="PREFS", help="File, folder or hub id, in our format or another.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.", rich_help_panel=OUTPUT_PANEL)],
     image_root: ImageRootOption = None,
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, help="Items on the page, the file's first.", rich_help_panel=PAGE)
-    ] = 5000,
+    limit: Annotated[int, number("--limit", help="Items on the page, the file's first.", rich_help_panel=PAGE)] = 5000,
     thumbnail: Annotated[
         int,
-        typer.Option(
-            "--thumbnail", min=16, max=2048, help="Longest side of the images, in pixels.", rich_help_panel=PAGE
-        ),
+        number("--thumbnail", help="Longest side of the images, in pixels.", rich_help_panel=PAGE),
     ] = 256,
     chunks: Annotated[
         bool,

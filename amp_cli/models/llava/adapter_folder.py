@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import ADAPTER_STEMS, read_tensors, save_tensors, stored_tensors, weight_files
 from amp_cli.models.llava.layout import ORIGINAL as ORIGINAL_LAYOUT
@@ -27,7 +28,10 @@ def adapter_layout(folder: Path, name: str) -> str:
     strange = [key for key in names if respell_adapter(key, NETWORK) is None]
     if strange or not names:
         held = ", ".join(f"'{key}'" for key in strange[:3]) or "nothing"
-        raise AmpError(f"The adapter '{name}' holds {held}, which is not part of a LLaVA model")
+        raise AmpError(
+            f"The adapter '{name}' holds {held}, which is not part of a LLaVA model",
+            hint="Give the adapter of a LLaVA-1.5 model",
+        )
     return ORIGINAL_LAYOUT if all(respell_adapter(key, ORIGINAL) == key for key in names) else TRANSFORMERS
 
 
@@ -47,7 +51,7 @@ def write_adapter(folder: Path, name: str, out: Path, *, to: str) -> int:
             weights[new] = tensor.contiguous()
     if not is_new:
         raise AmpError(f"The adapter '{name}' is already in the {to} layout", hint="Give the other one with --to")
-    config = read_json(folder / "adapter_config.json")
+    config = read_plain_object(folder / "adapter_config.json")
     out.mkdir(parents=True, exist_ok=True)
     save_tensors(weights, out / ADAPTER_STEMS[0])
     config["target_modules"] = _targets(config, weights, spelling, to)

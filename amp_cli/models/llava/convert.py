@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from PIL import Image
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from amp_cli import __version__
 from amp_cli.disk.jsonl import write_text
-from amp_cli.disk.run import Run, made_before, part_of, put_in_place
+from amp_cli.disk.parsing import read_object
+from amp_cli.disk.run import make_whole
 from amp_cli.disk.templates import template_path
 from amp_cli.downloads.reports import Advance, Progress
 from amp_cli.errors import AmpError
+from amp_cli.models.foreign import folder_read
 from amp_cli.models.llava.adapter_folder import adapter_layout, write_adapter
 from amp_cli.models.llava.files import ADAPTER_STEMS, weight_files
-from amp_cli.models.llava.layout import LANGUAGE_MODEL, ORIGINAL, layout_of
+from amp_cli.models.llava.layout import LANGUAGE_MODEL, ORIGINAL, TRANSFORMERS, layout_of
 from amp_cli.models.llava.original import OriginalCheckpoint, open_original
 from amp_cli.models.llava.to_hf import write_hf
 from amp_cli.models.llava.to_llava import write_llava
@@ -33,6 +37,7 @@ from amp_cli.models.resolve import (
     is_folder_name,
     local_folder,
     model_place,
+    places_of,
 )
 from amp_cli.models.spec import ModelSpec
 from amp_cli.models.templates import CHAT_TEMPLATES, chat_template_text
@@ -90,21 +95,24 @@ def convert(settings: ConvertSettings, *, progress: Progress = silent) -> Conver
     """
     is_adapter = _is_adapter(settings.model)
     identity = _identity(settings, is_adapter=is_adapter)
-    asked = {"model": settings.model, "to": settings.to, "vision_tower": settings.vision_tower}
-    done = made_before(
-        settings.out, command="convert", identity={**identity, "to": settings.to}, overwrite=settings.overwrite
-    )
-    if done is None:
-        part = part_of(settings.out)
-        run = Run.start(part, command="convert", settings=asked, identity={**identity, "to": settings.to})
-        write = _write_adapter if is_adapter else _write_model
-        with progress(f"Converting {settings.model}", _bytes_of(settings.model, is_adapter=is_adapter), 0) as advance:
-            tensors, source, facts, notes = write(settings, part, advance)
+
+    def write(part: Path) -> dict[str, Any]:
+        write_parts = _write_adapter if is_adapter else _write_model
+        bar = progress(f"Converting {settings.model}", _bytes_of(settings.model, is_adapter=is_adapter), 0)
+        with folder_read(settings.model), bar as advance:
+            tensors, source, facts, notes = write_parts(settings, part, advance)
         write_text(part / "README.md", _card(settings, identity, facts))
-        run.finish("done", tensors=tensors, source=source, notes=list(notes), peak_memory_mb=peak_memory_mb())
-        put_in_place(part, settings.out)
-        done = run
-    facts = done.facts
+        return {"tensors": tensors, "source": source, "notes": list(notes), "peak_memory_mb": peak_memory_mb()}
+
+    facts = make_whole(
+        settings.out,
+        command="convert",
+        settings={"model": settings.model, "to": settings.to, "vision_tower": settings.vision_tower},
+        identity={**identity, "to": settings.to},
+        write=write,
+        overwrite=settings.overwrite,
+        inputs=places_of(settings.model, settings.vision_tower),
+    ).facts
     differences = _verify(settings, is_adapter=is_adapter) if settings.verify else {}
     return ConvertResult(
         out=settings.out,
@@ -131,7 +139,7 @@ def _is_adapter(model: str) -> bool:
 def _identity(settings: ConvertSettings, *, is_adapter: bool) -> dict[str, Any]:
     if is_adapter:
         if settings.vision_tower is not None:
-            raise AmpError("--vision-tower is for a model, not for an adapter")
+            raise AmpError("--vision-tower is for a model, not for an adapter", hint="Leave out --vision-tower")
         return {"adapter": identity_of(settings.model, adapter_folder(settings.model))}
     return check_model(ModelSpec(model=settings.model, vision_tower=settings.vision_tower))
 
@@ -145,7 +153,12 @@ def _write_model(settings: ConvertSettings, out: Path, advance: Advance) -> Writ
     folder = local_folder(settings.model)
     source = layout_of(folder)
     if source == LANGUAGE_MODEL:
-        raise AmpError(f"'{settings.model}' is a language model without a projector or a vision tower")
+        raise AmpError(
+            f"'{settings.model}' is a language model without a projector or a vision tower",
+            hint="Give a vision-language model",
+        )
+    if source == settings.to == TRANSFORMERS:
+        _refuse_unknown_kind(settings.model, read_object(folder / "config.json"))
     if source == settings.to:
         raise AmpError(
             f"'{settings.model}' is already in the {settings.to} layout", hint="Give the other one with --to"
@@ -154,8 +167,22 @@ def _write_model(settings: ConvertSettings, out: Path, advance: Advance) -> Writ
         checkpoint = open_original(folder, vision_tower=settings.vision_tower)
         return write_hf(checkpoint, out, advance), source, _facts(checkpoint), checkpoint.notes
     if settings.vision_tower is not None:
-        raise AmpError("--vision-tower is for a model in the original layout; this one already holds its tower")
+        raise AmpError(
+            "--vision-tower is for a model in the original layout; this one already holds its tower",
+            hint="Leave out --vision-tower",
+        )
     return write_llava(folder, out, advance), source, {}, ()
+
+
+def _refuse_unknown_kind(model: str, config: dict[str, Any]) -> None:
+    """Refuse a model of neither layout, rather than say that it is in transformers' layout already."""
+    kind = config.get("model_type")
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise AmpError(
+            f"'{model}' is of model type '{kind}', which is neither a LLaVA nor known to transformers "
+            f"{transformers.__version__}",
+            hint="Only LLaVA-1.5 has an original layout to convert from",
+        )
 
 
 def _facts(checkpoint: OriginalCheckpoint) -> dict[str, Any]:
@@ -200,7 +227,7 @@ def _verify(settings: ConvertSettings, *, is_adapter: bool) -> dict[str, float]:
         return largest_differences(source, ModelSpec(model=str(settings.out)))
     base = adapter_base(adapter_folder(settings.model))
     if not base:
-        raise AmpError(f"The adapter '{settings.model}' names no base, which --verify needs")
+        raise AmpError(f"The adapter '{settings.model}' names no base, which --verify needs", hint="Leave out --verify")
     return largest_differences(
         ModelSpec(model=base, adapter=settings.model), ModelSpec(model=base, adapter=str(settings.out))
     )
@@ -229,7 +256,10 @@ def largest_differences(first: ModelSpec, second: ModelSpec) -> dict[str, float]
         others, other_logits = after[name]
         for key, value in inputs.items():
             if key not in others or not torch.equal(value, others[key]):
-                raise AmpError(f"The two layouts differ in {key} on the prompt '{name}'")
+                raise AmpError(
+                    f"The two layouts differ in {key} on the prompt '{name}'",
+                    hint="The model is not of LLaVA-1.5's shape: use it in the layout it came in",
+                )
         differences[name] = float((logits - other_logits).abs().max())
     return differences
 

@@ -1,6 +1,5 @@
 """Finds a folder's weight files and refuses those that are missing or cut off, without reading a tensor."""
 
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
+from amp_cli.disk.modes import share_weights
+from amp_cli.disk.parsing import UnreadableError, parse_json, read_object
 from amp_cli.errors import AmpError
 
 MODEL_STEMS = ("model.safetensors", "pytorch_model.bin")
@@ -40,17 +41,19 @@ def weight_files(folder: Path, stems: Iterable[str] = MODEL_STEMS) -> list[Path]
         for file in files:
             refuse_unfinished(file)
         return files
-    raise AmpError(f"'{folder}' has no weights ({' or '.join(tried)})")
+    raise AmpError(
+        f"'{folder}' has no weights ({' or '.join(tried)})",
+        hint="Give the folder of a whole model; `amp download` fetches one",
+    )
 
 
 def _indexed(index: Path) -> list[Path]:
-    record = read_json(index)
-    weight_map = record.get("weight_map") if isinstance(record, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise AmpError(f"'{index}' is not an index of weight files: it has no weight_map")
+    weight_map = read_object(index, weight_map=dict)["weight_map"]
+    if not weight_map:
+        raise AmpError(f"'{index}' is not an index of weight files: its weight_map is empty", hint="Download it again")
     names = sorted({str(name) for name in weight_map.values()})
     if any(Path(name).name != name for name in names):
-        raise AmpError(f"'{index}' names files outside its folder")
+        raise AmpError(f"'{index}' names files outside its folder", hint="Download the model again")
     files = [index.parent / name for name in names]
     missing = next((file for file in files if not file.is_file()), None)
     if missing is not None:
@@ -85,10 +88,10 @@ def _safetensors_size(file: Path, size: int) -> int | None:
         if not 0 < length <= min(LONGEST_HEADER, size):
             return None
         try:
-            header = json.loads(stream.read(length))
+            header = parse_json(stream.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             return 8 + length + int(max(ends, default=0))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (UnreadableError, LookupError, ValueError, TypeError, AttributeError, OverflowError):
             return None
 
 
@@ -163,7 +166,10 @@ def _unpickled(file: Path, *, device: str) -> dict[str, torch.Tensor]:
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
     ):
-        raise AmpError(f"'{file}' is not a plain list of named tensors")
+        raise AmpError(
+            f"'{file}' is not a plain list of named tensors",
+            hint="Give weights as safetensors, or as a pickle of named tensors only",
+        )
     return content
 
 
@@ -205,6 +211,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
     """Write one safetensors file that transformers reads."""
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     disk_errors_explained(lambda: save_file(whole, file, {"format": "pt"}), file)
+    share_weights(file)
 
 
 def _own_memory(part: dict[str, torch.Tensor]) -> Iterable[tuple[str, torch.Tensor]]:

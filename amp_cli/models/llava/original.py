@@ -10,18 +10,21 @@ import torch
 from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError
+from amp_cli.models.foreign import reads_folder
 from amp_cli.models.llava.files import StoredTensor, read_tensors, stored_tensors, weight_files
 from amp_cli.models.llava.names import ORIGINAL, Spelling, is_buffer, projector_names, respell
 from amp_cli.models.llava.projector import read_projector
+from amp_cli.models.llava.settings import (
+    language_model_type,
+    refuse_other_models,
+    refuse_unknown_settings,
+)
 from amp_cli.models.llava.tokenizer import original_tokenizer
 from amp_cli.models.llava.tower import Tower, differing_weight, find_tower
 from amp_cli.models.resolve import folder_identity
 
-LANGUAGE_MODELS = {"LlavaLlamaForCausalLM": "llama", "LlavaMistralForCausalLM": "mistral"}
-_PLAIN = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral"}
-"""What the configuration says beside LLaVA's own LoRA adapters: it is that of the base with LLaVA's keys added."""
 ROW_MULTIPLE = 64
 """The vocabulary is filled up to a multiple of this, as the official converter does for the GPU's sake."""
 APPENDED_ROWS = "appended_rows.safetensors"
@@ -75,11 +78,17 @@ class OriginalCheckpoint:
         return read_tensors(file) if file.is_file() else {}
 
     @property
+    def select_layer(self) -> int:
+        """The layer of the tower whose output is shown to the language model."""
+        return int(self.config.get("mm_vision_select_layer", -2))
+
+    @property
     def keeps_class_token(self) -> bool:
         """Whether the tower's class token is shown to the language model too."""
         return str(self.config.get("mm_vision_select_feature", "patch")) == "cls_patch"
 
 
+@reads_folder
 def open_original(
     folder: Path,
     *,
@@ -97,8 +106,9 @@ def open_original(
     Raises:
         AmpError: something is missing, damaged, does not fit together, or is of a kind transformers' LLaVA cannot hold.
     """
-    config = config if config is not None else read_json(folder / "config.json")
-    _refuse_other_kinds(folder, config)
+    config = config if config is not None else read_plain_object(folder / "config.json")
+    refuse_other_models(str(folder), config)
+    refuse_unknown_settings(folder, config)
     stored = stored_tensors(weight_files(folder))
     for name in (EMBEDDING, HEAD):
         if name not in stored and not (name == HEAD and config.get("tie_word_embeddings")):
@@ -107,13 +117,14 @@ def open_original(
             )
     tower = find_tower(
         folder,
-        str(config.get("mm_vision_tower") or ""),
+        str(config.get("mm_vision_tower") or config.get("vision_tower") or ""),
         stored,
         given=vision_tower,
         is_trained=bool(config.get("unfreeze_mm_vision_tower")),
     )
     checkpoint = OriginalCheckpoint(folder=folder, config=config, stored=stored, projector=projector, tower=tower)
     _refuse_unfitting_projector(checkpoint)
+    _refuse_absent_layer(checkpoint)
     different = differing_weight(tower, stored)
     if different is None:
         return checkpoint
@@ -122,35 +133,6 @@ def open_original(
         f"(first in '{different}')"
     )
     return replace(checkpoint, notes=(note,))
-
-
-def _refuse_other_kinds(folder: Path, config: dict[str, Any]) -> None:
-    kind = next(iter(config.get("architectures") or []), "LlavaLlamaForCausalLM")
-    if language_model_type(config) is None:
-        raise AmpError(
-            f"'{folder}' is an original LLaVA checkpoint around '{kind}', which is not supported",
-            hint=f"Supported are {' and '.join(LANGUAGE_MODELS)}; for others look for a version by llava-hf",
-        )
-    unfit = {
-        "mm_use_im_start_end": bool(config.get("mm_use_im_start_end")),
-        "mm_resampler_type": bool(config.get("mm_resampler_type")),
-        "image_aspect_ratio": str(config.get("image_aspect_ratio")).startswith("anyres"),
-    }
-    wrong = next((name for name, is_unfit in unfit.items() if is_unfit), None)
-    if wrong is not None:
-        raise AmpError(
-            f"'{folder}' has {wrong} = {config[wrong]!r}, which LLaVA in transformers does not support",
-            hint="LLaVA-1.5 is supported; for LLaVA-1.6 use the versions by llava-hf",
-        )
-
-
-def language_model_type(config: dict[str, Any]) -> str | None:
-    """Return `llama` or `mistral`, or None for a kind that is not supported."""
-    kind = next(iter(config.get("architectures") or []), "LlavaLlamaForCausalLM")
-    if kind == "LlavaForConditionalGeneration":  # a hybrid: rewritten by transformers
-        text = config.get("text_config", {}).get("model_type", "llama")
-        return text if text in LANGUAGE_MODELS.values() else None
-    return (LANGUAGE_MODELS | _PLAIN).get(kind)
 
 
 def _refuse_unfitting_projector(checkpoint: OriginalCheckpoint) -> None:
@@ -179,6 +161,16 @@ def _refuse_unfitting_projector(checkpoint: OriginalCheckpoint) -> None:
         )
 
 
+def _refuse_absent_layer(checkpoint: OriginalCheckpoint) -> None:
+    """The tower's states are those before its first layer (0) and after each; negative ones count from the last."""
+    layer, layers = checkpoint.select_layer, checkpoint.tower.config.num_hidden_layers
+    if not -layers - 1 <= layer <= layers:
+        raise AmpError(
+            f"'{checkpoint.folder}' has mm_vision_select_layer = {layer}, but its vision tower has {layers} layers",
+            hint="Give the tower that the model was trained with as --vision-tower",
+        )
+
+
 def llava_config(checkpoint: OriginalCheckpoint) -> LlavaConfig:
     """Return the configuration of the same model in transformers' layout."""
     source, tower = checkpoint.config, checkpoint.tower
@@ -194,7 +186,7 @@ def llava_config(checkpoint: OriginalCheckpoint) -> LlavaConfig:
         vision_config=tower.config,
         image_token_index=checkpoint.vocabulary,
         image_seq_length=tower.patches + checkpoint.keeps_class_token,
-        vision_feature_layer=int(source.get("mm_vision_select_layer", -2)),
+        vision_feature_layer=checkpoint.select_layer,
         vision_feature_select_strategy="full" if checkpoint.keeps_class_token else "default",
         tie_word_embeddings=bool(source.get("tie_word_embeddings", False)),
         pad_token_id=pad,
@@ -224,7 +216,10 @@ def _renamed(checkpoint: OriginalCheckpoint, file: Path, spelling: Spelling) -> 
             continue
         new = respell(name, spelling)
         if new is None:
-            raise AmpError(f"'{file}' holds '{name}', which is not part of a LLaVA-1.5 model")
+            raise AmpError(
+                f"'{file}' holds '{name}', which is not part of a LLaVA-1.5 model",
+                hint="Only LLaVA-1.5's original layout is read; give the model in transformers' layout",
+            )
         yield new, with_rows(tensor, name, checkpoint) if name in (EMBEDDING, HEAD) else tensor
 
 

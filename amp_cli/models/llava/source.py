@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.cache import converted_folder
 from amp_cli.models.llava.layout import LANGUAGE_MODEL, ORIGINAL, layout_of, says_original
@@ -45,7 +45,7 @@ class CheckpointFolder:
         """Return the model's configuration in transformers' layout."""
         if self.original is not None:
             return dict(llava_config(self.original).to_dict())
-        return dict(read_json(self.folder / "config.json"))
+        return dict(read_plain_object(self.folder / "config.json"))
 
 
 def find_source(spec: ModelSpec) -> CheckpointFolder:
@@ -114,7 +114,7 @@ def _original_in(folder: Path, adapter: Path | None, model: str, vision_tower: s
                 hint="Give a vision-language model, or with --adapter LLaVA's adapter folder for this base "
                 "(config.json and non_lora_trainables.bin in it)",
             )
-        config = read_json(adapter / "config.json")
+        config = read_plain_object(adapter / "config.json")
         return open_original(folder, config=config, projector=files, vision_tower=vision_tower)
     if vision_tower is not None:
         raise AmpError(

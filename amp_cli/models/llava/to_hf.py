@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.models.llava.complete import refuse_gaps, shapes_in
 from amp_cli.models.llava.files import write_shards
 from amp_cli.models.llava.names import HUB
@@ -47,7 +48,7 @@ def _write_small_files(checkpoint: OriginalCheckpoint, out: Path) -> None:
 def save_processor(processor: Any, out: Path) -> None:
     """Write a processor with its tokenizer under a class name that transformers before 5.0 knows too."""
     processor.save_pretrained(out)
-    tokenizer = read_json(out / "tokenizer_config.json")
+    tokenizer = read_plain_object(out / "tokenizer_config.json")
     if tokenizer.get("tokenizer_class") == "TokenizersBackend":
         write_json(out / "tokenizer_config.json", {**tokenizer, "tokenizer_class": "PreTrainedTokenizerFast"})
 

@@ -10,7 +10,8 @@ import torch
 from transformers import LlavaConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from amp_cli.disk.jsonl import disk_errors_explained, read_json, write_json
+from amp_cli.disk.jsonl import disk_errors_explained, write_json
+from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.complete import refuse_gaps
 from amp_cli.models.llava.files import read_tensors, save_tensors, stored_tensors, weight_files, write_shards
@@ -37,7 +38,7 @@ def write_llava(folder: Path, out: Path, advance: Callable[[int], object] = lamb
     Raises:
         AmpError: the model is no LLaVA-1.5, or lacks the files that the original layout needs.
     """
-    config = read_json(folder / "config.json")
+    config = read_plain_object(folder / "config.json")
     _refuse_other_kinds(folder, config)
     image_token = _image_token(folder, config)
     stored = stored_tensors(weight_files(folder))
@@ -59,15 +60,36 @@ def _refuse_other_kinds(folder: Path, config: dict[str, Any]) -> None:
     kind = text.get("model_type", "llama")
     if config.get("model_type") != "llava" or vision.get("model_type", "clip_vision_model") != "clip_vision_model":
         raise AmpError(
-            f"'{folder}' is a '{config.get('model_type')}', and the original LLaVA layout is only for LLaVA-1.5"
+            f"'{folder}' is a '{config.get('model_type')}', and the original LLaVA layout is only for LLaVA-1.5",
+            hint="Use the model in transformers' layout, which it is in",
         )
     if kind not in _ARCHITECTURES:
-        raise AmpError(f"'{folder}' has a language model of type '{kind}', which the original layout does not support")
+        raise AmpError(
+            f"'{folder}' has a language model of type '{kind}', which the original layout does not support",
+            hint="Use the model in transformers' layout, which it is in",
+        )
     for name, only in (("projector_hidden_act", "gelu"), ("multimodal_projector_bias", True)):
         if config.get(name, only) != only:
-            raise AmpError(f"'{folder}' has {name} = {config[name]!r}; the original layout supports only {only!r}")
+            raise AmpError(
+                f"'{folder}' has {name} = {config[name]!r}; the original layout supports only {only!r}",
+                hint="Use the model in transformers' layout, which it is in",
+            )
+    if config.get("quantization_config"):
+        raise AmpError(
+            f"'{folder}' has quantization_config = {config['quantization_config']!r:.120}: its weights are packed",
+            hint="Convert the model as it was before it was quantised",
+        )
+    if config.get("vision_feature_select_strategy", "default") not in ("default", "full"):
+        raise AmpError(
+            f"'{folder}' has vision_feature_select_strategy = {config['vision_feature_select_strategy']!r}; "
+            "the original layout supports only 'default' and 'full'",
+            hint="Use the model in transformers' layout, which it is in",
+        )
     if not isinstance(config.get("vision_feature_layer", -2), int):
-        raise AmpError(f"'{folder}' has several layers in vision_feature_layer; the original layout supports only one")
+        raise AmpError(
+            f"'{folder}' has several layers in vision_feature_layer; the original layout supports only one",
+            hint="Use the model in transformers' layout, which it is in",
+        )
     if not (folder / "tokenizer.model").is_file():
         raise AmpError(
             f"'{folder}' has no tokenizer.model, which the original layout needs",
@@ -86,7 +108,8 @@ def _image_token(folder: Path, config: dict[str, Any]) -> int:
     if image_token < pieces:
         raise AmpError(
             f"'{folder}' has its image token ({image_token}) among the {pieces:,} tokens of tokenizer.model; the "
-            "original layout expects it after them"
+            "original layout expects it after them",
+            hint="Use the model in transformers' layout, which it is in",
         )
     return image_token
 
@@ -100,7 +123,10 @@ def _original_parts(folder: Path, image_token: int, kept: dict[str, torch.Tensor
                 continue
             new = respell(name, ORIGINAL)
             if new is None:
-                raise AmpError(f"'{file}' holds '{name}', which is not part of a LLaVA-1.5 model")
+                raise AmpError(
+                    f"'{file}' holds '{name}', which is not part of a LLaVA-1.5 model",
+                    hint="Use the model in transformers' layout, which it is in",
+                )
             if new.startswith(ORIGINAL.tower):
                 continue
             if new in (EMBEDDING, HEAD):
@@ -132,7 +158,7 @@ def _tower_tensors(folder: Path) -> dict[str, torch.Tensor]:
 def _original_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration that the folder was converted from, or one made from transformers'."""
     if (folder / KEPT / "config.json").is_file():
-        source: dict[str, Any] = read_json(folder / KEPT / "config.json")
+        source: dict[str, Any] = read_plain_object(folder / KEPT / "config.json")
         return source
     text, vision = _full_configs(config)
     architecture, model_type = _ARCHITECTURES[text["model_type"]]
@@ -178,7 +204,7 @@ def _pads(folder: Path) -> bool:
 def _image_settings(folder: Path) -> dict[str, Any]:
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
-            settings: dict[str, Any] = read_json(folder / name)
+            settings: dict[str, Any] = read_plain_object(folder / name)
             if images := settings.get("image_processor", settings if "image_mean" in settings else None):
                 return dict(images)
     return {}
@@ -223,7 +249,9 @@ def _write_small_files(folder: Path, original: dict[str, Any], out: Path) -> Non
             if (folder / KEPT / name).is_file():
                 shutil.copyfile(folder / KEPT / name, out / name)
         return
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    settings = (
+        read_plain_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    )
     write_json(
         out / "tokenizer_config.json",
         {

@@ -21,7 +21,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import generate_merges
 
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_object
 from amp_cli.errors import AmpError
 
 BLANK = "▁"
@@ -50,7 +50,10 @@ class Pieces:
         try:
             self.processor.Load(str(file))
         except (RuntimeError, OSError) as error:
-            raise AmpError(f"'{file}' is not a SentencePiece model") from error
+            raise AmpError(
+                f"'{file}' is not a SentencePiece model",
+                hint="Copy the tokenizer.model of the base language model into the folder",
+            ) from error
 
     @cached_property
     def names(self) -> list[str]:
@@ -100,7 +103,7 @@ def original_tokenizer(folder: Path, *, vocabulary: int) -> PreTrainedTokenizerF
             f"the model's embedding {vocabulary:,} rows",
             hint="Use the tokenizer.model that came with these weights",
         )
-    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    config = read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     fast = _fast_tokenizer(pieces, legacy=bool(config.get("legacy", True)))
     _refuse_other_ids(fast, pieces)
     return _wrapped(fast, pieces, added, vocabulary, config)
@@ -109,7 +112,7 @@ def original_tokenizer(folder: Path, *, vocabulary: int) -> PreTrainedTokenizerF
 def _added_tokens(folder: Path, pieces: int) -> dict[str, int]:
     """Tokens that a fine-tuning put behind the pieces, by name."""
     file = folder / "added_tokens.json"
-    listed = read_json(file) if file.is_file() else {}
+    listed = read_object(file) if file.is_file() else {}
     return {
         str(name): int(number) for name, number in sorted(listed.items(), key=lambda one: one[1]) if number >= pieces
     }

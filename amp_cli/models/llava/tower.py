@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPVisionConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from amp_cli.disk.jsonl import read_json
+from amp_cli.disk.parsing import read_object
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import StoredTensor, read_tensors, stored_tensors, weight_files
 from amp_cli.models.llava.names import HUB, ORIGINAL, is_buffer, respell
@@ -102,10 +102,12 @@ def _from_hub(name: str) -> Path:
 
 def _outer(name: str, folder: Path) -> Tower:
     """A CLIP folder: the vision half alone, or a whole CLIP of which the text half is left aside."""
-    config = read_json(folder / "config.json")
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    config = read_object(folder / "config.json")
+    kind = config.get("model_type")
     if kind not in ("clip", "clip_vision_model"):
-        raise AmpError(f"The vision tower '{name}' is of type '{kind}', not CLIP")
+        raise AmpError(
+            f"The vision tower '{name}' is of type '{kind}', not CLIP", hint="Give a CLIP folder with --vision-tower"
+        )
     vision = config.get("vision_config", config)
     stored = {name: place for name, place in stored_tensors(weight_files(folder)).items() if not is_buffer(name)}
     tensors = {
@@ -119,7 +121,8 @@ def _outer(name: str, folder: Path) -> Tower:
     if positions is not None and positions != (tower_config.image_size // tower_config.patch_size) ** 2 + 1:
         raise AmpError(
             f"The vision tower '{name}' contradicts itself: its config.json says {tower_config.image_size} pixels, "
-            f"its weights hold {positions} positions"
+            f"its weights hold {positions} positions",
+            hint="Download the vision tower again",
         )
     mean, std = _mean_and_std(folder)
     return Tower(name=name, folder=folder, config=tower_config, tensors=tensors, mean=mean, std=std)
@@ -133,7 +136,7 @@ def _is_positions(name: str) -> bool:
 
 def _mean_and_std(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     file = folder / "preprocessor_config.json"
-    settings: dict[str, Any] = read_json(file) if file.is_file() else {}
+    settings: dict[str, Any] = read_object(file) if file.is_file() else {}
     return tuple(settings.get("image_mean", OPENAI_CLIP_MEAN)), tuple(settings.get("image_std", OPENAI_CLIP_STD))
 
 

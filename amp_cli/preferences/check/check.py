@@ -9,6 +9,8 @@ from typing import Any
 
 from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.left_out import LeftOut
+from amp_cli.disk.one_file import refuse_foreign_file
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.layout import says_original
 from amp_cli.models.resolve import fetch_file, is_folder_name, model_config, model_place
@@ -118,6 +120,11 @@ REPORT = "check.json"
 LISTED = "findings.jsonl"
 
 
+def _is_report(file: Path) -> bool:
+    report = read_json(file)
+    return isinstance(report, dict) and {"format", "faults", "warnings", "length", "style", "leaks"} <= {*report}
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckSettings:
     """What to check, and against what.
@@ -141,6 +148,9 @@ class CheckSettings:
             others = [one.name for one in self.out.iterdir() if one.name not in (REPORT, LISTED)]
             if others:
                 raise AmpError(f"'{self.out}' holds other files, such as '{others[0]}'", hint="Choose a new folder")
+            report = self.out / REPORT
+            refuse_foreign_file(report, is_ours=_is_report)
+            refuse_foreign_file(self.out / LISTED, is_ours=lambda _: report.exists())
 
 
 @dataclass(kw_only=True)
@@ -199,7 +209,7 @@ def check(settings: CheckSettings) -> Report:
             advance()
         report = checker.finish()
     if report.items + report.rejected == 0:
-        raise AmpError(f"'{settings.source}' has no entry")
+        raise AmpError(f"'{settings.source}' has no entry", hint="Give a file with one item or more")
     if context is None:
         report.skipped["truncation"] = "needs --model or --max-length"
     else:

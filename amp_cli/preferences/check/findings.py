@@ -40,7 +40,7 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.check not in CHECKS:
-            raise AmpError(f"There is no check '{self.check}'")
+            raise AmpError(f"There is no check '{self.check}'", hint="See `amp prefs check --help`")
 
     @property
     def is_fault(self) -> bool:

@@ -4,7 +4,7 @@ import re
 
 from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import Dialogue, is_turns, own_id, read_turns, same_questions
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, kept
 from amp_cli.records import Level
 
@@ -19,7 +19,7 @@ def describes(record: Record) -> bool:
 def convert(record: Record, choices: Choices) -> list[Draft]:
     dialogues = [(name, read_turns(record[name], name)) for name in _outputs(record)]
     if not dialogues:
-        raise AmpError("there is no 'output_1'")
+        raise RecordError("there is no 'output_1'")
     first = dialogues[0][1]
     for name, dialogue in dialogues:
         _refuse_misfit(name, dialogue, first)
@@ -44,9 +44,9 @@ def _outputs(record: Record) -> list[str]:
 
 def _refuse_misfit(name: str, dialogue: Dialogue, first: Dialogue) -> None:
     if dialogue.awaits_answer:
-        raise AmpError(f"the last question of '{name}' has no answer")
+        raise RecordError(f"the last question of '{name}' has no answer")
     if not same_questions(dialogue.questions, first.questions):
-        raise AmpError(f"'{name}' asks other questions than the first output")
+        raise RecordError(f"'{name}' asks other questions than the first output")
 
 
 FORMAT = Format(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from amp_cli.dialogues.named_images import Record, SourceImage
 from amp_cli.dialogues.turns import Brought
-from amp_cli.errors import AmpError
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.records import PLAIN, Frame, Level
 
 KEY = "__key__"
@@ -14,6 +14,7 @@ KEY = "__key__"
 ASPECTS = {"helpfulness": "Helpfulness", "faithfulness": "Visual Faithfulness", "ethics": "Ethical Considerations"}
 """VLFeedback's three ratings of an answer: our names and the data's."""
 EQUAL_WEIGHTS = {"helpfulness": 1.0, "faithfulness": 1.0, "ethics": 1.0}
+ENDLESS = "a number that is NaN or infinite was left out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,9 @@ class Draft:
     notes: tuple[str, ...] = ()
 
 
+HEAVIEST = 1_000_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choices:
     """What the user may decide about rated answers: the weight of each aspect, and what happens to equal ratings."""
@@ -44,8 +48,11 @@ class Choices:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.weights) - set(ASPECTS)):
             raise AmpError(f"There is no rating '{unknown[0]}'", hint=f"Known: {', '.join(ASPECTS)}")
-        if not all(0 <= weight < float("inf") for weight in self.weights.values()) or not any(self.weights.values()):
-            raise AmpError("Rating weights must be numbers from 0, one of them above 0")
+        if not all(0 <= weight <= HEAVIEST for weight in self.weights.values()) or not any(self.weights.values()):
+            raise AmpError(
+                f"Rating weights must be numbers from 0 to {HEAVIEST:,}, one of them above 0",
+                hint="E.g. --rating-weights helpfulness=1,faithfulness=2,ethics=0",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +88,7 @@ def text_of(record: Record, name: str) -> str:
     """
     value = record.get(name)
     if not isinstance(value, str):
-        raise AmpError(f"'{name}' must be a text, not {value!r:.80}" if name in record else f"'{name}' is missing")
+        raise RecordError(f"'{name}' must be a text, not {value!r:.80}" if name in record else f"'{name}' is missing")
     return value
 
 

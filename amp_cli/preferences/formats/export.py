@@ -1,18 +1,30 @@
 """Streams preference items into a file of another program, or into a folder for the hub."""
 
+import filecmp
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from amp_cli.dialogues.turns import IMAGE_TOKEN
-from amp_cli.disk.jsonl import read_json, write_json
+from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.left_out import LeftOut
-from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.parquet import written_parquet
-from amp_cli.preferences.image_paths import find_images, image_root, name_from
+from amp_cli.disk.one_file import alone_writing, first_record, is_rejected_list, refuse_foreign_file
+from amp_cli.disk.parsing import read_json
+from amp_cli.errors import AmpError, RecordError
+from amp_cli.models.images import image_content
+from amp_cli.preferences.formats.parquet import is_written_parquet, written_parquet
+from amp_cli.preferences.formats.source import open_source
+from amp_cli.preferences.image_paths import (
+    find_images,
+    image_root,
+    name_from,
+    publishable_folders,
+    refuse_unnamed_folders,
+)
 from amp_cli.preferences.reading import read_items, written_beside
 from amp_cli.records import PAIR_SETS, PreferenceItem, pairs_of
 
@@ -56,6 +68,11 @@ class ExportSettings:
     def root(self) -> Path:
         return image_root(self.source, self.image_root)
 
+    @cached_property
+    def folders(self) -> tuple[Path, ...]:
+        """Where images may lie whose content is published."""
+        return publishable_folders(self.source, self.image_root)
+
 
 @dataclass(kw_only=True)
 class Exported:
@@ -80,14 +97,30 @@ class Exported:
 
 
 def export_file(settings: ExportSettings) -> Exported:
-    """Write the items to one file of the layout, one at a time.
+    """Write the items to one file of the layout, one at a time; the same export once more leaves the file as it is.
 
     Raises:
-        AmpError: the place is taken or of the wrong kind, the source cannot be read, or no item can be written.
+        AmpError: the place is taken by something else or of the wrong kind, the source cannot be read, or no item can
+            be written.
     """
     _refuse_place(settings)
+    inputs = [Path(settings.source), *open_source(settings.source, image_root=settings.image_root).files]
     result = Exported(out=settings.out)
-    with _writer(settings) as writer:
+    again = settings.out.with_name(f"{settings.out.name}.again")
+    with alone_writing(settings.out, command="prefs export", is_ours=_is_export, inputs=inputs):
+        refuse_foreign_file(result.rejections, is_ours=is_rejected_list, inputs=inputs)
+        is_there = settings.out.exists() and not settings.overwrite
+        _export(settings, result, again if is_there else settings.out)
+        if is_there:
+            _refuse_difference(again, settings.out)
+        list_rejected(result)
+        if settings.to == "llama-factory":
+            _describe_to_factory(settings.out)
+    return result
+
+
+def _export(settings: ExportSettings, result: Exported, place: Path) -> None:
+    with _writer(place, settings.out.suffix) as writer:
         for item in sound_items(settings, result):
             try:
                 records = _records(item, settings)
@@ -98,10 +131,14 @@ def export_file(settings: ExportSettings) -> Exported:
                 writer.write(record)
             result.take(item, len(records))
         refuse_nothing(result, settings.source)
-    list_rejected(result)
-    if settings.to == "llama-factory":
-        _describe_to_factory(settings.out)
-    return result
+
+
+def _is_export(file: Path) -> bool:
+    """Tell a file that an export wrote: its rows name their levels, or are whole dialogues under an id, a line each."""
+    if file.suffix == ".parquet":
+        return is_written_parquet(file)
+    record = first_record(file) or {}
+    return "pair" in record if file.suffix == ".jsonl" else {"id", "output_1", "output_2"} <= {*record}
 
 
 def sound_items(settings: ExportSettings, result: Exported) -> Iterator[PreferenceItem]:
@@ -125,7 +162,8 @@ def refuse_nothing(result: Exported, source: str) -> None:
 def list_rejected(result: Exported) -> None:
     """Write the list of what was left out, or remove an older one."""
     if not result.rejected:
-        result.rejections.unlink(missing_ok=True)
+        if result.rejections.is_file() and is_rejected_list(result.rejections):
+            result.rejections.unlink()
         return
     with written_beside(result.rejections) as writer:
         for item_id, reason in result.rejected:
@@ -139,18 +177,25 @@ def _refuse_place(settings: ExportSettings) -> None:
             f"'{out}' is not a file name for {settings.to}",
             hint=f"Give --out a name that ends in {' or '.join(endings)}",
         )
-    if out.exists() and not settings.overwrite:
-        raise AmpError(f"'{out}' exists", hint="Choose another file with --out, or replace it with --overwrite")
-    if out.exists() and Path(settings.source).exists() and out.samefile(settings.source):
-        raise AmpError(f"'{out}' is the source itself", hint="Choose another file with --out")
     if settings.to == "llama-factory":
         _factory_entries(out)
 
 
-def _writer(settings: ExportSettings) -> AbstractContextManager[Writer]:
-    if settings.out.suffix == ".parquet":
-        return written_parquet(settings.out)
-    return written_beside(settings.out, as_list=settings.out.suffix == ".json")
+def _refuse_difference(again: Path, out: Path) -> None:
+    """Keep a file that this very export wrote before, as when it was killed after its last step; refuse another."""
+    is_same = filecmp.cmp(again, out, shallow=False)
+    again.unlink()
+    if not is_same:
+        raise AmpError(
+            f"'{out}' exists, and holds something else",
+            hint="Choose another file with --out, or replace it with --overwrite",
+        )
+
+
+def _writer(place: Path, ending: str) -> AbstractContextManager[Writer]:
+    if ending == ".parquet":
+        return written_parquet(place)
+    return written_beside(place, as_list=ending == ".json")
 
 
 def _records(item: PreferenceItem, settings: ExportSettings) -> list[dict[str, Any]]:
@@ -164,7 +209,8 @@ def _records(item: PreferenceItem, settings: ExportSettings) -> list[dict[str, A
     if settings.to == "trl":
         record = trl_record
         if settings.out.suffix == ".parquet":
-            images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+            refuse_unnamed_folders(files, settings.folders)
+            images = [{"bytes": image_content(file)[0], "path": file.name} for file in files]
     elif settings.to == "ms-swift":
         record = swift_record
     else:
@@ -207,7 +253,7 @@ class Pair:
 
     def __post_init__(self) -> None:
         if not 0 <= self.better < self.worse < len(self.item.levels):
-            raise AmpError(f"there is no pair of levels {self.better} and {self.worse}")
+            raise RecordError(f"there is no pair of levels {self.better} and {self.worse}")
 
     @property
     def id(self) -> str:
@@ -242,7 +288,7 @@ def refuse_image_tokens(item: PreferenceItem) -> None:
     answers = [answer for level in item.levels for answer in level.answers]
     held = next((text for text in (*item.questions, *answers) if IMAGE_TOKEN in text), None)
     if held is not None:
-        raise AmpError(f"a text holds '{IMAGE_TOKEN}', which marks an image's place: {held!r:.80}")
+        raise RecordError(f"a text holds '{IMAGE_TOKEN}', which marks an image's place: {held!r:.80}")
 
 
 def trl_record(pair: Pair, images: Sequence[Any]) -> dict[str, Any]:
@@ -290,7 +336,7 @@ def factory_record(pair: Pair, images: Sequence[str]) -> dict[str, Any]:
         AmpError: answers before the last differ; the layout has one history for both sides.
     """
     if pair.shared_rounds != len(pair.item.questions) - 1:
-        raise AmpError(
+        raise RecordError(
             f"levels {pair.better} and {pair.worse} differ before the last round; LLaMA-Factory has one history"
         )
     questions = _marked(pair.item.questions, len(images), separator="")
@@ -311,7 +357,7 @@ def authors_record(item: PreferenceItem, images: Sequence[str]) -> dict[str, Any
         AmpError: more than one image; the layout has one.
     """
     if len(images) > 1:
-        raise AmpError(f"the item has {len(images)} images; the AMP authors' layout has one")
+        raise RecordError(f"the item has {len(images)} images; the AMP authors' layout has one")
     questions = _marked(item.questions, len(images), separator="\n")
     record: dict[str, Any] = {"id": item.id, **({"image": images[0]} if images else {})}
     for number, level in enumerate(item.levels, start=1):

@@ -61,15 +61,19 @@ def find_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def detect_format(records: Sequence[Record], source: str) -> Format:
+def detect_format(records: Sequence[Record], source: str, reason: str = "") -> Format:
     """Return the format that describes the most of the records.
+
+    Args:
+        reason: why the first record cannot be read, where that is so.
 
     Raises:
         AmpError: none does, or two do equally well.
     """
     if not records:
         raise AmpError(
-            f"No record of '{source}' can be read", hint="It must be JSON, JSONL or Parquet with one item each"
+            f"No record of '{source}' can be read" + (f"; the first: {reason}" if reason else ""),
+            hint="It must be JSON, JSONL or Parquet with one item each",
         )
     votes = Counter(one.name for record in records for one in FORMATS.values() if one.describes(record))
     ranking = votes.most_common(2)

@@ -2,7 +2,7 @@
 
 from amp_cli.dialogues.named_images import Record, SourceImage, checked_name
 from amp_cli.dialogues.turns import own_id
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 from amp_cli.preferences.formats.draft import (
     KEY,
     Choices,
@@ -29,13 +29,13 @@ def describes(record: Record) -> bool:
 def convert(record: Record, choices: Choices) -> list[Draft]:
     image_id = _image_id(record)
     if image_id is None:
-        raise AmpError("there is no 'image_id'")
+        raise RecordError("there is no 'image_id'")
     images = (SourceImage(names=tuple(checked_name(f"{folder}{image_id}.jpg") for folder in FOLDERS)),)
     if "question" in record:
         return [_of_question(record, image_id, images)]
     chosen, rejected = (texts(record.get(name), name) for name in ("chosen", "rejected"))
     if not chosen or not rejected:
-        raise AmpError("'chosen' and 'rejected' must have a wording each")
+        raise RecordError("'chosen' and 'rejected' must have a wording each")
     return [
         Draft(
             id=f"ha-dpo-desc-{image_id}-{number}",
@@ -51,7 +51,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
 
 def _of_question(record: Record, image_id: str, images: tuple[SourceImage, ...]) -> Draft:
     if record.get("correct") is True:
-        raise AmpError("the model's answer was correct: there is nothing to prefer")
+        raise RecordError("the model's answer was correct: there is nothing to prefer")
     return Draft(
         id=None,
         images=images,

@@ -1,19 +1,24 @@
 """A folder for the Hugging Face hub: items, images, and a data card with what the data says of itself."""
 
-import shutil
+import filecmp
+import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from amp_cli import __version__
-from amp_cli.disk.jsonl import content_hash, disk_errors_explained, read_json, write_text
-from amp_cli.disk.run import NAME, put_in_place
+from amp_cli.disk.jsonl import disk_errors_explained, write_text
+from amp_cli.disk.lock import alone_in, rename_held
+from amp_cli.disk.parsing import read_json
+from amp_cli.disk.replacing import NAME, is_ours, refuse_inputs, refuse_others, remove_files, sort_files
+from amp_cli.disk.run import place_beside
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
+from amp_cli.models.images import image_content
 from amp_cli.preferences.formats.export import Exported, ExportSettings, list_rejected, refuse_nothing, sound_items
-from amp_cli.preferences.image_paths import find_images
+from amp_cli.preferences.image_paths import find_images, refuse_unnamed_folders
 from amp_cli.preferences.reading import written_beside
 from amp_cli.records import PreferenceItem
 
@@ -63,7 +68,12 @@ def export_folder(settings: ExportSettings) -> Exported:
     Raises:
         AmpError: the place is taken, the source cannot be read, or no item can be written.
     """
-    part = _free_part(settings)
+    with alone_in(place_beside(settings.out), "prefs export", for_out=settings.out):
+        _refuse_taken(settings)
+        return _exported(settings, _cleared_part(settings))
+
+
+def _exported(settings: ExportSettings, part: Path) -> Exported:
     result, facts = Exported(out=settings.out), CardFacts()
     copies = ImageCopies(part / DATA)
     try:
@@ -71,44 +81,84 @@ def export_folder(settings: ExportSettings) -> Exported:
             for item in sound_items(settings, result):
                 try:
                     images = find_images(item, settings.root)
+                    refuse_unnamed_folders(images, settings.folders)
+                    names = [copies.copy(image) for image in images]
                 except AmpError as error:
                     result.rejected.append((item.id, error.message))
                     continue
-                writer.write(_uniform(item, [copies.copy(image) for image in images]))
+                writer.write(_uniform(item, names))
                 facts.take(item)
                 result.take(item, 1)
             refuse_nothing(result, settings.source)
         result.images = copies.count
         write_text(part / CARD, _card(facts, result, settings))
-        put_in_place(part, settings.out)
+        _put_in_place(part, settings, copies)
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        remove_files(part, sort_files(part, WRITTEN)[0])
         raise
     list_rejected(result)
     return result
 
 
-def _free_part(settings: ExportSettings) -> Path:
-    """Return the place beside `out` where the folder is made; refuse to replace what is no result of ours."""
+WRITTEN = (CARD, f"{DATA}/{ITEMS}", f"{DATA}/images/??/*-????????*")
+"""What an export writes; images end in a part of their content's hash."""
+
+
+def _refuse_taken(settings: ExportSettings) -> None:
+    """Refuse to replace what is no earlier export, or holds what is read."""
     out = settings.out
-    is_ours = (out / DATA / ITEMS).is_file() and (out / CARD).is_file()
-    is_taken = out.exists() and not (out.is_dir() and not any(out.iterdir()))
-    if is_taken and not (settings.overwrite and is_ours):
+    if not _is_taken(out):
+        return
+    if not ((out / DATA / ITEMS).is_file() and _is_our_card(out / CARD)):
         raise AmpError(
             f"'{out}' is not empty",
             hint="Choose a new folder with --out, or replace an earlier export with --overwrite",
         )
-    source = Path(settings.source).resolve()
-    if is_taken and source.is_relative_to(out.resolve()):
-        raise AmpError(f"'{settings.source}' lies in '{out}', which would be replaced", hint="Choose a new folder")
-    part = out.with_name(out.name + ".part")
-    if part.exists():
-        if not part.is_dir() or any(one.name not in (DATA, CARD, f"{CARD}.part") for one in part.iterdir()):
-            raise AmpError(
-                f"'{part}' is in the way: it holds files that are not ours", hint="Move it, or choose another --out"
-            )
-        disk_errors_explained(lambda: shutil.rmtree(part), part)
+    refuse_inputs(out, [Path(settings.source), settings.image_root])
+    refuse_others(out, "prefs export", sort_files(out, WRITTEN)[1])
+
+
+def _is_our_card(card: Path) -> bool:
+    return card.is_file() and "\nMade by amp " in card.read_text(encoding="utf-8", errors="replace")
+
+
+def _cleared_part(settings: ExportSettings) -> Path:
+    """Return the place beside `out` where the folder is made, without what a kill left there."""
+    part = place_beside(settings.out)
+    ours, others = sort_files(part, WRITTEN)
+    if others:
+        raise AmpError(
+            f"'{part}' is in the way: it holds files that are not ours", hint="Move it, or choose another --out"
+        )
+    remove_files(part, ours)
     return part
+
+
+def _put_in_place(part: Path, settings: ExportSettings, copies: "ImageCopies") -> None:
+    _refuse_taken(settings)
+    out = settings.out
+    if _is_taken(out):
+        if not settings.overwrite:
+            _refuse_difference(part, out)
+            return
+        refuse_inputs(out, copies.sources)
+        remove_files(out, sort_files(out, WRITTEN)[0])
+    disk_errors_explained(lambda: rename_held(part, out), out)
+
+
+def _is_taken(out: Path) -> bool:
+    return out.exists() and not (out.is_dir() and not any(out.iterdir()))
+
+
+def _refuse_difference(part: Path, out: Path) -> None:
+    """Keep a folder that this very export wrote before, as when it was killed after its last step; refuse another."""
+    made, there = ({str(file.relative_to(one)) for file in sort_files(one, WRITTEN)[0]} for one in (part, out))
+    if made != there or any(filecmp.cmpfiles(part, out, made, shallow=False)[1:]):
+        raise AmpError(
+            f"'{out}' is not empty, and holds something else",
+            hint="Choose a new folder with --out, or replace an earlier export with --overwrite",
+        )
+    remove_files(part, sort_files(part, WRITTEN)[0])
 
 
 def _uniform(item: PreferenceItem, images: list[str]) -> dict[str, Any]:
@@ -148,7 +198,7 @@ def _how_made(source: Path) -> Mapping[str, Any] | None:
     if not run.is_file():
         return None
     facts = read_json(run)
-    return facts if isinstance(facts, dict) and "command" in facts else None
+    return facts if is_ours(facts) else None
 
 
 def _size_category(items: int) -> str:
@@ -169,26 +219,36 @@ class ImageCopies:
         self._by_content: dict[str, str] = {}
 
     @property
+    def sources(self) -> Collection[Path]:
+        """The images that were copied."""
+        return self._names.keys()
+
+    @property
     def count(self) -> int:
         """How many files there are."""
         return len(self._by_content)
 
     def copy(self, image: Path) -> str:
-        """Return the copy's path from `folder`."""
+        """Return the copy's path from `folder`.
+
+        Raises:
+            AmpError: it cannot be decoded; so nothing but an image gets there.
+        """
         if image not in self._names:
-            content = content_hash(image)
-            if content not in self._by_content:
-                self._by_content[content] = self._copied(image, content)
-            self._names[image] = self._by_content[content]
+            content, _ = image_content(image)
+            digest = hashlib.sha256(content).hexdigest()
+            if digest not in self._by_content:
+                self._by_content[digest] = self._written(image, content, digest)
+            self._names[image] = self._by_content[digest]
         return self._names[image]
 
-    def _copied(self, image: Path, content: str) -> str:
-        name = f"images/{content[:2]}/{image.stem}-{content[:SHORT_HASH]}{image.suffix}"
+    def _written(self, image: Path, content: bytes, digest: str) -> str:
+        name = f"images/{digest[:2]}/{image.stem}-{digest[:SHORT_HASH]}{image.suffix}"
         place = self.folder / name
 
         def write() -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(image, place)
+            place.write_bytes(content)
 
         disk_errors_explained(write, place)
         return name

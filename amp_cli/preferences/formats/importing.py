@@ -1,6 +1,5 @@
 """Imports preferences of any known format into a result folder: items, embedded images, and what was refused."""
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
-from amp_cli.disk.jsonl import content_hash, read_json
+from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.left_out import LeftOut
-from amp_cli.disk.run import NAME, Run, made_before, part_of, put_in_place
+from amp_cli.disk.replacing import NAME, facts_in
+from amp_cli.disk.run import make_whole
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import Choices
 from amp_cli.preferences.formats.items import items_of
@@ -87,20 +87,27 @@ def import_preferences(
         "ties": opened.choices.ties,
     }
     identity = {"data": _identity(opened), **settings}
-    if keep_same and (out / NAME).is_file() and read_json(out / NAME).get("identity") == identity:
+    if keep_same and (out / NAME).is_file() and facts_in(out).get("identity") == identity:
         overwrite = False
-    if run := made_before(out, command=COMMAND, identity=identity, overwrite=overwrite):
-        return _result(out, opened, run.facts["result"], was_there=True)
-    part = part_of(out)
-    try:
-        with Run.start(part, command=COMMAND, settings=settings, identity=identity) as run:
-            result = _write(opened, part, out)
-            run.finish("done", result=result)
-    except AmpError:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    put_in_place(part, out)
-    return _result(out, opened, result, was_there=False)
+    inputs = [Path(source) if opened.files else None, *opened.files, image_root]
+
+    def write(part: Path) -> dict[str, Any]:
+        images = ImportedImages(part, out)
+        result = _write(opened, part, images)
+        inputs.append(images.in_result)
+        return {"result": result}
+
+    run = make_whole(
+        out,
+        command=COMMAND,
+        settings=settings,
+        identity=identity,
+        write=write,
+        overwrite=overwrite,
+        inputs=inputs,
+        keep_failed=False,
+    )
+    return _result(out, opened, run.facts["result"], was_there=run.resumed)
 
 
 def _result(out: Path, opened: Source, result: dict[str, Any], *, was_there: bool) -> ImportResult:
@@ -132,10 +139,9 @@ def _identity(opened: Source) -> dict[str, str]:
     return {opened.name: str(explained(lambda: HfApi().dataset_info(opened.name).sha, opened.name))}
 
 
-def _write(opened: Source, part: Path, out: Path) -> dict[str, Any]:
+def _write(opened: Source, part: Path, images: ImportedImages) -> dict[str, Any]:
     """Write the items and the refused records; return what `run.json` says of them."""
-    images, notes = ImportedImages(part, out), Counter[str]()
-    levels, first_reason = Counter[int](), ""
+    notes, levels, first_reason = Counter[str](), Counter[int](), ""
     items = rejected = 0
     good_file, bad_file = part / _file_name(opened), part / REJECTED
     with written_beside(good_file) as good, written_beside(bad_file) as bad, _bar(opened) as advance:

@@ -1,16 +1,18 @@
 """Turns drafts into items: images named, image tokens taken out, pairs joined, ids unique."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from amp_cli.dialogues.named_images import SourceImage
 from amp_cli.dialogues.turns import Placed, derived_id, place_images, refuse_tokens_in_answers
 from amp_cli.disk.left_out import LeftOut
-from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Draft, Format
+from amp_cli.errors import AmpError, RecordError
+from amp_cli.preferences.formats.draft import ENDLESS, Draft, Format
 from amp_cli.preferences.formats.grouping import GivenIds, PairsByPrompt, join_pairs
 from amp_cli.preferences.formats.source import Source
 from amp_cli.records import PLAIN, PreferenceItem, SourceItem
@@ -62,6 +64,7 @@ def _item(draft: Draft, format: Format, name_image: NameImage, root: Path, notes
         answers[0] if format.is_standard_only else answers,
         draft.frame,
     )
+    meta = _finite(draft.meta)
     try:
         placed = _placed(draft, format)
         questions = placed.questions
@@ -70,17 +73,15 @@ def _item(draft: Draft, format: Format, name_image: NameImage, root: Path, notes
         item: Item
         if format.is_standard_only:
             bare = tuple(question.strip() for question in questions)
-            item = SourceItem(
-                id=item_id, images=images, questions=bare, answers=answers[0], frame=frame, meta=draft.meta
-            )
+            item = SourceItem(id=item_id, images=images, questions=bare, answers=answers[0], frame=frame, meta=meta)
         else:
             item = PreferenceItem(
-                id=item_id, images=images, questions=questions, levels=draft.levels, frame=frame, meta=draft.meta
+                id=item_id, images=images, questions=questions, levels=draft.levels, frame=frame, meta=meta
             )
         _refuse_unwritable(item)
     except AmpError as error:
         return LeftOut(id=item_id.encode("utf-8", "replace").decode(), reason=error.message)
-    notes.update((*draft.notes, *placed.notes))
+    notes.update((*draft.notes, *placed.notes, *((ENDLESS,) if meta != draft.meta else ())))
     return item
 
 
@@ -99,11 +100,20 @@ def _content(item: Item) -> str:
     return frame + "\0".join([*item.images, *item.questions, *(answer for level in answers for answer in level)])
 
 
+def _finite(value: Any) -> Any:
+    """Return the value with null for each number that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _refuse_unwritable(item: Item) -> None:
     """Refuse what UTF-8 JSON cannot hold: halves of characters, numbers that are none, bytes."""
     try:
         json.dumps(item.to_json(), ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise AmpError("a text holds half a character (a lone surrogate)") from error
+        raise RecordError("a text holds half a character (a lone surrogate)") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise AmpError("'meta' holds something that cannot be written as JSON") from error
+        raise RecordError("'meta' holds something that cannot be written as JSON") from error

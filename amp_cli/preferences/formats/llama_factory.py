@@ -2,7 +2,7 @@
 
 from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import answer_of, first_of, is_turns, own_id, read_turns
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format
 
 
@@ -15,7 +15,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     name = first_of(record, "messages", "conversations")
     dialogue = read_turns(record.get(name), name)
     if not dialogue.awaits_answer:
-        raise AmpError(f"'{name}' must end with a question")
+        raise RecordError(f"'{name}' must end with a question")
     return [
         Draft(
             id=own_id(record, "id"),

@@ -2,7 +2,7 @@
 
 from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import answer_of, own_id, read_turns
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format
 
 OUTPUTS = ("output_1", "output_2")
@@ -16,7 +16,7 @@ def describes(record: Record) -> bool:
 def convert(record: Record, choices: Choices) -> list[Draft]:
     preference = record.get("preference")
     if isinstance(preference, bool) or preference not in (1, 2, "1", "2"):
-        raise AmpError(f"'preference' must be 1 or 2, not {preference!r:.80}")
+        raise RecordError(f"'preference' must be 1 or 2, not {preference!r:.80}")
     better = OUTPUTS[int(preference) - 1]
     dialogue = read_turns(record.get("conversations"), "conversations").without_last_answer()
     order = sorted(OUTPUTS, key=lambda name: name != better)

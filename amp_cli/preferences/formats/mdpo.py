@@ -4,7 +4,7 @@ import re
 
 from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import own_id
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, has_texts, text_of
 from amp_cli.records import Frame, Level
 
@@ -53,7 +53,7 @@ def read_vicuna(prompt: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
         if number < len(rounds):
             answers.append(said)
         elif said:
-            raise AmpError("the prompt ends with an answer, not where the model is to answer")
+            raise RecordError("the prompt ends with an answer, not where the model is to answer")
     return tuple(questions), tuple(answers), system.strip()
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import Dialogue, own_id, read_turns
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, text_of
 from amp_cli.preferences.formats.rated import levels_by_rating, number_of
 
@@ -22,12 +22,12 @@ def describes(record: Record) -> bool:
 def convert(record: Record, choices: Choices) -> list[Draft]:
     answers = _answers(record)
     if not answers:
-        raise AmpError("'responses' must be a list of answers")
+        raise RecordError("'responses' must be a list of answers")
     questions, history = _questions(record)
     ratings = [_rating(record, answers, number) for number in range(len(answers))]
     kinds = {is_rank for value, is_rank in ratings if value is not None}
     if len(kinds) > 1:
-        raise AmpError("some answers have a rank, others a score: the two cannot be compared")
+        raise RecordError("some answers have a rank, others a score: the two cannot be compared")
     levels = [history.level(*_text_and_source(answer, number)) for number, answer in enumerate(answers, start=1)]
     by_rank = kinds == {True}
     rated = levels_by_rating(
@@ -74,7 +74,7 @@ def _text_and_source(answer: object, number: int) -> tuple[str, str]:
         for name in TEXTS:
             if isinstance(answer.get(name), str):
                 return answer[name], own_id(answer, "model", "source") or f"answer {number}"
-    raise AmpError(f"answer {number} of 'responses' has no text")
+    raise RecordError(f"answer {number} of 'responses' has no text")
 
 
 def _rating(record: Record, answers: list[Any], number: int) -> tuple[Any, bool]:

@@ -2,7 +2,7 @@
 
 from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import Dialogue, is_turns, own_id, read_turns, same_questions
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format
 from amp_cli.records import Level, texts
 
@@ -15,10 +15,10 @@ def describes(record: Record) -> bool:
 
 def convert(record: Record, choices: Choices) -> list[Draft]:
     if record.get("rejected_images") and record["rejected_images"] != record.get("images"):
-        raise AmpError("'rejected_images' are other images; an item has the same at all levels")
+        raise RecordError("'rejected_images' are other images; an item has the same at all levels")
     dialogue = read_turns(record.get("messages"), "messages")
     if dialogue.awaits_answer:
-        raise AmpError("the last question of 'messages' has no answer")
+        raise RecordError("the last question of 'messages' has no answer")
     best = Level(answers=dialogue.answers, source="chosen")
     return [
         Draft(
@@ -38,12 +38,12 @@ def _rejected(record: Record, dialogue: Dialogue) -> list[tuple[str, ...]]:
     if record.get("rejected_messages") is not None:
         other = read_turns(record["rejected_messages"], "rejected_messages")
         if other.awaits_answer or not same_questions(other.questions, dialogue.questions):
-            raise AmpError("'rejected_messages' asks other questions than 'messages'")
+            raise RecordError("'rejected_messages' asks other questions than 'messages'")
         return [other.answers]
     rejected = record.get("rejected_response")
     several = (rejected,) if isinstance(rejected, str) else texts(rejected, "rejected_response")
     if not several:
-        raise AmpError("'rejected_response' is empty")
+        raise RecordError("'rejected_response' is empty")
     return [(*dialogue.answers[:-1], text) for text in several]
 
 

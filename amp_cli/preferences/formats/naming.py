@@ -5,8 +5,8 @@ from pathlib import Path
 
 from amp_cli.dialogues.named_images import SourceImage
 from amp_cli.disk.jsonl import disk_errors_explained
-from amp_cli.errors import AmpError
-from amp_cli.models.images import check_image
+from amp_cli.errors import AmpError, RecordError
+from amp_cli.models.images import image_content, image_place
 
 FOLDER = "images"
 HASH_DIGITS = 32
@@ -27,7 +27,7 @@ class ImportedImages:
         """`part`: where the folder is made; `out`: what it will be called."""
         self._folder = part / FOLDER
         self._out = str(out.resolve())
-        self._resolved: dict[Path, str] = {}
+        self.in_result: Path | None = None  # an image that an older result holds, and a new one would remove
         self.missing = 0
         self.written = 0
 
@@ -39,17 +39,12 @@ class ImportedImages:
         """
         if image.content is not None:
             return self._written(image.content)
-        given = name_in_data(image, root)
-        if root not in self._resolved:
-            self._resolved[root] = str(root.resolve())
-        base = self._resolved[root]
-        is_absolute = given.startswith(os.sep)
-        # Texts, not Path: this runs for every record of millions. And resolve() would ask the disk for each.
-        path = os.path.normpath(given if is_absolute else f"{base}{os.sep}{given}")
-        if not is_absolute and not _is_inside(path, base):
-            raise AmpError(f"the image path '{given}' leaves the folder '{root}'")
-        self.missing += not Path(path).is_file()
-        return path[len(self._out) :].lstrip(os.sep) if _is_inside(path, self._out) else path
+        path = str(image_place(name_in_data(image, root), root))
+        self.missing += not os.path.isfile(path)  # noqa: PTH113 (this runs for every record of millions)
+        if not _is_inside(path, self._out):
+            return path
+        self.in_result = self.in_result or Path(path)
+        return path[len(self._out) :].lstrip(os.sep)
 
     def _written(self, content: bytes) -> str:
         import hashlib
@@ -69,7 +64,7 @@ class ImportedImages:
             suffix = _checked_suffix(beside)
         except AmpError as error:
             beside.unlink()
-            raise AmpError(error.message.replace(f"The image '{beside}'", "the image in the data")) from error
+            raise RecordError(error.message.replace(f"The image '{beside}'", "the image in the data")) from error
         beside.rename(self._folder / f"{digest}{suffix}")
         self.written += 1
         return f"{FOLDER}/{digest}{suffix}"
@@ -85,11 +80,7 @@ def _checked_suffix(path: Path) -> str:
     Raises:
         AmpError: it cannot be used, or is in a format that no path of ours says.
     """
-    from PIL import Image
-
-    check_image(path)
-    with Image.open(path) as image:
-        kind = image.format or ""
+    _, kind = image_content(path)
     if kind not in SUFFIXES:
-        raise AmpError(f"the image in the data is {kind}; known: {', '.join(SUFFIXES)}")
+        raise RecordError(f"the image in the data is {kind}; known: {', '.join(SUFFIXES)}")
     return SUFFIXES[kind]

@@ -1,13 +1,13 @@
 """Plain pair layouts, a row each: a question, the better and the worse answer, and perhaps an image."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import own_id
-from amp_cli.errors import AmpError
+from amp_cli.disk.parsing import UnreadableError, parse_json
+from amp_cli.errors import AmpError, RecordError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, has_texts, kept, one_round, text_of
 
 
@@ -20,11 +20,11 @@ def _in_text(record: Record) -> dict[str, Any]:
     text = record.get("text")
     if isinstance(text, str):
         try:
-            text = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise AmpError("'text' is not valid JSON") from error
+            text = parse_json(text)
+        except UnreadableError as error:
+            raise RecordError(f"'text' {error}") from error
     if not isinstance(text, dict):
-        raise AmpError(f"'text' must be an object or one as JSON, not {text!r:.80}")
+        raise RecordError(f"'text' must be an object or one as JSON, not {text!r:.80}")
     return text
 
 

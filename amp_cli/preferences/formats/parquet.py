@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_cli.disk.jsonl import disk_errors_explained
+from amp_cli.disk.jsonl import disk_errors_explained, full_disk_told
 
 if TYPE_CHECKING:
     from pyarrow import Schema
@@ -42,6 +42,19 @@ class ImageRows:
             self._rows = []
 
 
+COLUMNS = ["id", "pair", "images", "prompt", "chosen", "rejected"]
+
+
+def is_written_parquet(file: Path) -> bool:
+    """Tell a file that `written_parquet` wrote, by its columns."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return list(parquet.read_schema(file).names) == COLUMNS
+    except (ArrowException, OSError):
+        return False
+
+
 @contextmanager
 def written_parquet(path: Path) -> Iterator[ImageRows]:
     """Yield a writer for `path`, which stands there only when the block has ended without an error."""
@@ -62,7 +75,7 @@ def written_parquet(path: Path) -> Iterator[ImageRows]:
     beside = path.with_name(path.name + ".part")
     disk_errors_explained(lambda: path.parent.mkdir(parents=True, exist_ok=True), path)
     try:
-        with disk_errors_explained(lambda: parquet.ParquetWriter(beside, schema), path) as writer:
+        with full_disk_told(path), parquet.ParquetWriter(beside, schema) as writer:
             rows = ImageRows(writer, schema, path)
             yield rows
             rows.flush()

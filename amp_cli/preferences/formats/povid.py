@@ -2,7 +2,7 @@
 
 from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import is_turns, own_id, read_turns, same_questions
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format
 from amp_cli.records import Level
 
@@ -15,9 +15,9 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     chosen = read_turns(record.get("conversations"), "conversations")
     rejected = read_turns(record.get("rejected_conversations"), "rejected_conversations")
     if chosen.awaits_answer or rejected.awaits_answer:
-        raise AmpError("the last question has no answer")
+        raise RecordError("the last question has no answer")
     if not same_questions(chosen.questions, rejected.questions):
-        raise AmpError("'rejected_conversations' asks other questions than 'conversations'")
+        raise RecordError("'rejected_conversations' asks other questions than 'conversations'")
     return [
         Draft(
             id=own_id(record, "id"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 from amp_cli.records import Level
 
 UNRATED = "an answer without a number for its rating was left out"
@@ -53,7 +53,7 @@ def levels_by_rating(
         notes += [MERGED] * (len(together) - len(staying))
         kept += staying
     if len(kept) < 2:
-        raise AmpError(f"{len(kept)} of {len(answers)} answers can be told apart by their ratings; it takes 2")
+        raise RecordError(f"{len(kept)} of {len(answers)} answers can be told apart by their ratings; it takes 2")
     return RatedLevels(
         levels=tuple(level for level, _ in kept), ratings=tuple(rating for _, rating in kept), notes=tuple(notes)
     )

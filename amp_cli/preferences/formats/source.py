@@ -9,11 +9,11 @@ from pathlib import Path
 from amp_cli.dialogues.named_images import Record
 from amp_cli.dialogues.turns import own_id, refuse_other_media
 from amp_cli.disk.data_files import open_records
+from amp_cli.disk.entries import Entry, entries_of
 from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.draft import Choices, Draft, Format
+from amp_cli.preferences.formats.draft import KEY, Choices, Draft, Format
 from amp_cli.preferences.formats.formats import LOOKED_AT, detect_format, find_format
-from amp_cli.preferences.formats.json_records import Entry, json_entries
 from amp_cli.preferences.formats.tables import arrow_entries, hub_entries, parquet_entries
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow")
@@ -175,7 +175,8 @@ def _common_format(files: tuple[Path, ...]) -> Format:
 
 
 def _format_of(file: Path) -> Format:
-    return detect_format(_records(entry for entry, _ in islice(_entries_with_place(file), LOOKED_AT)), str(file))
+    first = [entry for entry, _ in islice(_entries_with_place(file), LOOKED_AT)]
+    return detect_format(_records(iter(first)), str(file), first[0][2] if first else "")
 
 
 def _hub_format(name: str, split: str | None) -> Format:
@@ -193,10 +194,12 @@ def _entries_with_place(file: Path) -> Iterator[tuple[Entry, int]]:
             yield from ((entry, 0) for entry in (parquet_entries if file.suffix == ".parquet" else arrow_entries)(file))
             return
         with open_records(file) as (stream, place):
-            for entry in json_entries(file, stream):
+            for entry in entries_of(file, stream, key=KEY):
                 yield entry, place.tell()
     except OSError as error:
-        raise AmpError(f"Cannot read '{file}': {error.strerror or error}") from error
+        raise AmpError(
+            f"Cannot read '{file}': {error.strerror or error}", hint="Check that you may read the file"
+        ) from error
 
 
 def _shown_id(record: Record) -> str | None:

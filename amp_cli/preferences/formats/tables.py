@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from amp_cli.disk.entries import Entry
 from amp_cli.errors import AmpError
-from amp_cli.preferences.formats.json_records import Entry
 
 ROWS = 64
 """Rows in memory at once; with an image in each, some 30 MB."""
@@ -24,7 +24,10 @@ def parquet_entries(path: Path) -> Iterator[Entry]:
         file = parquet.ParquetFile(path)
         yield from _numbered(_rows_of(batch) for batch in file.iter_batches(batch_size=ROWS))
     except (pa.ArrowException, OSError) as error:
-        raise AmpError(f"'{path}' cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        raise AmpError(
+            f"'{path}' cannot be read as Parquet: {str(error).splitlines()[0]}",
+            hint="Fetch it again: it is damaged, or is something else",
+        ) from error
 
 
 def arrow_entries(path: Path) -> Iterator[Entry]:
@@ -41,7 +44,10 @@ def arrow_entries(path: Path) -> Iterator[Entry]:
                 _rows_of(batch.slice(start, ROWS)) for batch in stream for start in range(0, batch.num_rows, ROWS)
             )
     except (pa.ArrowException, OSError) as error:
-        raise AmpError(f"'{path}' cannot be read as Arrow: {str(error).splitlines()[0]}") from error
+        raise AmpError(
+            f"'{path}' cannot be read as Arrow: {str(error).splitlines()[0]}",
+            hint="Fetch it again: it is damaged, or is something else",
+        ) from error
 
 
 def _numbered(batches: Iterator[list[dict[str, Any] | None]]) -> Iterator[Entry]:

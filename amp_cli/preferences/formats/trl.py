@@ -4,7 +4,7 @@ from typing import Any
 
 from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import Dialogue, is_turns, own_id, read_turns, same_questions
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, has_texts, kept
 from amp_cli.records import Level
 
@@ -21,7 +21,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     prompt = _prompt(record.get("prompt"))
     chosen, rejected = (_dialogue(prompt, record.get(name), name) for name in ("chosen", "rejected"))
     if not same_questions(chosen.questions, rejected.questions):
-        raise AmpError("'chosen' and 'rejected' ask other questions")
+        raise RecordError("'chosen' and 'rejected' ask other questions")
     return [
         Draft(
             id=own_id(record, "id"),
@@ -45,7 +45,7 @@ def _prompt(prompt: object) -> list[Any]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list):
-        raise AmpError(f"'prompt' must be a text or a list of turns, not {prompt!r:.80}")
+        raise RecordError(f"'prompt' must be a text or a list of turns, not {prompt!r:.80}")
     return prompt
 
 
@@ -57,10 +57,10 @@ def _as_list(completion: object) -> object:
 def _dialogue(prompt: list[Any], completion: object, name: str) -> Dialogue:
     turns = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else _as_list(completion)
     if not isinstance(turns, list):
-        raise AmpError(f"'{name}' must be a text or a list of turns, not {completion!r:.80}")
+        raise RecordError(f"'{name}' must be a text or a list of turns, not {completion!r:.80}")
     dialogue = read_turns([*prompt, *turns], name)
     if dialogue.awaits_answer:
-        raise AmpError(f"'{name}' has no answer to the last question")
+        raise RecordError(f"'{name}' has no answer to the last question")
     return dialogue
 
 

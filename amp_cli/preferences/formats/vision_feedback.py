@@ -1,11 +1,11 @@
 """vision-feedback-mix-binarized: a dialogue as JSON text with one answer per preference value at its end."""
 
-import json
 from typing import Any
 
 from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import Dialogue, answer_of, own_id, read_turns
-from amp_cli.errors import AmpError
+from amp_cli.disk.parsing import UnreadableError, parse_json
+from amp_cli.errors import RecordError
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, kept
 from amp_cli.preferences.formats.rated import levels_by_rating, number_of
 
@@ -18,7 +18,7 @@ def convert(record: Record, choices: Choices) -> list[Draft]:
     turns = _json(record.get("conversations"), "conversations")
     values = _json(record.get("preference_values"), "preference_values")
     if not isinstance(values, list) or len(values) < 2:
-        raise AmpError(f"'preference_values' must hold a number for each answer, not {values!r:.80}")
+        raise RecordError(f"'preference_values' must hold a number for each answer, not {values!r:.80}")
     dialogue, answers = _question_and_answers(turns, len(values))
     levels = [dialogue.level(answer, f"answer {number}") for number, answer in enumerate(answers, start=1)]
     rated = levels_by_rating(
@@ -42,18 +42,18 @@ def _json(value: object, name: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise AmpError(f"'{name}' is not valid JSON") from error
+        return parse_json(value)
+    except UnreadableError as error:
+        raise RecordError(f"'{name}' {error}") from error
 
 
 def _question_and_answers(turns: object, count: int) -> tuple[Dialogue, list[str]]:
     """Split the turns into the dialogue up to its last question and the `count` answers to that."""
     if not isinstance(turns, list) or len(turns) <= count:
-        raise AmpError(f"'conversations' must be a dialogue that ends with {count} answers")
+        raise RecordError(f"'conversations' must be a dialogue that ends with {count} answers")
     dialogue = read_turns(turns[:-count], "conversations")
     if not dialogue.awaits_answer:
-        raise AmpError(f"'conversations' must have {count} answers after its last question")
+        raise RecordError(f"'conversations' must have {count} answers after its last question")
     return dialogue, [answer_of(turn, "conversations") for turn in turns[-count:]]
 
 

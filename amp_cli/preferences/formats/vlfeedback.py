@@ -4,7 +4,7 @@ from typing import Any
 
 from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import own_id
-from amp_cli.errors import AmpError
+from amp_cli.errors import RecordError
 from amp_cli.preferences.formats.draft import ASPECTS, Choices, Draft, Format, kept, text_of
 from amp_cli.preferences.formats.rated import levels_by_rating, number_of
 from amp_cli.records import Level
@@ -22,11 +22,11 @@ def describes(record: Record) -> bool:
 def convert(record: Record, choices: Choices) -> list[Draft]:
     rows = _rows(record.get("completions"))
     if not rows:
-        raise AmpError("'completions' must be a list of answers, or an object of such lists")
+        raise RecordError("'completions' must be a list of answers, or an object of such lists")
     answers, given = [], {}
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise AmpError(f"answer {number} of 'completions' is not an object")
+            raise RecordError(f"answer {number} of 'completions' is not an object")
         ratings = _ratings(row.get("annotations"))
         source = own_id(row, "model") or f"answer {number}"
         given[source] = ratings
@@ -65,7 +65,7 @@ def _row(columns: Any, number: int) -> Any:
 def _ratings(annotations: object) -> dict[str, object]:
     """Return aspect -> the rating as it is given."""
     if not isinstance(annotations, dict):
-        raise AmpError(f"'annotations' must be an object, not {annotations!r:.80}")
+        raise RecordError(f"'annotations' must be an object, not {annotations!r:.80}")
     ratings = {}
     for ours, theirs in ASPECTS.items():
         aspect = annotations.get(theirs)

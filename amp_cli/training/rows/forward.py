@@ -71,9 +71,13 @@ class ForwardPass:
         types = token_types(self.network, batch.input_ids, starts if batch.sharing is None else starts[:1])
         return replace(batch, sharing=sharing, token_types=types)
 
-    def show_images(self, model: Any, batch: Batch) -> dict[str, Any]:
-        """Return the arguments that carry the batch's images; computed once, good for policy and reference."""
-        return image_inputs(model, batch, image_once=self.image_once)
+    def show_images(self, model: Any, batch: Batch, *, idle: Sequence[dict[str, torch.Tensor]] = ()) -> dict[str, Any]:
+        """Return the arguments that carry the batch's images; computed once, good for policy and reference.
+
+        Args:
+            idle: images that are encoded for nothing, as `image_inputs` says.
+        """
+        return image_inputs(model, batch, image_once=self.image_once, idle=idle)
 
     def round_logps(self, model: Any, batch: Batch, shown: dict[str, Any]) -> torch.Tensor:
         """Return the (responses, rounds) sums of log-probabilities, nats, float64."""

@@ -261,19 +261,12 @@ def cut_by_tokens(
 
 
 def spread(passes: Sequence[Sequence[int]], count: int) -> list[list[int]]:
-    """Return the same items in exactly `count` passes, at least as many as there are.
+    """Return the same items in exactly `count` passes, at least as many as there are; some may be empty.
 
-    Under FSDP and ZeRO-3 all processes must make the same number of passes.
-
-    Raises:
-        ValueError: there are fewer items than passes.
+    Processes that train together must make the same number of passes.
     """
     result = [list(one) for one in passes]
-    if count < len(result) or count > sum(len(one) for one in result):
-        raise ValueError(
-            f"{sum(len(one) for one in result)} items in {len(result)} passes cannot be split into {count}"
-        )
     while len(result) < count:
-        fullest = max(result, key=len)
-        result.append([fullest.pop()])
+        fullest = max(result, key=len, default=[])
+        result.append([fullest.pop()] if len(fullest) > 1 else [])
     return result

@@ -22,7 +22,8 @@ def teach_log_probabilities(network: Any) -> None:
     """Give `network.forward` two more ways to be called, to be done before PEFT wraps the model.
 
     With `predictors` and `targets` it returns their (N,) log-probabilities; with `images` it returns the features of
-    each item's images, without gradients. Everything goes through `forward`, so that the hooks of DDP and FSDP run.
+    each item's images, without gradients, and encodes those of `idle` for nothing (`image_inputs` says why). Everything
+    goes through `forward`, so that the hooks of DDP and FSDP run.
     """
     original = network.forward
 
@@ -30,13 +31,17 @@ def teach_log_probabilities(network: Any) -> None:
         self: Any,
         *args: Any,
         images: list[dict[str, torch.Tensor]] | None = None,
+        idle: Sequence[dict[str, torch.Tensor]] = (),
         features: Features | None = None,
         predictors: torch.Tensor | None = None,
         targets: torch.Tensor | None = None,
         **inputs: Any,
     ) -> Any:
         if images is not None:
-            return _encode_images(self.model, images)
+            encoded = _encode_images(self.model, images)
+            for one in idle:
+                _features(self.model, one)
+            return encoded
         if predictors is None or targets is None:
             return original(*args, **inputs)
         given = {name: value for name, value in inputs.items() if value is not None}  # PEFT adds labels=None and more
@@ -58,8 +63,7 @@ def takes_features(network: Any) -> bool:
 def _encode_images(core: Any, images: Sequence[dict[str, torch.Tensor]]) -> list[Features | None]:
     """Return each item's image features; one tower call where the images are plain stacks of equal size."""
     shown = [one for one in images if one]
-    stackable = all(set(one) == {"pixel_values"} and one["pixel_values"].dim() == 4 for one in shown)
-    if not shown or not stackable or len({one["pixel_values"].shape[1:] for one in shown}) > 1:
+    if not shown or not _stackable(shown):
         return [_features(core, one) if one else None for one in images]
     # (images of all items, 3, height, width) -> (images of all items, tokens, width), cut by item again below
     together = _features(core, {"pixel_values": torch.cat([one["pixel_values"] for one in shown])})["pooler_output"]
@@ -71,15 +75,33 @@ def _encode_images(core: Any, images: Sequence[dict[str, torch.Tensor]]) -> list
     ]
 
 
+def _stackable(shown: Sequence[dict[str, torch.Tensor]]) -> bool:
+    plain = all(set(one) == {"pixel_values"} and one["pixel_values"].dim() == 4 for one in shown)
+    return plain and len({one["pixel_values"].shape[1:] for one in shown}) == 1
+
+
+def tower_calls(images: Sequence[dict[str, torch.Tensor]]) -> int:
+    """Return how often the tower is called to encode the images of these items."""
+    shown = [one for one in images if one]
+    return 1 if shown and _stackable(shown) else len(shown)
+
+
+@torch.no_grad()
 def _features(core: Any, shown: dict[str, torch.Tensor]) -> Features:
     found = vars(core.get_image_features(**shown))
     return {name: found[name] for name in FEATURES if found.get(name) is not None}
 
 
-def image_inputs(model: Any, batch: Batch, *, image_once: bool) -> dict[str, Any]:
+def image_inputs(
+    model: Any, batch: Batch, *, image_once: bool, idle: Sequence[dict[str, torch.Tensor]] = ()
+) -> dict[str, Any]:
     """Return the arguments that show the model each row's images: features computed once per item, or pixels.
 
     A shared row holds the image tokens of an item once, plain rows hold them once per level.
+
+    Args:
+        idle: images to encode for nothing. Processes that share one model must all call its tower equally often,
+            whatever their items hold.
     """
     # How often an item's images are shown; for items of 2 and 3 levels [1, 1] in a shared row, [2, 3] in plain rows.
     levels = batch.levels.tolist() if batch.sharing is None else [1] * len(batch.levels)
@@ -89,10 +111,12 @@ def image_inputs(model: Any, batch: Batch, *, image_once: bool) -> dict[str, Any
     inputs = {  # beside features, no more than what gives positions
         name: _stacked([one[name] for one in repeated]) for name in names if not image_once or name.endswith("grid_thw")
     }
-    if not image_once or not names:
+    if not image_once or not (names or idle):
         return inputs
     with torch.no_grad():
-        encoded = model(images=list(images))
+        encoded = model(images=list(images), idle=idle)
+    if not names:
+        return inputs
     rows = [one for one, count in zip(encoded, levels, strict=True) if one is not None for _ in range(count)]
     return {**inputs, "features": {name: _joined([row[name] for row in rows], FEATURES[name]) for name in rows[0]}}
 

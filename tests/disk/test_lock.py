@@ -1,0 +1,107 @@
+"""One process at a time in a folder: the second hears who is there, and a killed one leaves no lock."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from amp_cli.disk.lock import LOCK, alone_at, alone_in, rename_held
+from amp_cli.disk.run import Run, make_whole
+from amp_cli.errors import AmpError, OccupiedError
+
+HOLD = """
+import sys
+from pathlib import Path
+from amp_cli.disk.run import Run
+Run.start(Path(sys.argv[1]), command="eval mmhal", settings={})
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_by_another_process(out: Path) -> Iterator["subprocess.Popen[str]"]:
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with other:
+        yield other
+        other.kill()
+
+
+def test_the_second_process_is_told_who_holds_the_folder_and_writes_nothing(tmp_path: Path) -> None:
+    with held_by_another_process(tmp_path / "run") as other:
+        facts = (tmp_path / "run" / "run.json").read_text()
+        with pytest.raises(OccupiedError, match=rf"process {other.pid} on .+, `amp eval mmhal`, since 20") as refused:
+            Run.start(tmp_path / "run", command="eval mmhal", settings={}, overwrite=True)
+        with pytest.raises(OccupiedError):
+            Run.go_on(tmp_path / "run")
+        assert (tmp_path / "run" / "run.json").read_text() == facts
+    assert refused.value.status == 2
+
+
+def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+    with held_by_another_process(tmp_path / "run") as other:
+        other.kill()
+        other.wait()
+        assert (tmp_path / "run" / LOCK).exists()
+        run = Run.start(tmp_path / "run", command="eval mmhal", settings={})
+    assert run.resumed
+    run.finish()
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
+def test_a_command_may_open_in_its_own_process_what_it_holds(tmp_path: Path) -> None:
+    first = Run.start(tmp_path / "run", command="train", settings={})
+    second = Run.start(tmp_path / "run", command="train", settings={})
+    first.finish()
+    first.finish()
+    assert (tmp_path / "run" / LOCK).exists()
+    second.finish()
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_refused_start_leaves_the_place_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years")
+    with pytest.raises(AmpError, match="is not empty"):
+        Run.start(tmp_path, command="train", settings={})
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_machine_that_joins_a_run_needs_no_lock(tmp_path: Path) -> None:
+    with held_by_another_process(tmp_path / "run"):
+        Run.start(tmp_path / "run", command="eval mmhal", settings={}, joins=True).finish("running")
+        assert (tmp_path / "run" / LOCK).exists()
+
+
+def test_what_is_made_whole_is_held_beside_its_place_and_the_lock_is_gone_in_the_end(tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def write(part: Path) -> dict[str, object]:
+        seen.append((part / LOCK).exists())
+        return {}
+
+    made = make_whole(
+        tmp_path / "hf", command="convert", settings={}, identity={}, write=write, overwrite=False, inputs=[]
+    )
+    assert seen == [True]
+    assert [file.name for file in made.out.iterdir()] == ["run.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["hf"]
+
+
+def test_a_renamed_folder_is_held_still(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "a.part", "convert", for_out=tmp_path / "a"):
+        rename_held(tmp_path / "a.part", tmp_path / "a")
+        assert (tmp_path / "a" / LOCK).exists()
+    assert not (tmp_path / "a" / LOCK).exists()
+
+
+def test_the_place_of_one_file_is_held_by_a_lock_beside_it(tmp_path: Path) -> None:
+    with alone_at(tmp_path / "t.jsonl", "prefs export"):
+        assert [file.name for file in tmp_path.iterdir()] == ["t.jsonl.lock"]
+    assert [*tmp_path.iterdir()] == []
