@@ -46,6 +46,7 @@ bench: $(STAMP)  ## speed and memory, side by side in one run
 	$(BIN)/python tests/bench/startup.py
 	$(BIN)/python tests/bench/autocheck_speed.py 100
 	$(BIN)/python tests/bench/convert_memory.py
+	$(BIN)/python tests/bench/answering.py --out runs/bench/answering.json
 	$(BIN)/python tests/bench/mdpo_step.py --shape tiny --out runs/bench/mdpo_step_tiny.json
 	$(BIN)/python tests/bench/mdpo_step.py --shape b --out runs/bench/mdpo_step_b.json
 	$(BIN)/python tests/bench/memory_estimate.py

@@ -11,6 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 
+import answering
 import mdpo_gpu
 import mdpo_rounds
 import mdpo_step
@@ -264,3 +265,13 @@ def test_the_gpu_table_says_what_does_not_fit_and_whether_the_bar_is_met() -> No
     lone = found(row("released", None, None), row("packed", 1.0, 11.9))
     assert mdpo_gpu.bar(lone)["met"] is None
     assert "does not fit" in mdpo_gpu.for_people(lone)
+
+
+def test_all_ways_to_answer_give_the_same_texts_and_sharing_reads_fewer_tokens(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    record = answering.run("tiny", images=2, questions=3, beams=2, tokens=4, repeats=1, folder=tmp_path)
+    torch.set_num_threads(threads)
+    ways = record["ways"]
+    assert [way["same_texts"] for way in ways.values()] == [6, 6, 6]
+    assert ways["shared"]["tokens"] < ways["one by one"]["tokens"] / 2
+    assert "6 of 6" in answering.for_people(record)

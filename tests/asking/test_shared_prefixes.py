@@ -1,5 +1,6 @@
 """Prefixes read once: the texts of plain `generate` in every family, and nothing computed twice for one image."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -233,6 +234,48 @@ def test_an_image_is_prepared_and_encoded_once_and_a_prompt_read_once_for_all_be
     assert encoded_images == [1, 1]  # though each image's questions were two batches
     # for each image: 12 tokens of the prefix; twice 8 more of 3 questions, then the last one of each for 4 beams
     assert read == [12, 3 * 8, 3 * 4, 3 * 8, 3 * 4] * 2
+
+
+def test_later_rounds_read_on_from_the_image_that_the_first_one_read(tiny: LoadedModel, tmp_path: Path) -> None:
+    Image.new("RGB", (96, 96), (200, 30, 30)).save(tmp_path / "a.png")
+    first = question_of(0, tmp_path / "a.png")
+    rounds = [replace(first, id=str(number), questions=first.questions * number) for number in (2, 3)]
+    seen = list[int]()
+    hook = tiny.model.model.vision_tower.register_forward_hook(lambda _module, _given, out: seen.append(len(out[0])))
+    try:
+        for one in rounds:
+            answer_requests(
+                tiny,
+                [one, replace(one, id="other")],
+                Decoding(max_new_tokens=4),
+                batch_size=2,
+                seed=0,
+                done=(),
+                on_answer=lambda answer, one=one: seen.append(-len(one.questions)),  # type: ignore[misc]
+                on_reject=lambda item, reason: pytest.fail(f"{item}: {reason}"),
+            )
+    finally:
+        hook.remove()
+    assert seen == [1, -2, -2, 1, -3, -3]
+
+
+def test_what_was_read_of_an_image_is_let_go_of_before_the_next(tiny: LoadedModel, tmp_path: Path) -> None:
+    requests = []
+    for number in range(4):
+        Image.new("RGB", (96, 96), (200, 60 * number, 30)).save(tmp_path / f"{number}.png")
+        requests.append(question_of(0, tmp_path / f"{number}.png"))
+    held = list[int]()
+    answer_requests(
+        tiny,
+        requests,
+        Decoding(max_new_tokens=1),
+        batch_size=1,
+        seed=0,
+        done=(),
+        on_answer=lambda answer: held.append(sum(type(one) is hf.DynamicCache for one in gc.get_objects())),
+        on_reject=lambda item, reason: pytest.fail(f"{item}: {reason}"),
+    )
+    assert held == [held[0]] * 4
 
 
 def test_questions_about_one_image_stand_together_and_bundles_keep_the_order_of_batches() -> None:
