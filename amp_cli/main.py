@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -80,9 +80,11 @@ def main() -> None:
         _refuse_unreadable_words(sys.argv[1:])
         status = app(standalone_mode=False)
     except AmpError as error:
-        ui.error(error.message, error.hint)
-        _report(error.message, error.hint)
-        sys.exit(1)
+        _fail(error.message, error.hint)
+    except RuntimeError as error:  # Path.resolve() says it so, wherever a path is resolved
+        if not str(error).startswith("Symlink loop from"):
+            raise
+        _fail(f"{str(error).removeprefix('Symlink loop from ')} is a link that leads back to itself", "Remove the link")
     except typer.TyperException as error:  # wrong usage
         from typer.rich_utils import rich_format_error
 
@@ -92,6 +94,12 @@ def main() -> None:
     except typer.Abort:
         sys.exit(1)
     sys.exit(status)
+
+
+def _fail(message: str, hint: str) -> NoReturn:
+    ui.error(message, hint)
+    _report(message, hint)
+    sys.exit(1)
 
 
 def _report(message: str, hint: str) -> None:

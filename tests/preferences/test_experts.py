@@ -88,6 +88,7 @@ def test_after_a_kill_nothing_is_asked_twice_and_the_files_are_the_same(tmp_path
     first, second = FakeAnswering(killed_at=place), FakeAnswering()
     with pytest.raises(KeyboardInterrupt):
         collect(stopped, first)
+    stopped.mkdir(exist_ok=True)
     with (stopped / "candidates.jsonl").open("a") as stream:
         stream.write('{"id": "torn')
     candidates = collect(stopped, second)
