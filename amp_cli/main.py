@@ -6,7 +6,7 @@ import sys
 if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m amp_cli.main`
     del sys.path[0]  # the current folder, whose yaml.py is not the library
 
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -88,9 +88,11 @@ def main() -> None:
             if stopping.is_told():  # typer has made a status of it
                 raise stopping.Stopped
     except AmpError as error:
-        ui.error(error.message, error.hint)
-        _report(error.message, error.hint)
-        sys.exit(error.status)
+        _fail(error.message, error.hint, error.status)
+    except RuntimeError as error:  # Path.resolve() says it so, wherever a path is resolved
+        if not str(error).startswith("Symlink loop from"):
+            raise
+        _fail(f"{str(error).removeprefix('Symlink loop from ')} is a link that leads back to itself", "Remove the link")
     except typer.TyperException as error:  # wrong usage
         from typer.rich_utils import rich_format_error
 
@@ -99,6 +101,12 @@ def main() -> None:
         sys.exit(error.exit_code)
     except typer.Abort:
         sys.exit(1)
+    sys.exit(status)
+
+
+def _fail(message: str, hint: str, status: int = 1) -> NoReturn:
+    ui.error(message, hint)
+    _report(message, hint)
     sys.exit(status)
 
 

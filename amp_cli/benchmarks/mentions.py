@@ -109,7 +109,9 @@ def find_mentions(text: str, vocabulary: Vocabulary) -> list[Mention]:
     mentions = []
     position = 0
     while position < len(tokens):
-        length = _match_length(singulars[position : _phrase_end(lowered, tokens, position)], vocabulary)
+        length = _match_length(
+            singulars[position : _phrase_end(lowered, tokens, position, vocabulary.longest)], vocabulary
+        )
         name = vocabulary.names[tuple(singulars[position : position + length])] if length else None
         if name is not None and not _is_colour(name, lowered, tokens, position):
             start, end = tokens[position][1], tokens[position + length - 1][2]
@@ -145,10 +147,10 @@ def name_of(phrase: str) -> tuple[str, ...]:
     return tuple(singular(word) for word in _WORD.findall(phrase.lower()))
 
 
-def _phrase_end(text: str, tokens: Sequence[tuple[str, int, int]], position: int) -> int:
-    """Return where the words end that only blanks or hyphens part: no name reaches over a comma."""
+def _phrase_end(text: str, tokens: Sequence[tuple[str, int, int]], position: int, longest: int) -> int:
+    """Return where the words end that only blanks or hyphens part, `longest` at most: no name reaches over a comma."""
     end = position + 1
-    while end < len(tokens) and text[tokens[end - 1][2] : tokens[end][1]].strip() in ("", "-"):
+    while end < min(len(tokens), position + longest) and text[tokens[end - 1][2] : tokens[end][1]].strip() in ("", "-"):
         end += 1
     return end
 
@@ -177,9 +179,13 @@ def _is_colour(name: str, text: str, tokens: Sequence[tuple[str, int, int]], pos
     return following not in _SCOPE_ENDS | {"is", "are", "has", "sits", "lies", "or", "that", "which", "of", "and"}
 
 
+REACH = 200
+"""Words that a denial is looked for in: no sentence is longer, a model that repeats itself without end is."""
+
+
 def _denied_before(text: str, tokens: Sequence[tuple[str, int, int]], position: int) -> bool:
     """Look back for a denial that still reaches here: "no cars, trucks or people", "isn't a dog", "without a leash"."""
-    for index in range(position - 1, -1, -1):
+    for index in range(position - 1, max(position - 1 - REACH, -1), -1):
         word, _, end = tokens[index]
         between = text[end : tokens[index + 1][1]]
         if _STOP.search(between) or ("," in between and not _in_list(text, tokens, index + 1)):

@@ -117,7 +117,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
-        raise AmpError(f"'{path}' is not valid UTF-8 (byte {error.start})", hint="Save it as UTF-8") from error
+        raise AmpError(f"'{path}' is not UTF-8: byte {error.start} cannot be read", hint="Save it as UTF-8") from error
 
 
 def read_plain_object(path: Path, **fields: type | UnionType) -> dict[str, Any]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "spacy")
 FIELDS: dict[str, type] = {"command": str, "settings": dict}
 """What every `run.json` of ours holds, whichever version wrote it."""
+OPTIONAL_FIELDS: dict[str, type] = {"identity": dict, "judging": dict, "result": dict, "image_folder": str}
 
 
 class Run:
@@ -96,7 +97,8 @@ class Run:
     @classmethod
     def _opened(cls, out: Path, facts: dict[str, Any], free: Collection[str], defaults: Mapping[str, Any]) -> Self:
         if (out / NAME).exists():
-            old = facts_in(out)
+            facts_in(out)  # refuses a run.json that is not ours
+            old = _read_facts(out)
             _refuse_other_run(out, old, facts, free, defaults)
             facts = {**old, "settings": facts["settings"], "state": "running", "ended": None}
             run = cls(out, facts, resumed=True)
@@ -133,7 +135,7 @@ class Run:
             raise AmpError(
                 f"'{out}' is not a run folder: it holds no {NAME}", hint="Give a folder that an amp command wrote"
             )
-        return cls(out, read_plain_object(out / NAME, **FIELDS), resumed=True)
+        return cls(out, _read_facts(out), resumed=True)
 
     def __enter__(self) -> Self:
         return self
@@ -162,6 +164,34 @@ class Run:
             if self._is_held:
                 release_folder(self.out)
             self._is_held = False
+
+
+class Facts(dict[str, Any]):
+    """What `run.json` holds, and the objects inside it; a name that is missing is an error that names the file."""
+
+    def __init__(self, values: Mapping[str, Any], file: Path) -> None:
+        inside = {name: Facts(one, file) if isinstance(one, dict) else one for name, one in values.items()}
+        super().__init__(inside)
+        self._file = file
+
+    def __missing__(self, name: str) -> Any:
+        raise AmpError(f"'{self._file}' lacks '{name}'", hint="Restore the file, or start afresh with --overwrite")
+
+
+def _read_facts(out: Path) -> Facts:
+    """Read `run.json`; a field that is there is of its type.
+
+    Raises:
+        AmpError: it is damaged, or not ours.
+    """
+    facts = read_plain_object(out / NAME, **FIELDS)
+    for name, kind in OPTIONAL_FIELDS.items():
+        if not isinstance(facts.get(name, kind()), kind):
+            raise AmpError(
+                f"'{name}' in '{out / NAME}' is {facts[name]!r:.80}, which amp does not write",
+                hint="Restore the file, or start afresh with --overwrite",
+            )
+    return Facts(facts, out / NAME)
 
 
 def _new_facts(command: str, settings: dict[str, Any], identity: dict[str, Any], seed: int | None) -> dict[str, Any]:

@@ -105,8 +105,12 @@ def collect_candidates(
     expert cannot answer is not put to the next.
     """
     written: dict[str, dict[str, Candidate]] = {expert.name: {} for expert in experts}
-    for record in log.read():
-        candidate = Candidate.from_json(record)
+    for candidate in log.read_as(Candidate.from_json):
+        if candidate.source not in written:
+            raise AmpError(
+                f"'{log.path}' holds a candidate of {candidate.source!r:.80}, which is not one of the experts",
+                hint="Remove that line, or start afresh with --overwrite",
+            )
         written[candidate.source][candidate.id] = candidate
     refused_before: set[str] = set()
     for number, expert in enumerate(experts, start=1):

@@ -67,6 +67,7 @@ def _again(name: str, *files: str) -> Reader:
 
 READERS = (
     Reader(line=f"prefs import {PAIRS} --out new --json", files=(PAIRS,)),
+    Reader(line=f"prefs import {PAIRS} --out imported --overwrite", files=("imported/run.json",)),
     Reader(line=f"prefs import {PREFS} --out new", files=(PREFS,)),
     *(
         Reader(
