@@ -76,6 +76,10 @@ def prompts_of(loaded: LoadedModel, rows: Sequence[dict[str, torch.Tensor]], sho
     return prompts
 
 
+def told(generator: Generator, prompts: Sequence[Prompt]) -> list[str]:
+    return [answer.text for answer in generator.after_prefixes(prompts)]
+
+
 @pytest.fixture(scope="module")
 def tiny() -> LoadedModel:
     return load_model(ModelSpec(model="tiny", device="cpu"))
@@ -99,9 +103,9 @@ def test_texts_after_shared_prefixes_are_those_of_plain_generate(name: str) -> N
     assert len(set(plain)) > 2
     prompts = prompts_of(loaded, rows, [str(images) for images, _ in asked])
     for some in (slice(0, 4), slice(0, 2), slice(1, None)):  # as many questions each, one image, a ragged rest
-        assert generator.after_prefixes(prompts[some]) == plain[some]
+        assert told(generator, prompts[some]) == plain[some]
     without = encoded(name, network, [], [41, 42, 43])  # some rows have a prefix, and one has none
-    assert generator.after_prefixes([*prompts[:2], *prompts_of(loaded, [without], [""])]) == [
+    assert told(generator, [*prompts[:2], *prompts_of(loaded, [without], [""])]) == [
         *plain[:2],
         *plainly(loaded, [without], BEAMS),
     ]
@@ -123,7 +127,7 @@ def test_attention_with_a_soft_cap_gets_copies_of_the_prefix_and_the_same_texts(
     network.set_attn_implementation({"text_config": "eager"})  # the one that knows soft caps
     loaded = loaded_as(network)
     rows = [encoded(name, network, [0], question) for question in ([30, 40, 50], [31])]
-    texts = Generator(loaded, BEAMS).after_prefixes(prompts_of(loaded, rows, ["0", "0"]))
+    texts = told(Generator(loaded, BEAMS), prompts_of(loaded, rows, ["0", "0"]))
     assert texts == plainly(loaded, rows, BEAMS)
     assert network.config.text_config._attn_implementation == "eager"
 
