@@ -1,4 +1,4 @@
-"""What the arguments MODEL, adapter and vision tower mean on this disk; a conversion is kept where that is asked for."""
+"""What the arguments MODEL, adapter and vision tower mean on this disk; a conversion is kept where asked for."""
 
 import hashlib
 import os
