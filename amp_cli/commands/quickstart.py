@@ -201,7 +201,8 @@ def _evaluate(loop: Loop, name: str) -> None:
 
 def _collect(loop: Loop, *, levels: int, seed: int, started: float) -> dict[str, Any]:
     """Read all scores and paired differences from disk, write report.html and quickstart.json."""
-    from amp_cli.report.report import build_report, compare_runs
+    from amp_cli.report.compare import compare_runs
+    from amp_cli.report.report import build_report
     from amp_cli.report.runs import ReportRun
 
     folders = {name: loop.out / "eval" / name for name in RUNS}

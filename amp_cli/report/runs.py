@@ -12,7 +12,7 @@ from amp_cli.benchmarks.runner import SCORES, read_item_scores, read_scores
 from amp_cli.disk.replacing import NAME
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
-from amp_cli.report.report import compare_runs, other_judge
+from amp_cli.report.compare import compare_runs, other_judge
 
 _DEPTH = 3
 

@@ -15,7 +15,7 @@ from amp_cli.disk.jsonl import disk_errors_explained, write_json
 from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
-from amp_cli.report.report import compare_runs
+from amp_cli.report.compare import compare_runs
 
 SWEEP, PLOT = "sweep.json", "sweep.png"
 CHECKPOINTS, MARKER, ADAPTER, RESULT = "checkpoints", "complete.json", "adapter", "result.json"

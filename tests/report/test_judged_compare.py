@@ -12,7 +12,7 @@ from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.errors import AmpError
 from amp_cli.main import app
-from amp_cli.report.report import compare_runs
+from amp_cli.report.compare import compare_runs
 from tests.support.judged_data import FakeJudge, Script, mmhal_folder, mrhal_folder, write_json
 from tests.support.settings import eval_settings
 

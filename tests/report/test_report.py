@@ -19,7 +19,8 @@ from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.errors import AmpError
 from amp_cli.main import app
 from amp_cli.records import Answer
-from amp_cli.report.report import build_report, compare_runs
+from amp_cli.report.compare import compare_runs
+from amp_cli.report.report import build_report
 from amp_cli.report.runs import ReportRun, name_runs
 
 THINGS = ("dog", "cat", "car", "cup", "kite")
