@@ -18,8 +18,9 @@ from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.benchmarks.yes_no import yes_no_benchmark
 from amp_cli.commands.eval import command_of
 from amp_cli.records import Answer, BenchmarkItem
+from amp_cli.report.compare import compare_runs
 from amp_cli.report.everything import folder_of
-from amp_cli.report.report import build_report, compare_runs
+from amp_cli.report.report import build_report
 from amp_cli.report.runs import ReportRun
 
 
