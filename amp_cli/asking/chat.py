@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from amp_cli.addresses import is_api_version, shown_address
-from amp_cli.asking.completion import ChatReply, read_completion
 from amp_cli.asking.faults import (
     EnoughError,
     FaultWording,
@@ -24,8 +23,7 @@ from amp_cli.asking.faults import (
     unusable_reply,
     words_of,
 )
-from amp_cli.asking.parameters import accepted, refused_parameters
-from amp_cli.asking.wire import ReplyTooLargeError, open_wire
+from amp_cli.asking.wire import ChatReply, ReplyTooLargeError, accepted, open_wire, read_completion, refused_parameters
 from amp_cli.errors import AmpError
 from amp_cli.records import MOST_TOKENS, is_storable
 

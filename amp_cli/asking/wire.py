@@ -1,7 +1,9 @@
-"""The connection to an endpoint: no redirect is followed, replies are bounded, proxies named."""
+"""What goes over the wire: the connection, parameters that a server refuses, and the reply; all of it bounded."""
 
-from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING
+import re
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -10,6 +12,123 @@ from amp_cli.errors import AmpError
 
 if TYPE_CHECKING:
     import httpx2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatReply:
+    """What came back: the text (None where there was none), why it ended, and what the endpoint says of it."""
+
+    text: str | None
+    finish_reason: str | None
+    model: str | None
+    request_id: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+def read_completion(reply: Any) -> ChatReply | None:
+    """Return what a completion's JSON says; None where it holds no answer. Reasoning beside the content is not read."""
+    if not isinstance(reply, Mapping):
+        return None
+    choices = reply.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, Mapping) else None
+    if not isinstance(choice, Mapping) or not isinstance(message, Mapping):
+        return None
+    said = _text_of(message.get("content"))
+    refusal = message.get("refusal")
+    reason, usage = choice.get("finish_reason"), reply.get("usage")
+    return ChatReply(
+        text=said or (refusal if isinstance(refusal, str) and refusal else said),
+        finish_reason=None if reason is None else str(reason),
+        model=_name(reply.get("model")),
+        request_id=_name(reply.get("id")),
+        prompt_tokens=_count(usage, "prompt_tokens"),
+        completion_tokens=_count(usage, "completion_tokens"),
+    )
+
+
+def _text_of(content: Any) -> str | None:
+    """Return a content's text: the content itself, or its parts of text joined."""
+    if content is None or isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    texts = [text for part in parts for text in _texts_of_part(part)]
+    return "".join(texts) if texts else None
+
+
+def _texts_of_part(part: Any) -> Iterator[str]:
+    """Yield what a part says aloud; thinking, images and the like say nothing."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, Mapping) and part.get("type", "text") in ("text", "output_text", "refusal"):
+        said = part.get("text", part.get("refusal"))
+        said = said.get("value") if isinstance(said, Mapping) else said
+        if isinstance(said, str):
+            yield said
+
+
+def _name(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _count(usage: Any, name: str) -> int | None:
+    value = usage.get(name) if isinstance(usage, Mapping) else None
+    return value if type(value) is int and value >= 0 else None
+
+
+OPTIONAL = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "response_format")
+"""Parameters that are left out where an endpoint says that its model does not take them."""
+LIMITS = ("max_tokens", "max_completion_tokens")
+_WORDS = {"response_format": r"json[ _-]?schema|structured[ _-]?outputs?|guided[ _-]\w+|json mode|grammar"}
+_OF_ITS_SIZE = re.compile(
+    r"too (?:large|high|big|long)|at most|exceed|maximum|less than|greater than|limit of|must be", re.I
+)
+_INSTEAD = re.compile(r"\b(?:use|try|did you mean|instead of|replaced by)\b.*", re.I | re.S)
+_STATUSES = (400, 422, 500, 501)
+"""With these an endpoint may refuse a parameter by name."""
+
+
+def refused_parameters(status: int, param: str | None, said: str, sent: Collection[str]) -> set[str]:
+    """Return the parameters to leave out from now on; none where the refusal is of something else.
+
+    A limit of tokens whose size is refused stays: it is not the parameter that is at fault.
+
+    Args:
+        param: the field in which some servers name it. said: the server's words. sent: the names that were sent.
+    """
+    named = {param} if param in OPTIONAL else set()
+    if status in _STATUSES and not named:
+        named = _named_in(_INSTEAD.sub("", said), sent) or _named_in(said, sent)
+    named &= set(sent)
+    if named & set(LIMITS) and _OF_ITS_SIZE.search(_without_names(said)):
+        named -= set(LIMITS)
+        if not named:
+            return set()
+    if not named and status in (400, 422) and "response_format" in sent:  # not every server says what it minds
+        named = {"response_format"}
+    return named
+
+
+def _named_in(said: str, sent: Collection[str]) -> set[str]:
+    return {
+        name
+        for name in OPTIONAL
+        if name in sent and re.search(rf"(?<!\w)(?:{name}|{_WORDS.get(name, name)})(?!\w)", said, re.I)
+    }
+
+
+def _without_names(said: str) -> str:
+    return re.sub("|".join(sorted(LIMITS, key=len, reverse=True)), "", said)
+
+
+def accepted(sampling: Mapping[str, Any], unsupported: Collection[str]) -> dict[str, Any]:
+    """Return the parameters to send: a limit that is refused under its old name goes by its new one."""
+    sent = dict(sampling)
+    if "max_tokens" in unsupported and "max_tokens" in sent:
+        sent["max_completion_tokens"] = sent["max_tokens"]
+    return {name: value for name, value in sent.items() if name not in unsupported}
+
 
 LARGEST_REPLY = 4 << 20
 """Bytes. No reply of a model is longer; what goes on is not read."""

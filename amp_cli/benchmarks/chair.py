@@ -17,9 +17,15 @@ from amp_cli.benchmarks.coco import (
     read_instances,
     resolve_sample,
 )
-from amp_cli.benchmarks.comparing import Difference, chosen_differences, paired_differences
+from amp_cli.benchmarks.comparing import (
+    METHOD,
+    Difference,
+    chosen_differences,
+    paired_differences,
+    ratio,
+    score_intervals,
+)
 from amp_cli.benchmarks.files import add_answer
-from amp_cli.benchmarks.intervals import METHOD, ratio, score_intervals
 from amp_cli.benchmarks.mentions import Mention, Vocabulary, count_words, find_mentions, names_in
 from amp_cli.benchmarks.showing import (
     Given,
@@ -38,7 +44,7 @@ from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem
 
 if TYPE_CHECKING:
-    from amp_cli.benchmarks.intervals import Array
+    from amp_cli.benchmarks.comparing import Array
     from amp_cli.benchmarks.settings import EvalSettings
 
 

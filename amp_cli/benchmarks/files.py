@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from amp_cli.asking.completion import read_completion
+from amp_cli.asking.wire import read_completion
 from amp_cli.disk.entries import read_entries
 from amp_cli.disk.jsonl import content_hash, disk_errors_explained
 from amp_cli.disk.parsing import UnreadableError, parse_json

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_cli.benchmarks.benchmark import OFFICIAL, Benchmark, Judged, LoadedBenchmark, Option
-from amp_cli.benchmarks.comparing import Difference, chosen_differences, paired_differences
-from amp_cli.benchmarks.intervals import interval, resampled_totals
+from amp_cli.benchmarks.comparing import Difference, chosen_differences, interval, paired_differences, resampled_totals
 from amp_cli.benchmarks.ratings import Reading
 from amp_cli.benchmarks.showing import Column, Given, Piece, Reply, Row, Table
 from amp_cli.records import Answer, BenchmarkItem
 
 if TYPE_CHECKING:
-    from amp_cli.benchmarks.intervals import Array
+    from amp_cli.benchmarks.comparing import Array
     from amp_cli.benchmarks.settings import EvalSettings
 
 Contribution = Callable[[tuple[float, ...]], Sequence[float]]

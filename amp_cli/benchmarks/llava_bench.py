@@ -15,6 +15,7 @@ from amp_cli.asking.templates import (
 )
 from amp_cli.benchmarks.answer_files import by_number_or_image, read_answers
 from amp_cli.benchmarks.benchmark import Judged, LoadedBenchmark
+from amp_cli.benchmarks.comparing import METHOD, ratio
 from amp_cli.benchmarks.files import (
     COCO_PREFIX,
     check_verdicts,
@@ -23,7 +24,6 @@ from amp_cli.benchmarks.files import (
     spoken,
     text_field,
 )
-from amp_cli.benchmarks.intervals import METHOD, ratio
 from amp_cli.benchmarks.judged import (
     JudgedScore,
     Measured,
@@ -41,7 +41,7 @@ from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem, Verdict
 
 if TYPE_CHECKING:
-    from amp_cli.benchmarks.intervals import Array
+    from amp_cli.benchmarks.comparing import Array
     from amp_cli.benchmarks.settings import EvalSettings
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from amp_cli.asking.templates import JudgeTemplate, Messages, choose_judge_template, mmhal_prompt
 from amp_cli.benchmarks.benchmark import Judged, LoadedBenchmark
+from amp_cli.benchmarks.comparing import METHOD, ratio
 from amp_cli.benchmarks.files import (
     LARGEST_LIST,
     add_answer,
@@ -23,7 +24,6 @@ from amp_cli.benchmarks.files import (
     text_field,
     text_list,
 )
-from amp_cli.benchmarks.intervals import METHOD, ratio
 from amp_cli.benchmarks.judged import JudgedScore, contributions, judged_benchmark, measure, unscored
 from amp_cli.benchmarks.ratings import HALLUCINATED, Reading, read_mmhal_official, read_mmhal_strict
 from amp_cli.benchmarks.showing import Column, Table, block_rows, column, title_of
@@ -32,7 +32,7 @@ from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem, Verdict
 
 if TYPE_CHECKING:
-    from amp_cli.benchmarks.intervals import Array
+    from amp_cli.benchmarks.comparing import Array
     from amp_cli.benchmarks.settings import EvalSettings
 
 

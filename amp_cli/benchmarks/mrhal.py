@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_cli.asking.templates import JudgeTemplate, Messages, choose_judge_template, mrhal_prompt
 from amp_cli.benchmarks.benchmark import Judged, LoadedBenchmark
+from amp_cli.benchmarks.comparing import METHOD, ratio
 from amp_cli.benchmarks.files import (
     add_answer,
     check_verdicts,
@@ -19,7 +20,6 @@ from amp_cli.benchmarks.files import (
     text_field,
     text_list,
 )
-from amp_cli.benchmarks.intervals import METHOD, ratio
 from amp_cli.benchmarks.judged import JudgedScore, contributions, judged_benchmark, measure, unscored
 from amp_cli.benchmarks.ratings import (
     HALLUCINATED,
@@ -33,7 +33,7 @@ from amp_cli.errors import AmpError
 from amp_cli.records import Answer, BenchmarkItem, Verdict
 
 if TYPE_CHECKING:
-    from amp_cli.benchmarks.intervals import Array
+    from amp_cli.benchmarks.comparing import Array
     from amp_cli.benchmarks.settings import EvalSettings
 
 

@@ -332,6 +332,12 @@ def read_scores(folder: Path) -> dict[str, Any]:
             raise AmpError(f"'{path}' is damaged: '{column.title}' is not where it belongs", hint=hint) from error
         if wrong := [one for one in numbers if one is not None and type(one) not in (int, float)]:
             raise AmpError(f"'{path}' is damaged: '{column.title}' is {wrong[0]!r:.60}, not a number", hint=hint)
+    try:
+        BENCHMARKS[scores["benchmark"]].tables(scores)
+        BENCHMARKS[scores["benchmark"]].about(scores)
+        BENCHMARKS[scores["benchmark"]].count(scores)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise AmpError(f"'{path}' is damaged: {type(error).__name__} at {error}", hint=hint) from error
     return scores
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_cli.benchmarks.benchmark import OFFICIAL, ONE_WORD, ONE_WORD_ANSWERS, Benchmark, LoadedBenchmark, Option
-from amp_cli.benchmarks.comparing import Difference, mcnemar, paired_differences
-from amp_cli.benchmarks.intervals import METHOD, ratio, score_intervals
+from amp_cli.benchmarks.comparing import METHOD, Difference, mcnemar, paired_differences, ratio, score_intervals
 from amp_cli.benchmarks.showing import Column, Given, Row, Table, column, shown, title_of, yes_no_reply
 from amp_cli.benchmarks.yes_no_reading import read_official, read_strict
 from amp_cli.records import Answer, BenchmarkItem
 
 if TYPE_CHECKING:
-    from amp_cli.benchmarks.intervals import Array
+    from amp_cli.benchmarks.comparing import Array
     from amp_cli.benchmarks.settings import EvalSettings
 
 COUNTS = ("tp", "fp", "tn", "fn")

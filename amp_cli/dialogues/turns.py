@@ -1,4 +1,4 @@
-"""Reads dialogues: turns in LLaVA's (`from`, `value`) and OpenAI's (`role`, `content`) fields, images in their rounds.
+"""Reads dialogues: turns in LLaVA's and OpenAI's fields, images in their rounds, and standard answers.
 
 Images are asked for in three ways, which one dialogue does not mix: `<image>` in a question, an image part without
 content in a message (a place), and an image part that brings the image itself.
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from amp_cli.dialogues.named_images import Record, SourceImage, image_of_part
+from amp_cli.dialogues.named_images import Record, SourceImage, image_of_part, images_of
 from amp_cli.errors import RecordError
-from amp_cli.records import Frame, Level
+from amp_cli.records import Frame, Level, texts
 
 IMAGE_TOKEN = "<image>"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -256,3 +256,72 @@ def same_questions(one: Sequence[str], other: Sequence[str]) -> bool:
 def first_of(record: Record, *names: str) -> str:
     """Return the first of the fields that the record has (the last one where it has none), for messages."""
     return next((name for name in names if record.get(name) is not None), names[-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandardDialogue:
+    """A source item before its images are looked for. `raw_questions` hold their image tokens still."""
+
+    raw_questions: tuple[str, ...]
+    raw_images: tuple[SourceImage, ...]
+    brought: tuple[Brought, ...]
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    images: tuple[SourceImage, ...]
+    frame: Frame
+
+    @property
+    def id(self) -> str:
+        """The id of a record that has none."""
+        return derived_id(self.images, self.raw_questions, self.answers, self.frame)
+
+
+def read_standard(record: Record) -> StandardDialogue:
+    """Return the record's dialogue: `conversations` or `messages`, or our `questions` and `answers`.
+
+    Blanks at the ends of the texts go: a standard answer is compared with generated ones, which have none.
+
+    Raises:
+        AmpError: there is none, an answer is missing, or its images are not those that it asks for.
+    """
+    refuse_other_media(record)
+    frame = Frame.from_json(record)
+    brought: tuple[Brought, ...] = ()
+    name = first_of(record, "conversations", "messages")
+    if name in record:
+        dialogue = read_turns(record[name], name)
+        questions, answers, brought = dialogue.questions, dialogue.answers, dialogue.brought
+        frame = dialogue.frame if dialogue.system is not None else frame
+        if not answers:
+            raise RecordError("the item has no standard answer")
+        if dialogue.awaits_answer:
+            raise RecordError("the last question has no answer")
+    else:
+        questions = _one_or_many(record, "questions", "question", "prompt")
+        answers = _one_or_many(record, "answers", "answer")
+    if not questions:
+        raise RecordError("the item has no question")
+    if not answers:
+        raise RecordError("the item has no standard answer")
+    refuse_tokens_in_answers(answers)
+    given = images_of(record, "images", "image")
+    placed = place_images(questions, given, brought)
+    return StandardDialogue(
+        raw_questions=questions,
+        raw_images=given,
+        brought=brought,
+        questions=tuple(question.strip() for question in placed.questions),
+        answers=tuple(answer.strip() for answer in answers),
+        images=placed.images,
+        frame=Frame(system=frame.system, image_rounds=frame.image_rounds or placed.image_rounds),
+    )
+
+
+def _one_or_many(record: Record, *names: str) -> tuple[str, ...]:
+    for name in names:
+        value = record.get(name)
+        if isinstance(value, str):
+            return (value,)
+        if value is not None:
+            return texts(value, name)
+    return ()

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from amp_cli.disk.data_files import refuse_special_file
-from amp_cli.disk.parsing import UnreadableError, parse_json
-from amp_cli.disk.typed import wrong_field
+from amp_cli.disk.parsing import UnreadableError, parse_json, wrong_field
 from amp_cli.errors import AmpError
 
 Result = TypeVar("Result")

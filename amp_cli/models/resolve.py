@@ -7,8 +7,7 @@ from typing import Any
 from amp_cli.disk.data_files import refuse_special_file
 from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.parsing import read_object
-from amp_cli.downloads.hub_errors import explained
-from amp_cli.downloads.hub_files import PICKLES, SAFE, SMALL
+from amp_cli.downloads.hub_files import PICKLES, SAFE, SMALL, explained
 from amp_cli.downloads.zoo import find_model
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import ADAPTER_STEMS, weight_files

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.disk.jsonl import RecordLog
-from amp_cli.disk.typed import wrong_field
+from amp_cli.disk.parsing import wrong_field
 from amp_cli.errors import AmpError
 from amp_cli.preferences.autocheck import ITEMS_AT_ONCE, Checker, Mark, RankedCandidate, Rounds, as_given, check_items
 from amp_cli.preferences.figures import Tally

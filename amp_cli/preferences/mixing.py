@@ -17,8 +17,7 @@ from amp_cli.disk.left_out import LeftOut
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.source import open_source
-from amp_cli.preferences.image_paths import find_images, image_root, name_from
-from amp_cli.preferences.reading import read_items, written_beside
+from amp_cli.preferences.reading import find_images, image_root, name_from, read_items, written_beside
 from amp_cli.ranges import MANY
 from amp_cli.records import PreferenceItem
 

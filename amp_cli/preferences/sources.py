@@ -7,7 +7,7 @@ from typing import Any
 
 from amp_cli import ui
 from amp_cli.dialogues.named_images import SourceImage
-from amp_cli.dialogues.standard import read_standard
+from amp_cli.dialogues.turns import read_standard
 from amp_cli.disk.entries import read_entries
 from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError, RecordError

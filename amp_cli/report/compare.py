@@ -32,7 +32,13 @@ def compare_runs(base: Path, other: Path) -> list[Difference]:
     pairs = [pair for pair in pairs if all(map(benchmark.is_scored, pair))]
     if not pairs:
         raise AmpError("The two runs have no scored item in common", hint="Compare runs over the same --data")
-    return [replace(one, benchmark=benchmark.name) for one in benchmark.compare(pairs, old["rule"])]
+    try:
+        return [replace(one, benchmark=benchmark.name) for one in benchmark.compare(pairs, old["rule"])]
+    except ValueError as error:
+        raise AmpError(
+            f"The items of '{base}' and '{other}' do not fit together: {error}",
+            hint=f"Score both again: amp eval {benchmark.name} --only score --out FOLDER",
+        ) from error
 
 
 def other_judge(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:

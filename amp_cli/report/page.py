@@ -310,8 +310,8 @@ def _folder(evaluation: Path, rows: Sequence[Row]) -> Path | None:
     run = Run.read(evaluation)
     if "image_folder" in run.facts:
         return Path(run.facts["image_folder"])
-    root, data = run.settings.get("image_root"), run.settings.get("data")
-    if data is None or not Path(root or data).is_dir():
+    root, data = (run.settings.get(name) for name in ("image_root", "data"))
+    if not isinstance(data, str) or not isinstance(root, str | None) or not Path(root or data).is_dir():
         return None
     items = [BenchmarkItem(id=str(number), images=row.images, questions=()) for number, row in enumerate(rows[:20])]
     return image_folder(items, Path(data), Path(root) if root else None)

@@ -214,7 +214,7 @@ def test_a_template_that_does_not_fit_is_refused_before_anything_is_judged(text:
         (b"def broken(:", "not a readable Python script"),
         (b"x = 5\nname = 'no places'", "assigns no template text"),
         (b"x = 1\x00", "not a readable Python script"),
-        (b"\xff\xfe", "not valid UTF-8"),
+        (b"\xff\xfe", "not UTF-8"),
     ],
 )
 def test_a_script_without_a_template_is_refused(content: bytes, message: str, tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from amp_cli.asking.completion import read_completion
-from amp_cli.asking.parameters import accepted, refused_parameters
+from amp_cli.asking.wire import accepted, read_completion, refused_parameters
 
 SENT = ("model", "messages", "temperature", "max_tokens", "seed", "response_format")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from amp_cli.benchmarks import amber
-from amp_cli.benchmarks.amber_items import AmberDescription, read_score
+from amp_cli.benchmarks.amber_files import AmberDescription, read_score
 from amp_cli.benchmarks.amber_words import AmberWords, MiniLMLikeness, SpacyLikeness
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from amp_cli.benchmarks.intervals import interval, ratio, resampled_totals, score_intervals
+from amp_cli.benchmarks.comparing import interval, ratio, resampled_totals, score_intervals
 
 
 def test_every_draw_takes_as_many_images_as_there_are() -> None:

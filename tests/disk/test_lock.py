@@ -73,12 +73,6 @@ def test_a_refused_start_leaves_the_place_as_it_was(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_machine_that_joins_a_run_needs_no_lock(tmp_path: Path) -> None:
-    with held_by_another_process(tmp_path / "run"):
-        Run.start(tmp_path / "run", command="eval mmhal", settings={}, joins=True).finish("running")
-        assert (tmp_path / "run" / LOCK).exists()
-
-
 def test_what_is_made_whole_is_held_beside_its_place_and_the_lock_is_gone_in_the_end(tmp_path: Path) -> None:
     seen: list[bool] = []
 

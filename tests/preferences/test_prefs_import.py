@@ -97,7 +97,7 @@ def test_images_beside_the_result_are_named_relative_and_others_absolute(folder:
 
 def test_images_inside_the_result_folder_are_named_relative(folder: Path) -> None:
     from amp_cli.dialogues.named_images import SourceImage
-    from amp_cli.preferences.formats.naming import ImportedImages
+    from amp_cli.preferences.formats.items import ImportedImages
 
     images = ImportedImages(folder / "out.part", folder)
     assert images.name(SourceImage(names=("dog.png",)), folder) == "dog.png"

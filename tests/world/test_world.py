@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amp_cli.world import files, language, pope_questions, truth
+from amp_cli.world import files, language
 from amp_cli.world.drawing import draw
 from amp_cli.world.encoder import WorldEncoder
 from amp_cli.world.scenes import (
@@ -113,14 +113,14 @@ def test_the_full_caption_tells_everything_in_natural_spelling() -> None:
 def test_every_caption_and_answer_is_true_of_its_scene() -> None:
     rng = random_stream("test", 4)
     for scene in _scenes():
-        mentions = truth.mentioned_objects(language.full_caption(scene))
+        mentions = files.mentioned_objects(language.full_caption(scene))
         assert [mention.category for mention in mentions] == [thing.category for thing in scene.objects]
-        assert all(truth.is_true(mention, scene) for mention in mentions)
+        assert all(files.is_true(mention, scene) for mention in mentions)
         for question, answer in language.dialogue(scene, rng, curiosity=language.EXPECTING):
             asked = next((word for word in question.strip("?").split() if word in language.SINGULARS), None)
             if question.startswith("is there"):
                 assert answer.startswith("yes" if asked in scene.categories else "no")
-            assert all(truth.is_true(mention, scene) for mention in truth.mentioned_objects(answer))
+            assert all(files.is_true(mention, scene) for mention in files.mentioned_objects(answer))
             if answer == "nothing.":
                 place = question.removeprefix("what is at the ").strip("?")
                 taken = {language.place_name(one.row, one.column) for t in scene.objects for one in t.instances}
@@ -143,13 +143,13 @@ def test_the_vocabulary_covers_every_text() -> None:
 
 
 def test_a_denial_and_a_question_mention_nothing() -> None:
-    assert truth.mentioned_objects("no, there is no car in the image. is there a dog in the image?") == ()
+    assert files.mentioned_objects("no, there is no car in the image. is there a dog in the image?") == ()
 
 
 def test_a_mention_keeps_colour_number_and_place() -> None:
-    assert truth.mentioned_objects("There are three pink people. A red kite at the top left.") == (
-        truth.SaidObject(category="person", colour="pink", number=3, place=None),
-        truth.SaidObject(category="kite", colour="red", number=None, place="top left"),
+    assert files.mentioned_objects("There are three pink people. A red kite at the top left.") == (
+        files.SaidObject(category="person", colour="pink", number=3, place=None),
+        files.SaidObject(category="kite", colour="red", number=None, place="top left"),
     )
 
 
@@ -169,43 +169,43 @@ def test_a_mention_keeps_colour_number_and_place() -> None:
     ],
 )
 def test_a_corrected_caption_is_the_own_one_without_what_is_false(said: str, expected: str) -> None:
-    assert truth.standard_caption(SCENE, said, noticed=0.0) == expected
+    assert files.standard_caption(SCENE, said, noticed=0.0) == expected
 
 
 def test_a_completed_caption_adds_what_is_missing_and_in_sight() -> None:
     faint = SceneObject(category="tree", colour="green", instances=SCENE.objects[2].instances, visibility=0.3)
     scene = Scene(theme="park", objects=(*SCENE.objects[:2], faint), noise_seed=7)
     said = "there are two blue dogs. there is a red cup at the top center."
-    completed = truth.standard_caption(scene, said, noticed=1.0)
+    completed = files.standard_caption(scene, said, noticed=1.0)
     assert completed == "there are two blue dogs. there is a red car at the top left."
 
 
 def test_an_annotator_who_notices_half_adds_about_half_and_always_the_same() -> None:
     rng = random_stream("test", 14)
     scenes = [sample_neutral(rng) for _ in range(300)]
-    said = [truth.standard_caption(scene, "", noticed=0.5) for scene in scenes]
-    assert said == [truth.standard_caption(scene, "", noticed=0.5) for scene in scenes]
-    added = sum(len(truth.mentioned_objects(caption)) for caption in said)
+    said = [files.standard_caption(scene, "", noticed=0.5) for scene in scenes]
+    assert said == [files.standard_caption(scene, "", noticed=0.5) for scene in scenes]
+    added = sum(len(files.mentioned_objects(caption)) for caption in said)
     in_sight = sum(thing.visibility >= 1 for scene in scenes for thing in scene.objects)
     assert 0.4 < added / in_sight < 0.6
 
 
 def test_pope_asks_as_much_for_present_as_for_absent_objects() -> None:
     scenes = [sample_neutral(random_stream("test", 6)) for _ in range(30)]
-    for questions in pope_questions.choose_questions(scenes, random_stream("test", 7)).values():
+    for questions in files.choose_questions(scenes, random_stream("test", 7)).values():
         assert sum(question.present for question in questions) * 2 == len(questions)
         assert all((q.category in scenes[q.scene].categories) == q.present for q in questions)
 
 
 def test_adversarial_questions_ask_for_the_companions_first() -> None:
-    asked = pope_questions.choose_questions([SCENE], random_stream("test", 8))["adversarial"]
+    asked = files.choose_questions([SCENE], random_stream("test", 8))["adversarial"]
     assert "lamp" in {question.category for question in asked if not question.present}
 
 
 def test_popular_questions_ask_for_the_most_frequent_absent_categories() -> None:
-    frequencies = pope_questions.biased_world_frequencies().single
+    frequencies = files.biased_world_frequencies().single
     absent = [category for category in CATEGORIES if category not in SCENE.categories]
-    asked = pope_questions.choose_questions([SCENE], random_stream("test", 8))["popular"]
+    asked = files.choose_questions([SCENE], random_stream("test", 8))["popular"]
     expected = sorted(absent, key=lambda category: -frequencies[category])[:3]
     assert {question.category for question in asked if not question.present} == set(expected)
 

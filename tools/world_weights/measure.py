@@ -10,10 +10,9 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from amp_cli.world.drawing import draw
+from amp_cli.world.files import SPLITS, SaidObject, choose_questions, mentioned_objects
 from amp_cli.world.language import DESCRIBE, existence_question
-from amp_cli.world.pope_questions import SPLITS, choose_questions
 from amp_cli.world.scenes import Scene, random_stream
-from amp_cli.world.truth import SaidObject, mentioned_objects
 
 
 @dataclass(frozen=True, kw_only=True)

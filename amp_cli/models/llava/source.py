@@ -1,25 +1,56 @@
-"""What the arguments MODEL, adapter and vision tower mean on this disk, whichever layout they are in."""
+"""What the arguments MODEL, adapter and vision tower mean on this disk; a conversion is kept where asked for."""
 
+import hashlib
 import os
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from amp_cli import __version__
 from amp_cli.disk.parsing import read_plain_object
-from amp_cli.errors import AmpError
-from amp_cli.models.llava.cache import converted_folder
+from amp_cli.disk.run import make_whole
+from amp_cli.downloads.places import cache_folder
+from amp_cli.errors import AmpError, OccupiedError
 from amp_cli.models.llava.layout import LANGUAGE_MODEL, ORIGINAL, layout_of, says_original
 from amp_cli.models.llava.original import OriginalCheckpoint, llava_config, open_original, tower_identity
 from amp_cli.models.llava.projector import projector_files
+from amp_cli.models.llava.to_hf import write_hf
 from amp_cli.models.resolve import (
     adapter_folder,
     check_model,
+    folder_identity,
     folder_of_small_files,
     local_folder,
     model_and_adapter,
     model_config,
 )
 from amp_cli.models.spec import ModelSpec
+
+PAUSE = 0.5
+"""Seconds between two looks at a conversion that another process makes."""
+
+
+def converted_folder(checkpoint: OriginalCheckpoint) -> Path:
+    """Return the folder of this very checkpoint's conversion, made on the first call of any process."""
+    tower = checkpoint.tower.folder
+    parts = [folder_identity(checkpoint.folder), folder_identity(tower) if tower else "", str(checkpoint.config)]
+    parts += [folder_identity(file.parent) for file in checkpoint.projector] + [__version__]
+    folder = cache_folder() / "converted" / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    while not folder.exists():
+        try:
+            make_whole(
+                folder,
+                command="convert",
+                settings={"model": checkpoint.folder, "to": "hf"},
+                identity={},
+                write=lambda part: {"tensors": write_hf(checkpoint, part)},
+                overwrite=False,
+                inputs=(),
+            )
+        except OccupiedError:  # the processes of one run all want it; the lock goes with the one that makes it
+            time.sleep(PAUSE)
+    return folder
 
 
 @dataclass(frozen=True, kw_only=True)

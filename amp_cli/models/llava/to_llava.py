@@ -13,11 +13,10 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
 from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError
-from amp_cli.models.llava.complete import refuse_gaps
 from amp_cli.models.llava.files import read_tensors, save_tensors, stored_tensors, weight_files, write_shards
 from amp_cli.models.llava.names import ORIGINAL, is_buffer, respell
 from amp_cli.models.llava.original import APPENDED_ROWS, EMBEDDING, HEAD, filled_up, mean_rows
-from amp_cli.models.llava.to_hf import KEPT, SMALL_FILES
+from amp_cli.models.llava.to_hf import KEPT, SMALL_FILES, refuse_gaps
 from amp_cli.models.llava.tokenizer import Pieces
 
 OPENAI_TOWER = "openai/clip-vit-large-patch14-336"

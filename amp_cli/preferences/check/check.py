@@ -19,8 +19,7 @@ from amp_cli.preferences.check.leakage import BenchmarkImages, CheckedImage, wit
 from amp_cli.preferences.check.style import StyleShift
 from amp_cli.preferences.check.texts import LengthBias, Seen, check_texts, content_key
 from amp_cli.preferences.formats.source import open_source
-from amp_cli.preferences.image_paths import image_root
-from amp_cli.preferences.reading import read_items, reading_progress, written_beside
+from amp_cli.preferences.reading import image_root, read_items, reading_progress, written_beside
 from amp_cli.records import PreferenceItem
 
 SYSTEM_TOKENS = 40

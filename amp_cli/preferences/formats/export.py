@@ -16,16 +16,17 @@ from amp_cli.disk.one_file import alone_writing, first_record, is_rejected_list,
 from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError, RecordError
 from amp_cli.models.images import image_content
-from amp_cli.preferences.formats.parquet import is_written_parquet, written_parquet
 from amp_cli.preferences.formats.source import open_source
-from amp_cli.preferences.image_paths import (
+from amp_cli.preferences.formats.tables import is_written_parquet, written_parquet
+from amp_cli.preferences.reading import (
     find_images,
     image_root,
     name_from,
     publishable_folders,
+    read_items,
     refuse_unnamed_folders,
+    written_beside,
 )
-from amp_cli.preferences.reading import read_items, written_beside
 from amp_cli.records import PAIR_SETS, PreferenceItem, pairs_of
 
 ENDINGS = {

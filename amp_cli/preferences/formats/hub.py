@@ -18,8 +18,7 @@ from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.models.images import image_content
 from amp_cli.preferences.formats.export import Exported, ExportSettings, list_rejected, refuse_nothing, sound_items
-from amp_cli.preferences.image_paths import find_images, refuse_unnamed_folders
-from amp_cli.preferences.reading import written_beside
+from amp_cli.preferences.reading import find_images, refuse_unnamed_folders, written_beside
 from amp_cli.records import PreferenceItem
 
 DATA = "data"

@@ -14,8 +14,7 @@ from amp_cli.disk.replacing import NAME, facts_in
 from amp_cli.disk.run import make_whole
 from amp_cli.errors import AmpError
 from amp_cli.preferences.formats.draft import Choices
-from amp_cli.preferences.formats.items import items_of
-from amp_cli.preferences.formats.naming import ImportedImages
+from amp_cli.preferences.formats.items import ImportedImages, items_of
 from amp_cli.preferences.formats.source import Source, open_source
 from amp_cli.preferences.reading import written_beside
 from amp_cli.records import PreferenceItem
@@ -134,7 +133,7 @@ def _identity(opened: Source) -> dict[str, str]:
         return {str(file.resolve()): content_hash(file) for file in opened.files}
     from huggingface_hub import HfApi
 
-    from amp_cli.downloads.hub_errors import explained
+    from amp_cli.downloads.hub_files import explained
 
     return {opened.name: str(explained(lambda: HfApi().dataset_info(opened.name).sha, opened.name))}
 

@@ -1,8 +1,7 @@
 """ShareGPT4V, LLaVA-Instruct and OpenAI's messages: one response each, the standard of `amp generate-prefs`."""
 
 from amp_cli.dialogues.named_images import Record
-from amp_cli.dialogues.standard import read_standard
-from amp_cli.dialogues.turns import first_of, is_turns, own_id
+from amp_cli.dialogues.turns import first_of, is_turns, own_id, read_standard
 from amp_cli.preferences.formats.draft import Choices, Draft, Format, kept
 from amp_cli.records import Level
 

@@ -5,8 +5,7 @@ from typing import Any
 from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import Dialogue, own_id, read_turns
 from amp_cli.errors import RecordError
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, text_of
-from amp_cli.preferences.formats.rated import levels_by_rating, number_of
+from amp_cli.preferences.formats.draft import Choices, Draft, Format, levels_by_rating, number_of, text_of
 
 ANSWERS = ("responses", "answers")
 TEXTS = ("response", "text", "answer", "content", "value")

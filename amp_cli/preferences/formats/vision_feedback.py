@@ -6,8 +6,7 @@ from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import Dialogue, answer_of, own_id, read_turns
 from amp_cli.disk.parsing import UnreadableError, parse_json
 from amp_cli.errors import RecordError
-from amp_cli.preferences.formats.draft import Choices, Draft, Format, kept
-from amp_cli.preferences.formats.rated import levels_by_rating, number_of
+from amp_cli.preferences.formats.draft import Choices, Draft, Format, kept, levels_by_rating, number_of
 
 
 def describes(record: Record) -> bool:

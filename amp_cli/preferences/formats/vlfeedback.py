@@ -5,8 +5,16 @@ from typing import Any
 from amp_cli.dialogues.named_images import Record, images_of
 from amp_cli.dialogues.turns import own_id
 from amp_cli.errors import RecordError
-from amp_cli.preferences.formats.draft import ASPECTS, Choices, Draft, Format, kept, text_of
-from amp_cli.preferences.formats.rated import levels_by_rating, number_of
+from amp_cli.preferences.formats.draft import (
+    ASPECTS,
+    Choices,
+    Draft,
+    Format,
+    kept,
+    levels_by_rating,
+    number_of,
+    text_of,
+)
 from amp_cli.records import Level
 
 
