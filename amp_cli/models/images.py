@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amp_cli.dialogues.named_images import checked_name
 from amp_cli.errors import AmpError
 
 if TYPE_CHECKING:
@@ -20,12 +21,16 @@ def find_image(name: str, root: Path) -> Path:
     """Return the file that `name` means below `root` (an absolute `name` means itself).
 
     Raises:
-        AmpError: no such file, or a relative path that leaves `root`.
+        AmpError: no such file, a name that no file can have, or a relative path that leaves `root`.
     """
-    path = Path(name)
+    path = Path(checked_name(name))
     if not path.is_absolute():
         path = root / path
-        if not path.resolve().is_relative_to(root.resolve()):
+        try:
+            leaves = not path.resolve().is_relative_to(root.resolve())
+        except RuntimeError as error:  # so Python says it of a link
+            raise AmpError(f"The image '{path}' is a link that leads back to itself", hint="Remove the link") from error
+        if leaves:
             raise AmpError(f"The image path '{name}' leaves the folder '{root}'", hint="Give --image-root")
     if not path.is_file():
         raise AmpError(f"No image at '{path}'", hint="Give --image-root, the folder that image paths start from")

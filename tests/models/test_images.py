@@ -101,3 +101,11 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(AmpError, match="floating-point"):
         open_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "x" * 300 + ".png", "loop.png", "https://example.invalid/a.png"])
+def test_a_name_that_leads_nowhere_is_refused_as_a_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    with pytest.raises(AmpError) as raised:
+        find_image(name, tmp_path)
+    assert raised.value.hint
