@@ -304,12 +304,18 @@ def contents(out: Path) -> dict[str, bytes]:
     for path in sorted(out.rglob("*")):
         if path.is_file() and not path.name.endswith(PASSED_OVER):
             content = path.read_bytes()
-            if path.suffix == ".json":
-                content = json.dumps(_lasting(json.loads(content)), indent=1).encode()
-            elif path.suffix == ".jsonl":
-                content = "\n".join(json.dumps(_lasting(json.loads(line))) for line in content.splitlines()).encode()
+            if path.suffix in (".json", ".jsonl"):
+                content = _without_times(content)
             found[str(path.relative_to(out))] = content
     return found
+
+
+def _without_times(content: bytes) -> bytes:
+    try:
+        values = [json.loads(content)]
+    except json.JSONDecodeError:  # one on each line
+        values = [json.loads(line) for line in content.splitlines()]
+    return "\n".join(json.dumps(_lasting(value)) for value in values).encode()
 
 
 def _lasting(value: Any) -> Any:
