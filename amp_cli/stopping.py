@@ -12,7 +12,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -63,23 +63,30 @@ def heard() -> Iterator[None]:
     Raises:
         SystemExit: it was told to stop, and did; the status is 128 and the signal's number.
     """
-    _listen()
+    listen_no_more = _listen()
     try:
         yield
     except BaseException:
         if not _told:
+            listen_no_more()
             raise
         for number in SIGNALS:  # Python takes our handler away while it ends; told again, it must not end otherwise
             signal.signal(number, signal.SIG_IGN)
         _leave()
         kill_all(family(os.getpid()))
         sys.exit(128 + _told[0])
+    if not _told:
+        listen_no_more()
 
 
-def _listen() -> None:
-    """Take the signals, but for those that whoever started us had ignored, as `nohup` does."""
-    if signal.getsignal(signal.SIGTERM) is _interrupt:
-        return
+def _listen() -> Callable[[], None]:
+    """Take the signals, but for those that whoever started us had ignored, as `nohup` does; return what gives them back.
+
+    Within a block that listens already nothing is taken, and nothing given back.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    if before[signal.SIGTERM] is _interrupt:
+        return lambda: None
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     for number in SIGNALS:
@@ -89,6 +96,15 @@ def _listen() -> None:
     sys.unraisablehook = _pass_over
     os.register_at_fork(after_in_child=_listen_no_more)
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+
+    def listen_no_more() -> None:
+        signal.set_wakeup_fd(-1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = sys.__unraisablehook__
+        os.close(writer)  # ends the thread that watches
+
+    return listen_no_more
 
 
 def _listen_no_more() -> None:
@@ -115,8 +131,12 @@ def _pass_over(fault: "sys.UnraisableHookArgs") -> None:
 
 def _watch(reader: int) -> None:
     """Wait for the first signal, then for a second one or for the end of patience, and end the process."""
-    while (first := os.read(reader, 1)[0]) not in SIGNALS:
+    while (told := os.read(reader, 1)) and told[0] not in SIGNALS:
         continue
+    if not told:
+        os.close(reader)
+        return
+    first = told[0]
     if not sys.stderr.isatty():  # on a terminal a bar that is still there would wipe it out
         _say(first)
     select.select([reader], [], [], GRACE)

@@ -183,6 +183,30 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     assert process.wait(timeout=10) == 0
 
 
+def test_once_a_command_has_ended_signals_mean_what_they_meant_before(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys, time
+from amp_cli import stopping
+stopping.GRACE = 0.1
+before = [signal.getsignal(number) for number in stopping.SIGNALS]
+with stopping.heard(), stopping.heard():
+    assert signal.getsignal(signal.SIGTERM) is not before[1]
+assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+except stopping.Stopped:
+    sys.exit("still heard")
+except KeyboardInterrupt:
+    time.sleep(0.4)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_whole_command_line_is_ready_before_its_imports() -> None:
     process = subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "amp_cli", "doctor"],

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amp_cli.dialogues.named_images import checked_name
 from amp_cli.errors import AmpError, RecordError
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def find_image(name: str, root: Path) -> Path:
     """Return the file that `name` means below `root` (an absolute `name` means itself).
 
     Raises:
-        AmpError: no such file, or a relative path that leaves `root`.
+        AmpError: no such file, a name that no file can have, or a relative path that leaves `root`.
     """
-    place = image_place(name, root)
+    place = image_place(checked_name(name), root)
     if not place.is_file():
         raise AmpError(f"No image at '{root / name}'", hint="Give --image-root, the folder that image paths start from")
     return root / name

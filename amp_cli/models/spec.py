@@ -29,7 +29,7 @@ class Loading:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,4})?", self.device):
+        if not re.fullmatch(r"auto|cpu(:0)?|mps|cuda(:\d{1,4})?", self.device):
             raise AmpError(f"There is no device '{self.device:.40}'", hint="Use cpu, cuda, cuda:1, mps or auto")
 
     def of(self, model: str, adapter: str | None = None) -> "ModelSpec":

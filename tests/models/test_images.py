@@ -50,7 +50,7 @@ def test_files_of_the_hubs_cache_are_links_to_its_blobs(tmp_path: Path) -> None:
 
 
 def test_a_zero_byte_in_a_path_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AmpError, match="cannot be a path"):
+    with pytest.raises(AmpError, match="not the path of an image"):
         find_image("a\0.png", tmp_path)
 
 
@@ -199,3 +199,11 @@ def test_a_look_takes_an_image_with_something_behind_its_end(whole: Path) -> Non
             file.write(b"\0\0 left by a camera")
         look_at_image(whole / name)
         open_image(whole / name)
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "x" * 300 + ".png", "loop.png", "https://example.invalid/a.png"])
+def test_a_name_that_leads_nowhere_is_refused_as_a_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    with pytest.raises(AmpError) as raised:
+        find_image(name, tmp_path)
+    assert raised.value.hint

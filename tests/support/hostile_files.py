@@ -192,8 +192,9 @@ def linked(name: str, target: str) -> Make:
 
 
 def circle(folder: Path) -> None:
-    for name in ("data/train/images/again", "data/world/again", "pope/again"):
-        (folder / name).symlink_to(folder, target_is_directory=True)
+    for name in ("data/train/images", "data/world", "pope"):
+        if (folder / name).is_dir():
+            (folder / name / "again").symlink_to(folder, target_is_directory=True)
 
 
 def strange_names(folder: Path) -> None:
