@@ -26,7 +26,7 @@ from amp_cli.stopping import family, kill_all
 
 TAIL = 15
 """Lines of the log that an error shows."""
-PATIENCE = 0.6
+PATIENCE = 0.4
 """Seconds that an interrupted worker has to end by itself; what it has finished is on disk at any time."""
 
 

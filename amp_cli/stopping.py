@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Protocol
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GRACE = 1.0
+GRACE = 0.7
 """Seconds that a command has to end by itself; a library may be in long work, or swallow the exception."""
 
 
