@@ -180,7 +180,8 @@ class Session:
     def run(self) -> dict[str, Any]:
         """Train to the end and return what `result.json` holds."""
         start = time.monotonic()
-        loaded = load_policy(self.config, str(self.state.device))
+        device = self.state.device  # of several processes on CPUs, accelerate says "cpu:0"
+        loaded = load_policy(self.config, "cpu" if device.type == "cpu" else str(device))
         # FSDP shards by layer; the classes that models name for it include some that these models do not have
         layer = type(loaded.model.get_decoder().layers[0]).__name__
         os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", layer)

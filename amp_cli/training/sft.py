@@ -58,6 +58,9 @@ class FiniteSFTTrainer(FiniteTrainer, SFTTrainer):
         """Return what makes a batch of items: rows with labels."""
         return partial(sft_batch, pad_id=self._pad_id, fill=self.fill, shows_images=self.shares_model)
 
+    def create_model_card(self, *arguments: Any, **named: Any) -> None:
+        """Write none beside the checkpoints: it tells when and where, and a resumed run would have another one."""
+
 
 @contextmanager
 def _adapter_kept(model: Any) -> Iterator[None]:

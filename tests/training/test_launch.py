@@ -380,6 +380,8 @@ def test_fine_tuning_on_standard_answers_alone_gives_an_adapter(tmp_path: Path) 
     config = load_config("tiny", method="sft", overrides=settings)
     adapter = train_model(config, prefs=data, out=tmp_path / "ig-1").adapter
     assert adapter == tmp_path / "ig-1" / "adapter"
+    assert [path.name for path in (tmp_path / "ig-1" / "checkpoints").iterdir()] == ["checkpoint-2"]
+    assert not list((tmp_path / "ig-1" / "checkpoints").rglob("README.md"))
     written = json.loads((adapter / "adapter_config.json").read_text())
     assert (written["r"], written["lora_alpha"], written["base_model_name_or_path"]) == (4, 8, "tiny")
     facts = Run.read(tmp_path / "ig-1").facts
