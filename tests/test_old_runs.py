@@ -130,8 +130,8 @@ def test_a_finished_evaluation_typed_again_asks_nothing_and_says_the_same(name: 
             mark_first(runs / name / marked, mark)
     before = content(runs / name)
     assert amp(line_of(name)) == status_of(name)
-    for file in ("answers.jsonl", "verdicts.jsonl"):
-        assert file not in before or (runs / name / file).read_bytes() == before[file]
+    for file in ("answers.jsonl", "verdicts.jsonl"):  # verdicts may be put in the order of the items
+        assert file not in before or sorted(lines(runs / name / file)) == sorted(before[file].decode().splitlines(True))
     assert read(runs / name / "run.json")["state"] == "done"
     if name not in ("pope", "pope-adapter", "chair", "amber"):  # there the marked answer may be scored otherwise
         assert holds(read(runs / name / "scores.json"), json.loads(before["scores.json"]))
@@ -213,7 +213,7 @@ def test_an_endpoint_is_asked_only_what_it_has_not_answered(runs: Path, amp: Amp
     before = lines(folder / "answers.jsonl")[:1]
     with JudgeServer() as server:
         fill_in(folder, "{URL}", server.url)
-        assert amp(line_for(folder.name, made_as="chair-endpoint").replace("{URL}", server.url)) == 0
+        assert amp(line_for(folder.name, made_as="chair-endpoint").replace("{URL}", server.url)) == 3  # no object named
         assert len(server.asked) == 3
     assert lines(folder / "answers.jsonl")[:1] == before
     assert read(folder / "scores.json")["n"] == 4
@@ -334,7 +334,8 @@ def test_a_finished_training_typed_again_trains_nothing(
     }
     after = content(runs / name)
     del before["run.json"], after["run.json"]
-    assert after == before
+    assert {file: after[file] for file in before} == before
+    assert {*after} - {*before} <= {"curves.png"}  # drawn where it is missing
 
 
 @pytest.mark.slow

@@ -172,8 +172,9 @@ def test_readme_s_commands_for_preference_data_work_as_they_stand(tmp_path: Path
 @pytest.mark.slow
 def test_readme_s_commands_for_fast_training_work_as_they_stand(tmp_path: Path) -> None:
     write_preferences(tmp_path)
-    dry, real = commands_of_docs("## Training, fast and lean")
-    for line in (dry, real):
+    *dry, real = commands_of_docs("## Training, fast and lean")
+    assert len(dry) == 2
+    for line in (*dry, real):
         type_in(line.replace("--size 7b", EXCHANGED["--size 7b"] + " --set save_steps=5"), tmp_path)
         assert (tmp_path / "run").exists() == (line == real)
 
