@@ -22,6 +22,7 @@ BEGIN = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and one under nohup with this
 from amp_cli import stopping
 from amp_cli.disk.run import Run
 out = Path(sys.argv[1])
