@@ -24,7 +24,6 @@ from amp_cli.disk.run import Run
 from amp_cli.disk.settings import flatten
 from amp_cli.downloads.places import benchmark_folder
 from amp_cli.errors import AmpError
-from amp_cli.models.resolve import places_of
 from amp_cli.records import Answer, BenchmarkItem
 
 ITEMS, SCORES = "items.jsonl", "scores.json"
@@ -213,6 +212,10 @@ def _inputs(settings: EvalSettings, loaded: LoadedBenchmark) -> list[Path | None
     if spec is not None and not is_endpoint(spec.model):
         names += [name for name in (spec.model, spec.adapter, spec.vision_tower) if name]
         given += [Path(spec.template)] if Path(spec.template).is_file() else []
+    if not names:
+        return [*given, *loaded.files]
+    from amp_cli.models.resolve import places_of
+
     return [*given, *loaded.files, *places_of(*names)]
 
 
