@@ -117,7 +117,7 @@ def _as_recorded(settings: EvalSettings) -> EvalSettings:
         raise AmpError(
             f"'{settings.out}' holds no answers to {settings.benchmark}", hint="Give the --out of an evaluation"
         )
-    old = settings_of(settings.benchmark, {**recorded, "out": settings.out, "overwrite": settings.overwrite})
+    old = settings_of(settings.benchmark, {**recorded, "out": settings.out})
     judging = (
         settings.judging
         if settings.only == "judge"

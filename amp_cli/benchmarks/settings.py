@@ -72,6 +72,11 @@ class EvalSettings:
                 f"--only {self.only} reads the answers in --out, so --answers does not go with it",
                 hint="Leave out --answers, or leave out --only",
             )
+        if self.only in ("judge", "score") and self.overwrite:
+            raise AmpError(
+                f"--only {self.only} goes on with what is in --out, so --overwrite does not go with it",
+                hint=f"Leave out --overwrite; to judge anew, --answers {self.out / 'answers.jsonl'} and a new --out",
+            )
         judging = self.judging
         if self.only in ("answer", "score") and (judging.judge or judging.judge_url or judging.verdicts):
             raise AmpError(

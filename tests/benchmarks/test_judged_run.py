@@ -74,6 +74,15 @@ def test_overwriting_starts_afresh_with_another_judge(data: Path) -> None:
     assert again.scores["judge"]["model"] == "another"
 
 
+@pytest.mark.parametrize("only", ["judge", "score"])
+def test_overwriting_does_not_go_with_judging_or_scoring_alone(data: Path, only: str) -> None:
+    """Else the verdicts that are there would be told as another judge's."""
+    run_benchmark(settings(data), answerer=Script(), judge=FakeJudge())
+    judge = "replay:another.jsonl" if only == "judge" else None
+    with pytest.raises(AmpError, match="--overwrite does not go with it"):
+        settings(data, only=only, overwrite=True, judge=judge)
+
+
 def test_without_a_judge_nothing_is_loaded_and_the_three_ways_are_named(data: Path) -> None:
     with pytest.raises(AmpError) as error:
         run_benchmark(settings(data, model="absent-model"))
