@@ -267,15 +267,15 @@ def make_whole(
     write: Callable[[Path], Mapping[str, Any]],
     overwrite: bool,
     inputs: Collection[Path | None],
-    keep_failed: bool = True,
 ) -> Run:
     """Return the finished run in `out`: the very one that is there (`resumed`), or one that `write` makes beside it.
+
+    Of what fails nothing is left; of what is killed `OUT.part`, which the next call clears away.
 
     Args:
         write: makes the files in the folder that it is given, and returns facts for `run.json`.
         overwrite: replace an older run of the same command, when the new one is whole.
         inputs: all that is read; none of it may lie in a folder that is replaced.
-        keep_failed: whether what could not be finished stays in `OUT.part`, to be looked at.
 
     Raises:
         AmpError: `out` holds anything else.
@@ -290,8 +290,7 @@ def make_whole(
             with Run.start(part, command=command, settings=settings, identity=identity) as run:
                 run.finish("done", **write(part))
         except AmpError:
-            if not keep_failed:
-                remove_files(part, leftovers(part, command))
+            remove_files(part, leftovers(part, command))
             raise
         put_in_place(part, out, command=command, inputs=inputs)
         return Run(out, run.facts, resumed=False)

@@ -60,6 +60,13 @@ def test_a_killed_conversion_starts_again(base: Path, tmp_path: Path) -> None:
     assert files_in(out) == files_in(to_hf(base, tmp_path / "undisturbed"))
 
 
+def test_what_cannot_be_converted_leaves_nothing(base: Path, tmp_path: Path) -> None:
+    change_config(base, mm_projector_type="mlp2x_silu")
+    with pytest.raises(AmpError, match="mlp2x_silu"):
+        to_hf(base, tmp_path / "hf")
+    assert not list(tmp_path.glob("hf*"))
+
+
 def test_the_same_command_again_does_nothing(base: Path, tmp_path: Path) -> None:
     out = to_hf(base, tmp_path / "hf")
     times = {file: file.stat().st_mtime_ns for file in out.rglob("*")}

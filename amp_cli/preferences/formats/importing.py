@@ -104,7 +104,6 @@ def import_preferences(
         write=write,
         overwrite=overwrite,
         inputs=inputs,
-        keep_failed=False,
     )
     return _result(out, opened, run.facts["result"], was_there=run.resumed)
 
