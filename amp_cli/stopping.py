@@ -36,6 +36,7 @@ class OpenRun(Protocol):
 
 _open_runs: list[OpenRun] = []
 _told: list[int] = []
+_stops: list[Callable[[], None]] = []
 _said, _left = threading.Lock(), threading.Lock()
 """Each is acquired once, by the thread that says or does it."""
 
@@ -54,6 +55,22 @@ def closed(run: OpenRun) -> None:
 def is_told() -> bool:
     """Whether this process was told to stop."""
     return bool(_told)
+
+
+@contextlib.contextmanager
+def heard_by(stop: Callable[[], None]) -> Iterator[None]:
+    """Call this at a signal, in place of raising, for a block that must not end between any two of its lines.
+
+    Raises:
+        Stopped: at the end of the block, where it was told to stop.
+    """
+    _stops.append(stop)
+    try:
+        yield
+    finally:
+        _stops.remove(stop)
+        if _told:
+            raise Stopped
 
 
 @contextlib.contextmanager
@@ -116,11 +133,13 @@ def _listen_no_more() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise once; what is told again must not disturb the tidying up."""
+    """Raise once, or have the work in hand stopped; what is told again must not disturb the tidying up."""
     if number not in _told:
         _told.append(number)
         if len(_told) == 1:
-            raise Stopped
+            if not _stops:
+                raise Stopped
+            _stops[-1]()
 
 
 def _pass_over(fault: "sys.UnraisableHookArgs") -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
+from amp_cli import stopping
 from amp_cli.addresses import is_api_version, shown_address
 from amp_cli.asking.faults import (
     EnoughError,
@@ -294,6 +295,18 @@ def _deployment(url: str, model: str) -> str:
     return f"{url.removesuffix('/openai')}/openai/deployments/{quote(model, safe='')}"
 
 
+def run_until_told(work: Coroutine[Any, Any, None]) -> None:
+    """Run asynchronous work. A signal cancels it where it waits: no reply is lost between its arrival and the disk."""
+
+    async def listening() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # we are inside it
+        with stopping.heard_by(lambda: loop.call_soon_threadsafe(task.cancel)):
+            await work
+
+    asyncio.run(listening())
+
+
 Request = TypeVar("Request")
 Result = TypeVar("Result")
 
@@ -309,7 +322,7 @@ async def run_together(
     blocked: Callable[[Request, int], AmpError | None] = lambda request, left: None,
     over: Callable[[Request], None] = lambda request: None,
 ) -> None:
-    """Work on all requests, no more than `limit` at once. On Ctrl-C what has arrived is kept and the rest cancelled.
+    """Work on all requests, no more than `limit` at once. Told to stop, it keeps what has arrived and cancels the rest.
 
     When the run ends early, what is on its way may arrive, but is not tried again. It ends early where the first
     `HOPELESS` requests were all rejected.
@@ -368,7 +381,7 @@ async def run_together(
             if running:
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 hand_over(done)
-    except asyncio.CancelledError:  # Ctrl-C
+    except asyncio.CancelledError:  # told to stop
         hand_over([task for task in running if task.done()])
         raise
     finally:

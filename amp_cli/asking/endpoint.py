@@ -1,6 +1,5 @@
 """An OpenAI-compatible endpoint as the model that answers, named `URL#NAME`: vLLM, SGLang, llama.cpp, a cloud."""
 
-import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +8,7 @@ from urllib.parse import urlsplit
 from amp_cli import ui
 from amp_cli.addresses import shown_address
 from amp_cli.asking.answerer import Record, Request, Running
-from amp_cli.asking.chat import OPENAI, ChatClient, endpoint_url, key_from_environment, run_together
+from amp_cli.asking.chat import OPENAI, ChatClient, endpoint_url, key_from_environment, run_together, run_until_told
 from amp_cli.asking.faults import FaultWording, ItemRejectedError, Patience
 from amp_cli.errors import AmpError
 from amp_cli.models.images import image_data_url
@@ -151,7 +150,7 @@ class EndpointAnswerer:
             ui.warn(note)
         self._record(model=self.identity)
         pending = [request for request in requests if request.id not in done]
-        asyncio.run(self._answer_all(pending, on_answer, on_reject))
+        run_until_told(self._answer_all(pending, on_answer, on_reject))
         self._record(model=self.identity)
         for note in self.late_notes:
             ui.warn(note)

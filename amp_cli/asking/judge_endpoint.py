@@ -1,12 +1,19 @@
 """A judge behind an OpenAI-compatible endpoint, and the ledger that holds its costs within a limit."""
 
-import asyncio
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from amp_cli.asking.chat import OPENAI, Account, ChatClient, endpoint_url, key_from_environment, run_together
+from amp_cli.asking.chat import (
+    OPENAI,
+    Account,
+    ChatClient,
+    endpoint_url,
+    key_from_environment,
+    run_together,
+    run_until_told,
+)
 from amp_cli.asking.faults import FaultWording, Patience
 from amp_cli.asking.judge import JudgeRequest, JudgeSettings, guess_tokens, prompt_guess
 from amp_cli.asking.wire import LIMITS
@@ -135,7 +142,7 @@ class EndpointJudge:
         on_reject: Callable[[JudgeRequest, str], None],
     ) -> None:
         """Judge all requests; see `Judge.judge`. Ctrl-C keeps what has arrived and cancels the rest."""
-        asyncio.run(self._judge_all(requests, on_verdict, on_reject))
+        run_until_told(self._judge_all(requests, on_verdict, on_reject))
 
     async def _judge_all(
         self,

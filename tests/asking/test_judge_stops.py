@@ -94,6 +94,50 @@ def test_a_run_that_is_killed_or_interrupted_pays_for_nothing_twice(
     assert [json.loads(line)["text"] for line in file.read_text().splitlines()] == [server.reply] * 12
 
 
+AT_ONCE = """
+import asyncio, os, signal, sys
+from types import SimpleNamespace
+from amp_cli import stopping
+from amp_cli.asking.chat import run_together, run_until_told
+number = int(sys.argv[1])
+signal.signal(number, signal.default_int_handler)  # a background job starts with it ignored
+
+async def reply(request):
+    await asyncio.sleep(60 if request == "slow" else 0)
+
+def keep(request, result):
+    if request == "a":
+        os.kill(os.getpid(), number)
+    print(request, flush=True)
+
+with stopping.heard():
+    run_until_told(
+        run_together(
+            ["a", "b", "c", "slow", "never sent"],
+            start=reply, on_result=keep, on_reject=print, limit=4, client=SimpleNamespace(stop=asyncio.Event()),
+        )
+    )
+    print("went on")
+"""
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM])
+def test_replies_that_arrived_together_are_all_kept_when_a_signal_comes_with_the_first(blow: signal.Signals) -> None:
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ONCE, str(blow.value)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, sorted(done.stdout.split())) == (128 + blow, ["a", "b", "c"])
+    assert done.stderr.count("Interrupted") == 1
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - begin < 10  # the slow one is not waited for
+
+
 def everything_said(judge: Judge, caplog: pytest.LogCaptureFixture) -> str:
     """Run a judge and return all that a user, a log file or a bug report could show of it."""
     outcome, said = Outcome(), ""
