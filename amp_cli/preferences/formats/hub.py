@@ -108,10 +108,7 @@ def _refuse_taken(settings: ExportSettings) -> None:
     if not _is_taken(out):
         return
     if not ((out / DATA / ITEMS).is_file() and _is_our_card(out / CARD)):
-        raise AmpError(
-            f"'{out}' is not empty",
-            hint="Choose a new folder with --out, or replace an earlier export with --overwrite",
-        )
+        raise AmpError(f"'{out}' is not empty, and it is not an earlier export", hint="Choose a new folder with --out")
     refuse_inputs(out, [Path(settings.source), settings.image_root])
     refuse_others(out, "prefs export", sort_files(out, WRITTEN)[1])
 
