@@ -26,6 +26,7 @@ from amp_cli.commands import (
 )
 from amp_cli.disk.jsonl import full_disk_told
 from amp_cli.errors import AmpError
+from amp_cli.records import is_storable
 
 app = typer.Typer(
     name="amp",
@@ -118,7 +119,7 @@ def _report(message: str, hint: str) -> None:
 def _refuse_unreadable_words(words: list[str]) -> None:
     """Refuse bytes that are not UTF-8: neither run.json nor a page could name such a file."""
     for word in words:
-        if not word.isascii() and any("\ud800" <= character <= "\udfff" for character in word):
+        if not is_storable(word):
             raise AmpError(f"{word!r:.80} is not valid UTF-8", hint="Rename the file or folder")
 
 

@@ -122,20 +122,12 @@ def train(
     ] = None,
     gpus: Annotated[
         int | None,
-        typer.Option(
-            "--gpus",
-            min=1,
-            max=4096,
-            help="With --dry-run --gpu: so many of them (default: 1)",
-            rich_help_panel=RUNNING_PANEL,
-        ),
+        number("--gpus", help="With --dry-run --gpu: so many of them (default: 1)", rich_help_panel=RUNNING_PANEL),
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(
+        number(
             "--rate",
-            min=1,
-            max=1e9,
             metavar="TOKENS",
             help="With --dry-run: tokens a second that one device trains on, to tell the hours.",
             rich_help_panel=RUNNING_PANEL,

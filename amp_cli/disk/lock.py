@@ -15,13 +15,14 @@ from typing import IO
 
 from amp_cli import ui
 from amp_cli.disk.jsonl import disk_errors_explained
+from amp_cli.disk.parsing import UnreadableError, parse_json
 from amp_cli.errors import AmpError, OccupiedError
 
 LOCK = "run.lock"
+BEGINNING = '{"pid": '
+"""How every lock of ours begins, unless its holder has not written yet."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems without locks answer, such as Lustre mounted without `flock`."""
-
-
 WORKERS_SECONDS = 60
 
 
@@ -113,6 +114,7 @@ def _claim(lock: Path, place: Path, command: str) -> None:
     made_folder = lock.name == LOCK and not lock.parent.exists()
     disk_errors_explained(lambda: lock.parent.mkdir(parents=True, exist_ok=True), place)
     stream = disk_errors_explained(lambda: _locked(lock, place), place)
+    _refuse_foreign_lock(lock, stream)
     disk_errors_explained(lambda: _say_who(stream, command), place)
     _HELD[_key(lock)] = _Held(file=lock, stream=stream, holders=1, made_folder=made_folder)
 
@@ -120,7 +122,7 @@ def _claim(lock: Path, place: Path, command: str) -> None:
 def _locked(lock: Path, place: Path) -> IO[str]:
     """Open and lock the file; one that its last holder has removed meanwhile is made again."""
     while True:
-        stream = lock.open("a+", encoding="utf-8")
+        stream = lock.open("a+", encoding="utf-8", errors="replace")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -154,6 +156,14 @@ def _is_still(lock: Path, stream: IO[str]) -> bool:
         return False
 
 
+def _refuse_foreign_lock(lock: Path, stream: IO[str]) -> None:
+    """Refuse to write into somebody else's file of that name, as `uv.lock` is beside a page called `uv`."""
+    stream.seek(0)
+    if stream.read(len(BEGINNING)) not in ("", BEGINNING):
+        stream.close()
+        raise AmpError(f"'{lock}' is in the way: amp did not write it", hint="Choose another --out, or move it away")
+
+
 def _say_who(stream: IO[str], command: str) -> None:
     stream.truncate(0)
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -164,9 +174,9 @@ def _say_who(stream: IO[str], command: str) -> None:
 def _occupied(place: Path, said: str) -> AmpError:
     hint = "Wait for it, or choose another --out"
     try:
-        who = json.loads(said)
+        who = parse_json(said)
         holder = f"process {who['pid']} on {who['host']}, `amp {who['command']}`, since {who['since']}"
-    except (ValueError, TypeError, KeyError):  # it has just begun
+    except (UnreadableError, TypeError, KeyError):  # it has just begun
         holder = "another process"
     return OccupiedError(f"'{place}' is in use by {holder}", hint=hint)
 

@@ -1,6 +1,7 @@
 """Who may read the files that libraries write: whoever may read our other files."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 from amp_cli.disk.jsonl import disk_errors_explained
@@ -14,4 +15,4 @@ def share_weights(place: Path) -> None:
     umask = os.umask(0o077)
     os.umask(umask)
     for file in [place] if place.is_file() else place.rglob("*.safetensors"):
-        disk_errors_explained(lambda file=file: file.chmod(0o666 & ~umask), file)  # type: ignore[misc]
+        disk_errors_explained(partial(file.chmod, 0o666 & ~umask), file)

@@ -1,11 +1,11 @@
 """A result that is one file: it replaces only what amp wrote there before, and nothing that is read."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from amp_cli.disk.lock import alone_at
+from amp_cli.disk.parsing import UnreadableError, parse_json
 from amp_cli.errors import AmpError
 
 PAGE_MARK = b'<meta name="generator" content="amp">'
@@ -69,7 +69,7 @@ def first_record(file: Path) -> dict[str, object] | None:
         if line.strip() == b"[":
             line = stream.readline(_LINE).rstrip().removesuffix(b",")
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line)
+    except UnreadableError:
         return None
     return record if isinstance(record, dict) else None

@@ -167,13 +167,22 @@ def read_plain_object(path: Path, **fields: type | UnionType) -> dict[str, Any]:
         AmpError: as `read_object`, or there is such a number.
     """
     record = read_object(path, **fields)
+    refuse_endless_numbers(record, path)
+    return record
+
+
+def refuse_endless_numbers(value: object, path: Path) -> None:
+    """Refuse what was read from `path` where JSON of ours could not hold it again.
+
+    Raises:
+        AmpError: there is NaN or infinity in it.
+    """
     try:
-        json.dumps(record, allow_nan=False)
+        json.dumps(value, allow_nan=False)
     except ValueError as error:
         raise AmpError(
             f"'{path}' is damaged: it holds NaN or an endless number", hint="Restore it, or start afresh"
         ) from error
-    return record
 
 
 def read_object(path: Path, **fields: type | UnionType) -> dict[str, Any]:
@@ -222,11 +231,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(text)
     except OSError as error:
         raise unreadable(path, error) from error
-    except (
-        yaml.YAMLError,
-        RecursionError,
-        ValueError,
-    ) as error:  # ValueError: UTF-8, impossible dates
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: UTF-8, impossible dates
         said = getattr(error, "problem", None) or str(error).partition("\n")[0]
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark is not None else ""

@@ -7,6 +7,7 @@ anything else or where something that is read lies in it.
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,25 +83,28 @@ NESTED: dict[str, dict[str, str]] = {
 """Where a command's folder holds runs that it starts itself, and how their commands begin."""
 
 
-def is_ours(facts: Any) -> bool:
-    """Tell the content of a `run.json` of ours from any other JSON of that name."""
-    return (
-        isinstance(facts, dict)
-        and all(isinstance(facts.get(name), str) for name in ("amp_version", "command"))
-        and isinstance(facts.get("settings"), dict)
-    )
-
-
 def facts_in(folder: Path) -> dict[str, Any]:
     """Return the content of a folder's `run.json`.
 
     Raises:
-        AmpError: it is somebody else's.
+        AmpError: it is somebody else's, or cannot be read.
     """
-    facts = read_json(folder / NAME)
-    if not is_ours(facts):
+    facts = own_facts(folder)
+    if facts is None:
         raise AmpError(f"'{folder}' is not a run folder: amp did not write its {NAME}", hint="Choose another --out")
-    return dict(facts)
+    return facts
+
+
+def own_facts(folder: Path) -> dict[str, Any] | None:
+    """Return the content of a folder's `run.json`; None where there is none, or one that amp did not write.
+
+    Raises:
+        AmpError: it cannot be read.
+    """
+    facts = read_json(folder / NAME) if (folder / NAME).is_file() else None
+    wanted = {"amp_version": str, "command": str, "settings": dict}
+    is_ours = isinstance(facts, dict) and all(isinstance(facts.get(name), kind) for name, kind in wanted.items())
+    return facts if is_ours else None
 
 
 def replaceable(folder: Path, command: str, inputs: Iterable[Path | None]) -> list[Path]:
@@ -174,10 +178,12 @@ def empty_run(folder: Path, files: Iterable[Path]) -> None:
     files = list(files)
     for lock in files:
         if lock.suffix == ".lock":
-            disk_errors_explained(lambda lock=lock: wait_for_workers(lock), lock)  # type: ignore[misc]
+            disk_errors_explained(partial(wait_for_workers, lock), lock)
     facts = folder / NAME
     if facts.exists():
-        write_json(facts, {**read_json(facts), "state": EMPTYING})
+        known = facts_in(folder)
+        kept = {name: known[name] for name in ("amp_version", "command")}  # the rest may hold what cannot be written
+        write_json(facts, {**kept, "settings": {}, "state": EMPTYING})
     files = [file for file in files if file != facts]
     remove_files(folder, [*files, *([facts] if facts.exists() else [])])
 
@@ -185,7 +191,7 @@ def empty_run(folder: Path, files: Iterable[Path]) -> None:
 def remove_files(folder: Path, files: Iterable[Path]) -> None:
     """Remove files below a folder, in turn, and each folder in it that is empty then."""
     for file in files:
-        disk_errors_explained(lambda file=file: file.unlink(missing_ok=True), file)  # type: ignore[misc]
+        disk_errors_explained(partial(file.unlink, missing_ok=True), file)
     for place, _, _ in os.walk(folder, topdown=False):
         below = Path(place)
         if below != folder and not any(below.iterdir()):
@@ -240,8 +246,8 @@ def _wrote(folder: Path, file: Path, command: str) -> bool:
 
 def _command_of(folder: Path) -> str:
     """Return the command of a run folder; '' for a run that has only just begun."""
-    facts = read_json(folder / NAME) if (folder / NAME).is_file() else None
-    return str(facts["command"]) if facts is not None and is_ours(facts) else ""
+    facts = own_facts(folder)
+    return "" if facts is None else str(facts["command"])
 
 
 def _names_of(command: str) -> tuple[str, ...]:

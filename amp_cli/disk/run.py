@@ -12,7 +12,7 @@ from amp_cli import __version__, stopping
 from amp_cli.addresses import stored
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
 from amp_cli.disk.lock import LOCK, alone_in, claim_folder, release_folder, rename_held
-from amp_cli.disk.parsing import read_plain_object
+from amp_cli.disk.parsing import read_object, refuse_endless_numbers
 from amp_cli.disk.replacing import (
     EMPTYING,
     NAME,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "spacy")
 FIELDS: dict[str, type] = {"command": str, "settings": dict}
-"""What every `run.json` of ours holds, whichever version wrote it."""
+"""What a `run.json` must have to be looked at; to be gone on with or replaced, it must be ours (`facts_in`)."""
 OPTIONAL_FIELDS: dict[str, type] = {"identity": dict, "judging": dict, "result": dict, "image_folder": str}
 
 
@@ -97,8 +97,7 @@ class Run:
     @classmethod
     def _opened(cls, out: Path, facts: dict[str, Any], free: Collection[str], defaults: Mapping[str, Any]) -> Self:
         if (out / NAME).exists():
-            facts_in(out)  # refuses a run.json that is not ours
-            old = _read_facts(out)
+            old = _sound(facts_in(out), out / NAME)
             _refuse_other_run(out, old, facts, free, defaults)
             facts = {**old, "settings": facts["settings"], "state": "running", "ended": None}
             run = cls(out, facts, resumed=True)
@@ -135,7 +134,7 @@ class Run:
             raise AmpError(
                 f"'{out}' is not a run folder: it holds no {NAME}", hint="Give a folder that an amp command wrote"
             )
-        return cls(out, _read_facts(out), resumed=True)
+        return cls(out, _sound(read_object(out / NAME, **FIELDS), out / NAME), resumed=True)
 
     def __enter__(self) -> Self:
         return self
@@ -178,20 +177,20 @@ class Facts(dict[str, Any]):
         raise AmpError(f"'{self._file}' lacks '{name}'", hint="Restore the file, or start afresh with --overwrite")
 
 
-def _read_facts(out: Path) -> Facts:
-    """Read `run.json`; a field that is there is of its type.
+def _sound(facts: dict[str, Any], file: Path) -> Facts:
+    """Return what was read from a `run.json`; a field that is there is of its type.
 
     Raises:
-        AmpError: it is damaged, or not ours.
+        AmpError: it is damaged.
     """
-    facts = read_plain_object(out / NAME, **FIELDS)
+    refuse_endless_numbers(facts, file)
     for name, kind in OPTIONAL_FIELDS.items():
         if not isinstance(facts.get(name, kind()), kind):
             raise AmpError(
-                f"'{name}' in '{out / NAME}' is {facts[name]!r:.80}, which amp does not write",
+                f"'{name}' in '{file}' is {facts[name]!r:.80}, which amp does not write",
                 hint="Restore the file, or start afresh with --overwrite",
             )
-    return Facts(facts, out / NAME)
+    return Facts(facts, file)
 
 
 def _new_facts(command: str, settings: dict[str, Any], identity: dict[str, Any], seed: int | None) -> dict[str, Any]:

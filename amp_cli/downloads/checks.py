@@ -11,6 +11,7 @@ from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 
 BLOCK = 1 << 20
+FETCH_AGAIN = "Fetch it again with `amp download`; if it stays so, its publisher has changed it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +34,13 @@ def verify(path: Path, size: int | None, expected: str | None, check: Callable[[
     """
     actual = path.stat().st_size
     if size is not None and actual != size:
-        raise AmpError(
-            f"'{path.name}' has {actual:,} bytes; {size:,} were expected",
-            hint="Fetch it again with `amp download`; if it stays so, its publisher has changed it",
-        )
+        raise AmpError(f"'{path.name}' has {actual:,} bytes; {size:,} were expected", hint=FETCH_AGAIN)
     kind, _, value = (expected or "").partition(":")
     sha256, other = _digests(path, actual, kind)
     if kind and value != (sha256 if kind == "sha256" else other):
         raise AmpError(
             f"'{path.name}' has the {_NAMES[kind]} {sha256 if kind == 'sha256' else other}, not {value}",
-            hint="Fetch it again with `amp download`; if it stays so, its publisher has changed it",
+            hint=FETCH_AGAIN,
         )
     found = check(path) if check else ""
     how = _NAMES[kind] if kind else "no published checksum" + (f"; {found}" if found else "")
@@ -73,23 +71,14 @@ def record_check(counts: tuple[int, ...], fields: tuple[str, ...], unit: str = "
         number = 0
         for line, record, reason in read_entries(path):
             if record is None:
-                raise AmpError(
-                    f"'{path.name}': {reason}",
-                    hint="Fetch it again with `amp download`; if it stays so, its publisher has changed it",
-                )
+                raise AmpError(f"'{path.name}': {reason}", hint=FETCH_AGAIN)
             lacking = [field for field in fields if field not in record]
             if lacking:
-                raise AmpError(
-                    f"'{path.name}', record {line}, lacks {', '.join(lacking)}",
-                    hint="Fetch it again with `amp download`; if it stays so, its publisher has changed it",
-                )
+                raise AmpError(f"'{path.name}', record {line}, lacks {', '.join(lacking)}", hint=FETCH_AGAIN)
             number += 1
         if number not in counts:
             wanted = " or ".join(f"{count:,}" for count in counts)
-            raise AmpError(
-                f"'{path.name}' has {number:,} {unit}; {wanted} were expected",
-                hint="Fetch it again with `amp download`; if it stays so, its publisher has changed it",
-            )
+            raise AmpError(f"'{path.name}' has {number:,} {unit}; {wanted} were expected", hint=FETCH_AGAIN)
         return f"{number:,} {unit}"
 
     return check
@@ -104,7 +93,7 @@ def key_check(*keys: str) -> Callable[[Path], str]:
         if lacking or not isinstance(value, dict):
             raise AmpError(
                 f"'{path.name}' is not the expected file: it lacks {', '.join(lacking) or 'everything'}",
-                hint="Fetch it again with `amp download`; if it stays so, its publisher has changed it",
+                hint=FETCH_AGAIN,
             )
         return "JSON object"
 
@@ -115,8 +104,5 @@ def text_check(path: Path) -> str:
     """Check that a file is text that is no web page (what a proxy sends instead)."""
     head = path.read_bytes()[:4096]
     if not head or b"\0" in head or head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise AmpError(
-            f"'{path.name}' is not the expected text file",
-            hint="Fetch it again with `amp download`; if it stays so, its publisher has changed it",
-        )
+        raise AmpError(f"'{path.name}' is not the expected text file", hint=FETCH_AGAIN)
     return "text"

@@ -249,8 +249,8 @@ def _inputs(settings: GenerateSettings, prepared: _Prepared) -> list[Path | None
     images = {Path(image) for source in sources for item in source.items for image in item.images}
     names = [name for one in settings.models() for name in (one.model, one.adapter) if not is_endpoint(one.model)]
     given = (settings.data, settings.finetune_data, settings.image_root, settings.finetune_image_root)
-    encoder = settings.encoder.removeprefix("clip:") if settings.encoder.startswith("clip:") else None
-    return [*given, *places_of(*names, settings.loading.vision_tower, encoder), *images]
+    encoder = settings.encoder.partition(":")[2]
+    return [*given, *places_of(*names, settings.loading.vision_tower, encoder, settings.spacy_model), *images]
 
 
 def _work(settings: GenerateSettings, prepared: _Prepared) -> GenerateResult:

@@ -1,4 +1,4 @@
-"""Draws the figures of a preference set as one image."""
+"""Measures a preference set: its figures counted, written to stats.json, and drawn as one image."""
 
 from collections import Counter
 from dataclasses import dataclass

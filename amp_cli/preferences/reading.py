@@ -11,8 +11,7 @@ from amp_cli import ui
 from amp_cli.dialogues.named_images import SourceImage
 from amp_cli.disk.jsonl import disk_errors_explained, full_disk_told
 from amp_cli.disk.left_out import LeftOut
-from amp_cli.disk.parsing import read_json
-from amp_cli.disk.replacing import NAME, is_ours
+from amp_cli.disk.replacing import own_facts
 from amp_cli.errors import AmpError
 from amp_cli.models.images import find_image, lies_below
 from amp_cli.preferences.formats.items import items_of, name_in_data
@@ -70,15 +69,16 @@ def _folders_behind(source: Path, seen: set[Path]) -> Iterator[Path]:
         return
     seen.add(folder)
     yield folder
-    facts = read_json(folder / NAME) if (folder / NAME).is_file() else None
-    if facts is None or not is_ours(facts):
+    facts = own_facts(folder)
+    if facts is None:
         return
     settings: dict[str, Any] = facts["settings"]
-    if root := settings.get("image_root"):
+    root, mixed = settings.get("image_root"), settings.get("sources")
+    if root and isinstance(root, str):
         yield Path(root)
-    mixed = [one["source"] for one in settings.get("sources", ())]
-    for name in (settings.get("data"), settings.get("source"), *mixed):
-        if name and Path(name).exists():
+    sources = [one.get("source") for one in mixed if isinstance(one, dict)] if isinstance(mixed, list) else []
+    for name in (settings.get("data"), settings.get("source"), *sources):
+        if name and isinstance(name, str) and Path(name).exists():
             yield from _folders_behind(Path(name), seen)
 
 
@@ -101,7 +101,7 @@ def read_items(
     are absolute. Ids are as in the data in our own format, and made unique in others.
 
     Args:
-        format: a name of `importers.formats.FORMATS`, or `auto`: told by the content.
+        format: a name of `formats.FORMATS`, or `auto`: told by the content.
 
     Raises:
         AmpError: the source cannot be read, is in no format that is known, holds its images inside, or has standard

@@ -41,6 +41,14 @@ _SENTENCE = re.compile(r"[^.?!]+[.?!]?")
 _PLACE = re.compile(rf"\bat the ({'|'.join(ROWS)}) ({'|'.join(COLUMNS)})\b")
 _THEME = re.compile(r"\bshows an? (\w+) scene\b")
 
+SPLITS: tuple[str, ...] = ("random", "popular", "adversarial")
+_PER_SCENE = 3  # at most so many present and as many absent objects, as in the official files
+
+IMAGES_FOLDER = "images"
+FIRST_TRAINING_IMAGE = 1
+FIRST_EVALUATION_IMAGE = 500_001  # so that no number stands for two images
+CATEGORY_IDS: dict[str, int] = {category: index for index, category in enumerate(CATEGORIES, start=1)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SaidObject:
@@ -128,10 +136,6 @@ def _true_sentences(scene: Scene, caption: str) -> tuple[list[str], set[str]]:
     return kept, told
 
 
-SPLITS: tuple[str, ...] = ("random", "popular", "adversarial")
-_PER_SCENE = 3  # at most so many present and as many absent objects, as in the official files
-
-
 @dataclass(frozen=True, kw_only=True)
 class ExistenceQuestion:
     """Whether one category is in one of the scenes; `scene` is its index."""
@@ -180,19 +184,13 @@ def choose_questions(scenes: Sequence[Scene], rng: random.Random) -> dict[str, l
     return chosen
 
 
-IMAGES_FOLDER = "images"
-FIRST_TRAINING_IMAGE = 1
-FIRST_EVALUATION_IMAGE = 500_001  # so that no number stands for two pictures
-CATEGORY_IDS: dict[str, int] = {category: index for index, category in enumerate(CATEGORIES, start=1)}
-
-
 def image_name(image_id: int) -> str:
-    """A picture's file name in COCO's manner."""
+    """An image's file name in COCO's manner."""
     return f"{image_id:012d}.png"
 
 
 def write_training_scenes(out: Path, *, scenes: int, seed: int) -> list[Scene]:
-    """Write `images/`, COCO's `instances.json` and `synonyms.json`, for pictures to learn from.
+    """Write `images/`, COCO's `instances.json` and `synonyms.json`, for images to learn from.
 
     The scenes are neutral: companions are independent. `write_standards` writes the conversations.
     """
@@ -204,7 +202,7 @@ def write_training_scenes(out: Path, *, scenes: int, seed: int) -> list[Scene]:
 
 
 def training_ids(scenes: int) -> list[str]:
-    """The pictures' ids (as COCO numbers them, as text), in the scenes' order."""
+    """The images' ids (as COCO numbers them, as text), in the scenes' order."""
     return [str(FIRST_TRAINING_IMAGE + index) for index in range(scenes)]
 
 

@@ -56,6 +56,27 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
+@pytest.mark.parametrize("content", [b"version = 1\n", b"\xff\x00", b"[" * 100_000], ids=["text", "bytes", "brackets"])
+def test_a_strangers_lock_file_is_neither_written_nor_removed(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "uv.lock").write_bytes(content)
+    (tmp_path / LOCK).write_bytes(content)
+    with pytest.raises(AmpError, match=r"uv\.lock' is in the way"), alone_at(tmp_path / "uv", "report"):
+        pass
+    with pytest.raises(AmpError, match=r"run\.lock' is in the way"):
+        Run.start(tmp_path, command="train", settings={})
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"uv.lock": content, LOCK: content}
+
+
+def test_a_lock_held_by_a_stranger_is_told_too(tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / LOCK).write_bytes(b"[" * 100_000)
+    with (tmp_path / LOCK).open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(OccupiedError, match="by another process"):
+            Run.start(tmp_path, command="train", settings={})
+
+
 def test_a_command_may_open_in_its_own_process_what_it_holds(tmp_path: Path) -> None:
     first = Run.start(tmp_path / "run", command="train", settings={})
     second = Run.start(tmp_path / "run", command="train", settings={})

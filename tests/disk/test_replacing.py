@@ -135,6 +135,16 @@ def test_a_kill_while_files_are_removed_is_gone_on_with(tmp_path: Path) -> None:
     assert names_in(out) == {"run.json", "run.lock"}
 
 
+def test_a_run_json_with_numbers_that_cannot_be_written_is_replaced(tmp_path: Path) -> None:
+    out = finished(tmp_path / "run", "train", "items.jsonl")
+    facts = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**facts, "settings": {"beta": float("nan")}}))
+    with pytest.raises(AmpError, match="endless number"):
+        Run.start(out, command="train", settings={})
+    again(out)
+    assert names_in(out) == {"run.json"}
+
+
 def test_what_is_made_whole_replaces_only_when_the_new_one_is_ready(tmp_path: Path) -> None:
     out = finished(tmp_path / "hf", "convert", "config.json", "model-00001-of-00002.safetensors")
 

@@ -209,6 +209,16 @@ def test_overwriting_never_deletes_what_is_read(data: Path) -> None:
     assert data.exists()
 
 
+@pytest.mark.parametrize("name", ["clip", "sentence"])
+def test_overwriting_never_deletes_the_folder_of_an_encoder(data: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    generate(data, out)
+    (out / "model").mkdir()
+    settings = settings_for(data, out, encoder=f"{name}:{out / 'model'}", tau=0.8)
+    with pytest.raises(AmpError, match="--overwrite would delete"):
+        generate_preferences(settings, encoder=WordEncoder(), answering=FakeAnswering(), overwrite=True)
+
+
 def test_images_below_the_output_folder_are_named_relative_to_it(tmp_path: Path) -> None:
     inside, outside = str(tmp_path / "out" / "images" / "p.png"), str(tmp_path / "q.png")
     item = SourceItem(id="a", images=(inside, outside), questions=("Q",), answers=("A.",))

@@ -128,7 +128,7 @@ def test_a_pipeline_without_sentences_or_nouns_is_refused(tmp_path: Path) -> Non
         ChunkParser(str(tmp_path / "blank")).parse(["Un chien."])
 
 
-@pytest.mark.parametrize("meta", [None, "[]", '{"lang": 3}', "{"])
+@pytest.mark.parametrize("meta", [None, "[]", '{"lang": 3}', "{", "[" * 100_000])
 def test_a_folder_that_is_not_a_spacy_model_is_refused(tmp_path: Path, meta: str | None) -> None:
     if meta is not None:
         (tmp_path / "meta.json").write_text(meta)

@@ -305,6 +305,13 @@ def test_the_hub_folder_holds_each_image_once(folder: Path) -> None:
     assert {name for record in records for name in record["images"]} == set(files)
 
 
+def test_a_run_json_with_other_values_than_amp_writes_ends_no_export(folder: Path) -> None:
+    settings = {"sources": 5, "image_root": 3, "data": ["x"]}
+    facts = {"command": "prefs mix", "amp_version": "0.1.0", "settings": settings}
+    (folder / "source" / "run.json").write_text(json.dumps(facts))
+    assert "With `amp prefs mix`, version 0.1.0." in (hub(folder, item("a")) / "README.md").read_text()
+
+
 def test_the_card_tells_levels_sources_and_how_it_was_made(folder: Path) -> None:
     facts = {
         "command": "generate-prefs",

@@ -3,7 +3,7 @@
 import filecmp
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,7 @@ from typing import Any
 from amp_cli import __version__
 from amp_cli.disk.jsonl import disk_errors_explained, write_text
 from amp_cli.disk.lock import alone_in, rename_held
-from amp_cli.disk.parsing import read_json
-from amp_cli.disk.replacing import NAME, is_ours, refuse_inputs, refuse_others, remove_files, sort_files
+from amp_cli.disk.replacing import own_facts, refuse_inputs, refuse_others, remove_files, sort_files
 from amp_cli.disk.run import place_beside
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
@@ -109,10 +108,7 @@ def _refuse_taken(settings: ExportSettings) -> None:
     if not _is_taken(out):
         return
     if not ((out / DATA / ITEMS).is_file() and _is_our_card(out / CARD)):
-        raise AmpError(
-            f"'{out}' is not empty",
-            hint="Choose a new folder with --out, or replace an earlier export with --overwrite",
-        )
+        raise AmpError(f"'{out}' is not empty, and it is not an earlier export", hint="Choose a new folder with --out")
     refuse_inputs(out, [Path(settings.source), settings.image_root])
     refuse_others(out, "prefs export", sort_files(out, WRITTEN)[1])
 
@@ -180,24 +176,16 @@ def _card(facts: CardFacts, result: Exported, settings: ExportSettings) -> str:
     from jinja2 import Environment, StrictUndefined
 
     text = template_path("report", "data_card.md.jinja").read_text(encoding="utf-8")
+    source = Path(settings.source)
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)
     return template.render(
         name=settings.out.resolve().name,
         facts=facts,
         result=result,
         size=_size_category(result.items),
-        run=_how_made(Path(settings.source)),
+        run=own_facts(source if source.is_dir() else source.parent),
         version=__version__,
     )
-
-
-def _how_made(source: Path) -> Mapping[str, Any] | None:
-    """Return the `run.json` beside the source, if it was made by us."""
-    run = (source if source.is_dir() else source.parent) / NAME
-    if not run.is_file():
-        return None
-    facts = read_json(run)
-    return facts if is_ours(facts) else None
 
 
 def _size_category(items: int) -> str:

@@ -189,17 +189,12 @@ def _records(entries: Iterator[Entry]) -> list[Record]:
 
 def _entries_with_place(file: Path) -> Iterator[tuple[Entry, int]]:
     """Yield a file's entries, each with the bytes read so far (0 where that is not known)."""
-    try:
-        if file.suffix in (".parquet", ".arrow"):
-            yield from ((entry, 0) for entry in (parquet_entries if file.suffix == ".parquet" else arrow_entries)(file))
-            return
-        with open_records(file) as (stream, place):
-            for entry in entries_of(file, stream, key=KEY):
-                yield entry, place.tell()
-    except OSError as error:
-        raise AmpError(
-            f"Cannot read '{file}': {error.strerror or error}", hint="Check that you may read the file"
-        ) from error
+    if file.suffix in (".parquet", ".arrow"):
+        yield from ((entry, 0) for entry in (parquet_entries if file.suffix == ".parquet" else arrow_entries)(file))
+        return
+    with open_records(file) as (stream, place):
+        for entry in entries_of(file, stream, key=KEY):
+            yield entry, place.tell()
 
 
 def _shown_id(record: Record) -> str | None:
