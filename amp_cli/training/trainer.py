@@ -11,12 +11,12 @@ from accelerate.utils import DistributedType
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.records import MOST_LEVELS
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.feeding import FiniteTrainer
 from amp_cli.training.loss import MDPOLoss, count_terms, mdpo_loss
 from amp_cli.training.reference import ReferenceCache
 from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.layout import Batch, by_level, level_mask, spread
 from amp_cli.training.rows.logprobs import tower_calls, weigh_rounds
+from amp_cli.training.updates import FiniteTrainer
 
 
 @dataclass(frozen=True, kw_only=True)
