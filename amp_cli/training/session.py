@@ -380,9 +380,7 @@ class Session:
         set_peft_model_state_dict(trainer.model, load_peft_weights(str(checkpoint), device=str(self.state.device)))
 
     def _last_metrics(self, callback: RunReport) -> dict[str, Any]:
-        from amp_cli.disk.jsonl import RecordLog
-
-        records = RecordLog(self.run_folder / "metrics.jsonl").read()
+        records = RecordLog(self.run_folder / METRICS).read()
         last = callback.last or (records[-1] if records else {})
         return {"loss": last.get("loss"), "accuracy": last.get("accuracy")}
 
