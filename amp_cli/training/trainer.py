@@ -109,7 +109,7 @@ class MDPOTrainer(FiniteTrainer):
         if not items:
             return policy.sum().float() * 0.0  # the processes' gradients meet all the same
         mask = level_mask(batch.levels[: len(items)])
-        responses = int(mask.sum())
+        responses = sum(len(item.responses) for item in items)
         result = mdpo_loss(
             by_level(weigh_rounds(policy[:responses], self.config.round_weight), mask),
             by_level(weigh_rounds(reference[:responses], self.config.round_weight), mask),
