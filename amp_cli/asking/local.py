@@ -17,6 +17,7 @@ from amp_cli.asking.answerer import Record, Request, Running, bundles
 from amp_cli.asking.generation import Generator, Told
 from amp_cli.asking.prefixes import Prompt, make_prompt, why_not_shared
 from amp_cli.errors import AmpError
+from amp_cli.models.foreign import is_out_of_memory
 from amp_cli.models.images import open_image
 from amp_cli.models.load import LoadedModel, load_model
 from amp_cli.models.prompts import (
@@ -143,15 +144,6 @@ def _encode(
     encoded = encode_prompts(reader, [dialogue], [images[:count]], [request.frame])
     return make_prompt(loaded, encoded, tuple(map(str, request.images[:count])))
 
-
-OUT_OF_MEMORY = (
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-)
-"""What CUDA's libraries, PyTorch on a GPU and PyTorch on a CPU say when memory runs out."""
 
 ALONE_TOO_LARGE = 20
 """So many items that do not fit alone, and none that does, are a fault of the set-up."""
@@ -300,7 +292,7 @@ class _Batches:
             try:
                 return self._in_one(batch)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             self._make_room()
             if len(batch) == 1:
@@ -345,7 +337,3 @@ class _Batches:
         dialogues = [(one.request.questions[: number + 1], said) for one, said in zip(batch, answers, strict=True)]
         shown = [one.images[:count] for one in batch]
         return self._generator.plainly(encode_prompts(self._loaded, dialogues, shown, frames))
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in OUT_OF_MEMORY)

@@ -1,8 +1,6 @@
 """Shares the questions among several processes, each with the model; what each has finished survives a kill of any."""
 
-import fcntl
 import os
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +10,7 @@ from amp_cli import ui
 from amp_cli.asking.answerer import Record, Request, Running
 from amp_cli.asking.worker import JOB, LOCK, LOG
 from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, write_json
+from amp_cli.disk.lock import wait_for_workers
 from amp_cli.errors import AmpError
 from amp_cli.launching import (
     Launch,
@@ -27,8 +26,6 @@ from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer
 
 WORKER = "amp_cli.asking.worker"
-LOCK_SECONDS = 60
-"""Workers whose parent was killed end at once; this is how long we wait for them, in seconds."""
 
 
 def plan_processes(device: str, num_processes: int | None) -> Launch | None:
@@ -148,7 +145,7 @@ def take_over(
     """Take over what the workers of a killed command had finished in the folder; they themselves are waited for."""
     if not (folder / LOCK).exists():
         return
-    _wait_for_workers(folder)
+    wait_for_workers(folder / LOCK)
     finished = set(done)
 
     def keep(answer: Answer) -> None:
@@ -169,16 +166,3 @@ def _gather(folder: Path, keep: Callable[[Answer], None], on_reject: Callable[[s
             else:
                 on_reject(record["id"], record["reason"])
         path.unlink()
-
-
-def _wait_for_workers(folder: Path) -> None:
-    """Wait until no worker of a killed command is left in the folder."""
-    with (folder / LOCK).open("a") as lock:
-        for _ in range(LOCK_SECONDS * 10):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(0.1)
-            else:
-                return
-    raise AmpError(f"Another process answers in '{folder}'", hint="Wait for it, or choose another --out")

@@ -1,6 +1,5 @@
 """Answers one process's share: `python -m amp_cli.asking.worker RUN_FOLDER`, started through accelerate."""
 
-import fcntl
 import os
 import sys
 import warnings
@@ -10,6 +9,7 @@ from typing import Any
 
 from amp_cli.asking.answerer import Request
 from amp_cli.disk.jsonl import RecordLog
+from amp_cli.disk.lock import after_workers
 from amp_cli.disk.parsing import read_plain_object
 from amp_cli.launching import end_with_parent, faults_reported, report
 from amp_cli.models.spec import Decoding, ModelSpec
@@ -22,8 +22,7 @@ def main() -> None:
     """Answer what `answering.json` asks; a fault that the user can mend is reported as a sentence."""
     folder = Path(sys.argv[1])
     end_with_parent()
-    with faults_reported(), (folder / LOCK).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)  # whoever wants to be alone in the folder waits for all of us
+    with faults_reported(), after_workers(folder / LOCK, shared=True):  # who wants to be alone waits for all of us
         _answer_share(folder, read_plain_object(folder / JOB))
 
 

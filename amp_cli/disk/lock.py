@@ -24,6 +24,7 @@ BEGINNING = '{"pid": '
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems without locks answer, such as Lustre mounted without `flock`."""
 WORKERS_SECONDS = 60
+"""Workers whose parent was killed end at once; this is how long we wait for them."""
 
 
 @dataclass(kw_only=True)
@@ -76,25 +77,41 @@ def alone_at(file: Path, command: str) -> Iterator[None]:
         _release(lock)
 
 
-def wait_for_workers(lock: Path) -> None:
-    """Wait until nobody holds the lock file of worker processes: those of a killed command end at their next step.
+@contextmanager
+def after_workers(lock: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file of worker processes for a block, once those of a killed command have ended.
+
+    Args:
+        shared: beside others that hold it so, as the workers of one command do.
 
     Raises:
         OccupiedError: they have not ended after `WORKERS_SECONDS`.
     """
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     with lock.open("a") as stream:
         for _ in range(WORKERS_SECONDS * 10):
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(stream, how | fcntl.LOCK_NB)
+                break
             except BlockingIOError:
                 time.sleep(0.1)
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise
-                return
-            else:
-                return
-    raise OccupiedError(f"Worker processes are at work in '{lock.parent}'", hint="Wait for them, or end them")
+                break
+        else:
+            raise OccupiedError(f"Worker processes are at work in '{lock.parent}'", hint="Wait for them, or end them")
+        yield
+
+
+def wait_for_workers(lock: Path) -> None:
+    """Wait until nobody holds the lock file of worker processes.
+
+    Raises:
+        OccupiedError: they have not ended after `WORKERS_SECONDS`.
+    """
+    with after_workers(lock):
+        pass
 
 
 def rename_held(folder: Path, name: Path) -> None:

@@ -18,7 +18,7 @@ from peft.utils.warning import PeftWarning  # noqa: E402
 
 from amp_cli.errors import AmpError  # noqa: E402
 from amp_cli.models.adapter_places import by_place, find_places  # noqa: E402
-from amp_cli.models.foreign import FAULTS, fault_line  # noqa: E402
+from amp_cli.models.foreign import FAULTS, fault_line, is_out_of_memory  # noqa: E402
 from amp_cli.models.llava.files import ADAPTER_STEMS, read_tensors, weight_files  # noqa: E402
 from amp_cli.models.llava.projector import load_projector, projector_files  # noqa: E402
 
@@ -72,6 +72,8 @@ def attach_adapter(network: Any, folder: Path, name: str, *, trainable: bool = F
             adapted = get_peft_model(network, config, autocast_adapter_dtype=trainable)
             outcome = set_peft_model_state_dict(adapted, places.weights)
     except FAULTS as error:
+        if is_out_of_memory(error):
+            raise
         raise AmpError(
             f"The adapter '{name}' does not fit this base model: {_shape_line(error)}", hint=_OTHER_BASE
         ) from error
@@ -100,7 +102,7 @@ def merge_weights(model: PeftModel, name: str) -> Any:
         return model.merge_and_unload()
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise AmpError(
-            f"The adapter cannot be merged into '{name}': {str(error).splitlines()[0]}",
+            f"The adapter cannot be merged into '{name}': {fault_line(error)}",
             hint="Use base and adapter as they are: --model BASE --adapter ADAPTER",
         ) from error
 

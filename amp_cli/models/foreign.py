@@ -6,6 +6,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
@@ -29,6 +30,14 @@ FAULTS: tuple[type[Exception], ...] = (
     ValueError,
 )
 """What transformers, PEFT and tokenizers raise where a configuration holds something else than they expect."""
+_OUT_OF_MEMORY = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+)
+"""What CUDA's libraries, PyTorch on a GPU and PyTorch on a CPU say when memory runs out."""
 
 
 def fault_line(error: BaseException) -> str:
@@ -37,12 +46,23 @@ def fault_line(error: BaseException) -> str:
     return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out, of a GPU or of the machine: no fault of any file."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    return said or isinstance(error, torch.OutOfMemoryError)
+
+
 @contextmanager
 def folder_read(name: str) -> Iterator[None]:
     """Turn what goes wrong while a folder of the model or adapter `name` is read into an AmpError."""
     try:
         yield
     except FAULTS as error:
+        if is_out_of_memory(error):
+            raise AmpError(
+                f"'{name}' takes more memory than is free: {fault_line(error)}",
+                hint="Load it in 4 bits (quantization nf4), or on another device",
+            ) from error
         raise AmpError(
             f"'{name}' cannot be read: {fault_line(error)}",
             hint="One of its files is damaged or is not what its name says; copy or download it again",

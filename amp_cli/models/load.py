@@ -2,7 +2,8 @@
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from amp_cli.disk.modes import share_weights
 from amp_cli.errors import AmpError
-from amp_cli.models.foreign import reads_folder
+from amp_cli.models.foreign import folder_read, is_out_of_memory, reads_folder
 from amp_cli.models.llava.layout import says_original
 from amp_cli.models.llava.names import HUB
 from amp_cli.models.llava.original import (
@@ -138,21 +139,13 @@ def load_outline(spec: ModelSpec) -> LoadedModel:
     config = source.config()
     precision, torch_dtype = choose_dtype(spec.dtype, choose_device(spec.device), config)
     trusts = {"trust_remote_code": spec.trust_remote_code}
-    try:
+    with _explained(_with_kind(spec.model, config), done="built"):
         original = source.original
         built = AutoConfig.from_pretrained(source.folder, **trusts) if original is None else llava_config(original)
         with torch.device("meta"):
             network = AutoModelForImageTextToText.from_config(built, dtype=torch_dtype, **trusts)
         if (source.folder / "generation_config.json").is_file():
             network.generation_config = GenerationConfig.from_pretrained(source.folder)
-    except ImportError as error:
-        raise _needs_package(f"'{spec.model}'", error) from error
-    except (ValueError, OSError, RuntimeError, KeyError) as error:
-        kind = config.get("model_type", "unknown")
-        raise AmpError(
-            f"'{spec.model}' (model type '{kind}') could not be built: {_first_line(error)}",
-            hint="Check the model's folder, or download it again",
-        ) from error
     return _with_processor(network, source, config, {"dtype": precision}, spec)
 
 
@@ -178,6 +171,7 @@ def _with_processor(
     )
 
 
+@reads_folder
 def load_text_model(spec: ModelSpec) -> LoadedModel:
     """Load a model to be asked without images: a plain language model, or any that `load_model` takes.
 
@@ -192,16 +186,9 @@ def load_text_model(spec: ModelSpec) -> LoadedModel:
     precision, torch_dtype = choose_dtype(spec.dtype, place, config)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    try:
+    with _explained(f"'{model}'"):
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, device_map={"": place})
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except ImportError as error:
-        raise _needs_package(f"'{model}'", error) from error
-    except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
-        raise AmpError(
-            f"'{model}' could not be loaded: {_first_line(error)}",
-            hint="Check the model's folder, or download it again",
-        ) from error
     processor = TextProcessor(tokenizer)
     template_name, template_text = choose_template("own", config, processor, model, folder)
     return LoadedModel(
@@ -220,21 +207,13 @@ def _load_network(source: CheckpointFolder, config: dict[str, Any], options: dic
     """Load the weights and refuse a checkpoint that leaves any of the model's own weights untold."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    try:
+    with _explained(_with_kind(source.model, config)):
         if source.original is None:
             network, info = AutoModelForImageTextToText.from_pretrained(
                 source.folder, output_loading_info=True, **options
             )
         else:
             network, info = _from_original(source.original, options)
-    except ImportError as error:
-        raise _needs_package(f"'{source.model}'", error) from error
-    except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
-        kind = config.get("model_type", "unknown")
-        raise AmpError(
-            f"'{source.model}' (model type '{kind}') could not be loaded: {_first_line(error)}",
-            hint="Check the model's folder, or download it again",
-        ) from error
     for what, keys in (("lacks", info["missing_keys"]), ("has other shapes for", info["mismatched_keys"])):
         if keys:
             names = sorted(str(key) for key in keys)
@@ -265,15 +244,8 @@ def _load_processor(source: CheckpointFolder, config: dict[str, Any], trust_remo
     if source.original is not None:
         return processor_of(source.original)
     backend = {"backend": "pil"} if config.get("model_type") == "llava" else {}
-    try:
+    with _explained(f"The processor of '{source.model}'"):
         processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=trust_remote_code, **backend)
-    except ImportError as error:
-        raise _needs_package(f"The processor of '{source.model}'", error) from error
-    except (ValueError, OSError, RuntimeError, KeyError) as error:
-        raise AmpError(
-            f"The processor of '{source.model}' could not be loaded: {_first_line(error)}",
-            hint="Check the model's folder, or download it again",
-        ) from error
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise AmpError(f"'{source.model}' has no processor for images and text", hint="Give a vision-language model")
     return processor
@@ -297,6 +269,26 @@ def save_model_folder(loaded: LoadedModel, out: Path) -> None:
     loaded.processor.chat_template = loaded.chat_template
     save_processor(loaded.processor, out)
     keep_small_files(loaded.folder, loaded.original_config, out)
+
+
+@contextmanager
+def _explained(what: str, *, done: str = "loaded") -> Iterator[None]:
+    """Say in a sentence why transformers could not load something; of memory that ran out `folder_read` tells."""
+    try:
+        yield
+    except ImportError as error:
+        raise _needs_package(what, error) from error
+    except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise AmpError(
+            f"{what} could not be {done}: {_first_line(error)}",
+            hint="Check the model's folder, or download it again",
+        ) from error
+
+
+def _with_kind(model: str, config: Mapping[str, Any]) -> str:
+    return f"'{model}' (model type '{config.get('model_type', 'unknown')}')"
 
 
 def _needs_package(what: str, error: ImportError) -> AmpError:
@@ -329,14 +321,9 @@ def load_text_encoder(name: str, kind: str) -> tuple[Any, Any]:
     folder = local_folder(name)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    try:
+    with folder_read(name), _explained(f"'{name}'", done="loaded as a text encoder"):
         encoder = classes[kind].from_pretrained(folder, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (ValueError, OSError, RuntimeError, KeyError) as error:
-        raise AmpError(
-            f"'{name}' could not be loaded as a text encoder: {_first_line(error)}",
-            hint="Check the model's folder, or download it again",
-        ) from error
     return encoder.eval(), tokenizer
 
 

@@ -38,6 +38,7 @@ from amp_cli.training.rows.layout import cut_by_tokens, unique_tokens
 CUDA_CONTEXT = 600_000_000
 """Bytes set aside on a planned GPU for CUDA and its kernels: an allowance, not measured on the card in question."""
 EASIER: tuple[dict[str, Any], ...] = (
+    {},  # checkpointing alone, where it was switched off
     {"tokens_per_step": 2048},
     {"tokens_per_step": 1},
     {"quantization": "nf4"},

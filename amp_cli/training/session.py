@@ -40,7 +40,7 @@ from amp_cli.training.arguments import (
 from amp_cli.training.card import ADAPTER, finish_adapter
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import REJECTED, EncodedItems, load_items
-from amp_cli.training.feeding import TRY_LESS, FiniteTrainer, ShareLoader, unpacked
+from amp_cli.training.feeding import ShareLoader, unpacked
 from amp_cli.training.looking import usable_items
 from amp_cli.training.memory import choose_checkpointing, estimate_memory, room_on, spread_sample
 from amp_cli.training.reference import ReferenceCache, cache_identity, check_cache, choose_reference, fill_cache
@@ -48,6 +48,7 @@ from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.logprobs import teach_log_probabilities
 from amp_cli.training.rows.selftest import SelfTest, choose_forward, describe
 from amp_cli.training.trainer import MDPOTrainer
+from amp_cli.training.updates import TRY_LESS, FiniteTrainer
 
 
 def compile_mlps(network: Any, device: torch.device) -> None:
@@ -379,9 +380,7 @@ class Session:
         set_peft_model_state_dict(trainer.model, load_peft_weights(str(checkpoint), device=str(self.state.device)))
 
     def _last_metrics(self, callback: RunReport) -> dict[str, Any]:
-        from amp_cli.disk.jsonl import RecordLog
-
-        records = RecordLog(self.run_folder / "metrics.jsonl").read()
+        records = RecordLog(self.run_folder / METRICS).read()
         last = callback.last or (records[-1] if records else {})
         return {"loss": last.get("loss"), "accuracy": last.get("accuracy")}
 

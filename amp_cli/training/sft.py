@@ -10,8 +10,8 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from amp_cli.models.prompts import EncodedItem
-from amp_cli.training.feeding import FiniteTrainer
 from amp_cli.training.rows.layout import lay_out_rows
+from amp_cli.training.updates import FiniteTrainer
 
 IGNORED = -100
 """The label that transformers leaves out of the loss."""

@@ -11,12 +11,12 @@ from accelerate.utils import DistributedType
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.records import MOST_LEVELS
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.feeding import FiniteTrainer
 from amp_cli.training.loss import MDPOLoss, count_terms, mdpo_loss
 from amp_cli.training.reference import ReferenceCache
 from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.layout import Batch, by_level, level_mask, spread
 from amp_cli.training.rows.logprobs import tower_calls, weigh_rounds
+from amp_cli.training.updates import FiniteTrainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class MDPOTrainer(FiniteTrainer):
         if not items:
             return policy.sum().float() * 0.0  # the processes' gradients meet all the same
         mask = level_mask(batch.levels[: len(items)])
-        responses = int(mask.sum())
+        responses = sum(len(item.responses) for item in items)
         result = mdpo_loss(
             by_level(weigh_rounds(policy[:responses], self.config.round_weight), mask),
             by_level(weigh_rounds(reference[:responses], self.config.round_weight), mask),

@@ -1,6 +1,5 @@
 """The training process: `python -m amp_cli.training.worker RUN_FOLDER`, started by launch.py through accelerate."""
 
-import fcntl
 import os
 import resource
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.disk.jsonl import write_json
+from amp_cli.disk.lock import after_workers
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.launching import end_with_parent, faults_reported, report
@@ -20,8 +20,6 @@ from amp_cli.training.config import TrainConfig
 
 RESULT = "result.json"
 """Written when the training is done: what its last event says too."""
-LOCK_SECONDS = 60
-"""A worker whose parent was killed ends at once; this is how long we wait for it, in seconds."""
 
 
 def main() -> None:
@@ -66,21 +64,11 @@ def _skip_needless_imports(config: TrainConfig) -> None:
 
 @contextmanager
 def _alone_in(run_folder: Path) -> Iterator[None]:
-    """Hold the run folder's lock; a worker left over from a killed command is waited for."""
+    """Hold the lock of the run folder's workers; one left over from a killed command is waited for."""
     if int(os.environ.get("RANK", "0")):
         yield
         return
-    with (run_folder / "worker.lock").open("w") as lock:
-        for _ in range(LOCK_SECONDS * 10):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.1)
-        else:
-            raise AmpError(
-                f"Another process is training in '{run_folder}'", hint="Wait for it, or choose another --out"
-            )
+    with after_workers(run_folder / "worker.lock"):
         yield
 
 

@@ -1,5 +1,6 @@
 """One process at a time in a folder: the second hears who is there, and a killed one leaves no lock."""
 
+import errno
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from amp_cli.disk.lock import LOCK, alone_at, alone_in, rename_held
+from amp_cli.disk import lock
+from amp_cli.disk.lock import LOCK, after_workers, alone_at, alone_in, rename_held
 from amp_cli.disk.run import Run, make_whole
 from amp_cli.errors import AmpError, OccupiedError
 
@@ -120,3 +122,27 @@ def test_the_place_of_one_file_is_held_by_a_lock_beside_it(tmp_path: Path) -> No
     with alone_at(tmp_path / "t.jsonl", "prefs export"):
         assert [file.name for file in tmp_path.iterdir()] == ["t.jsonl.lock"]
     assert [*tmp_path.iterdir()] == []
+
+
+def test_workers_share_their_lock_and_who_wants_to_be_alone_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "WORKERS_SECONDS", 1)
+    file = tmp_path / "worker.lock"
+    alone = pytest.raises(OccupiedError, match="Worker processes are at work")
+    with after_workers(file, shared=True), after_workers(file, shared=True), alone, after_workers(file):
+        pass
+    with after_workers(file):
+        pass
+
+
+def test_workers_begin_on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    begun = []
+    for shared in (True, False):
+        with after_workers(tmp_path / "worker.lock", shared=shared):
+            begun.append(shared)
+    assert begun == [True, False]

@@ -72,6 +72,26 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
         check_model(ModelSpec(model=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+    ids=["GPU", "CPU"],
+)
+def test_a_model_that_memory_is_too_small_for_is_not_called_damaged(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(load.AutoModelForImageTextToText, "from_pretrained", fail)
+    with pytest.raises(AmpError, match=r"'tiny' takes more memory than is free: .*llocat") as caught:
+        load_model(ModelSpec(model="tiny"))
+    assert "nf4" in str(caught.value.hint)
+
+
 def test_a_language_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
