@@ -36,7 +36,7 @@ class OpenRun(Protocol):
 
 _open_runs: list[OpenRun] = []
 _told: list[int] = []
-_stops: list[Callable[[], None]] = []
+_stops: list[Callable[[], object]] = []
 _said, _left = threading.Lock(), threading.Lock()
 """Each is acquired once, by the thread that says or does it."""
 
@@ -58,7 +58,7 @@ def is_told() -> bool:
 
 
 @contextlib.contextmanager
-def heard_by(stop: Callable[[], None]) -> Iterator[None]:
+def heard_by(stop: Callable[[], object]) -> Iterator[None]:
     """Call this at a signal, in place of raising, for a block that must not end between any two of its lines.
 
     Raises:
