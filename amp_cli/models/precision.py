@@ -58,8 +58,14 @@ def choose_dtype(dtype: str, device: torch.device, config: dict[str, Any]) -> tu
     return dtype, DTYPES[dtype]
 
 
-def quantization_config(quantization: str | None, compute: torch.dtype) -> BitsAndBytesConfig | None:
-    """Return how bitsandbytes packs the language model's weights; None for not at all."""
+def quantization_config(
+    quantization: str | None, compute: torch.dtype, *, to_share: bool = False
+) -> BitsAndBytesConfig | None:
+    """Return how bitsandbytes packs the language model's weights; None for not at all.
+
+    Args:
+        to_share: keep 4-bit weights as numbers of the type computed in: FSDP cuts no others.
+    """
     if quantization is None:
         return None
     if quantization not in QUANTIZATIONS:
@@ -72,6 +78,7 @@ def quantization_config(quantization: str | None, compute: torch.dtype) -> BitsA
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
+        bnb_4bit_quant_storage=compute if to_share else None,
         llm_int8_skip_modules=skip,
     )
 

@@ -12,6 +12,7 @@ from amp_cli.errors import AmpError
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.data import EncodedItems
 from amp_cli.training.feeding import EpochShares, Share, ShareLoader, unpacked
+from amp_cli.training.sharding import give_empty_shares_names, trained_weights
 
 TRY_LESS = "Lower learning_rate or max_grad_norm with --set, and give another --out or --overwrite"
 MOST_SKIPPED = 50
@@ -78,6 +79,12 @@ class FiniteTrainer(Trainer):
         self._left_out += share.left_out
         return share.batch
 
+    def create_optimizer(self, *arguments: Any, **named: Any) -> Any:
+        """Make the optimizer, of weights that accelerate can tell apart."""
+        if self.is_fsdp_enabled:
+            give_empty_shares_names(self.model)
+        return super().create_optimizer(*arguments, **named)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Tell of the items that were left out in any process since the last line."""
         if "loss" in logs:
@@ -121,7 +128,10 @@ class FiniteTrainer(Trainer):
                 f"Training failed at step {self.state.global_step}: weights of the adapter are not finite{first}",
                 hint=TRY_LESS,
             )
-        super().save_model(output_dir, _internal_call)
+        if self.is_fsdp_enabled:  # transformers would gather the whole base for it, or write no adapter at all
+            self._save(output_dir, state_dict=trained_weights(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
 
 
 def _is_broken(weight: torch.Tensor) -> bool:

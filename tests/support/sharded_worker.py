@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 
 os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
 
@@ -10,7 +11,7 @@ from accelerate.utils import DistributedType
 
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training import session, worker
-from amp_cli.training.trainer import Passes
+from amp_cli.training.sharding import InStep, Passes
 
 arguments = session.trainer_arguments
 build = session.MDPOTrainer.__init__
@@ -21,17 +22,17 @@ def say_how(self: session.MDPOTrainer, *args: object, **settings: object) -> Non
     sys.stderr.write(f"trains by {self.accelerator.distributed_type.value}\n")
 
 
-cut = session.MDPOTrainer._passes
+cut = InStep.passes
 
 
-def say_passes(self: session.MDPOTrainer, items: list[EncodedItem]) -> Passes:
-    alone = self.forward.cut(items, self.config.tokens_per_step)
-    sys.stderr.write(f"process {self.args.process_index} alone: {len(alone)}\n")
-    return cut(self, items)
+def say_passes(self: InStep, items: Sequence[EncodedItem], budget: int) -> Passes:
+    alone = self.forward.cut(items, budget)
+    sys.stderr.write(f"process {PartialState().process_index} alone: {len(alone)}\n")
+    return cut(self, items, budget)
 
 
 PartialState._prepare_backend = lambda *args, **settings: ("gloo", DistributedType.MULTI_GPU)
 session.trainer_arguments = lambda *args, **settings: {**arguments(*args, **settings), "use_cpu": False}
 session.MDPOTrainer.__init__ = say_how
-session.MDPOTrainer._passes = say_passes
+InStep.passes = say_passes
 worker.main()

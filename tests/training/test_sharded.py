@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,8 +18,9 @@ from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import prepare_items
 from amp_cli.training.launch import train_model
+from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.logprobs import tower_calls
-from amp_cli.training.trainer import MDPOTrainer
+from amp_cli.training.sharding import InStep
 from tests.support.training_items import preference
 from tests.training.test_trainer import RAGGED, adapter, metrics, relative_difference, train
 
@@ -101,24 +101,26 @@ TEXT_ITEM = EncodedItem(responses=(), image_inputs={})
 WIDE, HIGH = (EncodedItem(responses=(), image_inputs={"pixel_values": torch.zeros(1, 3, *size)}) for size in SIZES)
 
 
+def in_step(*, shares_model: bool, image_once: bool) -> InStep:
+    forward = ForwardPass(network=None, pad_id=0, image_once=image_once)
+    return InStep(forward=forward, fill=HIGH, shares_model=shares_model, device=torch.device("cpu"))
+
+
 @pytest.mark.parametrize("items", [[], [TEXT_ITEM], [WIDE], [WIDE, WIDE, TEXT_ITEM], [WIDE, HIGH]])
 def test_every_pass_over_a_shared_model_calls_the_tower_equally_often(items: list[EncodedItem]) -> None:
     agreed = 2  # one call for images that can be stacked, else one for each: as many as the most that any process makes
-    trainer = SimpleNamespace(shares_model=True, forward=SimpleNamespace(image_once=True), fill=HIGH)
-    read, idle = MDPOTrainer._filled(trainer, items, agreed)  # type: ignore[arg-type]
+    read, idle = in_step(shares_model=True, image_once=True).filled(items, agreed)
     assert tower_calls([item.image_inputs for item in read]) + len(idle) == agreed
     assert read == (items or [HIGH])
 
 
 def test_a_pass_whose_images_go_in_with_the_tokens_reads_one_without_weight_where_it_has_none() -> None:
-    trainer = SimpleNamespace(shares_model=True, forward=SimpleNamespace(image_once=False), fill=HIGH)
-    filled = [MDPOTrainer._filled(trainer, items, 1) for items in ([TEXT_ITEM], [WIDE], [])]  # type: ignore[arg-type]
+    filled = [in_step(shares_model=True, image_once=False).filled(items, 1) for items in ([TEXT_ITEM], [WIDE], [])]
     assert filled == [([TEXT_ITEM, HIGH], []), ([WIDE], []), ([HIGH], [])]
 
 
 def test_processes_with_a_model_each_call_the_tower_for_their_own_images_alone() -> None:
-    trainer = SimpleNamespace(shares_model=False, forward=SimpleNamespace(image_once=True), fill=HIGH)
-    assert MDPOTrainer._filled(trainer, [TEXT_ITEM], 1) == ([TEXT_ITEM], [])  # type: ignore[arg-type]
+    assert in_step(shares_model=False, image_once=True).filled([TEXT_ITEM], 1) == ([TEXT_ITEM], [])
 
 
 ONLINE = replace(CONFIG, reference="online", tokens_per_step=100)
