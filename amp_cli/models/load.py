@@ -36,7 +36,7 @@ from amp_cli.models.llava.original import (
 )
 from amp_cli.models.llava.source import CheckpointFolder, find_outline, find_source
 from amp_cli.models.llava.to_hf import keep_small_files, save_processor
-from amp_cli.models.precision import choose_device, choose_dtype, quantization_config, refuse_overflow
+from amp_cli.models.precision import choose_device, choose_dtype, quantization_config, refuse_overflow, why_float16
 from amp_cli.models.resolve import check_model, local_folder, model_and_adapter, model_config
 from amp_cli.models.spec import ModelSpec
 from amp_cli.models.templates import FOR_LLAVA, choose_template
@@ -131,6 +131,8 @@ def load_model(
 
         name, folder = source.adapter
         loaded.model = attach_adapter(network, folder, name, trainable=trainable)
+    if (reason := why_float16(spec.dtype, place)) is not None:
+        loaded.notes += (reason,)
     loaded.model.eval()
     return loaded
 

@@ -27,7 +27,7 @@ from amp_cli.errors import AmpError
 from amp_cli.launching import report
 from amp_cli.models.load import LoadedModel, load_model
 from amp_cli.models.machine import peak_memory_mb
-from amp_cli.models.precision import DTYPES
+from amp_cli.models.precision import DTYPES, why_float16
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.arguments import (
     FOLDER,
@@ -38,7 +38,7 @@ from amp_cli.training.arguments import (
     trainer_arguments,
 )
 from amp_cli.training.card import ADAPTER, finish_adapter
-from amp_cli.training.config import TrainConfig
+from amp_cli.training.config import ZERO_3, TrainConfig
 from amp_cli.training.data import REJECTED, EncodedItems, load_items
 from amp_cli.training.feeding import ShareLoader, unpacked
 from amp_cli.training.looking import usable_items
@@ -47,9 +47,9 @@ from amp_cli.training.reference import ReferenceCache, cache_identity, check_cac
 from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.logprobs import teach_log_probabilities
 from amp_cli.training.rows.selftest import SelfTest, choose_forward, describe
-from amp_cli.training.sharding import InStep, set_trained_weights, shard, shards_by_fsdp
+from amp_cli.training.sharding import InStep, how_shared, set_trained_weights, shard, shards_by_fsdp
 from amp_cli.training.trainer import MDPOTrainer
-from amp_cli.training.updates import TRY_LESS, FiniteTrainer
+from amp_cli.training.updates import SKIPPED, TRY_LESS, FiniteTrainer
 
 
 def compile_mlps(network: Any, device: torch.device) -> None:
@@ -129,6 +129,9 @@ class RunReport(TrainerCallback):
         if state.is_world_process_zero:
             self._metrics.append(self.last)
             report(metrics=self.last)
+            if skipped := self.last.get(SKIPPED):
+                why = "float16's loss scale was too large, and has been halved"
+                report(said=f"{skipped} of the updates up to step {state.global_step} were skipped: {why}")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         PartialState().wait_for_everyone()  # the other processes write their random states
@@ -189,7 +192,8 @@ class Session:
         """Train to the end and return what `result.json` holds."""
         start = time.monotonic()
         device = self.state.device  # of several processes on CPUs, accelerate says "cpu:0"
-        loaded = load_policy(self.config, "cpu" if device.type == "cpu" else str(device), shares=shards_by_fsdp())
+        config = replace(self.config, dtype=self._agreed_precision())
+        loaded = load_policy(config, "cpu" if device.type == "cpu" else str(device), shares=shards_by_fsdp())
         for note in loaded.notes:
             self._note(note)
         items = load_items(self.run_folder, self.config.method)
@@ -217,6 +221,15 @@ class Session:
             "self_test": self.self_test and self.self_test.to_json(),
             **self.facts,
         }
+
+    def _agreed_precision(self) -> str:
+        """Return what to load the model in: GPUs of several generations must all compute alike."""
+        reasons = gather_object([why_float16(self.config.dtype, self.state.device)])
+        why = next((reason for reason in reasons if reason is not None), None)
+        if why is None:
+            return self.config.dtype
+        self._say(why)
+        return "float16"
 
     def _tidy(self) -> tuple[Path, int, int] | None:
         """Return the checkpoint to go on from, after half-written ones and what was logged after it are gone."""
@@ -300,8 +313,10 @@ class Session:
             on_gpu=self.state.device.type == "cuda",
             processes=processes,
             layout=forward.layout,
+            sharing=how_shared(),
         )
-        held = estimate.weights + estimate.adapter // 4
+        held = estimate.adapter // 4 + (estimate.loading if how_shared() == ZERO_3 else estimate.weights)
+        estimate = replace(estimate, loading=0)  # that is over
         room = min(gather_object([room_on(self.state.device, held=held, processes=processes)]))
         is_on, why = choose_checkpointing(None, estimate, room)
         self._say(why)
@@ -400,7 +415,8 @@ class Session:
     def _last_metrics(self, callback: RunReport) -> dict[str, Any]:
         records = RecordLog(self.run_folder / METRICS).read()
         last = callback.last or (records[-1] if records else {})
-        return {"loss": last.get("loss"), "accuracy": last.get("accuracy")}
+        skipped = sum(record.get(SKIPPED, 0) for record in records)
+        return {"loss": last.get("loss"), "accuracy": last.get("accuracy")} | ({SKIPPED: skipped} if skipped else {})
 
     def _save(self, trainer: FiniteTrainer, facts: dict[str, Any]) -> Path:
         written = self.run_folder / f"{ADAPTER}.part"

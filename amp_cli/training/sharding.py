@@ -16,14 +16,24 @@ import torch
 from accelerate.utils import broadcast_object_list, gather
 
 from amp_cli.models.prompts import EncodedItem
+from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3
 from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.layout import spread
 from amp_cli.training.rows.logprobs import tower_calls
 
 
+def how_shared() -> str:
+    """Return which of `SHARINGS` accelerate has started this process for."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        return FSDP
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() != "true":
+        return COPIES
+    return {"2": ZERO_2, "3": ZERO_3}.get(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"), COPIES)
+
+
 def shards_by_fsdp() -> bool:
-    """Whether accelerate has started this process to hold a share of the model by FSDP."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    """Whether this process holds a share of the model by FSDP."""
+    return how_shared() == FSDP
 
 
 def shard(model: Any, dtype: torch.dtype, *, on_gpu: bool) -> None:

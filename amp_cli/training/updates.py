@@ -15,6 +15,8 @@ from amp_cli.training.feeding import EpochShares, Share, ShareLoader, unpacked
 from amp_cli.training.sharding import give_empty_shares_names, trained_weights
 
 TRY_LESS = "Lower learning_rate or max_grad_norm with --set, and give another --out or --overwrite"
+SKIPPED = "skipped_updates"
+"""In a line of metrics: updates since the line before that float16's loss scale left out."""
 MOST_SKIPPED = 50
 """Updates in a row that float16's loss scale may skip while it looks for a scale: it halves from 65536 each time."""
 
@@ -43,6 +45,7 @@ class FiniteTrainer(Trainer):
         self._leave_out = leave_out
         self._left_out: list[LeftOut] = []
         self._skipped = 0
+        self._skipped_since_line = 0
 
     @property
     def shares_model(self) -> bool:
@@ -86,8 +89,11 @@ class FiniteTrainer(Trainer):
         return super().create_optimizer(*arguments, **named)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Tell of the items that were left out in any process since the last line."""
+        """Tell of the items that were left out in any process since the last line, and of skipped updates."""
         if "loss" in logs:
+            if self._skipped_since_line:
+                logs = {**logs, SKIPPED: self._skipped_since_line}
+                self._skipped_since_line = 0
             for one in gather_object(self._left_out):
                 if self.is_world_process_zero():
                     self._leave_out(one)
@@ -107,7 +113,10 @@ class FiniteTrainer(Trainer):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         is_finite = norm is None or bool(torch.isfinite(torch.as_tensor(norm)).all())
         self._skipped = 0 if is_finite else self._skipped + 1
-        if is_finite or (self.args.fp16 and self._skipped < MOST_SKIPPED):  # the loss scale skips such an update
+        if is_finite:
+            return norm
+        if self.args.fp16 and self._skipped < MOST_SKIPPED:  # the loss scale skips such an update
+            self._skipped_since_line += 1
             return norm
         raise AmpError(
             f"Training failed at step {self.state.global_step + 1}: its gradients are not finite (norm {float(norm)})",
