@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather_object
+from peft.utils import load_peft_weights
 from transformers import Trainer
 
 from amp_cli.disk.left_out import LeftOut
@@ -12,7 +13,7 @@ from amp_cli.errors import AmpError
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.data import EncodedItems
 from amp_cli.training.feeding import EpochShares, Share, ShareLoader, unpacked
-from amp_cli.training.sharding import give_empty_shares_names, trained_weights
+from amp_cli.training.sharding import give_empty_shares_names, set_trained_weights, trained_weights
 
 TRY_LESS = "Lower learning_rate or max_grad_norm with --set, and give another --out or --overwrite"
 SKIPPED = "skipped_updates"
@@ -122,6 +123,12 @@ class FiniteTrainer(Trainer):
             f"Training failed at step {self.state.global_step + 1}: its gradients are not finite (norm {float(norm)})",
             hint=TRY_LESS,
         )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:  # accelerate would look for the frozen weights too, which no checkpoint has
+            set_trained_weights(self.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the adapter, in a checkpoint or at the end.
