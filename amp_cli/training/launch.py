@@ -266,7 +266,7 @@ def plan_launch(
 
     Args:
         config_file: a path, or the name of a file in `templates/accelerate`.
-        processes: how many processes; else one per GPU, one without.
+        processes: how many processes; else as many as a file of the user says, or one per GPU, one without.
 
     Raises:
         AmpError: no such file, more processes than GPUs, or a batch that cannot be cut so.
@@ -277,7 +277,8 @@ def plan_launch(
         file = own_config(gpus, wanted)
     else:
         file = _accelerate_file(config_file)
-        wanted = processes or _processes_of(file)
+        is_ours = not Path(config_file).is_file()
+        wanted = processes or (_own_processes(file, gpus) if is_ours else _processes_of(file))
     _refuse_unshareable(config, file)
     uses_cpu = _settings_of(file).get("use_cpu") is True
     config.items_per_batch(wanted)  # refuses a batch that cannot be cut so
@@ -376,6 +377,13 @@ def machine_number(config_file: str | None) -> int:
             hint="Give each machine its own rank, the first one 0",
         )
     return machine
+
+
+def _own_processes(file: Path, gpus: Sequence[str]) -> int:
+    """Return how many processes one of our own files means: one per GPU, where it is for several of one machine."""
+    settings = _settings_of(file)
+    takes_all = settings["num_machines"] == 1 and settings["num_processes"] > 1 and not settings["use_cpu"]
+    return len(gpus) if takes_all and gpus else _processes_of(file)
 
 
 def _processes_of(file: Path) -> int:

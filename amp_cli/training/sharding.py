@@ -114,7 +114,8 @@ def set_trained_weights(model: Any, whole: dict[str, torch.Tensor]) -> None:
 
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            value = whole[name.replace(".default.", ".")].to(weight.device, weight.dtype)
+            stored = name.replace(".modules_to_save.", ".").replace(".default.", ".")
+            value = whole[stored].to(weight.device, weight.dtype)
             weight.copy_(distribute_tensor(value, weight.device_mesh, weight.placements))
 
 
