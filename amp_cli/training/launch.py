@@ -343,7 +343,7 @@ def sharing_of(launch: Launch) -> str:
 
 
 def _refuse_unshareable(config: TrainConfig, file: Path) -> None:
-    """Refuse what FSDP cannot do with a LoRA adapter in float32 over another base.
+    """Refuse what cannot be shared by FSDP as `sharding.shard` does it.
 
     Raises:
         AmpError: the file asks for FSDP 1, or the base is in 8 bits.
@@ -354,7 +354,7 @@ def _refuse_unshareable(config: TrainConfig, file: Path) -> None:
     version = (settings.get("fsdp_config") or {}).get("fsdp_version", 1)
     if str(version) != "2":
         raise AmpError(
-            f"'{file}' asks for FSDP {version}, which cannot keep an adapter in float32 over a 16-bit base",
+            f"'{file}' asks for FSDP {version}; only FSDP 2 can share a base while it is loaded",
             hint="Write `fsdp_version: 2` in its fsdp_config, or use --accelerate-config fsdp",
         )
     if config.quantization == "int8":
