@@ -337,9 +337,14 @@ def sharing_of(launch: Launch) -> str:
     settings = _settings_of(launch.config_file)
     kind = str(settings["distributed_type"]).upper()
     if kind == "DEEPSPEED":
-        stage = (settings.get("deepspeed_config") or {}).get("zero_stage", 2)
-        return {2: ZERO_2, 3: ZERO_3}.get(stage, COPIES)
+        stage = _part(settings, "deepspeed_config").get("zero_stage", 2)
+        return {"2": ZERO_2, "3": ZERO_3}.get(str(stage), COPIES)
     return FSDP if kind == "FSDP" else COPIES
+
+
+def _part(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    found = settings.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _refuse_unshareable(config: TrainConfig, file: Path) -> None:
@@ -351,7 +356,7 @@ def _refuse_unshareable(config: TrainConfig, file: Path) -> None:
     settings = _settings_of(file)
     if str(settings["distributed_type"]).upper() != "FSDP":
         return
-    version = (settings.get("fsdp_config") or {}).get("fsdp_version", 1)
+    version = _part(settings, "fsdp_config").get("fsdp_version", 1)
     if str(version) != "2":
         raise AmpError(
             f"'{file}' asks for FSDP {version}; only FSDP 2 can share a base while it is loaded",

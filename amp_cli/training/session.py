@@ -130,8 +130,8 @@ class RunReport(TrainerCallback):
             self._metrics.append(self.last)
             report(metrics=self.last)
             if skipped := self.last.get(SKIPPED):
-                why = "float16's loss scale was too large, and has been halved"
-                report(said=f"{skipped} of the updates up to step {state.global_step} were skipped: {why}")
+                many = f"{skipped} of the updates up to step {state.global_step} were skipped"
+                report(said=f"{many}: float16's loss scale was too large, and has been halved")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         PartialState().wait_for_everyone()  # the other processes write their random states
@@ -362,8 +362,7 @@ class Session:
         windows = [list(own[start : start + WINDOW]) for start in range(0, -(-len(data) // processes), WINDOW)]
         in_step = None
         if shards_by_fsdp():
-            fill = self._fill(data)
-            in_step = InStep(forward=forward, fill=fill, shares_model=True, device=self.state.device)
+            in_step = InStep(forward=forward, fill=self._fill(data), shares_model=True, device=self.state.device)
         loader = ShareLoader(data, windows, list, at_once=WINDOW, workers=self.config.data_workers)
         budget = self.config.tokens_per_step
         tolerance = self.self_test.tolerance if self.self_test is not None else None
