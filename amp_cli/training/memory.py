@@ -3,7 +3,7 @@
     total = weights + adapter (16 bytes a weight) + the larger of: the tower alone; activations + head
 
 Where devices share the base, each holds its share of weights and adapter, and puts some of the others' together for a
-pass (`Shares`).
+pass (`BaseShare`).
 
 Activations come from an `Outline`: our own forward and backward pass over a model without weights, in which every
 storage that is made and freed is counted (`LiveBytes`). They are measured where it is cheap and drawn out along two
@@ -163,7 +163,7 @@ def estimate_memory(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shares:
+class BaseShare:
     """Bytes of the base on one device: its share, what it puts together for a pass, and the most while it is loaded."""
 
     weights: int
@@ -172,7 +172,7 @@ class Shares:
     main_memory: int = 0
 
 
-def _shares(network: Any, quantization: str | None, sharing: str, processes: int) -> Shares:
+def _shares(network: Any, quantization: str | None, sharing: str, processes: int) -> BaseShare:
     """Return what each device holds of the base.
 
     FSDP     a layer and the next one, and all outside the layers, are whole during a pass. A base that is not
@@ -181,18 +181,18 @@ def _shares(network: Any, quantization: str | None, sharing: str, processes: int
     """
     whole = weight_bytes(network, quantization)
     if sharing not in (FSDP, ZERO_3):
-        return Shares(weights=whole)
+        return BaseShare(weights=whole)
     share = -(-whole // processes)
     if sharing == ZERO_3:
         largest = max(weight.element_size() for weight in network.parameters())
-        return Shares(weights=share, gathered=min(whole - share, ZERO_3_LIVE * largest), loading=whole)
+        return BaseShare(weights=share, gathered=min(whole - share, ZERO_3_LIVE * largest), loading=whole)
     layers = network.get_decoder().layers
     each = [weight_bytes(layer, quantization) for layer in layers]
     gathered = min(whole - share, 2 * max(each) + whole - sum(each))
     if quantization is not None:
-        return Shares(weights=share, gathered=gathered, loading=whole + share)
+        return BaseShare(weights=share, gathered=gathered, loading=whole + share)
     largest = max(weight.numel() * weight.element_size() for weight in network.parameters())
-    return Shares(weights=share, gathered=gathered, loading=share + 2 * largest, main_memory=whole)
+    return BaseShare(weights=share, gathered=gathered, loading=share + 2 * largest, main_memory=whole)
 
 
 def _adapter_bytes(sharing: str, processes: int) -> float:

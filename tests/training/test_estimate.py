@@ -13,9 +13,9 @@ from amp_cli.training import memory, session
 from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig
 from amp_cli.training.data import EncodedItems, load_items, prepare_items
 from amp_cli.training.memory import (
+    BaseShare,
     LiveBytes,
     MemoryEstimate,
-    Shares,
     choose_checkpointing,
     estimate_memory,
     shown_bytes,
@@ -212,15 +212,17 @@ class Layered(torch.nn.Module):
 @pytest.mark.parametrize(
     ("sharing", "processes", "expected"),
     [
-        (COPIES, 8, Shares(weights=3200)),
-        (ZERO_2, 8, Shares(weights=3200)),
+        (COPIES, 8, BaseShare(weights=3200)),
+        (ZERO_2, 8, BaseShare(weights=3200)),
         # two layers and the head beside a share, which holds a part of them; the head twice on its way
-        (FSDP, 8, Shares(weights=400, gathered=2800, loading=4400, main_memory=3200)),
-        (FSDP, 2, Shares(weights=1600, gathered=1600, loading=5600, main_memory=3200)),
-        (ZERO_3, 8, Shares(weights=400, gathered=2800, loading=3200)),
+        (FSDP, 8, BaseShare(weights=400, gathered=2800, loading=4400, main_memory=3200)),
+        (FSDP, 2, BaseShare(weights=1600, gathered=1600, loading=5600, main_memory=3200)),
+        (ZERO_3, 8, BaseShare(weights=400, gathered=2800, loading=3200)),
     ],
 )
-def test_a_device_holds_its_share_and_what_a_pass_puts_together(sharing: str, processes: int, expected: Shares) -> None:
+def test_a_device_holds_its_share_and_what_a_pass_puts_together(
+    sharing: str, processes: int, expected: BaseShare
+) -> None:
     assert memory._shares(Layered(), None, sharing, processes) == expected
 
 
