@@ -113,12 +113,13 @@ def test_a_number_that_is_not_finite_is_left_out_of_a_line(tmp_path: Path) -> No
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "epoch": 0.5, "loss": 0.5}
 
 
-TOO_LARGE = 2.0**24
+TOO_LARGE = {"mdpo": 2.0**17, "sft": 2.0**21}
+"""Loss scales with which this model's gradients overflow in float16: about eight times what they bear."""
 
 
-def as_on_an_old_gpu(trainer: session.FiniteTrainer) -> torch.amp.GradScaler:
+def as_on_an_old_gpu(trainer: session.FiniteTrainer, scale: float) -> torch.amp.GradScaler:
     """Have a trainer on the CPU compute in float16, with a loss scale that is far too large at first."""
-    scaler = torch.amp.GradScaler("cpu", init_scale=TOO_LARGE)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     trainer.accelerator.scaler = scaler
     trainer.accelerator.native_amp = True
     AcceleratorState._shared_state["_mixed_precision"] = "fp16"
@@ -126,6 +127,7 @@ def as_on_an_old_gpu(trainer: session.FiniteTrainer) -> torch.amp.GradScaler:
     return scaler
 
 
+@pytest.mark.slow
 @BOTH
 def test_updates_that_float16s_loss_scale_skips_are_no_fault_and_are_told(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -135,14 +137,14 @@ def test_updates_that_float16s_loss_scale_skips_are_no_fault_and_are_told(
 
     def with_scale(self: session.Session, *arguments: Any) -> session.FiniteTrainer:
         trainer = build(self, *arguments)
-        scales.append(as_on_an_old_gpu(trainer))
+        scales.append(as_on_an_old_gpu(trainer, TOO_LARGE[method]))
         return trainer
 
     monkeypatch.setattr(session.Session, "_trainer", with_scale)
-    config = replace(RAGGED, method=method, max_steps=10, save_steps=10, logging_steps=5, learning_rate=1e-5)
+    config = replace(RAGGED, method=method, max_steps=8, save_steps=8, logging_steps=4, learning_rate=1e-5)
     result = train(tmp_path, config)
-    skipped = [line.get("skipped_updates", 0) for line in metrics(tmp_path)]  # to steps 1, 5 and 10
+    skipped = [line.get("skipped_updates", 0) for line in metrics(tmp_path)]  # to steps 1, 4 and 8
     assert skipped[0] == 1
-    assert skipped[-1] == 0 < metrics(tmp_path)[-1]["grad_norm"]
-    assert sum(skipped) == math.log2(TOO_LARGE / scales[0].get_scale()) == result["skipped_updates"]
+    assert metrics(tmp_path)[-1]["grad_norm"] > 0  # the last one was not
+    assert sum(skipped) == math.log2(TOO_LARGE[method] / scales[0].get_scale()) == result["skipped_updates"]
     assert "1 of the updates up to step 1 were skipped" in capsys.readouterr().out
