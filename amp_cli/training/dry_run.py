@@ -18,7 +18,8 @@ from amp_cli.errors import AmpError
 from amp_cli.launching import visible_gpus
 from amp_cli.models.load import LoadedModel, load_outline
 from amp_cli.models.prompts import EncodedItem
-from amp_cli.models.shapes import ESTIMATED_TOKENS, has_known_shape, write_shape
+from amp_cli.models.resolve import model_place
+from amp_cli.models.shapes import ESTIMATED_TOKENS, has_known_shape, outline_of_shape
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import REJECTED, EncodedItems, answers_of, load_items, prepare_items
 from amp_cli.training.launch import check_packages, plan_launch
@@ -278,12 +279,9 @@ def _outline(config: TrainConfig, *, on_gpu: bool, is_planned: bool) -> tuple[Lo
     spec = replace(config.spec, device="cuda" if on_gpu and not is_planned else "cpu")
     if is_planned and spec.dtype == "auto":
         spec = replace(spec, dtype="bfloat16")  # as on any GPU
-    counted_by = f"the tokenizer of {config.base}"
-    with TemporaryDirectory(prefix="amp-shape-") as folder:
-        if has_known_shape(spec.model) and not _is_at_hand(spec.model):
-            write_shape(spec.model, Path(folder))
-            spec, counted_by = replace(spec, model=folder), ESTIMATED_TOKENS
-        outline = load_outline(spec)
+    estimated = has_known_shape(spec.model) and not _is_at_hand(model_place(spec.model))
+    counted_by = ESTIMATED_TOKENS if estimated else f"the tokenizer of {config.base}"
+    outline = outline_of_shape(spec) if estimated else load_outline(spec)
     if config.pad_to_square is False:
         outline.crop_images()
     return outline, counted_by

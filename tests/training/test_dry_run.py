@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 
 from amp_cli.errors import AmpError
 from amp_cli.main import app
-from amp_cli.models.load import load_outline
 from amp_cli.models.prompts import EncodedItem, EncodedResponse
-from amp_cli.models.shapes import write_shape
+from amp_cli.models.shapes import SHAPES, outline_of_shape
 from amp_cli.models.spec import ModelSpec
 from amp_cli.training.config import TrainConfig, load_config
 from amp_cli.training.dry_run import PlannedGpus, plan_training
@@ -29,14 +28,6 @@ TOWER_WIDTH, TOWER_LAYERS = 1024, 24
 @pytest.fixture(scope="module")
 def prefs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_preferences(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def shape_7b(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The configuration, tokenizer and processor of a LLaVA-1.5-7B, as far as shapes go; no weights."""
-    folder = tmp_path_factory.mktemp("7b")
-    write_shape("llava-hf/llava-1.5-7b-hf", folder)
-    return folder
 
 
 @pytest.fixture
@@ -88,9 +79,9 @@ def test_a_person_gets_a_table_and_the_real_command(prefs: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_7b_needs_no_weights_and_its_sizes_are_right(shape_7b: Path, prefs: Path) -> None:
+def test_a_7b_needs_no_weights_and_its_sizes_are_right(prefs: Path) -> None:
     started = time.process_time()  # of this process alone: others may keep the machine busy
-    changes = [f"base={shape_7b}", "dtype=bfloat16"]
+    changes = ["dtype=bfloat16"]
     plan = plan_training(load_config("7b", overrides=changes), prefs=prefs)
     assert time.process_time() - started < 40  # about 10 on a free core
     projections = LAYERS * (4 * WIDTH * WIDTH + 3 * WIDTH * MIDDLE)
@@ -264,13 +255,13 @@ def test_the_flags_set_the_settings(prefs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_under_autocast_a_checkpointed_pass_grows_by_inputs_and_one_layer(shape_7b: Path) -> None:
-    outline = load_outline(ModelSpec(model=str(shape_7b), dtype="bfloat16")).model
+def test_under_autocast_a_checkpointed_pass_grows_by_inputs_and_one_layer() -> None:
+    outline = outline_of_shape(ModelSpec(model="7b", dtype="bfloat16")).model
     ids = torch.arange(1024) % 100 + 10
     marks = torch.where(torch.arange(1024) < 900, -1, 0)
     one = EncodedResponse(input_ids=ids, supervised=marks == 0, round=marks)
     item = EncodedItem(responses=(one,), image_inputs={})
-    config = load_config("7b", overrides=[f"base={shape_7b}"])
+    config = load_config("7b")
     short, long = (
         estimate_memory(
             outline, replace(config, tokens_per_step=tokens), [item],
