@@ -1,9 +1,9 @@
 """Shapes of well-known models, so that a training can be planned where nothing of them is on the disk.
 
-A model's memory follows from a dozen numbers; they were checked by counting the parameters that come of them, not against
-the files on the hub. Images are prepared by the family's own processor, so that their tokens are counted as it counts
-them. A tokenizer cannot be made up: texts are cut into pieces of at most seven letters instead. On captions and questions
-that came within a tenth of a 32,000-piece Llama-style vocabulary; larger vocabularies need fewer tokens.
+A model's memory follows from a dozen numbers. They were checked by the parameters that come of them, not against the
+files on the hub. Images are prepared by the family's own processor, so that their tokens are counted as it counts them.
+A tokenizer cannot be made up: texts are cut into pieces of at most seven letters instead. On captions and questions that
+came within a tenth of a 32,000-piece Llama-style vocabulary; larger vocabularies need fewer tokens.
 """
 
 import json

@@ -231,26 +231,40 @@ def plan_training(
         reference=reference and ("cache" if reference[0] else "online"),
         reference_why=reference and reference[1].removeprefix("Reference: "),
         tokens_counted_by=counted_by,
-        proposal=None if fits else _propose(config, room, estimated),
+        proposal=None if fits else propose(config, room, estimated, on_gpu=bool(gpus)),
         hours=None if rate is None else tokens / (rate * launch.processes) / 3600,
     )
 
 
-def _propose(
-    config: TrainConfig, room: int, estimated: Callable[[TrainConfig], MemoryEstimate]
+def propose(
+    config: TrainConfig, room: int, estimated: Callable[[TrainConfig], MemoryEstimate], *, on_gpu: bool
 ) -> dict[str, Any] | None:
-    """Return the first of the easier settings whose estimate, with checkpointing, fits; None where none does."""
+    """Return the first of the easier settings whose estimate fits; None where none does. Each differs from `config`."""
     for easier in EASIER:
-        changes = {name: value for name, value in easier.items() if getattr(config, name) != value}
-        if config.method == "sft":
-            changes.pop("tokens_per_step", None)
-        elif "tokens_per_step" in changes and changes["tokens_per_step"] > config.tokens_per_step:
+        changes = _changes(config, easier)
+        if changes is None:
             continue
-        if config.gradient_checkpointing is False:
-            changes["gradient_checkpointing"] = True
-        if changes and estimated(replace(config, **changes)).total(checkpointing=True) <= room:
+        changed = replace(config, **changes)
+        estimate = estimated(changed)
+        is_on, _ = _choose_checkpointing(changed, estimate, room, on_gpu=on_gpu)
+        if changes and estimate.total(checkpointing=is_on) <= room:
             return changes
+        if not is_on and estimate.total(checkpointing=True) <= room:
+            return {**changes, "gradient_checkpointing": True}
     return None
+
+
+def _changes(config: TrainConfig, easier: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what of the easier settings is another than in `config`; None where nothing of it would be easier.
+
+    sft has items where mdpo has tokens in a pass.
+    """
+    changes = {name: value for name, value in easier.items() if getattr(config, name) != value}
+    if config.method == "sft" and changes.pop("tokens_per_step", None) is not None:
+        if (config.per_device_batch_size or 1) == 1:
+            return None
+        changes["per_device_batch_size"] = 1
+    return None if changes.get("tokens_per_step", 0) > config.tokens_per_step else changes
 
 
 def _room(processes: int, *, on_gpu: bool) -> int:

@@ -183,8 +183,7 @@ def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None
     if killed := killed_by(status):
         raise AmpError(
             f"Training stopped: {killed}",
-            hint="The same command goes on from the last checkpoint. These take less memory and may be changed: "
-            "--tokens-per-step (sft: --set per_device_batch_size), --set gradient_checkpointing=true. "
+            hint=f"The same command goes on from the last checkpoint. {_lighter(run_folder, outcome)}"
             f"The log is '{log_path}'",
         )
     if status or (is_main and "result" not in outcome):
@@ -194,6 +193,14 @@ def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None
         )
     result: dict[str, Any] = outcome.get("result", {})
     return result
+
+
+def _lighter(run_folder: Path, outcome: dict[str, Any]) -> str:
+    """Return what would take less memory, for a worker that was killed; it may have told what it does already."""
+    config = TrainConfig.from_settings(Run.read(run_folder).settings)
+    is_on = bool(outcome.get("checkpointing", config.gradient_checkpointing))
+    lighter = config.lighter(checkpointing=is_on)
+    return f"If memory ran out, these take less: {', '.join(lighter)}. " if lighter else ""
 
 
 def _display(stack: ExitStack, outcome: dict[str, Any]) -> Callable[[dict[str, Any]], None]:

@@ -243,7 +243,8 @@ class Session:
         from amp_cli.training.sft import FiniteSFTTrainer, sft_config
 
         wanted = self.config.gradient_checkpointing
-        arguments = self._arguments(loaded, self.state.device.type == "cuda" if wanted is None else wanted)
+        is_on = self.state.device.type == "cuda" if wanted is None else wanted
+        arguments = self._arguments(loaded, self._told(checkpointing=is_on))
         trainer: FiniteTrainer = FiniteSFTTrainer(
             model=loaded.model,
             pad_id=pad_id,
@@ -283,8 +284,7 @@ class Session:
         """Return whether to checkpoint gradients: where the process with the least memory would not do without."""
         wanted, processes = self.config.gradient_checkpointing, self.state.num_processes
         if wanted is not None:
-            self.facts["gradient_checkpointing"] = wanted
-            return wanted
+            return self._told(checkpointing=wanted)
         estimate = estimate_memory(
             forward.network,
             self.config,
@@ -298,8 +298,15 @@ class Session:
         room = min(gather_object([room_on(self.state.device, held=held, processes=processes)]))
         is_on, why = choose_checkpointing(None, estimate, room)
         self._say(why)
-        self.facts |= {"gradient_checkpointing": is_on, "estimate": estimate.to_json()}
-        return is_on
+        self.facts["estimate"] = estimate.to_json()
+        return self._told(checkpointing=is_on)
+
+    def _told(self, *, checkpointing: bool) -> bool:
+        """Keep and tell the choice: whoever advises on memory must know it."""
+        self.facts["gradient_checkpointing"] = checkpointing
+        if self.state.is_main_process:
+            report(checkpointing=checkpointing)
+        return checkpointing
 
     def _arguments(self, loaded: LoadedModel, checkpointing: bool) -> dict[str, Any]:
         precision = loaded.identity["dtype"]
