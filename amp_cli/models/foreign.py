@@ -77,8 +77,8 @@ def reads_folder(
 
     @wraps(load)
     def explained(named: Named, /, *args: Parameters.args, **options: Parameters.kwargs) -> Result:
-        is_model = isinstance(named, ModelSpec)
-        with folder_read(named.model, named.quantization) if is_model else folder_read(str(named)):
+        told = (named.model, named.quantization) if isinstance(named, ModelSpec) else (str(named), None)
+        with folder_read(*told):
             return load(named, *args, **options)
 
     return explained

@@ -2,8 +2,8 @@
 
 A model's memory follows from a dozen numbers. They were checked by the parameters that come of them, not against the
 files on the hub. Images are prepared by the family's own processor, so that their tokens are counted as it counts them.
-A tokenizer cannot be made up: texts are cut into pieces of at most seven letters instead. On captions and questions that
-came within a tenth of a 32,000-piece Llama-style vocabulary; larger vocabularies need fewer tokens.
+A tokenizer cannot be made up: texts are cut into pieces of at most seven letters instead. On captions and questions
+that came within a tenth of a 32,000-piece Llama-style vocabulary; larger vocabularies need fewer tokens.
 """
 
 import json
@@ -221,7 +221,7 @@ def _images(family: str, name: str, **settings: Any) -> Any:
 def _without_video(kind: Any, *arguments: Any, **settings: Any) -> Any:
     """Return a processor for images only: preparing videos needs torchvision, which is not needed to plan."""
 
-    class ForImages(kind):  # type: ignore[misc]  # chosen while the program runs
+    class ForImages(kind):
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
 

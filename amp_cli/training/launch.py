@@ -177,6 +177,7 @@ def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None
     log_path = log_path or run_folder / LOG
     outcome: dict[str, Any] = {}
     with ExitStack() as stack:
+        stack.enter_context(ui.busy("Starting the training process"))
         status = run_workers(launch, run_folder, log_path, _display(stack, outcome))
     if "error" in outcome:
         raise AmpError(outcome["error"], hint=outcome["hint"] or f"The whole log is in '{log_path}'")
@@ -217,6 +218,10 @@ def _display(stack: ExitStack, outcome: dict[str, Any]) -> Callable[[dict[str, A
             )
         elif "step" in event and advance is not None:
             advance()
+        elif "doing" in event:
+            stack.close()
+            advance = None
+            stack.enter_context(ui.busy(event["doing"]))
         elif "note" in event:
             ui.warn(event["note"])
         elif "said" in event:

@@ -182,6 +182,8 @@ class Session:
         """Train to the end and return what `result.json` holds."""
         start = time.monotonic()
         device = self.state.device  # of several processes on CPUs, accelerate says "cpu:0"
+        packed = f" and packing it to {self.config.quantization}" if self.config.quantization else ""
+        self._doing(f"Loading '{self.config.base}'{packed}")
         loaded = load_policy(self.config, "cpu" if device.type == "cpu" else str(device))
         # FSDP shards by layer; the classes that models name for it include some that these models do not have
         layer = type(loaded.model.get_decoder().layers[0]).__name__
@@ -285,6 +287,7 @@ class Session:
         wanted, processes = self.config.gradient_checkpointing, self.state.num_processes
         if wanted is not None:
             return self._told(checkpointing=wanted)
+        self._doing("Estimating the memory of a step")
         estimate = estimate_memory(
             forward.network,
             self.config,
@@ -315,6 +318,7 @@ class Session:
     def _forward(self, loaded: LoadedModel, data: EncodedItems, pad_id: int) -> ForwardPass:
         """Test our log-probabilities on real items before hours are spent on them, and take the fastest right way."""
         items = data.first_usable(_with_images_first(data), 2)
+        self._doing("Testing the log-probabilities on items of yours")
         loaded.model.train()
         try:
             with self._precision(loaded):
@@ -338,6 +342,7 @@ class Session:
         self._say(why)
         if not is_cached:
             return None
+        self._doing("Reading the reference that is on the disk")
         cache = ReferenceCache(cache_identity(loaded.identity))
         own = range(self.state.process_index, len(data), self.state.num_processes)
         if self.state.is_main_process:
@@ -353,6 +358,7 @@ class Session:
                     tolerance = None  # one of the kept numbers stands for all
                 fill_cache(cache, loaded.model, forward, share.batch, tokens_per_step=budget)
                 self._advance(share.items + len(share.left_out))
+        self._doing("Gathering the reference of all processes")
         cache.flush()
         for found in gather_object([cache.used]):  # told, not read from the disk: machines need not share one
             cache.learn(found)
@@ -370,6 +376,10 @@ class Session:
     def _note(self, text: str) -> None:
         if self.state.is_main_process:
             report(note=text)
+
+    def _doing(self, text: str) -> None:
+        if self.state.is_main_process:
+            report(doing=text)
 
     def _say(self, text: str) -> None:
         if self.state.is_main_process:
@@ -392,6 +402,7 @@ class Session:
         return {"loss": last.get("loss"), "accuracy": last.get("accuracy")}
 
     def _save(self, trainer: FiniteTrainer, facts: dict[str, Any]) -> Path:
+        self._doing("Writing the adapter")
         written = self.run_folder / f"{ADAPTER}.part"
         if self.state.is_main_process and written.exists():
             shutil.rmtree(written)

@@ -2,11 +2,11 @@
 
 Run: python tests/bench/scale.py
 Nothing of the models need be on the disk, and nothing is trained: shapes give bytes, tokens and operations. Each item
-is one image of 640 x 480, a question of 11 words and 4 answers of 81; each is seen once, so that the reference runs in
-every step. A multiplication and an addition are two operations. N are the weights of the language model's layers: policy,
-reference, and gradient checkpointing's second forward pass take 2 N a token each, and so does the gradient by activations.
-Left out are attention between tokens, the head (at answer tokens only), the image tower (once an item) and LoRA. The rate
-is stated, not measured.
+is one image of 640 x 480, a question of 11 words and 4 answers of 81; each is seen once, so that the reference runs
+in every step. A multiplication and an addition are two operations. N are the weights of the language model's layers:
+policy, reference, and checkpointing's second forward pass take 2 N a token each, and so does the gradient by
+activations. Left out are attention between tokens, the head (at answer tokens only), the image tower (once an item)
+and LoRA. The rate is stated, not measured.
 """
 
 import json
@@ -94,7 +94,7 @@ ROWS = (
 def cache_bytes() -> int:
     """Return what the reference cache of all items takes: files of so many items, SHA-256 keys, float64."""
     sums = torch.zeros(LEVELS, 1, dtype=torch.float64)
-    return len(save({f"{number:064x}": sums for number in range(ITEMS_PER_FILE)})) * ITEMS // ITEMS_PER_FILE
+    return len(save({f"{number:064x}": sums.clone() for number in range(ITEMS_PER_FILE)})) * ITEMS // ITEMS_PER_FILE
 
 
 def cost(model: str) -> Cost:

@@ -77,7 +77,7 @@ def test_a_person_gets_a_table_and_the_real_command(prefs: Path, tmp_path: Path)
     assert "an estimate; nothing was trained" in done.stdout
     assert "online, as asked for" in done.stdout
     assert "150 in all, 1 in an epoch" in done.stdout
-    assert f"amp train --size tiny --prefs {prefs}" in done.stderr
+    assert f"amp train --prefs {prefs} --out {tmp_path / 'run'} --size tiny --reference online" in done.stderr
 
 
 @pytest.mark.slow
