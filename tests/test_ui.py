@@ -1,7 +1,6 @@
 """What is said of work that takes time: nothing is silent for long, and no log file is filled with bars."""
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -9,11 +8,10 @@ from amp_cli import ui
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of a second stands for three, and a fifth for a minute."""
     monkeypatch.setattr(ui, "SILENCE", 0.1)
     monkeypatch.setattr(ui, "AGAIN", 0.2)
-    yield
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> list[str]:

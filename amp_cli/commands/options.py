@@ -46,7 +46,8 @@ def typed_again(
     given: dict[str, Any] = {}
     for name, (annotation, default) in options.items():
         value = changes.get(name, values[name])
-        flag = next(one for one in get_args(annotation)[1].param_decls if one.startswith("--"))
+        told = get_args(annotation)[1]  # within Annotated, typer keeps the first name as if it were a default
+        flag = next(one for one in (told.default, *told.param_decls) if isinstance(one, str) and one.startswith("--"))
         if name in changes or value != default:
             given[flag.removeprefix("--")] = value
     return ui.command_line(*words, **given)
