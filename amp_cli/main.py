@@ -83,7 +83,7 @@ def main() -> None:
     With `--json`, an error is an object on stdout as well: {"error", "hint"}.
     """
     try:
-        with stopping.heard(), full_disk_told():
+        with stopping.heard(), full_disk_told(), ui.busy(f"amp {' '.join(sys.argv[1:2])} is at work"):
             _refuse_unreadable_words(sys.argv[1:])
             status = app(standalone_mode=False)
             if stopping.is_told():  # typer has made a status of it

@@ -259,6 +259,9 @@ class _Batches:
         self._loaded = loaded
         self._generator = Generator(loaded, decoding)
         self._shares = shares
+        self._lighter = ["fewer --num-beams"] if decoding.num_beams > 1 else []  # what is not in use yet
+        if loaded.identity.get("quantization") != "nf4":
+            self._lighter.append("--quantization nf4")
         self._fits: int | None = None  # the largest size to try since a larger one did not fit
         self._answered = False
         self._too_large: list[tuple[str, str]] = []
@@ -277,7 +280,7 @@ class _Batches:
         if not self._answered and len(self._too_large) >= ALONE_TOO_LARGE:
             raise AmpError(
                 f"Memory ran out on each of the first {len(self._too_large)} items alone",
-                hint="Use --quantization nf4, fewer --num-beams, or a smaller model",
+                hint=f"Use {' or '.join([*self._lighter, 'a smaller model'])}",
             )
         return answers, self._too_large[before:]
 
@@ -296,7 +299,8 @@ class _Batches:
                     raise
             self._make_room()
             if len(batch) == 1:
-                reason = "memory runs out on it alone; fewer --num-beams or --quantization nf4 take less"
+                less = f"; {' or '.join(self._lighter)} would take less" if self._lighter else ""
+                reason = f"memory runs out on it alone{less}"
                 self._too_large.append((batch[0].request.id, reason))
                 return []
             self._fits = (len(batch) + 1) // 2

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,7 @@ class Shares:
 
     def _follow(self, keep: Callable[[Answer], None], on_reject: Callable[[str, str], None]) -> None:
         fault: dict[str, Any] = {}
+        starting = ExitStack()
 
         def take(event: dict[str, Any]) -> None:
             if "answer" in event:
@@ -116,6 +118,7 @@ class Shares:
             elif "rejected" in event:
                 on_reject(event["rejected"], event["reason"])
             elif "identity" in event:
+                starting.close()
                 self._record(model=event["identity"], device=event["device"], processes=self._launch.processes)
                 for note in event["notes"]:
                     ui.warn(note)
@@ -123,7 +126,9 @@ class Shares:
                 fault.update(event)
 
         log_path = self._folder / LOG
-        status = run_workers(self._launch, self._folder, log_path, take)
+        with starting:
+            starting.enter_context(ui.busy(f"Loading '{self._spec.model}' in {self._launch.processes} processes"))
+            status = run_workers(self._launch, self._folder, log_path, take)
         if "error" in fault:
             raise AmpError(fault["error"], hint=fault["hint"])
         if killed := killed_by(status):

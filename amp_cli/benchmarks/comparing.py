@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from amp_cli import ui
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -37,9 +39,10 @@ def resampled_totals(units: "Array", *, resamples: int = RESAMPLES, seed: int = 
     count = units.shape[0]
     chances = np.full(count, 1 / count)
     parts = []
-    for start in range(0, resamples, _CHUNK):
-        times = rng.multinomial(count, chances, size=min(_CHUNK, resamples - start))  # (chunk, images)
-        parts.append(times @ units)
+    with ui.busy(f"Drawing {resamples:,} resamples of {count:,} for the intervals"):
+        for start in range(0, resamples, _CHUNK):
+            times = rng.multinomial(count, chances, size=min(_CHUNK, resamples - start))  # (chunk, images)
+            parts.append(times @ units)
     return np.concatenate(parts)
 
 

@@ -56,4 +56,4 @@ def convert(
     if not verify:
         ui.note("Not compared with the source; --verify does.")
     if to == "hf":
-        ui.hint(f"amp eval pope --model {result.out} --data DIR --out DIR")
+        ui.hint(ui.command_line("amp", "eval", "pope", model=result.out, out=f"{result.out}-pope"))

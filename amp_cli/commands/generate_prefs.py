@@ -1,6 +1,5 @@
 """`amp generate-prefs`: K-level preferences from images, questions and standard answers."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from amp_cli.commands.options import (
     TemperatureOption,
     number,
     takes,
+    train_line,
 )
 from amp_cli.models.spec import Decoding, Loading
 
@@ -321,4 +321,4 @@ def show(result: "GenerateResult") -> None:
             f"{dropped['items']} items with fewer than two levels."
         )
     ui.note(f"Look at them in '{result.page}'.")
-    ui.hint(f"amp train --size 7b --prefs {shlex.quote(str(result.preferences))} --out runs/mdpo")
+    ui.hint(train_line(result.preferences))

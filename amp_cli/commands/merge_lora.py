@@ -70,4 +70,5 @@ def merge_lora(
         ("largest logit difference", f"{result.max_logit_difference:.3g}"),
     ]
     ui.table("Merged and verified against base + adapter", ("", ""), rows)
-    ui.hint(f"amp eval pope --model {result.out} --data DIR --out DIR")
+    where = {"model": result.out, "out": f"{result.out}-pope"}
+    ui.hint(ui.command_line("amp", "eval", "pope", **where, trust_remote_code=trust_remote_code))

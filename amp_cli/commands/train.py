@@ -18,6 +18,8 @@ from amp_cli.commands.options import (
     TrustRemoteCodeOption,
     VisionTowerOption,
     number,
+    options_in,
+    typed_again,
 )
 
 if TYPE_CHECKING:
@@ -140,6 +142,7 @@ def train(
 
     Example: amp train --size 7b --prefs prefs/preferences.jsonl --out runs/train
     """
+    typed = dict(locals())
     from amp_cli.commands.preferences.importing import UsablePrefs, usable_prefs
     from amp_cli.training.config import load_config
 
@@ -177,7 +180,13 @@ def train(
                 rate=rate,
             )
         _show_plan(plan, json=json)
-        ui.hint(f"amp train --size {size} --prefs {prefs} --out {out} ... (the same options without --dry-run)")
+        easier = [f"{name}={str(value).lower()}" for name, value in (plan.proposal or {}).items()]
+        other: dict[str, object] = dict.fromkeys(("dry_run", "gpu", "gpus", "rate", "json"))
+        if easier:
+            other["changes"] = [*(changes or ()), *easier]
+        if "tokens_per_step" in (plan.proposal or {}):
+            other["tokens_per_step"] = None
+        ui.hint(typed_again(("amp", "train"), options_in(train), typed, **other))
         return
     from amp_cli.training.launch import machine_number, train_model
 
@@ -199,7 +208,13 @@ def train(
     else:
         rows = [(name.replace("_", " "), value) for name, value in result.to_json().items()]
         ui.table(f"Trained {config.base} with {config.method}", ("", ""), rows)
-        ui.hint(f"amp merge-lora {out} --out MERGED, or amp eval pope --model {config.base} --adapter {out} ...")
+        merged = out.with_name(f"{out.name}-merged")
+        trusts = config.trust_remote_code
+        ui.hint(
+            ui.command_line(
+                *("amp", "merge-lora", out), out=merged, vision_tower=config.vision_tower, trust_remote_code=trusts
+            )
+        )
     if result.rejected:
         ui.warn(f"{result.rejected} items could not be used; see '{out / 'rejected.jsonl'}'")
         raise typer.Exit(3)

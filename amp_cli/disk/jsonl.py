@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from amp_cli import ui
 from amp_cli.disk.data_files import refuse_special_file
 from amp_cli.disk.parsing import UnreadableError, parse_json, wrong_field
 from amp_cli.errors import AmpError
@@ -193,6 +194,11 @@ def content_hash(path: Path) -> str:
     Raises:
         AmpError: it is neither.
     """
+    with ui.busy(f"Taking the digest of '{path}'"):
+        return _content_hash(path)
+
+
+def _content_hash(path: Path) -> str:
     digest = hashlib.sha256()
     if not path.is_dir():
         refuse_special_file(path)

@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from amp_cli import ui
 from amp_cli.disk.modes import share_weights
 from amp_cli.errors import AmpError
 from amp_cli.models.foreign import folder_read, is_out_of_memory, reads_folder
@@ -91,7 +92,6 @@ class LoadedModel:
             self.processor.image_processor.do_pad = False
 
 
-@reads_folder
 def load_model(
     spec: ModelSpec, *, trainable: bool = False, to_share: bool = False, reads_weights: bool = True
 ) -> LoadedModel:
@@ -108,6 +108,13 @@ def load_model(
     Raises:
         AmpError: no such model, weights missing or damaged, parts or an adapter that do not fit.
     """
+    packed = f" and packing it to {spec.quantization}" if spec.quantization else ""
+    with ui.busy(f"Loading '{spec.model}'{packed}"):
+        return _load_model(spec, trainable=trainable, to_share=to_share, reads_weights=reads_weights)
+
+
+@reads_folder
+def _load_model(spec: ModelSpec, *, trainable: bool, to_share: bool, reads_weights: bool) -> LoadedModel:
     source = find_source(spec)
     config, place = source.config(), choose_device(spec.device)
     precision, torch_dtype = choose_dtype(spec.dtype, place, config)
@@ -190,7 +197,7 @@ def load_text_model(spec: ModelSpec) -> LoadedModel:
     precision, torch_dtype = choose_dtype(spec.dtype, place, config)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    with _explained(f"'{model}'"):
+    with ui.busy(f"Loading '{model}'"), _explained(f"'{model}'"):
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, device_map={"": place})
         tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = TextProcessor(tokenizer)

@@ -180,14 +180,14 @@ def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None
     log_path = log_path or run_folder / LOG
     outcome: dict[str, Any] = {}
     with ExitStack() as stack:
+        stack.enter_context(ui.busy("Starting the training process"))
         status = run_workers(launch, run_folder, log_path, _display(stack, outcome))
     if "error" in outcome:
         raise AmpError(outcome["error"], hint=outcome["hint"] or f"The whole log is in '{log_path}'")
     if killed := killed_by(status):
         raise AmpError(
             f"Training stopped: {killed}",
-            hint="The same command goes on from the last checkpoint. These take less memory and may be changed: "
-            "--tokens-per-step (sft: --set per_device_batch_size), --set gradient_checkpointing=true. "
+            hint=f"The same command goes on from the last checkpoint. {_lighter(run_folder, outcome)}"
             f"The log is '{log_path}'",
         )
     if status or (is_main and "result" not in outcome):
@@ -197,6 +197,14 @@ def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None
         )
     result: dict[str, Any] = outcome.get("result", {})
     return result
+
+
+def _lighter(run_folder: Path, outcome: dict[str, Any]) -> str:
+    """Return what would take less memory, for a worker that was killed; it may have told what it does already."""
+    config = TrainConfig.from_settings(Run.read(run_folder).settings)
+    is_on = bool(outcome.get("checkpointing", config.gradient_checkpointing))
+    lighter = config.lighter(checkpointing=is_on)
+    return f"If memory ran out, these take less: {', '.join(lighter)}. " if lighter else ""
 
 
 def _display(stack: ExitStack, outcome: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
@@ -213,6 +221,10 @@ def _display(stack: ExitStack, outcome: dict[str, Any]) -> Callable[[dict[str, A
             )
         elif "step" in event and advance is not None:
             advance()
+        elif "doing" in event:
+            stack.close()
+            advance = None
+            stack.enter_context(ui.busy(event["doing"]))
         elif "note" in event:
             ui.warn(event["note"])
         elif "said" in event:

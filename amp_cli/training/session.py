@@ -193,6 +193,8 @@ class Session:
         start = time.monotonic()
         device = self.state.device  # of several processes on CPUs, accelerate says "cpu:0"
         config = replace(self.config, dtype=self._agreed_precision())
+        packed = f" and packing it to {config.quantization}" if config.quantization else ""
+        self._doing(f"Loading '{config.base}'{packed}")
         loaded = load_policy(config, "cpu" if device.type == "cpu" else str(device), shares=shards_by_fsdp())
         for note in loaded.notes:
             self._note(note)
@@ -260,7 +262,8 @@ class Session:
         from amp_cli.training.sft import FiniteSFTTrainer, sft_config
 
         wanted = self.config.gradient_checkpointing
-        arguments = self._arguments(loaded, self.state.device.type == "cuda" if wanted is None else wanted)
+        is_on = self.state.device.type == "cuda" if wanted is None else wanted
+        arguments = self._arguments(loaded, self._told(checkpointing=is_on))
         trainer: FiniteTrainer = FiniteSFTTrainer(
             model=loaded.model,
             pad_id=pad_id,
@@ -303,8 +306,8 @@ class Session:
         """Return whether to checkpoint gradients: where the process with the least memory would not do without."""
         wanted, processes = self.config.gradient_checkpointing, self.state.num_processes
         if wanted is not None:
-            self.facts["gradient_checkpointing"] = wanted
-            return wanted
+            return self._told(checkpointing=wanted)
+        self._doing("Estimating the memory of a step")
         estimate = estimate_memory(
             forward.network,
             self.config,
@@ -320,8 +323,15 @@ class Session:
         room = min(gather_object([room_on(self.state.device, held=held, processes=processes)]))
         is_on, why = choose_checkpointing(None, estimate, room)
         self._say(why)
-        self.facts |= {"gradient_checkpointing": is_on, "estimate": estimate.to_json()}
-        return is_on
+        self.facts["estimate"] = estimate.to_json()
+        return self._told(checkpointing=is_on)
+
+    def _told(self, *, checkpointing: bool) -> bool:
+        """Keep and tell the choice: whoever advises on memory must know it."""
+        self.facts["gradient_checkpointing"] = checkpointing
+        if self.state.is_main_process:
+            report(checkpointing=checkpointing)
+        return checkpointing
 
     def _arguments(self, loaded: LoadedModel, checkpointing: bool) -> dict[str, Any]:
         precision = loaded.identity["dtype"]
@@ -330,6 +340,7 @@ class Session:
     def _forward(self, loaded: LoadedModel, data: EncodedItems, pad_id: int) -> ForwardPass:
         """Test our log-probabilities on real items before hours are spent on them, and take the fastest right way."""
         items = data.first_usable(_with_images_first(data), 2)
+        self._doing("Testing the log-probabilities on items of yours")
         loaded.model.train()
         try:
             with self._precision(loaded):
@@ -353,6 +364,7 @@ class Session:
         self._say(why)
         if not is_cached:
             return None
+        self._doing("Reading the reference that is on the disk")
         cache = ReferenceCache(cache_identity(loaded.identity))
         processes = self.state.num_processes
         own = range(self.state.process_index, len(data), processes)
@@ -373,6 +385,7 @@ class Session:
                     tolerance = None
                 fill_cache(*how, tokens_per_step=budget, in_step=in_step)
                 self._advance(share.items + len(share.left_out))
+        self._doing("Gathering the reference of all processes")
         cache.flush()
         for found in gather_object([cache.used]):  # told, not read from the disk: machines need not share one
             cache.learn(found)
@@ -391,6 +404,10 @@ class Session:
     def _note(self, text: str) -> None:
         if self.state.is_main_process:
             report(note=text)
+
+    def _doing(self, text: str) -> None:
+        if self.state.is_main_process:
+            report(doing=text)
 
     def _say(self, text: str) -> None:
         if self.state.is_main_process:
@@ -418,6 +435,7 @@ class Session:
         return {"loss": last.get("loss"), "accuracy": last.get("accuracy")} | ({SKIPPED: skipped} if skipped else {})
 
     def _save(self, trainer: FiniteTrainer, facts: dict[str, Any]) -> Path:
+        self._doing("Writing the adapter")
         written = self.run_folder / f"{ADAPTER}.part"
         if self.state.is_main_process and written.exists():
             shutil.rmtree(written)

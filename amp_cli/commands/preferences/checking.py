@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amp_cli.commands.options import OUTPUT_PANEL, ImageRootOption, JsonOption, number
+from amp_cli.commands.options import (
+    OUTPUT_PANEL,
+    ImageRootOption,
+    JsonOption,
+    number,
+    options_in,
+    train_line,
+    typed_again,
+)
 
 if TYPE_CHECKING:
     from amp_cli.preferences.check.check import Report
@@ -62,6 +70,7 @@ def check(
 
     Example: amp prefs check preferences.jsonl --model 7b --benchmark data/pope/images
     """
+    typed = dict(locals())
     from amp_cli import ui
     from amp_cli.preferences.check.check import LISTED, CheckSettings
     from amp_cli.preferences.check.check import check as run
@@ -84,9 +93,11 @@ def check(
         ui.note(f"All findings are in '{out / LISTED}'")
     if report.rejected or (strict and report.warnings):
         if out is None:
-            ui.hint(f"amp prefs check {prefs} --out FOLDER, which lists every finding")
+            options = {name: one for name, one in options_in(check).items() if name != "prefs"}
+            ui.hint(typed_again(("amp", "prefs", "check", prefs), options, typed, out="findings"))
+            ui.note("That lists every finding.")
         raise typer.Exit(3)
-    ui.hint(f"amp train --prefs {prefs} --size 7b --out RUN")
+    ui.hint(train_line(prefs, image_root=image_root, model=model, max_length=max_length))
 
 
 def _show(report: "Report", prefs: str) -> None:

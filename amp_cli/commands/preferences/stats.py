@@ -47,7 +47,7 @@ def stats(
         _show(measured.to_json(), measured.figures.differences["adjacent"])
     if out is not None:
         ui.note(f"Wrote '{out / 'stats.json'}' and '{out / 'stats.png'}'")
-    ui.hint(f"amp prefs view {prefs} --out preferences.html")
+    ui.hint(ui.command_line("amp", "prefs", "view", prefs, out="preferences.html"))
     tell_leftovers(measured.refused, "entries give no item", prefs)
 
 

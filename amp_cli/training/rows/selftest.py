@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from amp_cli.models.foreign import is_out_of_memory
 from amp_cli.models.prompts import EncodedItem, EncodedResponse
 from amp_cli.training.rows.attention import attending_by, plain_attention
 from amp_cli.training.rows.families import first_answers, token_types, why_not_shared
@@ -105,7 +106,7 @@ def _difference(
         sums = _sums(model, way, items, expected.device)
     except (ValueError, TypeError, RuntimeError, AttributeError, IndexError, KeyError) as error:
         # What a family's own code raises when it is read in a way that it was not written for: try the next way.
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         return float("nan"), (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return float(((sums - expected).abs() / counts).max()), None
