@@ -15,6 +15,7 @@ from amp_cli.models.load import load_model
 from amp_cli.models.spec import ModelSpec
 from amp_cli.training.arguments import MARKER
 from amp_cli.training.card import draw_curves
+from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import HELD_OUT, EncodedItems, load_items, prepare_items
 from amp_cli.training.feeding import shares_in_turn
 from amp_cli.training.held_out import best_of, overtraining, rows_of, since_best
@@ -95,10 +96,9 @@ def test_no_image_is_on_both_sides_and_the_seed_decides(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
         assert prepare_items(prefs, tmp_path / name, image_root=None, method="mdpo", held_out=0.25, seed=seed) == 24
         kept, aside = (load_items(tmp_path / name, "mdpo", file) for file in ("items.jsonl", HELD_OUT))
-        assert len(aside) == 6  # two images of three items each: 7 would be the share's 7.5, rounded, and cut a group
-        assert not {image for item in kept for image in item.images} & {
-            image for item in aside for image in item.images
-        }
+        assert len(aside) == 6  # two images of three items each: a third one would be beyond 7.5
+        images = [{image for item in side for image in item.images} for side in (kept, aside)]
+        assert images[0].isdisjoint(images[1])
         sides.append([item.id for item in aside])
     assert sides[0] == sides[1] != sides[2]
 
@@ -191,16 +191,19 @@ def test_each_evaluation_has_a_line_after_that_of_its_step(watched: Path) -> Non
     assert not {"loss", "accuracy", "margin"} & lines[1].keys()  # a reader of the training's lines passes over it
 
 
-def test_evaluating_leaves_the_training_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [replace(CONFIG, max_steps=2), replace(CONFIG, method="sft", max_steps=2, lora_dropout=0.5)],
+    ids=lambda config: config.method,
+)
+def test_evaluating_leaves_the_training_as_it_is(tmp_path: Path, config: TrainConfig) -> None:
     prefs = write_preferences(tmp_path / "data", ITEMS)
     other = write_preferences(tmp_path / "other", ITEMS[:3])
     for folder, source in (("plain", None), ("watched", (other, None))):
         shutil.copytree(prefs.parent, tmp_path / folder / "data")
-        train(tmp_path / folder, replace(CONFIG, max_steps=2), eval_source=source)
-    weights = [
-        (tmp_path / folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in ("plain", "watched")
-    ]
-    assert weights[0] == weights[1]
+        train(tmp_path / folder, config, eval_source=source)
+    plain, watched = (tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("plain", "watched"))
+    assert plain.read_bytes() == watched.read_bytes()
 
 
 def test_the_best_adapter_is_that_of_the_best_steps_checkpoint(watched: Path) -> None:
@@ -316,7 +319,7 @@ def test_plain_fine_tuning_tells_the_loss_of_held_out_answers(tmp_path: Path) ->
 def test_a_held_out_item_that_cannot_be_used_is_named_and_the_rest_is_measured(tmp_path: Path) -> None:
     other = write_preferences(tmp_path / "other", [preference(0, levels=2), preference(1, levels=2, rounds=2)])
     config = replace(RAGGED, max_steps=1, save_steps=1, max_length=45)
-    train(tmp_path, config, [preference(number, levels=2) for number in range(2, 4)], eval_source=(other, None))
+    train(tmp_path, config, [{**preference(0, levels=2), "id": "a"}], eval_source=(other, None))
     (told,) = held_out(tmp_path)
     assert told["held_out_items"] == 1
     assert "max_length is 45" in (tmp_path / "rejected.jsonl").read_text()
