@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from amp_cli import ui
+from amp_cli.dialogues.pair_style import length_lesson
 from amp_cli.disk.entries import read_entries
 from amp_cli.disk.jsonl import write_text
 from amp_cli.disk.left_out import LeftOutLog
@@ -40,6 +41,7 @@ def prepare_items(
     eval_source: tuple[Path, Path | None] | None = None,
     held_out: float = 0.0,
     seed: int = 0,
+    pairs: str | None = None,
 ) -> int:
     """Write the usable items of `source` to the run folder's `items.jsonl`, the others to `rejected.jsonl`.
 
@@ -48,6 +50,7 @@ def prepare_items(
     Args:
         eval_source: a file with items to evaluate, and the folder that their images' paths start from.
         held_out: share of the items of `source` that goes to `held_out.jsonl` instead, by image, drawn with `seed`.
+        pairs: the pairs that are trained on: warn where they would teach length.
 
     Returns:
         The number of items to train on.
@@ -71,7 +74,15 @@ def prepare_items(
         _write_items(run_folder / HELD_OUT, [item for number, item in enumerate(items) if number in numbers])
         items = [item for number, item in enumerate(items) if number not in numbers]
     _write_items(kept, items)
+    if pairs is not None:
+        _warn_of_length([item for item in items if isinstance(item, PreferenceItem)], pairs)
     return len(items)
+
+
+def _warn_of_length(items: Sequence[PreferenceItem], pairs: str) -> None:
+    if (lesson := length_lesson(items, pairs)) is not None:
+        what, helps = lesson
+        ui.warn(f"{what}. What may help: {helps}")
 
 
 def _write_items(path: Path, items: Sequence[TrainItem]) -> None:

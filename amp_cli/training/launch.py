@@ -118,6 +118,7 @@ def train_model(
                 eval_source=eval_prefs,
                 held_out=config.held_out,
                 seed=config.seed,
+                pairs=config.pairs if config.method == "mdpo" else None,
             )
             run.record(accelerate_config=str(launch.config_file), processes=launch.processes)
             run_worker(launch, out)
