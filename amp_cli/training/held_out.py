@@ -114,15 +114,9 @@ class HeldOut:
         """Return where the adapter of a step is kept while it is, or was, the best."""
         return self.run_folder / FOLDER / f"best-{step}"
 
-    def tidy(self, *, after_step: int | None = None) -> None:
-        """Remove adapters that are not the best, but for later ones: a kill may take back the steps since a checkpoint.
-
-        Args:
-            after_step: remove those of later steps, which are trained again, and what a kill left half-written.
-        """
+    def tidy(self) -> None:
+        """Remove adapters that are not the best: once a checkpoint is whole, no kill takes back the steps before it."""
         best = best_of(self.rows)
         for folder in (self.run_folder / FOLDER).glob("best-*"):
-            step = folder.name.removeprefix("best-")
-            is_late = after_step is not None and (not step.isdecimal() or int(step) > after_step)
-            if is_late or (after_step is None and best is not None and step != str(best["step"])):
+            if best is not None and folder != self.place(best["step"]):
                 shutil.rmtree(folder)

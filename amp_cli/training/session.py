@@ -121,7 +121,7 @@ class Session:
         encoded = EncodedItems(loaded, items, method=self.config.method, max_length=self.config.max_length)
         data = usable_items(encoded, self.run_folder)
         resumed_from = self._tidy()
-        self.held_out = self._hold_out(loaded, resumed_from[1] if resumed_from else 0)
+        self.held_out = self._hold_out(loaded)
         callback = RunReport(self.run_folder, self.held_out)
         trainer = self._trainer(loaded, data, callback)
         ready = time.monotonic()
@@ -156,7 +156,7 @@ class Session:
         resumed_from: tuple[Path, int, int] | None = broadcast_object_list([found])[0]
         return resumed_from
 
-    def _hold_out(self, loaded: LoadedModel, step: int) -> HeldOut | None:
+    def _hold_out(self, loaded: LoadedModel) -> HeldOut | None:
         """Return the items to evaluate, where there are any, and what was found up to the step that is gone on from.
 
         What is too long shows when its turn comes, and is left out then.
@@ -166,16 +166,13 @@ class Session:
         config = self.config
         items = load_items(self.run_folder, config.method, HELD_OUT)
         found = rows_of(RecordLog(self.run_folder / METRICS).read()) if self.state.is_main_process else []
-        held_out = HeldOut(
+        return HeldOut(
             data=EncodedItems(loaded, items, method=config.method, max_length=config.max_length),
             run_folder=self.run_folder,
             every=config.eval_steps or config.save_steps,
             patience=config.patience,
             rows=broadcast_object_list([found])[0],
         )
-        if self.state.is_main_process:
-            held_out.tidy(after_step=step)
-        return held_out
 
     def _finish_held_out(self, held_out: HeldOut, facts: dict[str, Any]) -> dict[str, Any]:
         """Put the best adapter beside the last, and return what was found."""
