@@ -55,6 +55,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "max_length": (1, MANY),
     "save_steps": (1, MANY),
     "logging_steps": (1, MANY),
+    "eval_steps": (1, MANY),
+    "patience": (1, MANY),
     "keep_checkpoints": (2, 1_000_000),
     "data_workers": (0, 256),
     "threads": (1, 1024),

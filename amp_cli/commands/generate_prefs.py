@@ -24,6 +24,7 @@ from amp_cli.commands.options import (
     takes,
     train_line,
 )
+from amp_cli.commands.preferences.checking import show_style
 from amp_cli.models.spec import Decoding, Loading
 
 if TYPE_CHECKING:
@@ -320,5 +321,6 @@ def show(result: "GenerateResult") -> None:
             f"Left out: {dropped['identical']} answers like a better level, {dropped['empty']} empty ones, "
             f"{dropped['items']} items with fewer than two levels."
         )
+    show_style(stats["pair_style"])
     ui.note(f"Look at them in '{result.page}'.")
     ui.hint(train_line(result.preferences))

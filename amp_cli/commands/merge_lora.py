@@ -21,6 +21,14 @@ def merge_lora(
         str, typer.Argument(metavar="ADAPTER_OR_RUN", help="Adapter folder, run of `amp train`, hub id.")
     ],
     out: OutOption,
+    best: Annotated[
+        bool,
+        typer.Option(
+            "--best",
+            help="Of a run with held-out items: the adapter that did best on them, not the last one.",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = False,
     base: Annotated[
         str | None,
         typer.Option(
@@ -54,6 +62,7 @@ def merge_lora(
         MergeSettings(
             adapter=adapter,
             out=Path(out),
+            best=best,
             base=base,
             vision_tower=vision_tower,
             dtype=dtype,

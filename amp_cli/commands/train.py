@@ -76,6 +76,20 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    held_out: Annotated[
+        float | None,
+        number(
+            "--held-out",
+            help="Share of the items to evaluate and not to train on, by image: 0 to below 1 (default: 0)",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    eval_prefs: Annotated[
+        Path | None,
+        typer.Option(
+            "--eval-prefs", help="Preferences to evaluate, such as held_out.jsonl of a mix", rich_help_panel=TRAINING
+        ),
+    ] = None,
     image_root: ImageRootOption = None,
     accelerate_config: Annotated[
         str | None,
@@ -147,6 +161,7 @@ def train(
     from amp_cli.training.config import load_config
 
     chosen = {
+        "held_out": held_out,
         "reference": reference,
         "tokens_per_step": tokens_per_step,
         "torch_compile": torch_compile or None,
@@ -190,15 +205,21 @@ def train(
         return
     from amp_cli.training.launch import machine_number, train_model
 
+    evaluated = None
     if machine_number(accelerate_config) == 0:
         usable = usable_prefs(prefs, out, image_root=image_root, method=config.method)
+        if eval_prefs is not None:
+            beside = out.with_name(f"{out.name}.held-out")
+            evaluated = usable_prefs(eval_prefs, beside, image_root=image_root, method=config.method)
     else:  # the main machine imports them
         usable = UsablePrefs(file=prefs, image_root=image_root)
+        evaluated = None if eval_prefs is None else UsablePrefs(file=eval_prefs, image_root=image_root)
     result = train_model(
         config,
         prefs=usable.file,
         out=out,
         image_root=usable.image_root,
+        eval_prefs=None if evaluated is None else (evaluated.file, evaluated.image_root),
         accelerate_config=accelerate_config,
         num_processes=num_processes,
         overwrite=overwrite,
@@ -206,7 +227,10 @@ def train(
     if json:
         ui.data(result.to_json())
     else:
-        rows = [(name.replace("_", " "), value) for name, value in result.to_json().items()]
+        rows = [(name.replace("_", " "), value) for name, value in result.to_json().items() if name != "held_out"]
+        if result.held_out is not None:
+            best = result.held_out["best"]
+            rows.append(("best adapter by held-out items", f"step {best['step']}: amp merge-lora {out} --best"))
         ui.table(f"Trained {config.base} with {config.method}", ("", ""), rows)
         merged = out.with_name(f"{out.name}-merged")
         trusts = config.trust_remote_code

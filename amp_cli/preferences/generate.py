@@ -276,7 +276,13 @@ def _work(settings: GenerateSettings, prepared: _Prepared) -> GenerateResult:
                 made.append(one.item)
                 shown.extend([one] if len(shown) < SHOWN_ITEMS else [])
     result = GenerateResult(
-        stats=summarise(made, tally, rejected=rejected.count, check=_facts_of(prepared.checker)),
+        stats=summarise(
+            made,
+            tally,
+            rejected=rejected.count,
+            check=_facts_of(prepared.checker),
+            parser=None if prepared.checker is None else prepared.checker.parser,
+        ),
         candidates=candidates_file,
         preferences=out / "preferences.jsonl",
         page=out / "preferences.html",

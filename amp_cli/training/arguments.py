@@ -14,6 +14,8 @@ from amp_cli.models.adapters import language_lora_targets
 from amp_cli.training.config import TrainConfig
 
 FOLDER = "checkpoints"
+WINDOW = 16
+"""Items that mdpo takes at once where it needs no gradient, to be cut into passes by tokens."""
 MARKER = "complete.json"
 
 
@@ -81,6 +83,7 @@ def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, 
     return {
         "output_dir": str(run_folder / FOLDER),
         "per_device_train_batch_size": at_once,
+        "per_device_eval_batch_size": WINDOW if config.method == "mdpo" else at_once,
         "gradient_accumulation_steps": often,
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": SCHEDULES[config.lr_scheduler_type],

@@ -70,6 +70,9 @@ class TrainConfig:
     # running
     seed: int = 0
     save_steps: int = 100
+    held_out: float = 0.0  # share of the items that is evaluated and not trained on; no image is on both sides
+    eval_steps: int | None = None  # steps between two evaluations of held-out items (None: save_steps)
+    patience: int | None = None  # evaluations without a better one after which training ends (None: it does not)
     keep_checkpoints: int = free(2)  # the newest; `amp eval sweep` scores those that are kept
     logging_steps: int = 10
     report_to: str = free("none")

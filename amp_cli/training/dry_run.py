@@ -335,7 +335,14 @@ def _look_at_data(
     """Return a sample of the items, encoded, and what the data are like."""
     with TemporaryDirectory(prefix="amp-dry-run-") as folder:
         run_folder = Path(folder)
-        prepare_items(prefs, run_folder, image_root=image_root, method=config.method)
+        prepare_items(
+            prefs,
+            run_folder,
+            image_root=image_root,
+            method=config.method,
+            held_out=config.held_out,
+            seed=config.seed,
+        )
         items = load_items(run_folder, config.method)
         rejected = LeftOutLog.open(run_folder / REJECTED).count
     data = EncodedItems(outline, items, method=config.method, max_length=config.max_length)

@@ -18,6 +18,7 @@ from amp_cli.models.precision import refuse_not_finite
 from amp_cli.models.prompts import encode_prompts
 from amp_cli.models.resolve import adapter_base, adapter_folder, check_model, is_folder_name, model_place, places_of
 from amp_cli.models.spec import ModelSpec
+from amp_cli.training.card import BEST
 
 QUESTION = "Describe this image in detail."
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
@@ -32,6 +33,7 @@ class MergeSettings:
     out: Path
     base: str | None = None  # None: what the run or the adapter names
     vision_tower: str | None = None  # of an original LLaVA base, in place of what it names
+    best: bool = False  # of a run, the adapter that did best on held-out items, in place of the last one
     dtype: str = "stored"  # precision of the merged weights; `stored` is the base's own
     trust_remote_code: bool = False  # whether Python code that comes with the base may run
     overwrite: bool = False
@@ -56,7 +58,7 @@ def merge_lora(settings: MergeSettings) -> MergeResult:
         AmpError: no adapter, a base that is not the adapter's, other files in `out`, or a merge that does not answer
             like base plus adapter.
     """
-    adapter = adapter_folder(settings.adapter)
+    adapter = adapter_folder(_best_adapter(settings.adapter) if settings.best else settings.adapter)
     base = settings.base or _recorded_base(adapter)
     spec = ModelSpec(
         model=base,
@@ -80,6 +82,21 @@ def merge_lora(settings: MergeSettings) -> MergeResult:
     )
     difference = run.facts["max_logit_difference"]
     return MergeResult(out=settings.out, base=run.settings["base"], max_logit_difference=difference)
+
+
+def _best_adapter(run: str) -> str:
+    """Return the folder of a run's best adapter.
+
+    Raises:
+        AmpError: it is not a run that kept one.
+    """
+    folder = Path(run).expanduser() / BEST
+    if not folder.is_dir():
+        raise AmpError(
+            f"'{run}' has no {BEST}",
+            hint="A run of `amp train` with --held-out or --eval-prefs keeps one when it is done; or leave out --best",
+        )
+    return str(folder)
 
 
 def _recorded_base(adapter: Path) -> str:

@@ -1,6 +1,5 @@
 """One training session: load, check, go on from the last checkpoint, train, write the adapter."""
 
-import math
 import shutil
 import time
 from dataclasses import replace
@@ -12,16 +11,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from peft import get_peft_model
 from peft.utils import load_peft_weights, set_peft_model_state_dict
-from transformers import (
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from amp_cli.disk.jsonl import RecordLog, write_records
+from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.errors import AmpError
 from amp_cli.launching import report
@@ -30,17 +22,17 @@ from amp_cli.models.machine import peak_memory_mb
 from amp_cli.models.precision import DTYPES, why_float16
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.arguments import (
-    FOLDER,
+    WINDOW,
     last_complete,
     lora_config,
-    mark_complete,
     remove_incomplete,
     trainer_arguments,
 )
-from amp_cli.training.card import ADAPTER, finish_adapter
+from amp_cli.training.card import ADAPTER, BEST, finish_adapter
 from amp_cli.training.config import ZERO_3, TrainConfig
-from amp_cli.training.data import REJECTED, EncodedItems, load_items
+from amp_cli.training.data import HELD_OUT, REJECTED, EncodedItems, load_items
 from amp_cli.training.feeding import ShareLoader, unpacked
+from amp_cli.training.held_out import HeldOut, best_of, rows_of
 from amp_cli.training.looking import usable_items
 from amp_cli.training.memory import choose_checkpointing, estimate_memory, room_on, spread_sample
 from amp_cli.training.reference import ReferenceCache, cache_identity, check_cache, choose_reference, fill_cache
@@ -49,7 +41,7 @@ from amp_cli.training.rows.logprobs import teach_log_probabilities
 from amp_cli.training.rows.selftest import SelfTest, choose_forward, describe
 from amp_cli.training.sharding import InStep, how_shared, set_trained_weights, shard, shards_by_fsdp
 from amp_cli.training.trainer import MDPOTrainer
-from amp_cli.training.updates import SKIPPED, TRY_LESS, FiniteTrainer
+from amp_cli.training.updates import METRICS, SKIPPED, FiniteTrainer, RunReport, cut_metrics
 
 
 def compile_mlps(network: Any, device: torch.device) -> None:
@@ -83,73 +75,6 @@ def _refuse_without_compiler() -> None:
         ) from error
 
 
-METRICS = "metrics.jsonl"
-NOT_KEPT = ("num_tokens", "epoch")
-"""`num_tokens` starts again with a resumed process; `epoch` we write ourselves."""
-
-
-class RunReport(TrainerCallback):
-    """One for each process; only the main one writes."""
-
-    def __init__(self, run_folder: Path) -> None:
-        self._folder = run_folder
-        self._metrics = RecordLog(run_folder / METRICS)
-        self.last: dict[str, Any] = {}
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            report(total=state.max_steps, done=state.global_step, label="Training", unit="steps")
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            report(step=state.global_step)
-        if state.global_step >= state.max_steps:
-            control.should_log = True  # the first step and the last one always have a line
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float],
-        **kwargs: Any,
-    ) -> None:
-        if "loss" not in logs:  # the summary at the end
-            return
-        if not math.isfinite(logs["loss"]):
-            raise AmpError(
-                f"Training failed at step {state.global_step}: the loss is {logs['loss']}",
-                hint=TRY_LESS,
-            )
-        # the norm of an update that float16's loss scale skipped is infinite
-        kept = {name: value for name, value in logs.items() if name not in NOT_KEPT and math.isfinite(value)}
-        self.last = {"step": state.global_step, "epoch": state.epoch, **kept}
-        if state.is_world_process_zero:
-            self._metrics.append(self.last)
-            report(metrics=self.last)
-            if skipped := self.last.get(SKIPPED):
-                many = f"{skipped} of the updates up to step {state.global_step} were skipped"
-                report(said=f"{many}: float16's loss scale was too large, and has been halved")
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        PartialState().wait_for_everyone()  # the other processes write their random states
-        if state.is_world_process_zero:
-            checkpoint = self._folder / FOLDER / f"checkpoint-{state.global_step}"
-            mark_complete(checkpoint, step=state.global_step, of=state.max_steps)
-
-
-def cut_metrics(run_folder: Path, *, after_step: int) -> None:
-    """Drop what was logged after the checkpoint that the run goes on from; it will be logged again."""
-    path = run_folder / METRICS
-    if not path.exists():
-        return
-    write_records(path, [record for record in RecordLog(path).read() if record["step"] <= after_step])
-
-
-WINDOW = 16
-"""Items whose reference is computed together."""
 SAMPLED = 32
 """Items from which the longest is taken for the estimate of memory."""
 
@@ -186,6 +111,7 @@ class Session:
         self.run_folder = run_folder
         self.state = PartialState()
         self.self_test: SelfTest | None = None
+        self.held_out: HeldOut | None = None
         self.facts: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
@@ -202,7 +128,8 @@ class Session:
         encoded = EncodedItems(loaded, items, method=self.config.method, max_length=self.config.max_length)
         data = usable_items(encoded, self.run_folder)
         resumed_from = self._tidy()
-        callback = RunReport(self.run_folder)
+        self.held_out = self._hold_out(loaded)
+        callback = RunReport(self.run_folder, self.held_out)
         trainer = self._trainer(loaded, data, callback)
         ready = time.monotonic()
         steps_before = resumed_from[1] if resumed_from else 0
@@ -211,6 +138,8 @@ class Session:
         steps = max(trainer.state.global_step, steps_before)
         facts = self._last_metrics(callback) | {"items": self._used(data), "steps": steps}
         adapter = self._save(trainer, facts)
+        if self.held_out is not None:
+            self.facts["held_out"] = self._finish_held_out(self.held_out, facts)
         return {
             **facts,
             "adapter": str(adapter),
@@ -242,6 +171,34 @@ class Session:
             cut_metrics(self.run_folder, after_step=found[1] if found else 0)
         resumed_from: tuple[Path, int, int] | None = broadcast_object_list([found])[0]
         return resumed_from
+
+    def _hold_out(self, loaded: LoadedModel) -> HeldOut | None:
+        """Return the items to evaluate, where there are any, and what was found up to the step that is gone on from.
+
+        What is too long shows when its turn comes, and is left out then.
+        """
+        if not (self.run_folder / HELD_OUT).exists():
+            return None
+        config = self.config
+        items = load_items(self.run_folder, config.method, HELD_OUT)
+        found = rows_of(RecordLog(self.run_folder / METRICS).read()) if self.state.is_main_process else []
+        return HeldOut(
+            data=EncodedItems(loaded, items, method=config.method, max_length=config.max_length),
+            run_folder=self.run_folder,
+            every=config.eval_steps or config.save_steps,
+            patience=config.patience,
+            rows=broadcast_object_list([found])[0],
+        )
+
+    def _finish_held_out(self, held_out: HeldOut, facts: dict[str, Any]) -> dict[str, Any]:
+        """Put the best adapter beside the last, and return what was found."""
+        best, last = best_of(held_out.rows) or {}, held_out.rows[-1]
+        if self.state.is_main_process:
+            held_out.tidy()
+            if (kept := held_out.place(best["step"])).exists():
+                of_best = {**facts, "steps": best["step"], "loss": None, "accuracy": None, "held_out": best}
+                finish_adapter(kept, self.run_folder, config=self.config, facts=of_best, name=BEST)
+        return {"items": len(held_out.data), "stopped_early": held_out.is_exhausted, "best": best, "last": last}
 
     def _trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport) -> FiniteTrainer:
         pad_id = loaded.tokenizer.pad_token_id or 0
@@ -277,10 +234,12 @@ class Session:
     def _mdpo_trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport, pad_id: int) -> FiniteTrainer:
         forward = self._forward(loaded, data, pad_id)
         arguments = self._arguments(loaded, self._checkpointing(loaded, data, forward))
+        reference, held_out_reference = self._references(loaded, data, forward)
         return MDPOTrainer(
             config=self.config,
             forward=forward,
-            reference=self._reference(loaded, data, forward),
+            reference=reference,
+            held_out_reference=held_out_reference,
             model=loaded.model,
             args=TrainingArguments(**arguments),
             callbacks=[callback],
@@ -288,10 +247,15 @@ class Session:
         )
 
     def _feeding(self, data: EncodedItems) -> dict[str, Any]:
-        return {"data": data, "fill": self._fill(data), "leave_out": self._leave_out}
+        fill = self._fill_item(data)
+        return {"data": data, "fill": fill, "leave_out": self._leave_out, "held_out": self.held_out}
 
-    def _fill(self, data: EncodedItems) -> EncodedItem:
-        return data.first_usable(_with_images_first(data), 1)[0]
+    def _fill_item(self, data: EncodedItems) -> EncodedItem:
+        fill = data.first_usable(_with_images_first(data), 1)[0]
+        if self.held_out is not None and not fill.image_inputs:
+            other = self.held_out.data
+            fill = other.first_usable(_with_images_first(other), 1)[0]
+        return fill
 
     def _used(self, data: EncodedItems) -> int:
         """Return how many items were not left out."""
@@ -356,16 +320,30 @@ class Session:
             self._note(slower)
         return forward
 
-    def _reference(self, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass) -> ReferenceCache | None:
-        """Return the reference's log-probabilities of all items, where they are to come from disk."""
+    def _references(
+        self, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass
+    ) -> tuple[ReferenceCache | None, ReferenceCache | None]:
+        """Return the reference's log-probabilities of all items and of those held out, where they come from disk.
+
+        Those held out are looked at again and again: only `online` computes theirs each time.
+        """
         items = len(data)
         is_cached, why = choose_reference(self.config.reference, items=items, visits=self.config.visits(items))
         self.facts["reference"] = "cache" if is_cached else "online"
         self._say(why)
-        if not is_cached:
-            return None
+        is_wanted = self.held_out is not None and self.config.reference != "online"
+        if not is_cached and not is_wanted:
+            return None, None
         self._doing("Reading the reference that is on the disk")
         cache = ReferenceCache(cache_identity(loaded.identity))
+        if is_cached:
+            self._fill(cache, loaded, data, forward)
+        if self.held_out is not None and is_wanted:
+            self._fill(cache, loaded, self.held_out.data, forward)
+        return (cache if is_cached else None), (cache if is_wanted else None)
+
+    def _fill(self, cache: ReferenceCache, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass) -> None:
+        """Compute what the cache lacks of these items, each process a part of them."""
         processes = self.state.num_processes
         own = range(self.state.process_index, len(data), processes)
         if self.state.is_main_process:
@@ -374,7 +352,7 @@ class Session:
         windows = [list(own[start : start + WINDOW]) for start in range(0, -(-len(data) // processes), WINDOW)]
         in_step = None
         if shards_by_fsdp():
-            in_step = InStep(forward=forward, fill=self._fill(data), shares_model=True, device=self.state.device)
+            in_step = InStep(forward=forward, fill=self._fill_item(data), shares_model=True, device=self.state.device)
         loader = ShareLoader(data, windows, list, at_once=WINDOW, workers=self.config.data_workers)
         budget = self.config.tokens_per_step
         tolerance = self.self_test.tolerance if self.self_test is not None else None
@@ -389,7 +367,6 @@ class Session:
         cache.flush()
         for found in gather_object([cache.used]):  # told, not read from the disk: machines need not share one
             cache.learn(found)
-        return cache
 
     def _precision(self, loaded: LoadedModel) -> torch.autocast:
         """Return a context with matrix products in the precision that the trainer will have them in."""
@@ -429,7 +406,7 @@ class Session:
             set_peft_model_state_dict(trainer.model, kept)
 
     def _last_metrics(self, callback: RunReport) -> dict[str, Any]:
-        records = RecordLog(self.run_folder / METRICS).read()
+        records = [record for record in RecordLog(self.run_folder / METRICS).read() if "loss" in record]
         last = callback.last or (records[-1] if records else {})
         skipped = sum(record.get(SKIPPED, 0) for record in records)
         return {"loss": last.get("loss"), "accuracy": last.get("accuracy")} | ({SKIPPED: skipped} if skipped else {})

@@ -223,8 +223,9 @@ def test_the_page_of_a_run_tells_its_numbers() -> None:
     told = run_overview()
     assert ("1", "with 2 levels") in told.facts
     assert ("2", "rejected") in told.facts
-    levels, sources = told.tables
+    levels, sources, style = told.tables
     assert levels.rows == (("0", "1", "2.0", "–", "–"), ("1", "1", "2.0", "–", "–"))
+    assert style.rows == (("with level 0", "1", "+0.0", "0%", "–", "–", "–"),)
     assert sources.rows[1] == ("big", "1", "2.0", "–", "–", "1.00")
 
 

@@ -1,7 +1,7 @@
 """`amp prefs check`: preference data looked over before it is trained on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,8 @@ from amp_cli.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from amp_cli.preferences.check.check import Report
     from amp_cli.preferences.check.findings import Finding
 
@@ -116,6 +118,7 @@ def _show(report: "Report", prefs: str) -> None:
     ui.table(f"Check of {prefs}", ("", ""), rows)
     _show_findings("Faults: these items cannot be used", report.faults)
     _show_findings("Warnings", report.warnings)
+    show_style(report.pair_style.to_json())
     shifts = report.style.shifts()
     if len(shifts) > 1:
         ui.table(
@@ -137,6 +140,17 @@ def _show(report: "Report", prefs: str) -> None:
         ui.note(f"Tokens: {report.context['counted_by']}")
     for check, why in report.skipped.items():
         ui.note(f"Not checked: {check} ({why})")
+
+
+def show_style(style: "Mapping[str, Any]") -> None:
+    """Show how the better side of pairs is written, and why nothing is said of noun chunks where that is so."""
+    from amp_cli import ui
+    from amp_cli.preferences.figures import STYLE_HEADS, STYLE_TITLE, style_rows
+
+    if rows := style_rows(style):
+        ui.table(STYLE_TITLE, STYLE_HEADS, rows)
+        if style["why_no_noun_chunks"] is not None:
+            ui.note(f"Noun chunks are not counted: {style['why_no_noun_chunks']}")
 
 
 def _show_findings(title: str, findings: "list[Finding]") -> None:
