@@ -49,7 +49,7 @@ def convert(
         ("from", {"hf": "transformers", "llava": "original LLaVA"}[result.source]),
         ("written to", result.out),
         ("tensors", result.tensors),
-        ("peak memory", f"{result.peak_memory_mb:,.0f} MB"),
+        (f"peak memory ({result.peak_memory_kind})", f"{result.peak_memory_mb:,.0f} MB"),
         *((f"largest logit difference, {name}", f"{value:.3g}") for name, value in result.differences.items()),
     ]
     ui.table(f"Converted to the {'transformers' if to == 'hf' else 'original LLaVA'} layout", ("", ""), rows)

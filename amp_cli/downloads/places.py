@@ -43,8 +43,11 @@ def is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def check_space(folder: Path, needed: int) -> None:
-    """Refuse a download that does not fit the disk of `folder`.
+DOWNLOADS_HINT = "Free some space, or choose another disk with AMP_HOME (benchmarks) or HF_HOME (models)"
+
+
+def check_space(folder: Path, needed: int, *, hint: str = DOWNLOADS_HINT) -> None:
+    """Refuse to write what does not fit the disk of `folder`.
 
     Raises:
         AmpError: fewer than `needed` bytes are free.
@@ -54,7 +57,7 @@ def check_space(folder: Path, needed: int) -> None:
     if needed > free:
         raise AmpError(
             f"'{folder}' needs {size_text(needed)}, but only {size_text(free)} are free",
-            hint="Free some space, or choose another disk with AMP_HOME (benchmarks) or HF_HOME (models)",
+            hint=hint,
         )
 
 

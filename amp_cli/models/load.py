@@ -36,7 +36,14 @@ from amp_cli.models.llava.original import (
 )
 from amp_cli.models.llava.source import CheckpointFolder, find_outline, find_source
 from amp_cli.models.llava.to_hf import keep_small_files, save_processor
-from amp_cli.models.precision import choose_device, choose_dtype, quantization_config, refuse_overflow
+from amp_cli.models.precision import (
+    choose_device,
+    choose_dtype,
+    most_used_precision,
+    quantization_config,
+    refuse_overflow,
+    refuse_too_large,
+)
 from amp_cli.models.resolve import check_model, local_folder, model_and_adapter, model_config
 from amp_cli.models.spec import ModelSpec
 from amp_cli.models.templates import FOR_LLAVA, choose_template
@@ -92,20 +99,26 @@ class LoadedModel:
 
 
 @reads_folder
-def load_model(spec: ModelSpec, *, trainable: bool = False) -> LoadedModel:
+def load_model(spec: ModelSpec, *, trainable: bool = False, as_stored: bool = False) -> LoadedModel:
     """Load a model; a LoRA adapter is attached, not merged.
 
     An original LLaVA checkpoint is converted in memory, or once to disk where `AMP_CACHE_CONVERTED` asks for it.
 
     Args:
         trainable: leave the adapter's weights trainable.
+        as_stored: leave model and adapter on the disk (memory-mapped), each in its own precision, whatever the `dtype`
+            that `identity` tells; to be merged and written, not to answer.
 
     Raises:
-        AmpError: no such model, weights missing or damaged, parts or an adapter that do not fit.
+        AmpError: no such model, weights missing or damaged, parts or an adapter that do not fit, or too little memory.
     """
     source = find_source(spec)
     config, place = source.config(), choose_device(spec.device)
     precision, torch_dtype = choose_dtype(spec.dtype, place, config)
+    if as_stored:
+        torch_dtype = most_used_precision(source.tensors())
+    elif not trainable:  # training has an estimate of its own, and may share the weights among devices
+        refuse_too_large(spec, source.tensors(), place, torch_dtype)
     options = {
         "dtype": torch_dtype,
         "device_map": {"": place},
@@ -113,7 +126,7 @@ def load_model(spec: ModelSpec, *, trainable: bool = False) -> LoadedModel:
         "trust_remote_code": spec.trust_remote_code,
     }
     network = _load_network(source, config, options)
-    if spec.dtype != "stored":
+    if spec.dtype != "stored" and not as_stored:
         refuse_overflow(network, spec.model, torch_dtype)
     identity = {**source.identity, "dtype": precision, "quantization": spec.quantization}
     loaded = _with_processor(network, source, config, identity, spec)
@@ -121,7 +134,7 @@ def load_model(spec: ModelSpec, *, trainable: bool = False) -> LoadedModel:
         from amp_cli.models.adapters import attach_adapter
 
         name, folder = source.adapter
-        loaded.model = attach_adapter(network, folder, name, trainable=trainable)
+        loaded.model = attach_adapter(network, folder, name, trainable=trainable, as_stored=as_stored)
     loaded.model.eval()
     return loaded
 
@@ -266,6 +279,11 @@ def save_model_folder(loaded: LoadedModel, out: Path) -> None:
     """Write a plain model folder: safetensors, configurations, and the processor with the chat template in use."""
     loaded.model.save_pretrained(out)
     share_weights(out)
+    save_beside_weights(loaded, out)
+
+
+def save_beside_weights(loaded: LoadedModel, out: Path) -> None:
+    """Write the processor with the chat template in use, and what the original layout would need again."""
     loaded.processor.chat_template = loaded.chat_template
     save_processor(loaded.processor, out)
     keep_small_files(loaded.folder, loaded.original_config, out)

@@ -26,7 +26,7 @@ from amp_cli.models.llava.original import OriginalCheckpoint, open_original
 from amp_cli.models.llava.to_hf import write_hf
 from amp_cli.models.llava.to_llava import write_llava
 from amp_cli.models.load import LoadedModel, load_model
-from amp_cli.models.machine import peak_memory_mb
+from amp_cli.models.machine import HELD_MEMORY, memory_peak
 from amp_cli.models.precision import refuse_not_finite
 from amp_cli.models.prompts import encode_prompts
 from amp_cli.models.resolve import (
@@ -57,13 +57,19 @@ class ConvertSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertResult:
-    """What was written. The difference is None where it was not asked for; `source` is the layout it came in."""
+    """What was written.
+
+    Attributes:
+        source: the layout it came in. max_logit_difference: None where it was not asked for.
+        peak_memory_mb: MiB. peak_memory_kind: of which memory, as `held_memory` counts it.
+    """
 
     out: Path
     source: str
     to: str
     tensors: int
     peak_memory_mb: float
+    peak_memory_kind: str
     differences: dict[str, float]
     max_logit_difference: float | None
     notes: tuple[str, ...] = ()
@@ -99,10 +105,11 @@ def convert(settings: ConvertSettings, *, progress: Progress = silent) -> Conver
     def write(part: Path) -> dict[str, Any]:
         write_parts = _write_adapter if is_adapter else _write_model
         bar = progress(f"Converting {settings.model}", _bytes_of(settings.model, is_adapter=is_adapter), 0)
-        with folder_read(settings.model), bar as advance:
+        with folder_read(settings.model), bar as advance, memory_peak() as memory:
             tensors, source, facts, notes = write_parts(settings, part, advance)
         write_text(part / "README.md", _card(settings, identity, facts))
-        return {"tensors": tensors, "source": source, "notes": list(notes), "peak_memory_mb": peak_memory_mb()}
+        measured = {"peak_memory_mb": memory.megabytes(), "peak_memory_kind": HELD_MEMORY}
+        return {"tensors": tensors, "source": source, "notes": list(notes), **measured}
 
     facts = make_whole(
         settings.out,
@@ -120,6 +127,7 @@ def convert(settings: ConvertSettings, *, progress: Progress = silent) -> Conver
         to=settings.to,
         tensors=facts["tensors"],
         peak_memory_mb=facts["peak_memory_mb"],
+        peak_memory_kind=facts.get("peak_memory_kind", "resident"),  # what older versions measured
         differences=differences,
         max_logit_difference=max(differences.values(), default=None),
         notes=tuple(facts["notes"]),

@@ -12,6 +12,7 @@ from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.run import make_whole
 from amp_cli.downloads.places import cache_folder
 from amp_cli.errors import AmpError, OccupiedError
+from amp_cli.models.llava.files import StoredTensor, stored_tensors, weight_files
 from amp_cli.models.llava.layout import LANGUAGE_MODEL, ORIGINAL, layout_of, says_original
 from amp_cli.models.llava.original import OriginalCheckpoint, llava_config, open_original, tower_identity
 from amp_cli.models.llava.projector import projector_files
@@ -77,6 +78,12 @@ class CheckpointFolder:
         if self.original is not None:
             return dict(llava_config(self.original).to_dict())
         return dict(read_plain_object(self.folder / "config.json"))
+
+    def tensors(self) -> list[StoredTensor]:
+        """Return what is known of every weight without reading it."""
+        if self.original is not None:
+            return self.original.tensors()
+        return list(stored_tensors(weight_files(self.folder)).values())
 
 
 def find_source(spec: ModelSpec) -> CheckpointFolder:
