@@ -31,7 +31,7 @@ from amp_cli.models.adapters import (
     strange_layer,
     unload_unmerged,
 )
-from amp_cli.models.llava.convert import silent
+from amp_cli.models.llava.convert import answer_logits, silent
 from amp_cli.models.llava.files import INDEX, bytes_of, write_tensors
 from amp_cli.models.llava.source import find_source
 from amp_cli.models.load import LoadedModel, load_model, save_beside_weights, save_model_folder
@@ -355,8 +355,7 @@ def _write_files(
 def _logits(loaded: LoadedModel) -> torch.Tensor:
     """Return the logits, (length, ids that text can have) float32, of a prompt with an image."""
     batch = encode_prompts(loaded, [((QUESTION,), ())], [[_image()]])
-    floats = {name: value.to(loaded.model.dtype) for name, value in batch.items() if value.is_floating_point()}
-    logits: torch.Tensor = loaded.model(**{**batch, **floats}).logits[0, :, : loaded.vocabulary].float()
+    logits = answer_logits(loaded, dict(batch))
     refuse_not_finite(logits, loaded.name, loaded.identity["dtype"])
     return logits
 
