@@ -21,7 +21,10 @@ def convert(
     vision_tower: VisionTowerOption = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Run test prompts through both layouts, in the stored precision, and show the largest differences."),
+        typer.Option(
+            "--verify",
+            help="Run test prompts through both layouts, in the stored precision, and show the largest differences.",
+        ),
     ] = False,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,

@@ -42,7 +42,7 @@ def merge_lora(
         bool | None,
         typer.Option(
             "--verify/--no-verify",
-            help="Compare the answers of base + adapter and of the merged model (default: where memory has room for it).",
+            help="Compare the answers of the whole models too (default: where memory has room for one).",
             rich_help_panel=RUNNING_PANEL,
         ),
     ] = None,

@@ -81,9 +81,7 @@ def attach_adapter(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PeftWarning)  # of what is checked here, or when it is merged
-            adapted = get_peft_model(
-                network, config, autocast_adapter_dtype=trainable, low_cpu_mem_usage=as_stored
-            )
+            adapted = get_peft_model(network, config, autocast_adapter_dtype=trainable, low_cpu_mem_usage=as_stored)
             outcome = set_peft_model_state_dict(adapted, places.weights, low_cpu_mem_usage=as_stored)
     except FAULTS as error:
         if is_out_of_memory(error):
@@ -109,7 +107,9 @@ def _leave_as_stored(adapted: PeftModel, weights: dict[str, torch.Tensor]) -> No
 
 def _plain(name: str) -> str:
     """Return the name of an adapter's weight without what PEFT puts into it in memory."""
-    return re.sub(r"(\.modules_to_save)?\.default(?=\.|$)", "", name).replace("magnitude_vector.weight", "magnitude_vector")
+    return re.sub(r"(\.modules_to_save)?\.default(?=\.|$)", "", name).replace(
+        "magnitude_vector.weight", "magnitude_vector"
+    )
 
 
 def merge_weights(model: PeftModel, name: str) -> Any:

@@ -152,8 +152,8 @@ def bytes_in(tensors: Iterable[StoredTensor], dtype: torch.dtype, *, quantizatio
 def refuse_too_large(spec: ModelSpec, tensors: list[StoredTensor], device: torch.device, dtype: torch.dtype) -> None:
     """Refuse a model whose weights alone surely do not fit a device; say so where they come near.
 
-    On a CPU, weights that are used in the precision they are stored in stay on the disk and take no memory of their own;
-    memory on a disk (swap) counts as free.
+    On a CPU, weights that are used in the precision they are stored in stay on the disk and take no memory of their
+    own; memory on a disk (swap) counts as free.
 
     Raises:
         AmpError: with what is needed and what is free.

@@ -281,7 +281,7 @@ def _write_by_layer(loaded: LoadedModel, part: Path, progress: Progress) -> floa
 
     def read(name: str) -> torch.Tensor:
         inner = names[name]
-        module, _, parameter = inner.rpartition(".")
+        module = inner.rpartition(".")[0]
         if inner not in merged and module in layers:
             weights, difference = merged_weights(layers[module], module, loaded.name)
             differences.append(difference)

@@ -37,6 +37,7 @@ from amp_cli.models.resolve import (
 )
 from amp_cli.models.spec import ModelSpec
 
+
 def converted_folder(checkpoint: OriginalCheckpoint) -> Path:
     """Return the folder of this very checkpoint's conversion, made on the first call of any process; others wait."""
     tower = checkpoint.tower.folder
@@ -54,7 +55,9 @@ def converted_folder(checkpoint: OriginalCheckpoint) -> Path:
 def _convert(checkpoint: OriginalCheckpoint, folder: Path) -> None:
     """Write a conversion under a name of its own, which becomes `folder` when it is whole."""
     needed = sum(prod(one.shape) * one.dtype.itemsize for one in checkpoint.tensors())
-    check_space(folder, needed, hint="Free some space (amp models --clear-conversions), or set AMP_HOME to another disk")
+    check_space(
+        folder, needed, hint="Free some space (amp models --clear-conversions), or set AMP_HOME to another disk"
+    )
     ui.note(
         f"Converting '{checkpoint.folder}' once: {size_text(needed)} in '{folder}'. "
         "`amp models` lists what is kept, `amp models --clear-conversions` removes it"
