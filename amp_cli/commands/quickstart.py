@@ -244,7 +244,7 @@ def _train_seconds(out: Path, name: str) -> float | None:
 def _peak_memory_mb(out: Path, memory: "MemoryPeak") -> float:
     """This process's peak plus the largest training's: an upper bound of what was in use at one time, MiB."""
     trainings = [Run.read(out / "train" / name).facts["result"]["peak_memory_mb"] for name in RUNS if name != "base"]
-    return round(memory.megabytes() + max(trainings), 1)
+    return round(memory.megabytes() + float(max(trainings)), 1)
 
 
 RUNS = {"base": "base", "sft": "SFT same steps", "sft_compute": "SFT same compute", "mdpo": "MDPO"}

@@ -172,8 +172,8 @@ def refuse_too_large(spec: ModelSpec, tensors: list[StoredTensor], device: torch
         )
     if needed > _NEAR * free:
         ui.warn(
-            f"The weights of '{spec.model}' take {size_text(needed)} in {held} of the {size_text(free)} {where} that are "
-            "free; little is left to compute with"
+            f"The weights of '{spec.model}' take {size_text(needed)} in {held} of the {size_text(free)} {where} that "
+            "are free; little is left to compute with"
         )
 
 

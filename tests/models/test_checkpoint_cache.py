@@ -112,6 +112,7 @@ load_model(ModelSpec(model=sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_nothing_that_looks_whole_and_the_next_clears_it(
     base: Path, kept: Path, tmp_path: Path
 ) -> None:

@@ -263,7 +263,7 @@ def write_tensors(
             for name in names:
                 tensor = read(name)
                 assert (tensor.dtype, tensor.shape) == (outlines[name].dtype, outlines[name].shape), name
-                data = memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+                data = memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
                 for start in range(0, len(data), _PIECE):
                     stream.write(data[start : start + _PIECE])
                     advance(len(data[start : start + _PIECE]))
