@@ -20,9 +20,9 @@ from amp_cli import ui
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
 from amp_cli.disk.replacing import NAME
 from amp_cli.disk.run import Run, make_whole
-from amp_cli.errors import AmpError
 from amp_cli.downloads.places import check_space, size_text
 from amp_cli.downloads.reports import Progress
+from amp_cli.errors import AmpError
 from amp_cli.models.adapters import (
     merge_weights,
     merged_weights,

@@ -1,4 +1,4 @@
-"""Peak memory of `amp convert` both ways and of `amp merge-lora` on 2 GB of weights, beside transformers' own load and save, in one run.
+"""Peak memory of `amp convert` both ways and `amp merge-lora` on 2 GB, beside transformers' load and save, in one run.
 
 Usage: python tests/bench/convert_memory.py [--json] [--pickled] [--layers N]
 Memory is what is held: on Linux without mapped pages of files, elsewhere all that is resident.
