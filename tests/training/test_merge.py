@@ -227,11 +227,11 @@ import sys
 from pathlib import Path
 from amp_cli.models.machine import held_memory, memory_peak
 from amp_cli.training.merge import MergeSettings, merge_lora
-small, large, adapter, out = sys.argv[1:]
-merge_lora(MergeSettings(adapter=adapter, base=small, out=Path(out, "small"), verify=False))
+small, large, few, many, out = sys.argv[1:]
+merge_lora(MergeSettings(adapter=few, base=small, out=Path(out, "small"), verify=False))
 before = held_memory()
 with memory_peak() as memory:
-    merge_lora(MergeSettings(adapter=adapter, base=large, out=Path(out, "large"), verify=False))
+    merge_lora(MergeSettings(adapter=many, base=large, out=Path(out, "large"), verify=False))
 print(memory.megabytes() - before / 2**20)
 """
 
@@ -260,28 +260,30 @@ def in_range(name: str, layers: int) -> bool:
     return found is None or int(found[1]) < layers
 
 
+def on_every_mlp(folder: Path, layers: int) -> Path:
+    """A LoRA of rank 4 for `larger`."""
+    folder.mkdir()
+    wide = {"gate_proj": (8000, 128), "up_proj": (8000, 128), "down_proj": (128, 8000)}
+    weights = {}
+    for number in range(layers):
+        for module, (rows, columns) in wide.items():
+            name = f"base_model.model.model.language_model.layers.{number}.mlp.{module}"
+            weights[f"{name}.lora_A.weight"] = torch.randn(4, columns)
+            weights[f"{name}.lora_B.weight"] = torch.randn(rows, 4)
+    save_file(weights, folder / "adapter_model.safetensors")
+    facts = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": list(wide)}
+    (folder / "adapter_config.json").write_text(json.dumps(facts))
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere mapped files cannot be told from held memory")
 def test_a_merge_never_holds_the_whole_model(tmp_path: Path) -> None:
-    """An adapter on every MLP of two layers, and of thirty that take 180 MB: the second holds 80 MB more at most."""
+    """Of 2 layers, and of 30 that take 180 MB, every one with an adapter: the second holds 80 MB more at most."""
     torch.manual_seed(0)
-    small, large = larger(tmp_path / "two", 2), larger(tmp_path / "thirty", 30)
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    lora = {"A": {"up_proj": (4, 128), "down_proj": (4, 8000)}, "B": {"up_proj": (8000, 4), "down_proj": (128, 4)}}
-    save_file(
-        {
-            f"base_model.model.model.language_model.layers.{number}.mlp.{module}.lora_{side}.weight": torch.randn(shape)
-            for number in range(2)
-            for side, shapes in lora.items()
-            for module, shape in shapes.items()
-        },
-        adapter / "adapter_model.safetensors",
-    )
-    facts = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["up_proj", "down_proj"]}
-    facts["layers_to_transform"] = [0, 1]
-    (adapter / "adapter_config.json").write_text(json.dumps(facts))
-    command = [sys.executable, "-c", WATCHED, *map(str, (small, large, adapter, tmp_path))]
+    bases = larger(tmp_path / "two", 2), larger(tmp_path / "thirty", 30)
+    adapters = on_every_mlp(tmp_path / "few", 2), on_every_mlp(tmp_path / "many", 30)
+    command = [sys.executable, "-c", WATCHED, *map(str, (*bases, *adapters, tmp_path))]
     held = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert sum(file.stat().st_size for file in (tmp_path / "large").glob("*.safetensors")) > 180_000_000
     assert held < 80
