@@ -119,7 +119,8 @@ DtypeOption = Annotated[
     str,
     typer.Option(
         "--dtype",
-        help="float32, bfloat16, float16 or auto (float32 on a CPU, bfloat16 on a GPU, float16 on an older one).",
+        help="float32, bfloat16, float16, stored (as on disk) or auto: float32 on a CPU, bfloat16 on a GPU, float16 on "
+        "an older one.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

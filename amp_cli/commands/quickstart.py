@@ -1,14 +1,12 @@
 """The quickstart's loop: draws the world's data, then runs the same commands a user would type."""
 
 import os
-import resource
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +16,9 @@ from amp_cli.disk.jsonl import RecordLog, write_json
 from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
+
+if TYPE_CHECKING:
+    from amp_cli.models.machine import MemoryPeak
 
 
 def quickstart(
@@ -124,18 +125,21 @@ def run_loop(
     Args:
         type_in: runs the words of an `amp` command line and returns its exit status (None or 0 when all went well).
     """
+    from amp_cli.models.machine import memory_peak
+
     started = time.monotonic()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # so small a model is slower on two threads, most on a busy machine
     size = size or Size()
     settings = {"levels": levels, "seed": seed, **asdict(size)}
     run = Run.start(out, command="quickstart", settings=settings, seed=seed, overwrite=overwrite)
-    with run:
+    with run, memory_peak() as memory:
         loop = Loop(out, type_in)
         _prepare_data(loop, size, seed)
         _train(loop, size, levels, seed)
         for name in RUNS:
             _evaluate(loop, name)
-        result = _collect(loop, levels=levels, seed=seed, started=started)
+        measured = {"seconds": round(time.monotonic() - started, 1), "peak_memory_mb": _peak_memory_mb(out, memory)}
+        result = _collect(loop, {**measured, "seed": seed, "levels": levels})
         run.finish(result=result)
     return result
 
@@ -199,19 +203,13 @@ def _evaluate(loop: Loop, name: str) -> None:
     ui.note(f"{RUNS[name]}: CHAIR-i {chair['chair_i']:.3f}, recall {chair['recall']:.3f}")
 
 
-def _collect(loop: Loop, *, levels: int, seed: int, started: float) -> dict[str, Any]:
-    """Read all scores and paired differences from disk, write report.html and quickstart.json."""
+def _collect(loop: Loop, result: dict[str, Any]) -> dict[str, Any]:
+    """Add all scores and paired differences from disk to what was measured, write report.html and quickstart.json."""
     from amp_cli.report.compare import compare_runs
     from amp_cli.report.report import build_report
     from amp_cli.report.runs import ReportRun
 
     folders = {name: loop.out / "eval" / name for name in RUNS}
-    result: dict[str, Any] = {
-        "seconds": round(time.monotonic() - started, 1),
-        "peak_memory_mb": _peak_memory_mb(),
-        "seed": seed,
-        "levels": levels,
-    }
     for name, folder in folders.items():
         scores = {benchmark: read_plain_object(folder / benchmark / "scores.json") for benchmark in ("pope", "chair")}
         result[name] = {**scores, "train_seconds": _train_seconds(loop.out, name)}
@@ -243,11 +241,10 @@ def _train_seconds(out: Path, name: str) -> float | None:
     return float(Run.read(out / "train" / name).facts["result"]["seconds"])
 
 
-def _peak_memory_mb() -> float:
-    """This process's peak plus the largest worker's: an upper bound of what was in use at one time, in MB."""
-    usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
-    return round(sum(usage) / unit, 1)
+def _peak_memory_mb(out: Path, memory: "MemoryPeak") -> float:
+    """This process's peak plus the largest training's: an upper bound of what was in use at one time, MiB."""
+    trainings = [Run.read(out / "train" / name).facts["result"]["peak_memory_mb"] for name in RUNS if name != "base"]
+    return round(memory.megabytes() + float(max(trainings)), 1)
 
 
 RUNS = {"base": "base", "sft": "SFT same steps", "sft_compute": "SFT same compute", "mdpo": "MDPO"}

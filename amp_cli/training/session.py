@@ -18,7 +18,7 @@ from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.errors import AmpError
 from amp_cli.launching import report
 from amp_cli.models.load import LoadedModel, load_model
-from amp_cli.models.machine import peak_memory_mb
+from amp_cli.models.machine import MemoryPeak
 from amp_cli.models.precision import DTYPES, why_float16
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.arguments import (
@@ -116,7 +116,7 @@ class Session:
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return what `result.json` holds."""
-        start = time.monotonic()
+        start, memory = time.monotonic(), MemoryPeak()
         device = self.state.device  # of several processes on CPUs, accelerate says "cpu:0"
         config = replace(self.config, dtype=self._agreed_precision())
         packed = f" and packing it to {config.quantization}" if config.quantization else ""
@@ -147,7 +147,7 @@ class Session:
             "seconds": round(time.monotonic() - start, 3),
             "start_seconds": round(ready - start, 3),
             "items_per_second": trainer.items_of_all_processes() / seconds,
-            "peak_memory_mb": _peak_memory_mb(self.state.device),
+            "peak_memory_mb": _peak_memory_mb(self.state.device, memory),
             "model": loaded.identity,
             "self_test": self.self_test and self.self_test.to_json(),
             **self.facts,
@@ -440,6 +440,7 @@ def refuse_coarse(model: Any) -> None:
         raise RuntimeError(f"{len(coarse)} weights to train are not float32, first '{coarse[0]}'")
 
 
-def _peak_memory_mb(device: torch.device) -> float:
+def _peak_memory_mb(device: torch.device, memory: MemoryPeak) -> float:
     """Return the most memory this process has held: of the GPU where there is one, else of the machine."""
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_memory_mb()
+    memory.stop()
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else memory.megabytes()
