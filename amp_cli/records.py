@@ -332,13 +332,13 @@ class Answer:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        stored = record.get("probabilities", ())
-        if not isinstance(stored, list | tuple):
+        stored = record.get("probabilities")
+        if not isinstance(stored, list | None):
             raise RecordError(f"'probabilities' must be a list, not {stored!r:.80}")
         return cls(
             id=required(record, "id"),
             answers=texts(required(record, "answers"), "answers"),
-            probabilities=tuple(map(YesOrNo.from_json, stored)),
+            probabilities=tuple(map(YesOrNo.from_json, stored or ())),
         )
 
 
