@@ -131,7 +131,8 @@ def run_loop(
     run = Run.start(out, command="quickstart", settings=settings, seed=seed, overwrite=overwrite)
     with run:
         loop = Loop(out, type_in)
-        _prepare_data(loop, size, seed)
+        prepare_data(loop, size, seed)
+        generate_levels(loop, levels, seed)
         _train(loop, size, levels, seed)
         for name in RUNS:
             _evaluate(loop, name)
@@ -140,7 +141,7 @@ def run_loop(
     return result
 
 
-def _prepare_data(loop: Loop, size: Size, seed: int) -> None:
+def prepare_data(loop: Loop, size: Size, seed: int) -> None:
     """Draw the images; have the base describe the training ones, and an annotator who knows the scenes correct it."""
     from amp_cli.world.files import write_evaluation, write_standards, write_training_scenes
 
@@ -155,15 +156,20 @@ def _prepare_data(loop: Loop, size: Size, seed: int) -> None:
     write_standards(world / "train" / "train.json", scenes, captions, noticed=NOTICED)
 
 
-def _train(loop: Loop, size: Size, levels: int, seed: int) -> None:
-    data, prefs = loop.out / "world" / "train" / "train.json", loop.out / "prefs"
+def generate_levels(loop: Loop, levels: int, seed: int) -> None:
+    """Have the base, and versions of it fine-tuned on parts of the standards, describe the images; auto-check ranks."""
+    data = loop.out / "world" / "train" / "train.json"
     loop.run(
-        "generate-prefs", data, "--out", prefs, "--method", "ig", "--base", "tiny", "--finetune-data", data,
-        "--levels", levels, "--encoder", "world", "--autocheck-coverage", "both",
+        "generate-prefs", data, "--out", loop.out / "prefs", "--method", "ig", "--base", "tiny", "--finetune-data",
+        data, "--levels", levels, "--encoder", "world", "--autocheck-coverage", "both",
         "--finetune-steps", 10, "--finetune-learning-rate", "1e-3",
         "--finetune-lora-r", 16, "--finetune-lora-alpha", 32,
         "--temperature", 0, "--repetition-penalty", 1, "--max-new-tokens", 70, *ASK, "--seed", seed,
     )  # fmt: skip
+
+
+def _train(loop: Loop, size: Size, levels: int, seed: int) -> None:
+    prefs = loop.out / "prefs"
     runs = {
         "mdpo": ("mdpo", size.steps),
         "sft": ("sft", size.steps),
