@@ -20,9 +20,11 @@ from statistics import fmean, variance
 from typing import Any
 
 from amp_cli.benchmarks import BENCHMARKS
+from amp_cli.benchmarks.comparing import Difference
 from amp_cli.benchmarks.runner import read_scores
 from amp_cli.benchmarks.showing import Column, Table, digits_of, shown
 from amp_cli.disk.jsonl import disk_errors_explained, write_json, write_text
+from amp_cli.errors import AmpError
 from amp_cli.report.compare import compare_runs
 from amp_cli.report.page import Curve, render_summary
 
@@ -168,10 +170,13 @@ def compare_variants(
     """
     questions = [question for name in benchmarks for question in questions_of(name)]
     contrasts: list[_Found] = []
+    not_done = [dict(one) for one in failed]
     for variant in folders:
         for against in dict.fromkeys((BASE, control)):
             if variant not in (BASE, against) and against in folders:
-                contrasts += _contrasts(variant, against, folders, benchmarks, questions, shared_items=shared_items)
+                contrasts += _contrasts(
+                    variant, against, folders, benchmarks, questions, not_done, shared_items=shared_items
+                )
     columns = {f"{name}/{_place(one)}": (name, one) for name in benchmarks for one in BENCHMARKS[name].columns}
     by_seed = {}
     for variant, of_seeds in folders.items():
@@ -190,7 +195,7 @@ def compare_variants(
         control=control,
         seeds={variant: tuple(of_seeds) for variant, of_seeds in folders.items()},
         held_out=held_out,
-        failed=tuple(dict(one) for one in failed),
+        failed=tuple(not_done),
     )
 
 
@@ -217,21 +222,23 @@ def _contrasts(
     folders: Folders,
     benchmarks: Sequence[str],
     questions: Sequence[Question],
+    failed: list[dict[str, Any]],
     *,
     shared_items: bool,
 ) -> list[_Found]:
-    seeds = [seed for seed in folders[variant] if seed in folders[against]]
-    found = {
-        seed: {
-            f"{name}/{one.name}": one
-            for name in benchmarks
-            for one in compare_runs(folders[against][seed] / name, folders[variant][seed] / name)
-        }
-        for seed in seeds
-    }
+    found: dict[int, dict[str, Difference]] = {}
+    for seed in folders[variant]:
+        for name in benchmarks if seed in folders[against] else ():
+            try:
+                differences = compare_runs(folders[against][seed] / name, folders[variant][seed] / name)
+            except AmpError as error:  # a variant whose answers nobody can read, say: the others are compared
+                reason = f"{name} is not compared with {against}: {error.message}"
+                failed.append({"variant": variant, "seed": seed, "reason": reason})
+                continue
+            found.setdefault(seed, {}).update({f"{name}/{one.name}": one for one in differences})
     contrasts = []
     for question in questions:
-        of_seeds = {seed: one for seed in seeds if (one := found[seed].get(question.key)) is not None}
+        of_seeds = {seed: one for seed, ones in found.items() if (one := ones.get(question.key)) is not None}
         differences = {str(seed): one.difference for seed, one in of_seeds.items() if one.difference is not None}
         errors = [(one.ci95[1] - one.ci95[0]) / (2 * 1.96) for one in of_seeds.values() if one.ci95 is not None]
         if differences:
@@ -339,7 +346,7 @@ def sentences(ablation: Ablation) -> list[str]:
     ]
     return [
         *said,
-        *(f"{one['variant']}, seed {one['seed']}, has no result: {one['reason']}" for one in ablation.failed),
+        *(f"{one['variant']}, seed {one['seed']}, is not complete: {one['reason']}" for one in ablation.failed),
     ]
 
 

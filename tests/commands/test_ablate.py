@@ -296,9 +296,30 @@ def test_a_cell_that_fails_is_named_and_tried_again(tmp_path: Path, prefs: Path,
     result = run_plan(plan, out, train=fails, evaluate=answering.evaluate)
     assert [(one["variant"], one["seed"]) for one in result["failed"]] == [("sft", 1)]
     assert result["seeds"]["sft"] == [0]
-    assert any("sft, seed 1, has no result: the loss is nan" in one for one in result["sentences"])
+    assert any("sft, seed 1, is not complete: the loss is nan" in one for one in result["sentences"])
     again = run_plan(plan, out, train=no_training, evaluate=answering.evaluate)
     assert (again["failed"], again["seeds"]["sft"]) == ([], [0, 1])
+
+
+def test_a_variant_whose_answers_nobody_can_read_does_not_keep_the_others_from_being_compared(
+    tmp_path: Path, prefs: Path, data: Path
+) -> None:
+    answering = Answering(SAID)
+
+    def mumble(settings: EvalSettings) -> EvalResult:
+        if "sft" not in settings.out.parts:
+            return answering.evaluate(settings)
+
+        def answer(requests: Sequence[Request], *, on_answer: Callable[[Answer], None], **other: Any) -> None:
+            for request in requests:
+                on_answer(Answer(id=request.id, answers=("mumble",)))
+
+        return run_benchmark(settings, answerer=answer)
+
+    result = run_plan(plan_of(tmp_path, prefs, data), tmp_path / "out", train=no_training, evaluate=mumble)
+    assert {one["variant"] for one in result["contrasts"] if one["against"] == "base"} == {"dpo"}
+    assert any("sft, seed 0, is not complete: pope is not compared with base" in one for one in result["sentences"])
+    assert result["undone"] == 2 * 2 * IMAGES
 
 
 def test_steps_may_be_matched_by_the_time_of_a_step(tmp_path: Path, prefs: Path, data: Path) -> None:

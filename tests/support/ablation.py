@@ -28,7 +28,7 @@ def plan_of(folder: Path, prefs: Path, data: Path, **changes: Any) -> Path:
     plan = {
         "base": "tiny",
         "preferences": str(prefs),
-        "settings": {"global_batch_size": 4, "save_steps": 2, "logging_steps": 1, "learning_rate": 0.01},
+        "settings": {"global_batch_size": 4, "save_steps": 2, "logging_steps": 1, "learning_rate": 0.001},
         "steps": 4,
         "match": "tokens",
         "control": "dpo",
