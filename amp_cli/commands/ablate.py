@@ -113,6 +113,8 @@ def run_ablation(
             workshop.probe()
         work(cells, final)
         failed = workshop.failures(cells)
+        if len(failed) == sum(cell.variant is not None for cell in cells):
+            raise AmpError(f"Every cell failed, first: {failed[0]['reason']}", hint=failed[0]["hint"])
         of_seeds = {
             seeds: compare_variants(
                 _folders(workshop, seeds),

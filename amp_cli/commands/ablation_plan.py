@@ -190,7 +190,11 @@ def _check(plan: AblationPlan, *, has_files: bool) -> None:
     if plan.control not in names:
         raise AmpError(f"The control '{plan.control}' is not one of the variants", hint=f"Variants: {', '.join(names)}")
     for variant in plan.variants:
-        plan.config(variant, plan.seeds[0], plan.steps)
+        if plan.config(variant, plan.seeds[0], plan.steps).adapter is not None:
+            raise AmpError(
+                f"`base: {plan.base}` is a model with an adapter; variants train adapters of their own",
+                hint="Merge it first: amp merge-lora, and give the merged folder",
+            )
     for place in range(len(plan.evaluate)):
         plan.evaluation(place, plan.seeds[0], Path("out"), {"model": plan.base}, None)
 

@@ -230,12 +230,12 @@ def _contrasts(
     for seed in folders[variant]:
         for name in benchmarks if seed in folders[against] else ():
             try:
-                differences = compare_runs(folders[against][seed] / name, folders[variant][seed] / name)
+                of_name = compare_runs(folders[against][seed] / name, folders[variant][seed] / name)
             except AmpError as error:  # a variant whose answers nobody can read, say: the others are compared
                 reason = f"{name} is not compared with {against}: {error.message}"
                 failed.append({"variant": variant, "seed": seed, "reason": reason})
                 continue
-            found.setdefault(seed, {}).update({f"{name}/{one.name}": one for one in differences})
+            found.setdefault(seed, {}).update({f"{name}/{one.name}": one for one in of_name})
     contrasts = []
     for question in questions:
         of_seeds = {seed: one for seed, ones in found.items() if (one := ones.get(question.key)) is not None}

@@ -251,7 +251,7 @@ def test_the_table_by_hand_and_nothing_done_twice(tmp_path: Path, prefs: Path, d
 
 def test_held_out_seeds_wait_for_final_and_nothing_changes_after_it(tmp_path: Path, prefs: Path, data: Path) -> None:
     out, answering = tmp_path / "out", Answering(SAID)
-    doing = {"train": no_training, "evaluate": answering.evaluate}
+    doing: dict[str, Any] = {"train": no_training, "evaluate": answering.evaluate}
     plan = plan_of(tmp_path, prefs, data, held_out=[2])
     assert run_plan(plan, out, **doing)["seeds"]["dpo"] == [0, 1]
     assert not (out / "cells" / "dpo" / "seed-2").exists()
@@ -271,7 +271,7 @@ def test_held_out_seeds_wait_for_final_and_nothing_changes_after_it(tmp_path: Pa
 
 def test_a_variant_may_be_added_but_not_changed(tmp_path: Path, prefs: Path, data: Path) -> None:
     out, answering = tmp_path / "out", Answering(SAID | {("all", 0): 0, ("all", 1): 0})
-    doing = {"train": no_training, "evaluate": answering.evaluate}
+    doing: dict[str, Any] = {"train": no_training, "evaluate": answering.evaluate}
     run_plan(plan_of(tmp_path, prefs, data), out, **doing)
     variants: dict[str, Any] = {"dpo": {"pairs": "best-vs-rest"}, "sft": {"method": "sft"}, "all": {}}
     added = run_plan(plan_of(tmp_path, prefs, data, variants=variants), out, **doing)
@@ -299,6 +299,12 @@ def test_a_cell_that_fails_is_named_and_tried_again(tmp_path: Path, prefs: Path,
     assert any("sft, seed 1, is not complete: the loss is nan" in one for one in result["sentences"])
     again = run_plan(plan, out, train=no_training, evaluate=answering.evaluate)
     assert (again["failed"], again["seeds"]["sft"]) == ([], [0, 1])
+
+    def always_fails(config: Any, **paths: Any) -> Any:
+        raise AmpError("no room", hint="Make some")
+
+    with pytest.raises(AmpError, match="Every cell failed, first: no room"):
+        run_plan(plan, tmp_path / "other", train=always_fails, evaluate=answering.evaluate)
 
 
 def test_a_variant_whose_answers_nobody_can_read_does_not_keep_the_others_from_being_compared(
@@ -339,7 +345,7 @@ def test_steps_may_be_matched_by_the_time_of_a_step(tmp_path: Path, prefs: Path,
 
 def test_overwrite_starts_afresh_and_keeps_what_is_not_ours(tmp_path: Path, prefs: Path, data: Path) -> None:
     plan, out, answering = plan_of(tmp_path, prefs, data), tmp_path / "out", Answering(SAID)
-    doing = {"train": no_training, "evaluate": answering.evaluate}
+    doing: dict[str, Any] = {"train": no_training, "evaluate": answering.evaluate}
     run_plan(plan, out, **doing)
     run_plan(plan, out, overwrite=True, **doing)
     assert answering.evaluations == 10
@@ -351,7 +357,7 @@ def test_overwrite_starts_afresh_and_keeps_what_is_not_ours(tmp_path: Path, pref
 @pytest.mark.slow
 def test_killed_between_cells_and_inside_one_the_table_is_the_same_byte_for_byte(tmp_path: Path) -> None:
     prefs = write_preferences(tmp_path / "prefs")
-    write_evaluation(tmp_path / "test", scenes=4, seed=0)
+    write_evaluation(tmp_path / "test", scenes=2, seed=0)
     plan = plan_of(tmp_path, prefs, tmp_path / "test")
     for moment in ("between", "inside"):
         words = [sys.executable, "-m", "tests.support.ablation", str(plan), str(tmp_path / "killed"), moment]

@@ -9,12 +9,15 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import yaml
 
+from amp_cli.benchmarks.runner import EvalResult, run_benchmark
+from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.commands.ablate import run_ablation
 from amp_cli.commands.ablation import Workshop
 from amp_cli.commands.ablation_plan import read_plan
@@ -50,10 +53,17 @@ def train_here(config: TrainConfig, *, prefs: Path, out: Path, image_root: Path 
     return SimpleNamespace(seconds=1.0, items=8, rejected=0, items_per_second=4.0)
 
 
-def run_plan(plan: Path, out: Path, *, final: bool = False, overwrite: bool = False, **doing: Any) -> dict[str, Any]:
+def run_plan(
+    plan: Path,
+    out: Path,
+    *,
+    train: Callable[..., Any] = train_here,
+    evaluate: Callable[[EvalSettings], EvalResult] = run_benchmark,
+    final: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
     """Do a plan as `amp ablate` does."""
-    doing = {"train": train_here, **doing}
-    workshop = Workshop(read_plan(plan), out, type_in=lambda words: None, **doing)
+    workshop = Workshop(read_plan(plan), out, type_in=lambda words: None, train=train, evaluate=evaluate)
     return run_ablation(workshop, lambda cells, final: workshop.work(cells), final=final, overwrite=overwrite)
 
 
