@@ -14,17 +14,26 @@ from amp_cli.records import PLAIN, Answer, Frame
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One item to answer: its images' files and one question per round."""
+    """One item to answer: its images' files and one question per round.
+
+    `is_yes_no` asks a model that is loaded here how probable yes and no were, beside its texts.
+    """
 
     id: str
     images: tuple[Path, ...]
     questions: tuple[str, ...]
     frame: Frame = PLAIN
+    is_yes_no: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as another process reads it, wherever that one runs."""
-        images = [str(path.resolve()) for path in self.images]
-        return {"id": self.id, "images": images, "questions": list(self.questions), **self.frame.to_json()}
+        return {
+            "id": self.id,
+            "images": [str(path.resolve()) for path in self.images],
+            "questions": list(self.questions),
+            **self.frame.to_json(),
+            "is_yes_no": self.is_yes_no,
+        }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
@@ -33,6 +42,7 @@ class Request:
             images=tuple(map(Path, record["images"])),
             questions=tuple(record["questions"]),
             frame=Frame.from_json(record),
+            is_yes_no=record["is_yes_no"],
         )
 
 

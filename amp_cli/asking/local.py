@@ -319,21 +319,23 @@ class _Batches:
                 id=one.request.id,
                 answers=tuple(answer.text for answer in told),
                 is_whole=all(answer.is_whole for answer in told),
+                probabilities=tuple(answer.begins for answer in told if answer.begins) if one.request.is_yes_no else (),
             )
             for one, told in zip(batch, answers, strict=True)
         ]
 
     def _next_answers(self, batch: Sequence[Ready], answers: Sequence[Sequence[str]]) -> list[Told]:
         """Return each item's next answer; `answers` are the texts before."""
+        yes_no = any(one.request.is_yes_no for one in batch)
         if self._shares:
             prompts = [one.prompt(self._loaded, said) for one, said in zip(batch, answers, strict=True)]
             whole = [prompt for prompt in prompts if prompt is not None]
             if len(whole) == len(batch):
-                return self._generator.after_prefixes(whole)
+                return self._generator.after_prefixes(whole, yes_no=yes_no)
         number = len(answers[0])
         frames = [one.request.frame for one in batch]
         # a batch has its images in the same rounds
         count = sum(frames[0].images_in(earlier, len(batch[0].images)) for earlier in range(number + 1))
         dialogues = [(one.request.questions[: number + 1], said) for one, said in zip(batch, answers, strict=True)]
         shown = [one.images[:count] for one in batch]
-        return self._generator.plainly(encode_prompts(self._loaded, dialogues, shown, frames))
+        return self._generator.plainly(encode_prompts(self._loaded, dialogues, shown, frames), yes_no=yes_no)

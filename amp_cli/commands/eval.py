@@ -246,7 +246,8 @@ def show_all(results: "AllResults", out: Path, *, as_json: bool) -> None:
     else:
         rows = []
         for name, scores in results.scores.items():
-            for number, column in enumerate(BENCHMARKS[name].columns):
+            defined = [column for column in BENCHMARKS[name].columns if column.value(scores) is not None]
+            for number, column in enumerate(defined):
                 bounds = column.interval(scores)
                 text, _, interval = shown(column.value(scores), bounds, name=column.name).partition("\n")
                 rows.append([name if number == 0 else "", column.title, text, interval])
