@@ -12,6 +12,7 @@ import typer
 
 from amp_cli import __version__, stopping, ui
 from amp_cli.commands import (
+    ablate,
     convert,
     doctor,
     download,
@@ -47,6 +48,7 @@ app.command("merge-lora", rich_help_panel="The loop")(merge_lora.merge_lora)
 app.command("convert", rich_help_panel="The loop")(convert.convert)
 app.add_typer(eval.app, name="eval", rich_help_panel="The loop")
 app.command("report", rich_help_panel="The loop")(report.report)
+app.command("ablate", rich_help_panel="The loop")(ablate.ablate)
 
 
 def _show_version(asked: bool) -> None:

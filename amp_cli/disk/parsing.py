@@ -215,7 +215,8 @@ def read_yaml(path: Path) -> Any:
     """Return the value of a YAML file of settings: plain values, lists and mappings.
 
     Raises:
-        AmpError: it cannot be read, is not YAML, or uses aliases or tags: a few lines of aliases unfold to gigabytes.
+        AmpError: it cannot be read, is not YAML, names a key twice, or uses aliases or tags: a few lines of aliases
+            unfold to gigabytes.
     """
     import yaml
 
@@ -228,6 +229,7 @@ def read_yaml(path: Path) -> Any:
             raise AmpError(f"'{path}' has over {LARGEST_YAML >> 20} MB, which is not a file of settings", hint=hint)
         text = content.decode("utf-8-sig")
         _refuse_unfolding(path, text)
+        _refuse_repeated(path, yaml.compose(text, Loader=yaml.SafeLoader))
         return yaml.safe_load(text)
     except OSError as error:
         raise unreadable(path, error) from error
@@ -236,6 +238,25 @@ def read_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark is not None else ""
         raise AmpError(f"'{path}' is not valid YAML: {said:.120}{place}", hint=hint) from error
+
+
+def _refuse_repeated(path: Path, node: Any) -> None:
+    """Refuse a mapping that names a key twice, of which YAML's reader would take the last."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise AmpError(
+                    f"'{path}', line {key.start_mark.line + 1}: '{key.value}' stands there twice",
+                    hint="Keep one of the two",
+                )
+            seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+            _refuse_repeated(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for one in node.value:
+            _refuse_repeated(path, one)
 
 
 def _refuse_unfolding(path: Path, text: str) -> None:

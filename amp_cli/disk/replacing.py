@@ -63,6 +63,12 @@ WRITTEN: dict[str, tuple[str, ...]] = {
     "convert": _MODEL,
     "eval all": ("all.json",),
     "eval sweep": ("sweep.json", "sweep.png"),
+    "ablate": (
+        "ablation.json", "ablation.md", "ablation.html", "ablation.png", "probe.json", "job-*.log",
+        "cells/*/*/cell.json", "cells/*/*/failed.json", "cells/*/*.lock",
+        "pool/*.lock", "pool/*/pool.json", "pool/*/levels-*.jsonl", "pool/*/levels-*.lock",
+        *(f"pool/*/world/{part}/{name}" for part in ("train", "test") for name in _WORLD),
+    ),
     "quickstart": (
         "report.html", "quickstart.json",
         *(f"world/{part}/{name}" for part in ("train", "test") for name in _WORLD),
@@ -73,6 +79,13 @@ NESTED: dict[str, dict[str, str]] = {
     "generate-prefs": {"incremental/ig-*": "train"},
     "eval all": {"*": "eval "},
     "eval sweep": {"step-*/*": "eval "},
+    "ablate": {
+        "cells/*/*/train": "train",
+        "cells/*/*/*": "eval ",
+        "probe/*": "train",
+        "pool/*/described": "eval ",
+        "pool/*/prefs": "generate-prefs",
+    },
     "quickstart": {
         "described": "eval ",
         "prefs": "generate-prefs",

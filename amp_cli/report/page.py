@@ -16,7 +16,7 @@ from amp_cli.benchmarks.comparing import Difference
 from amp_cli.benchmarks.files import image_file, image_folder
 from amp_cli.benchmarks.margins import Distribution
 from amp_cli.benchmarks.runner import read_item_scores
-from amp_cli.benchmarks.showing import Column, Row, digits_of, shown
+from amp_cli.benchmarks.showing import Column, Row, Table, digits_of, shown
 from amp_cli.disk.run import Run
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
@@ -110,14 +110,8 @@ def render_page(
     runs: Sequence[GatheredRun], *, title: str, notes: Sequence[str], commands: Sequence[str], max_items: int
 ) -> str:
     """Return the page. All text of models and data is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    template = template_path("report", "report.html.jinja")
-    environment = Environment(
-        loader=FileSystemLoader(template.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     images, total = choose_images(runs, max_items)
-    return environment.get_template(template.name).render(
+    return _render(
         title=title,
         notes=list(notes),
         commands=list(commands),
@@ -132,6 +126,30 @@ def render_page(
         made=date.today().isoformat(),
         folders=[(run.name, str(run.path)) for run in runs],
     )
+
+
+def render_summary(
+    *, title: str, notes: Sequence[str], tables: Sequence[Table], sentences: Sequence[str], curves: Sequence[Curve]
+) -> str:
+    """Return a page of finished tables, sentences and plots, which is the same whenever it is made."""
+    return _render(title=title, notes=list(notes), tables=list(tables), sentences=list(sentences), plots=list(curves))
+
+
+def _render(**parts: Any) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    template = template_path("report", "report.html.jinja")
+    environment = Environment(
+        loader=FileSystemLoader(template.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    absent: dict[str, Any] = dict.fromkeys(PARTS, ())
+    return environment.get_template(template.name).render(absent | {"made": ""} | parts)
+
+
+PARTS = (
+    "notes", "names", "sections", "curves", "images", "commands", "folders", "tables", "sentences", "plots",
+)  # fmt: skip
+"""What a page may hold; what is not given is left out of it."""
 
 
 def _section(name: str, runs: Sequence[GatheredRun]) -> Section:
