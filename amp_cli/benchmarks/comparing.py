@@ -176,7 +176,7 @@ MOST_SEEDS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """What the uncertainty of a mean comes from: the variance between seeds, and the items' variance (of one seed's)."""
+    """What the uncertainty of a mean comes from: the variance between seeds, and the items' (of one seed)."""
 
     between: float
     items: float
