@@ -60,6 +60,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "keep_checkpoints": (2, 1_000_000),
     "data_workers": (0, 256),
     "threads": (1, 1024),
+    # an ablation
+    "jobs": (1, 64),
+    "job": (0, 63),
     # a dry run
     "gpus": (1, 4096),
     "rate": (1, 1e9),

@@ -1,7 +1,8 @@
-"""Intervals of one run's scores, and two runs over the same items: differences, their intervals, McNemar's test."""
+"""Intervals of one run's scores, differences of two runs over the same items, and what they say over several seeds."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from amp_cli import ui
@@ -176,3 +177,68 @@ def mcnemar(only_base: int, only_other: int) -> float:
 def _number(value: "Array") -> float | None:
     number = float(value[0])
     return None if number != number else number
+
+
+POWER = 0.8
+MOST_SEEDS = 200
+"""Seeds beyond which "more seeds" is no advice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """What the uncertainty of a mean comes from: the variance between seeds, and the items' (of one seed)."""
+
+    between: float
+    items: float
+    shared: bool
+
+    def error(self, seeds: int, *, items_factor: float = 1.0) -> float:
+        """Return the standard error of the mean, were there so many seeds and items."""
+        items = self.items / items_factor
+        if self.shared:
+            return sqrt(self.between / seeds + items)
+        return sqrt(max(self.between, self.items) / seeds)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values corrected for their number, so that the chance of any false finding stays below the level.
+
+    S. Holm, "A simple sequentially rejective multiple test procedure", 1979: the smallest of m is multiplied by m, the
+    next by m - 1, and so on; none becomes smaller than one before it.
+    """
+    adjusted = [1.0] * len(p_values)
+    highest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def seeds_needed(mean: float, error: Any, level: float) -> int | None:
+    """Return how many seeds give 80 % power to find a difference at a level; None where even 200 do not.
+
+    Args:
+        error: number of seeds -> standard error of the mean.
+    """
+    return next(
+        (seeds for seeds in range(2, MOST_SEEDS + 1) if _power(mean, error(seeds), seeds, level) >= POWER), None
+    )
+
+
+def _power(mean: float, error: float, seeds: int, level: float) -> float:
+    """Return the chance that a two-sided t-test finds the difference."""
+    from scipy.stats import nct, t
+
+    if not error:
+        return 1.0
+    bound = float(t.ppf(1 - level / 2, seeds - 1))
+    return float(nct.sf(bound, seeds - 1, abs(mean) / error))
+
+
+def items_factor(mean: float, spread: Spread, level: float) -> float | None:
+    """Return the least of 2, 4, 8, ... times the items with which up to 200 seeds would do."""
+    for doubled in range(1, 11):
+        factor = 2.0**doubled
+        if seeds_needed(mean, lambda seeds: spread.error(seeds, items_factor=factor), level) is not None:  # noqa: B023
+            return factor
+    return None

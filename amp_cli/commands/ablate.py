@@ -19,7 +19,7 @@ from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 
 if TYPE_CHECKING:
-    from amp_cli.commands.ablation import Cell, Workshop
+    from amp_cli.commands.ablation import AblationCell, Workshop
     from amp_cli.commands.ablation_plan import AblationPlan
 
 
@@ -33,7 +33,7 @@ def ablate(
     ] = False,
     jobs: Annotated[
         int,
-        typer.Option("--jobs", min=1, max=64, help="Cells at once, each on a GPU of its own where there are any."),
+        number("--jobs", help="Cells at once, each on a GPU of its own where there are any."),
     ] = 1,
     dry_run: Annotated[
         bool,
@@ -52,7 +52,7 @@ def ablate(
             rich_help_panel=RUNNING_PANEL,
         ),
     ] = None,
-    job: Annotated[int | None, typer.Option("--job", hidden=True)] = None,
+    job: Annotated[int | None, number("--job", hidden=True)] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -78,7 +78,7 @@ def ablate(
         return
     _refuse_too_many(jobs)
 
-    def work(cells: "Sequence[Cell]", final: bool) -> None:
+    def work(cells: "Sequence[AblationCell]", final: bool) -> None:
         if jobs == 1:
             workshop.work(cells)
         else:
@@ -91,7 +91,7 @@ def ablate(
 
 
 def run_ablation(
-    workshop: "Workshop", work: "Callable[[Sequence[Cell], bool], None]", *, final: bool, overwrite: bool
+    workshop: "Workshop", work: "Callable[[Sequence[AblationCell], bool], None]", *, final: bool, overwrite: bool
 ) -> dict[str, Any]:
     """Do all cells that the plan asks for, and write and return what they say.
 
@@ -150,13 +150,15 @@ def run_ablation(
 
 def _folders(workshop: "Workshop", seeds: Sequence[int]) -> dict[str, dict[int, Path]]:
     """Return variant -> seed -> folder of the cells that are done, the base under each seed."""
-    from amp_cli.commands.ablation import CELL, Cell
+    from amp_cli.commands.ablation import CELL, AblationCell
     from amp_cli.commands.ablation_plan import BASE
 
     def place(name: str, seed: int) -> Path:
         is_base = name == BASE
         variant = None if is_base else workshop.plan.variant(name)
-        return workshop.folder(Cell(variant=variant, seed=None if is_base and workshop.plan.items_are_shared else seed))
+        return workshop.folder(
+            AblationCell(variant=variant, seed=None if is_base and workshop.plan.items_are_shared else seed)
+        )
 
     names = [BASE, *(variant.name for variant in workshop.plan.variants)]
     found = {
@@ -245,7 +247,7 @@ class PlannedCell:
 
 
 def _line(
-    cell: "Cell", done: bool, length: tuple[int, int | None] | None, pace: tuple[float, float] | None
+    cell: "AblationCell", done: bool, length: tuple[int, int | None] | None, pace: tuple[float, float] | None
 ) -> PlannedCell:
     steps, units = length or (None, None)
     seconds = 0.0 if done else None
@@ -254,7 +256,9 @@ def _line(
     return PlannedCell(cell=cell.place, done=done, steps=steps, units=units, seconds=seconds)
 
 
-def _planned(workshop: "Workshop", cell: "Cell", done: dict[str, dict[str, Any]]) -> tuple[int, int | None] | None:
+def _planned(
+    workshop: "Workshop", cell: "AblationCell", done: dict[str, dict[str, Any]]
+) -> tuple[int, int | None] | None:
     """Return a cell's steps and units, None where they cannot be told without making or timing something."""
     if cell.variant is None or cell.seed is None:
         return None
@@ -303,7 +307,7 @@ def _be_a_job(workshop: "Workshop", job: int, *, final: bool) -> None:
 POLL_SECONDS = 0.5
 
 
-def _in_jobs(workshop: "Workshop", cells: "Sequence[Cell]", plan: Path, jobs: int, *, final: bool) -> None:
+def _in_jobs(workshop: "Workshop", cells: "Sequence[AblationCell]", plan: Path, jobs: int, *, final: bool) -> None:
     """Have so many processes of this command do the cells, and follow them to the end."""
     from amp_cli.commands.ablation import CELL, FAILED
     from amp_cli.launching import tail_of, visible_gpus, worker_environment

@@ -39,7 +39,7 @@ PROBE_STEPS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class AblationCell:
     """A variant (None is the untrained base) and a seed (None where the base's evaluation does not depend on it)."""
 
     variant: Variant | None
@@ -91,20 +91,20 @@ class Workshop:
         self._fed: dict[object, FedTokens] = {}
         self._fed_seed: int | None = None
 
-    def cells(self, seeds: Sequence[int]) -> list[Cell]:
+    def cells(self, seeds: Sequence[int]) -> list[AblationCell]:
         """Return the cells of these seeds, each seed's base first."""
         shared = self.plan.items_are_shared
         bases = [None] if shared else list(seeds)
-        cells = [Cell(variant=None, seed=None)] if shared else []
+        cells = [AblationCell(variant=None, seed=None)] if shared else []
         for seed in seeds:
-            cells += [Cell(variant=None, seed=seed)] if seed in bases else []
-            cells += [Cell(variant=variant, seed=seed) for variant in self.plan.variants]
+            cells += [AblationCell(variant=None, seed=seed)] if seed in bases else []
+            cells += [AblationCell(variant=variant, seed=seed) for variant in self.plan.variants]
         return cells
 
-    def folder(self, cell: Cell) -> Path:
+    def folder(self, cell: AblationCell) -> Path:
         return self.out / "cells" / cell.place
 
-    def is_done(self, cell: Cell) -> bool:
+    def is_done(self, cell: AblationCell) -> bool:
         """Whether a cell is finished.
 
         Raises:
@@ -129,7 +129,7 @@ class Workshop:
             )
         return True
 
-    def work(self, cells: Sequence[Cell]) -> None:
+    def work(self, cells: Sequence[AblationCell]) -> None:
         """Do all cells; those that another process holds are waited for."""
         waiting = list(cells)
         is_told = False
@@ -148,7 +148,7 @@ class Workshop:
                 time.sleep(1)
             waiting = left
 
-    def _do(self, cell: Cell, title: str) -> None:
+    def _do(self, cell: AblationCell, title: str) -> None:
         folder = self.folder(cell)
         if (folder / FAILED).is_file() or self.is_done(cell):
             return
@@ -168,7 +168,7 @@ class Workshop:
         took = {"seconds": round(time.monotonic() - begin, 1), "cpu_seconds": round(_cpu_seconds() - cpu, 1)}
         write_json(folder / CELL, {**facts, **took})
 
-    def _do_all(self, cell: Cell, folder: Path) -> dict[str, Any]:
+    def _do_all(self, cell: AblationCell, folder: Path) -> dict[str, Any]:
         """Train, evaluate, and return what `cell.json` says."""
         plan, variant, seed = self.plan, cell.variant, cell.seed
         pool = self.pool(plan.seeds[0] if seed is None else seed)
@@ -294,7 +294,7 @@ class Workshop:
                 write_json(file, known)
         return known
 
-    def failures(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    def failures(self, cells: Sequence[AblationCell]) -> list[dict[str, Any]]:
         """Return the cells that failed, and why."""
         files = [self.folder(cell) / FAILED for cell in cells]
         return [read_plain_object(file, variant=str, seed=int, reason=str) for file in files if file.is_file()]

@@ -14,13 +14,12 @@ that the table makes.
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import sqrt
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
 
 from amp_cli.benchmarks import BENCHMARKS
-from amp_cli.benchmarks.comparing import Difference
+from amp_cli.benchmarks.comparing import MOST_SEEDS, Difference, Spread, holm, items_factor, seeds_needed
 from amp_cli.benchmarks.runner import read_scores
 from amp_cli.benchmarks.showing import Column, Table, digits_of, shown
 from amp_cli.disk.jsonl import disk_errors_explained, write_json, write_text
@@ -31,9 +30,6 @@ from amp_cli.report.page import Curve, render_summary
 RESULT, PLOT, PAGE, MARKDOWN = "ablation.json", "ablation.png", "ablation.html", "ablation.md"
 BASE = "base"
 LEVEL = 0.05
-POWER = 0.8
-MOST_SEEDS = 200
-"""Seeds beyond which "more seeds" is no advice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,27 +87,10 @@ class Contrast:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Spread:
-    """What the uncertainty of a mean comes from: seeds, their variance, and the items' variance (of one seed's)."""
-
-    seeds: int
-    between: float
-    items: float
-    shared: bool
-
-    def error(self, seeds: int, *, items_factor: float = 1.0) -> float:
-        """Return the standard error of the mean, were there so many seeds and items."""
-        items = self.items / items_factor
-        if self.shared:
-            return sqrt(self.between / seeds + items)
-        return sqrt(max(self.between, self.items) / seeds)
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Found(Contrast):
     """A contrast, and what its uncertainty comes from."""
 
-    spread: _Spread
+    spread: Spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +233,7 @@ def _contrast(
 
     values = list(differences.values())
     mean, count = fmean(values), len(values)
-    spread = _Spread(seeds=count, between=variance(values) if count > 1 else 0.0, items=items, shared=shared)
+    spread = Spread(between=variance(values) if count > 1 else 0.0, items=items, shared=shared)
     ci95 = p_value = None
     if count > 1:
         error = spread.error(count)
@@ -276,20 +255,6 @@ def _contrast(
     )
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values corrected for their number, so that the chance of any false finding stays below the level.
-
-    S. Holm, "A simple sequentially rejective multiple test procedure", 1979: the smallest of m is multiplied by m, the
-    next by m - 1, and so on; none becomes smaller than one before it.
-    """
-    adjusted = [1.0] * len(p_values)
-    highest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = highest
-    return adjusted
-
-
 def _corrected(contrasts: Sequence[_Found]) -> list[_Found]:
     adjusted = iter(holm([one.p_value for one in contrasts if one.p_value is not None]))
     return [one if one.p_value is None else replace(one, adjusted=next(adjusted)) for one in contrasts]
@@ -304,39 +269,9 @@ def _with_power(contrasts: Sequence[_Found]) -> list[Contrast]:
         if not one.is_clear and len(one.differences) > 1 and one.mean:
             kept["seeds_needed"] = seeds_needed(one.mean, one.spread.error, level)
             if kept["seeds_needed"] is None and one.spread.shared and one.spread.items:
-                kept["items_factor"] = _items_factor(one.mean, one.spread, level)
+                kept["items_factor"] = items_factor(one.mean, one.spread, level)
         done.append(Contrast(**kept))
     return done
-
-
-def seeds_needed(mean: float, error: Any, level: float) -> int | None:
-    """Return how many seeds give 80 % power to find a difference at a level; None where even 200 do not.
-
-    Args:
-        error: number of seeds -> standard error of the mean.
-    """
-    return next(
-        (seeds for seeds in range(2, MOST_SEEDS + 1) if _power(mean, error(seeds), seeds, level) >= POWER), None
-    )
-
-
-def _power(mean: float, error: float, seeds: int, level: float) -> float:
-    """Return the chance that a two-sided t-test finds the difference."""
-    from scipy.stats import nct, t
-
-    if not error:
-        return 1.0
-    bound = float(t.ppf(1 - level / 2, seeds - 1))
-    return float(nct.sf(bound, seeds - 1, abs(mean) / error))
-
-
-def _items_factor(mean: float, spread: _Spread, level: float) -> float | None:
-    """Return the least of 2, 4, 8, ... times the items with which up to 200 seeds would do."""
-    for doubled in range(1, 11):
-        factor = 2.0**doubled
-        if seeds_needed(mean, lambda seeds: spread.error(seeds, items_factor=factor), level) is not None:  # noqa: B023
-            return factor
-    return None
 
 
 def sentences(ablation: Ablation) -> list[str]:

@@ -15,6 +15,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 
 from amp_cli.asking.answerer import Request
+from amp_cli.benchmarks.comparing import holm, seeds_needed
 from amp_cli.benchmarks.runner import EvalResult, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.commands.ablation import Workshop, keep_levels, unchecked_items
@@ -24,7 +25,7 @@ from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.models.load import load_outline
 from amp_cli.records import Answer, Candidate, PreferenceItem
-from amp_cli.report.ablation import COLOURS, SHAPES, _contrast, holm, questions_of, seeds_needed
+from amp_cli.report.ablation import COLOURS, SHAPES, _contrast, questions_of
 from amp_cli.training.matching import FedTokens
 from amp_cli.world.files import write_evaluation
 from tests.support.ablation import plan_of, run_plan, train_here
