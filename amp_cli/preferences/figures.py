@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
@@ -162,17 +162,12 @@ class Tally:
         self.dropped_items.append({"id": item_id, "reason": reason})
 
 
-def summarise(
-    items: Iterable[PreferenceItem], tally: Tally, *, rejected: int, check: dict[str, Any] | None
-) -> dict[str, Any]:
+def summarise(figures: Figures, tally: Tally, *, rejected: int, check: dict[str, Any] | None) -> dict[str, Any]:
     """Return the content of `stats.json`: the figures that `amp prefs stats` gives too, and what led to the levels.
 
     Args:
         check: what auto-check compared with, or None where it was off.
     """
-    figures = Figures()
-    for item in items:
-        figures.add(item)
     counts = {
         "reordered": tally.reordered,
         "items_without_chunk": tally.without_chunk,
