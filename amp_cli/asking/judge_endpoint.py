@@ -105,13 +105,12 @@ class EndpointJudge:
         self._ledger = Ledger(settings)
         self._client = ChatClient(
             model=self._model,
-            url=url,
-            api_version=api_version,
+            addresses=[(url, api_version)],
             key=key,
             timeout=settings.judge_timeout,
             patience=patience or Patience(),
             wording=JUDGE,
-            key_at_once=True,
+            key_at_once=lambda url: True,
         )
 
     @property

@@ -77,7 +77,9 @@ def _count(usage: Any, name: str) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
-OPTIONAL = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "response_format")
+BEYOND_OPENAI = ("repetition_penalty",)
+"""What vLLM and SGLang take beside OpenAI's own parameters."""
+OPTIONAL = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "response_format", *BEYOND_OPENAI)
 """Parameters that are left out where an endpoint says that its model does not take them."""
 LIMITS = ("max_tokens", "max_completion_tokens")
 _WORDS = {"response_format": r"json[ _-]?schema|structured[ _-]?outputs?|guided[ _-]\w+|json mode|grammar"}
@@ -108,6 +110,35 @@ def refused_parameters(status: int, param: str | None, said: str, sent: Collecti
     if not named and status in (400, 422) and "response_format" in sent:  # not every server says what it minds
         named = {"response_format"}
     return named
+
+
+FEWEST_TOKENS = 16
+"""An answer with less room is not asked for."""
+_CONTEXT = re.compile(r"context length (?:of |is (?:only )?)(\d+)", re.I)
+_PROMPT = re.compile(
+    r"\((\d+) in the messages|(\d+) tokens from the input messages|your request has (\d+) input|passed (\d+) input",
+    re.I,
+)
+_TOO_LONG = re.compile(r"prompt contains at least (\d+) input", re.I)
+
+
+def room_left(status: int, said: str, max_tokens: int | None) -> int | None:
+    """Return how many tokens a refused request may ask for: what its prompt leaves of the served model's context.
+
+    vLLM and SGLang refuse a prompt whose answer might not fit, and name both numbers. Where vLLM has only counted the
+    prompt up to the limit, it is half of what was asked for. None where the refusal is of something else.
+    """
+    context = _CONTEXT.search(said)
+    if status != 400 or context is None or max_tokens is None:
+        return None
+    limit, prompt, least = int(context[1]), _PROMPT.search(said), _TOO_LONG.search(said)
+    if prompt is not None:
+        left = limit - int(next(filter(None, prompt.groups())))
+    elif least is not None:
+        left = min(limit - int(least[1]), max_tokens // 2)
+    else:
+        return None
+    return left if left < max_tokens else None
 
 
 def _named_in(said: str, sent: Collection[str]) -> set[str]:
