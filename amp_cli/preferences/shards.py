@@ -135,12 +135,12 @@ def merge_shards(
     shards = Shards(folders)
     settings = shards.settings(out)
     prepared = prepare(settings, None, encoder_of(settings), _nobody)
-    prepared.identity["models"] = shards.identity["models"]
-    if prepared.identity != shards.identity:
+    if any(value != shards.identity.get(name) for name, value in prepared.identity.items()):
         raise AmpError(
             f"'{settings.data}' is not what the shards were made from: its content is another",
             hint="Restore the file, or make the shards again",
         )
+    prepared.identity.update(shards.identity)  # the models, too
     with started(settings, prepared, overwrite, inputs=folders) as run:
         run.record(merged_from=[str(one.out) for one in shards.runs])
         shards.take_answers(out)
@@ -180,7 +180,7 @@ def _settings_of(run: Run, out: Path) -> GenerateSettings:
             {
                 **flat,
                 "experts": tuple(Expert(**one) for one in flat["experts"]),
-                "tuning": FineTuning(**flat["tuning"]),
+                "tuning": FineTuning(**{**flat["tuning"], "more": dict(flat["tuning"]["more"])}),
                 "decoding": Decoding(**flat["decoding"]),
             },
         )
