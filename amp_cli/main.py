@@ -22,6 +22,7 @@ from amp_cli.commands import (
     prefs,
     quickstart,
     report,
+    serve,
     train,
 )
 from amp_cli.disk.jsonl import full_disk_told
@@ -45,6 +46,7 @@ app.add_typer(prefs.app, name="prefs", rich_help_panel="The loop")
 app.command("train", rich_help_panel="The loop")(train.train)
 app.command("merge-lora", rich_help_panel="The loop")(merge_lora.merge_lora)
 app.command("convert", rich_help_panel="The loop")(convert.convert)
+app.command("serve", rich_help_panel="The loop")(serve.serve)
 app.add_typer(eval.app, name="eval", rich_help_panel="The loop")
 app.command("report", rich_help_panel="The loop")(report.report)
 

@@ -70,7 +70,8 @@ ExpertOption = Annotated[
     list[str] | None,
     typer.Option(
         "--expert",
-        help="NAME=MODEL, NAME=MODEL+ADAPTER or NAME=URL#MODEL (an endpoint); repeat, strong to weak.",
+        help="NAME=MODEL, NAME=MODEL+ADAPTER or NAME=URL#MODEL (an endpoint; several servers: NAME=URL,URL#MODEL); "
+        "repeat, strong to weak.",
         rich_help_panel=EXPERTS,
     ),
 ]
