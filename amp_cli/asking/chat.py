@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import parse_qsl, quote, urlsplit
 
 from amp_cli import stopping, ui
-from amp_cli.addresses import is_api_version, shown_address
+from amp_cli.addresses import shown_address
 from amp_cli.asking.faults import (
     EnoughError,
     FaultWording,
@@ -31,6 +30,7 @@ from amp_cli.asking.wire import (
     ChatReply,
     ReplyTooLargeError,
     accepted,
+    deployment_of,
     open_wire,
     read_completion,
     refused_parameters,
@@ -72,7 +72,7 @@ class _Server:
     """One address of the model: its connection, whether it asked for the key, and how it fares."""
 
     def __init__(self, url: str, api_version: str | None, model: str, *, shows_key: bool) -> None:
-        self.url = url if api_version is None else _deployment(url, model)
+        self.url = url if api_version is None else deployment_of(url, model)
         self.api_version = api_version
         self.shows_key = shows_key
         self.library: AsyncOpenAI | None = None
@@ -336,42 +336,6 @@ def key_from_environment() -> str:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise AmpError("OPENAI_API_KEY holds characters that no key has", hint="Copy the key again, without quotes")
     return key
-
-
-API_VERSION = "api-version"
-"""The one parameter that an address may end in: classic Azure wants it with every request."""
-
-
-def endpoint_url(url: str, *, who: str, option: str) -> tuple[str, str | None]:
-    """Return an endpoint's address without a slash at its end, and the `api-version` it ends in, None without.
-
-    Raises:
-        AmpError: not an http(s) address, or one that holds a password or a query (where keys hide); it is not repeated.
-    """
-    try:
-        parts = urlsplit(url)
-        port_is_number = parts.port is None or parts.port > 0
-    except ValueError:
-        port_is_number = False
-    if not port_is_number or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise AmpError(f"{option} is not an http or https address", hint="As in http://127.0.0.1:8000/v1")
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    version = query[0][1] if [name for name, _ in query] == [API_VERSION] else None
-    has_query = bool(parts.query) and not is_api_version(version)
-    if parts.username is not None or parts.password is not None or has_query or parts.fragment:
-        raise AmpError(
-            f"The address of the {who} at '{parts.hostname}' holds a user name, a password or a query",
-            hint="Give the plain address; the key comes from OPENAI_API_KEY. Of a query only ?api-version= is taken",
-        )
-    return parts._replace(query="").geturl().rstrip("/?"), version
-
-
-def _deployment(url: str, model: str) -> str:
-    """Return the address of a model's deployment in classic Azure, whether `url` is it or only leads there."""
-    url = url.removesuffix("/chat/completions")
-    if "/deployments/" in url:
-        return url
-    return f"{url.removesuffix('/openai')}/openai/deployments/{quote(model, safe='')}"
 
 
 def run_until_told(work: Coroutine[Any, Any, None]) -> None:

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from amp_cli import ui
 from amp_cli.addresses import shown_address
 from amp_cli.asking.answerer import Record, Request, Running
-from amp_cli.asking.chat import OPENAI, ChatClient, endpoint_url, key_from_environment, run_together, run_until_told
+from amp_cli.asking.chat import OPENAI, ChatClient, key_from_environment, run_together, run_until_told
 from amp_cli.asking.faults import FaultWording, ItemRejectedError, Patience
+from amp_cli.asking.wire import endpoint_url
 from amp_cli.disk.stored import Chosen
 from amp_cli.errors import AmpError
 from amp_cli.models.images import image_data_url
