@@ -98,7 +98,7 @@ def refuse_repeated_names(experts: Sequence[Expert]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class NodeShare:
     """One node's part of the items: every `count`-th bundle, so that a batch is whole on one node.
 
     Attributes:
@@ -187,7 +187,7 @@ def collect_candidates(
     log: RecordLog,
     answering: Answering,
     rejected: LeftOutLog,
-    share: Share | None = None,
+    share: NodeShare | None = None,
 ) -> Candidates:
     """Return the candidates of all items that every expert could answer; in the file they stand as one process asks.
 

@@ -24,7 +24,7 @@ from amp_cli.preferences.experts import (
     Candidates,
     Expert,
     ModelAnswering,
-    Share,
+    NodeShare,
     collect_candidates,
     refuse_repeated_names,
 )
@@ -87,13 +87,13 @@ class GenerateSettings:
                 "--shard belongs to --method meg: each node would fine-tune models of its own",
                 hint="Fine-tune them in one run first, then --method meg --expert ig-1=BASE+RUN/incremental/ig-1 ...",
             )
-        Share.parse(shard, 1)
+        NodeShare.parse(shard, 1)
 
     @property
-    def share(self) -> Share | None:
+    def share(self) -> NodeShare | None:
         """This node's part. Only where texts are sampled does it matter what an item shares its batch with."""
         size = self.running.batch_size if self.decoding.temperature > 0 else Running().batch_size
-        return None if self.shard is None else Share.parse(self.shard, size)
+        return None if self.shard is None else NodeShare.parse(self.shard, size)
 
     def _check_meg(self) -> None:
         if not self.experts:

@@ -11,7 +11,7 @@ from amp_cli.disk.settings import free_settings, restore
 from amp_cli.errors import AmpError
 from amp_cli.models.spec import Decoding
 from amp_cli.preferences.encoders import Encoder
-from amp_cli.preferences.experts import Answering, Expert, Share
+from amp_cli.preferences.experts import Answering, Expert, NodeShare
 from amp_cli.preferences.generate import (
     CANDIDATES,
     COMMAND,
@@ -168,8 +168,8 @@ def _finished(folder: Path) -> Run:
     return run
 
 
-def _shard_of(run: Run) -> Share:
-    return Share.parse(str(run.settings["shard"]), 1)
+def _shard_of(run: Run) -> NodeShare:
+    return NodeShare.parse(str(run.settings["shard"]), 1)
 
 
 def _settings_of(run: Run, out: Path) -> GenerateSettings:

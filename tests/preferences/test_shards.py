@@ -12,7 +12,7 @@ from amp_cli.asking.answerer import Answerer, Request, Running, bundles
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.models.spec import Decoding, Loading
-from amp_cli.preferences.experts import Expert, Share
+from amp_cli.preferences.experts import Expert, NodeShare
 from amp_cli.preferences.generate import GenerateSettings, generate_preferences
 from amp_cli.preferences.shards import generate_shard, merge_shards
 from amp_cli.records import Answer
@@ -196,7 +196,7 @@ def test_incremental_generation_is_not_shared_among_nodes(data: Path, tmp_path: 
 
 def test_shares_are_whole_bundles_and_every_item_is_in_one() -> None:
     requests = [Request(id=f"{n:02}", images=(Path(f"{n // 3}.png"),), questions=("Q" * (n % 4),)) for n in range(24)]
-    shares = [Share(number=n, count=3, batch_size=4).others(requests) for n in (1, 2, 3)]
+    shares = [NodeShare(number=n, count=3, batch_size=4).others(requests) for n in (1, 2, 3)]
     assert [sum(1 - one[place] for one in shares) for place in range(24)] == [1] * 24
     for bundle in bundles(requests, 4):
         places = [int(request.id) for batch in bundle for request in batch]
