@@ -57,14 +57,26 @@ class Launch:
 def visible_gpus() -> list[str]:
     """Return the numbers (or ids) of the GPUs that a process started now would see."""
     present = [str(number) for number in range(_count_gpus())]
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    chosen = os.environ.get(choosing_variable())
     if chosen is None:
         return present
     return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")][: len(present)]
 
 
-GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+AMD_DRIVER = "/dev/kfd"
+GPU_FILES = ("/dev/nvidiactl", AMD_DRIVER, "/dev/dxg")
 """What a machine with GPUs has: NVIDIA's driver, AMD's, and either of them under Windows."""
+CHOOSES_NVIDIA, CHOOSES_AMD = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
+
+
+def has_amd_gpus() -> bool:
+    """Whether this machine's GPUs are AMD's, which PyTorch calls "cuda" too."""
+    return shutil.which("nvidia-smi") is None and Path(AMD_DRIVER).exists()
+
+
+def choosing_variable() -> str:
+    """Return the environment variable that says which GPUs a process sees; AMD's runtime reads NVIDIA's one too."""
+    return CHOOSES_AMD if has_amd_gpus() and CHOOSES_AMD in os.environ else CHOOSES_NVIDIA
 
 
 def _count_gpus() -> int:
@@ -76,7 +88,7 @@ def _count_gpus() -> int:
     if not any(Path(file).exists() for file in GPU_FILES):
         return 0
     ask = "import torch; print(torch.cuda.device_count())"
-    all_of_them = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    all_of_them = {name: value for name, value in os.environ.items() if name not in (CHOOSES_NVIDIA, CHOOSES_AMD)}
     said = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False, env=all_of_them)
     return int(said.stdout) if said.stdout.strip().isdigit() else 0
 

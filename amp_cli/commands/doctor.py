@@ -17,6 +17,8 @@ MEANING = {
     "no": "no",
 }
 
+APPLE = "Apple's (mps): for answers; training is on the CPU"
+
 
 def doctor(
     network: Annotated[bool, typer.Option("--network", help="Also ask whether the model hub can be reached.")] = False,
@@ -50,7 +52,9 @@ def _show(machine: "Machine") -> None:
 
     wrong = [one for one in machine.packages if not one.is_fine]
     memory = f"{machine.memory_gb:.0f} GB, {machine.memory_free_gb:.0f} GB free"
-    gpus = "; ".join(f"{gpu.name}, {gpu.memory_gb:.0f} GB ({gpu.free_gb:.0f} GB free)" for gpu in machine.gpus)
+    gpus = "; ".join(
+        f"{gpu.name}, {gpu.memory_gb:.0f} GB ({gpu.free_gb:.0f} GB free), {gpu.precision}" for gpu in machine.gpus
+    )
     reach = {None: "not asked (--network asks)", True: "reachable", False: "not reachable"}[machine.hub_reachable]
     rows = [
         ("Python", machine.python),
@@ -59,7 +63,7 @@ def _show(machine: "Machine") -> None:
         ("CPU cores", machine.cores),
         ("memory", memory),
         ("disk", f"{machine.disk_free_gb:.0f} GB free at '{machine.cache}'"),
-        ("GPUs", gpus or "none that PyTorch can use"),
+        ("GPUs", gpus or (APPLE if machine.apple_gpu else "none that PyTorch can use")),
         ("4 bit and 8 bit", "bitsandbytes works" if machine.bitsandbytes else "not usable"),
         ("hub", f"offline by HF_HUB_OFFLINE; {reach}" if machine.is_offline else reach),
         ("models in the cache", ", ".join(machine.cached_models) or "none"),

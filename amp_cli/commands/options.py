@@ -78,7 +78,7 @@ DtypeOption = Annotated[
     str,
     typer.Option(
         "--dtype",
-        help="float32, bfloat16, float16 or auto (float32 on a CPU, the model's own on a GPU).",
+        help="float32, bfloat16, float16 or auto (float32 on a CPU, bfloat16 on a GPU, float16 on an older one).",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

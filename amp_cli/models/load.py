@@ -36,7 +36,7 @@ from amp_cli.models.llava.original import (
 )
 from amp_cli.models.llava.source import CheckpointFolder, find_outline, find_source
 from amp_cli.models.llava.to_hf import keep_small_files, save_processor
-from amp_cli.models.precision import choose_device, choose_dtype, quantization_config, refuse_overflow
+from amp_cli.models.precision import choose_device, choose_dtype, quantization_config, refuse_overflow, why_float16
 from amp_cli.models.resolve import check_model, local_folder, model_and_adapter, model_config
 from amp_cli.models.spec import ModelSpec
 from amp_cli.models.templates import FOR_LLAVA, choose_template
@@ -92,13 +92,18 @@ class LoadedModel:
 
 
 @reads_folder
-def load_model(spec: ModelSpec, *, trainable: bool = False) -> LoadedModel:
+def load_model(
+    spec: ModelSpec, *, trainable: bool = False, to_share: bool = False, reads_weights: bool = True
+) -> LoadedModel:
     """Load a model; a LoRA adapter is attached, not merged.
 
     An original LLaVA checkpoint is converted in memory, or once to disk where `AMP_CACHE_CONVERTED` asks for it.
 
     Args:
         trainable: leave the adapter's weights trainable.
+        to_share: for processes that will each keep a share. What is quantised is packed on the device, in a format that
+            can be cut; all else stays in main memory.
+        reads_weights: else a model that is not quantised is built on the meta device, for weights from another process.
 
     Raises:
         AmpError: no such model, weights missing or damaged, parts or an adapter that do not fit.
@@ -106,15 +111,19 @@ def load_model(spec: ModelSpec, *, trainable: bool = False) -> LoadedModel:
     source = find_source(spec)
     config, place = source.config(), choose_device(spec.device)
     precision, torch_dtype = choose_dtype(spec.dtype, place, config)
-    options = {
-        "dtype": torch_dtype,
-        "device_map": {"": place},
-        "quantization_config": quantization_config(spec.quantization, torch_dtype),
-        "trust_remote_code": spec.trust_remote_code,
-    }
-    network = _load_network(source, config, options)
-    if spec.dtype != "stored":
-        refuse_overflow(network, spec.model, torch_dtype)
+    if reads_weights or spec.quantization is not None:
+        options = {
+            "dtype": torch_dtype,
+            "device_map": {"": torch.device("cpu") if to_share and spec.quantization is None else place},
+            "quantization_config": quantization_config(spec.quantization, torch_dtype, to_share=to_share),
+            "trust_remote_code": spec.trust_remote_code,
+        }
+        network = _load_network(source, config, options)
+        if spec.dtype != "stored":
+            refuse_overflow(network, spec.model, torch_dtype)
+    else:
+        network = _build_network(source, config, torch_dtype, spec.trust_remote_code)
+        network.name_or_path = str(source.folder)
     identity = {**source.identity, "dtype": precision, "quantization": spec.quantization}
     loaded = _with_processor(network, source, config, identity, spec)
     if source.adapter is not None:
@@ -122,6 +131,8 @@ def load_model(spec: ModelSpec, *, trainable: bool = False) -> LoadedModel:
 
         name, folder = source.adapter
         loaded.model = attach_adapter(network, folder, name, trainable=trainable)
+    if (reason := why_float16(spec.dtype, place)) is not None:
+        loaded.notes += (reason,)
     loaded.model.eval()
     return loaded
 
@@ -138,14 +149,7 @@ def load_outline(spec: ModelSpec) -> LoadedModel:
     source = find_outline(spec)
     config = source.config()
     precision, torch_dtype = choose_dtype(spec.dtype, choose_device(spec.device), config)
-    trusts = {"trust_remote_code": spec.trust_remote_code}
-    with _explained(_with_kind(spec.model, config), done="built"):
-        original = source.original
-        built = AutoConfig.from_pretrained(source.folder, **trusts) if original is None else llava_config(original)
-        with torch.device("meta"):
-            network = AutoModelForImageTextToText.from_config(built, dtype=torch_dtype, **trusts)
-        if (source.folder / "generation_config.json").is_file():
-            network.generation_config = GenerationConfig.from_pretrained(source.folder)
+    network = _build_network(source, config, torch_dtype, spec.trust_remote_code)
     return _with_processor(network, source, config, {"dtype": precision}, spec)
 
 
@@ -221,6 +225,21 @@ def _load_network(source: CheckpointFolder, config: dict[str, Any], options: dic
                 f"'{source.model}' {what} {len(names)} of the weights its configuration asks for, first '{names[0]}'",
                 hint="The folder is incomplete or its files do not belong together. Download it again",
             )
+    return network
+
+
+def _build_network(
+    source: CheckpointFolder, config: dict[str, Any], dtype: torch.dtype, trust_remote_code: bool
+) -> PreTrainedModel:
+    """Build the model on the meta device, without weights."""
+    trusts = {"trust_remote_code": trust_remote_code}
+    with _explained(_with_kind(source.model, config), done="built"):
+        original = source.original
+        built = AutoConfig.from_pretrained(source.folder, **trusts) if original is None else llava_config(original)
+        with torch.device("meta"):
+            network: PreTrainedModel = AutoModelForImageTextToText.from_config(built, dtype=dtype, **trusts)
+        if (source.folder / "generation_config.json").is_file():
+            network.generation_config = GenerationConfig.from_pretrained(source.folder)
     return network
 
 

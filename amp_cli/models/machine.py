@@ -12,6 +12,7 @@ from typing import Any
 
 from amp_cli.disk.templates import PACKAGE
 from amp_cli.downloads.zoo import SIZES, cached_bytes
+from amp_cli.launching import visible_gpus
 from amp_cli.models.resolve import TINY
 
 GB = 1e9
@@ -32,11 +33,12 @@ class Package:
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A CUDA device; memory in GB."""
+    """A GPU that PyTorch calls "cuda", NVIDIA's or AMD's; memory in GB, and what `auto` computes in on it."""
 
     name: str
     memory_gb: float
     free_gb: float
+    precision: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,7 @@ class Machine:
     disk_free_gb: float
     cache: str
     gpus: tuple[Gpu, ...]
+    apple_gpu: bool
     torch: str | None
     bitsandbytes: bool
     is_offline: bool
@@ -102,6 +105,7 @@ def measure_machine(*, ask_network: bool = False) -> Machine:
         disk_free_gb=round(shutil.disk_usage(_existing(cache)).free / GB, 1),
         cache=str(cache),
         gpus=gpus,
+        apple_gpu=_has_apple_gpu(torch_version),
         torch=torch_version,
         bitsandbytes=usable_bitsandbytes,
         is_offline=bool(constants.HF_HUB_OFFLINE),
@@ -110,7 +114,28 @@ def measure_machine(*, ask_network: bool = False) -> Machine:
         keys={name: bool(os.environ.get(name)) for name in KEYS} | {"HF_TOKEN": get_token() is not None},
         fits=what_fits(max((gpu.memory_gb for gpu in gpus), default=0.0), memory_gb),
         problems=tuple(problems),
-        warnings=() if usable_bitsandbytes else (f"4-bit and 8-bit models do not work: {fault}",),
+        warnings=(
+            *(() if usable_bitsandbytes else (f"4-bit and 8-bit models do not work: {fault}",)),
+            *_unusable_gpus(torch_version, len(gpus)),
+        ),
+    )
+
+
+def _has_apple_gpu(torch_version: str | None) -> bool:
+    if torch_version is None:
+        return False
+    import torch
+
+    return bool(torch.backends.mps.is_available())
+
+
+def _unusable_gpus(torch_version: str | None, usable: int) -> tuple[str, ...]:
+    """Say that this machine's GPUs are not all that PyTorch sees."""
+    found = len(visible_gpus()) if torch_version is not None else 0
+    if found <= usable:
+        return ()
+    return (
+        f"The machine shows {found} GPUs; PyTorch {torch_version} can use {usable}: see pytorch.org for its builds",
     )
 
 
@@ -189,11 +214,18 @@ def _torch_and_gpus(problems: list[str]) -> tuple[str | None, tuple[Gpu, ...]]:
     except (ImportError, OSError) as error:  # a broken build shows here as either
         problems.append(f"PyTorch cannot be imported: {error}")
         return None, ()
+    from amp_cli.models.precision import choose_dtype
+
     gpus = []
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         free, total = torch.cuda.mem_get_info(number)
         gpus.append(
-            Gpu(name=torch.cuda.get_device_name(number), memory_gb=round(total / GB, 1), free_gb=round(free / GB, 1))
+            Gpu(
+                name=torch.cuda.get_device_name(number),
+                memory_gb=round(total / GB, 1),
+                free_gb=round(free / GB, 1),
+                precision=choose_dtype("auto", torch.device("cuda", number), {})[0],
+            )
         )
     return str(torch.__version__), tuple(gpus)
 

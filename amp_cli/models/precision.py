@@ -11,6 +11,8 @@ from amp_cli.errors import AmpError
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels and of every cast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BFLOAT16_SINCE = 8
+"""NVIDIA's compute capability (major) from which on bfloat16 is not emulated: Ampere. AMD's GPUs all say 9 or more."""
 QUANTIZATIONS = ("nf4", "int8")
 NOT_QUANTIZED = ("lm_head", "multi_modal_projector", "vision_tower", "vision_model", "visual", "connector")
 """What families call the parts outside the language model; only the language model's projections are quantised."""
@@ -48,9 +50,13 @@ def dtype_in(config: dict[str, Any]) -> str:
 
 
 def choose_dtype(dtype: str, device: torch.device, config: dict[str, Any]) -> tuple[str, torch.dtype]:
-    """Return name and torch dtype; `auto` is float32 on a CPU and bfloat16 on a GPU, `stored` is what is on disk."""
+    """Return name and torch dtype; `stored` is what is on disk.
+
+    `auto` is float32 on a CPU and bfloat16 on a GPU, or float16 on one that only emulates bfloat16.
+    """
     if dtype == "auto":
-        dtype = "float32" if device.type == "cpu" else "bfloat16"
+        on_gpu = "float16" if why_float16(dtype, device) else "bfloat16"
+        dtype = "float32" if device.type == "cpu" else on_gpu
     if dtype == "stored":
         dtype = dtype_in(config)
     if dtype not in DTYPES:
@@ -58,8 +64,27 @@ def choose_dtype(dtype: str, device: torch.device, config: dict[str, Any]) -> tu
     return dtype, DTYPES[dtype]
 
 
-def quantization_config(quantization: str | None, compute: torch.dtype) -> BitsAndBytesConfig | None:
-    """Return how bitsandbytes packs the language model's weights; None for not at all."""
+def why_float16(dtype: str, device: torch.device) -> str | None:
+    """Return why `auto` means float16 on this device, in a line; None where it does not."""
+    if dtype != "auto" or device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    if major >= BFLOAT16_SINCE:
+        return None
+    return (
+        f"float16 is used: {torch.cuda.get_device_name(device)} (compute capability {major}.{minor}) has no bfloat16 "
+        f"of its own, as GPUs have from {BFLOAT16_SINCE}.0 on"
+    )
+
+
+def quantization_config(
+    quantization: str | None, compute: torch.dtype, *, to_share: bool = False
+) -> BitsAndBytesConfig | None:
+    """Return how bitsandbytes packs the language model's weights; None for not at all.
+
+    Args:
+        to_share: keep 4-bit weights as numbers of the type computed in: FSDP cuts no others.
+    """
     if quantization is None:
         return None
     if quantization not in QUANTIZATIONS:
@@ -72,6 +97,7 @@ def quantization_config(quantization: str | None, compute: torch.dtype) -> BitsA
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
+        bnb_4bit_quant_storage=compute if to_share else None,
         llm_int8_skip_modules=skip,
     )
 

@@ -14,7 +14,8 @@ class Loading:
 
     Attributes:
         vision_tower: folder or hub id of an original LLaVA checkpoint's tower, in place of what it names.
-        dtype: `auto` is float32 on a CPU and bfloat16 on a GPU; `stored` is what the weights are stored in.
+        dtype: `auto` is float32 on a CPU, bfloat16 on a GPU, float16 on one before compute capability 8;
+            `stored` is what the weights are stored in.
         device: `cpu`, `cuda`, `cuda:1`, `mps` or `auto`.
         quantization: `nf4` (4-bit NormalFloat, double quantisation) or `int8`; language model only.
         template: chat template: `auto`, `authors`, `own`, `vicuna_v1`, `llava_v1` or a path.

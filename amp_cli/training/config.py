@@ -24,6 +24,9 @@ QUANTIZATIONS = (None, "nf4", "int8")
 REPORTS = ("none", "tensorboard", "wandb")
 REFERENCES = ("auto", "online", "cache")
 
+COPIES, FSDP, ZERO_2, ZERO_3 = SHARINGS = ("copies", "fsdp", "zero-2", "zero-3")
+"""What processes share: nothing; all of the model by FSDP; AdamW's moments; all of the model by DeepSpeed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:

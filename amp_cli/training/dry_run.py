@@ -17,11 +17,12 @@ from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.errors import AmpError
 from amp_cli.launching import visible_gpus
 from amp_cli.models.load import LoadedModel, load_outline
+from amp_cli.models.precision import why_float16
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.models.shapes import ESTIMATED_TOKENS, has_known_shape, write_shape
-from amp_cli.training.config import TrainConfig
+from amp_cli.training.config import COPIES, TrainConfig
 from amp_cli.training.data import REJECTED, EncodedItems, answers_of, load_items, prepare_items
-from amp_cli.training.launch import check_packages, plan_launch
+from amp_cli.training.launch import ALLOCATOR, check_packages, plan_launch, sharing_of
 from amp_cli.training.memory import (
     MARGINS,
     MemoryEstimate,
@@ -99,6 +100,8 @@ class DryRun:
         reference: "online" or "cache" (None for sft), and why.
         proposal: settings that would fit where these do not; None where these fit, or none of what was tried does.
         hours: of the whole training, at the rate that the caller states; None without a rate.
+        sharing: what of the model the devices share, one of `SHARINGS`. allocator: what CUDA's allocator is told.
+        precision_why: why this precision, where that needs saying.
     """
 
     base: str
@@ -123,6 +126,9 @@ class DryRun:
     tokens_counted_by: str
     proposal: dict[str, Any] | None
     hours: float | None
+    sharing: str
+    allocator: str | None
+    precision_why: str | None
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "estimate": self.estimate.to_json()}
@@ -133,11 +139,16 @@ class DryRun:
         of = f" (of {data.sampled} sampled items)" if data.sampled < data.items else ""
         unusable = f"; not usable for training: {data.unusable} of {data.sampled} sampled" if data.unusable else ""
         precision = self.quantization or self.precision
+        shared = "" if self.sharing == COPIES else f", shared by {self.sharing}"
         without, with_it = (shown_bytes(found.total(checkpointing=on)) for on in (False, True))
         reference: list[tuple[str, object]] = [("reference", self.reference_why)] if self.reference_why else []
         return [
             ("devices", f"{self.processes} x {self.device}, {shown_bytes(self.room)} each to train in"),
-            (f"weights ({precision})", shown_bytes(found.weights)),
+            *([("precision", self.precision_why)] if self.precision_why else []),
+            *([("allocator", f"{ALLOCATOR}={self.allocator}")] if self.allocator else []),
+            (f"weights ({precision}{shared})", shown_bytes(found.weights)),
+            *([("others' weights during a pass", shown_bytes(found.gathered))] if found.gathered else []),
+            *([("while loading", _loading(found))] if found.loading else []),
             ("adapter, gradients, AdamW", shown_bytes(found.adapter)),
             (
                 f"activations of {found.tokens} tokens",
@@ -199,6 +210,7 @@ def plan_training(
             on_gpu=bool(gpus),
             processes=launch.processes,
             layout=SHARED if settings.method == "mdpo" else ROWS,
+            sharing=sharing_of(launch),
         )
 
     estimate = estimated(config)
@@ -232,7 +244,16 @@ def plan_training(
         tokens_counted_by=counted_by,
         proposal=None if fits else _propose(config, room, estimated),
         hours=None if rate is None else tokens / (rate * launch.processes) / 3600,
+        sharing=sharing_of(launch),
+        allocator=launch.environment.get(ALLOCATOR),
+        precision_why=why_float16(config.spec.dtype, torch.device("cuda")) if gpus and planned is None else None,
     )
+
+
+def _loading(found: MemoryEstimate) -> str:
+    """Return what is taken before the first pass, in words."""
+    aside = f", and {shown_bytes(found.main_memory)} of main memory in the main process" if found.main_memory else ""
+    return f"{shown_bytes(found.loading)} on each device{aside}"
 
 
 def _propose(

@@ -1,6 +1,7 @@
 """Starts a training run: checks all that can be checked, launches the worker, reads the results back."""
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,6 +20,8 @@ from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.launching import (
     Launch,
+    choosing_variable,
+    has_amd_gpus,
     killed_by,
     own_config,
     refuse_too_many,
@@ -29,7 +32,7 @@ from amp_cli.launching import (
 )
 from amp_cli.models.resolve import check_model, places_of
 from amp_cli.training.card import ADAPTER, CURVES, draw_curves
-from amp_cli.training.config import TrainConfig
+from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig
 from amp_cli.training.data import REJECTED, prepare_items, usable_of
 from amp_cli.training.worker import RESULT, SEEN_WITHIN
 
@@ -247,6 +250,13 @@ def _shown(metrics: dict[str, Any]) -> dict[str, str]:
 
 
 WORKER = "amp_cli.training.worker"
+ALLOCATOR = "PYTORCH_ALLOC_CONF"
+_SETS_ALLOCATOR = {ALLOCATOR, "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"}
+
+
+def can_grow_segments() -> bool:
+    """Whether PyTorch's allocator can let memory grow in place: for NVIDIA's GPUs under Linux."""
+    return sys.platform == "linux" and not has_amd_gpus()
 
 
 def plan_launch(
@@ -256,7 +266,7 @@ def plan_launch(
 
     Args:
         config_file: a path, or the name of a file in `templates/accelerate`.
-        processes: how many processes; else one per GPU, one without.
+        processes: how many processes; else as many as a file of the user says, or one per GPU, one without.
 
     Raises:
         AmpError: no such file, more processes than GPUs, or a batch that cannot be cut so.
@@ -267,7 +277,9 @@ def plan_launch(
         file = own_config(gpus, wanted)
     else:
         file = _accelerate_file(config_file)
-        wanted = processes or _processes_of(file)
+        is_ours = not Path(config_file).is_file()
+        wanted = processes or (_own_processes(file, gpus) if is_ours else _processes_of(file))
+    _refuse_unshareable(config, file)
     uses_cpu = _settings_of(file).get("use_cpu") is True
     config.items_per_batch(wanted)  # refuses a batch that cannot be cut so
     environment = worker_environment()
@@ -275,10 +287,10 @@ def plan_launch(
         environment["OMP_NUM_THREADS"] = str(config.threads)
     if uses_cpu:  # accelerate tells only a lone process
         environment["ACCELERATE_USE_CPU"] = "true"
-    if gpus and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
-        environment["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"  # rows have other lengths in every step
+    if gpus and not uses_cpu and can_grow_segments() and not _SETS_ALLOCATOR & set(os.environ):
+        environment[ALLOCATOR] = "expandable_segments:True"  # rows have other lengths in every step
     if wanted == 1 and len(gpus) > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = gpus[0]  # a lone process would spread over all of them by DataParallel
+        environment[choosing_variable()] = gpus[0]  # a lone process would spread over all of them by DataParallel
     return Launch(module=WORKER, config_file=file, processes=wanted, environment=environment)
 
 
@@ -320,6 +332,40 @@ def _settings_of(file: Path) -> dict[str, Any]:
     return values
 
 
+def sharing_of(launch: Launch) -> str:
+    """Return what of the model the processes share, one of `SHARINGS`, by the accelerate file."""
+    settings = _settings_of(launch.config_file)
+    kind = str(settings["distributed_type"]).upper()
+    if kind == "DEEPSPEED":
+        stage = _part(settings, "deepspeed_config").get("zero_stage", 2)
+        return {"2": ZERO_2, "3": ZERO_3}.get(str(stage), COPIES)
+    return FSDP if kind == "FSDP" else COPIES
+
+
+def _part(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    found = settings.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _refuse_unshareable(config: TrainConfig, file: Path) -> None:
+    """Refuse what cannot be shared by FSDP as `sharding.shard` does it.
+
+    Raises:
+        AmpError: the file asks for FSDP 1, or the base is in 8 bits.
+    """
+    settings = _settings_of(file)
+    if str(settings["distributed_type"]).upper() != "FSDP":
+        return
+    version = _part(settings, "fsdp_config").get("fsdp_version", 1)
+    if str(version) != "2":
+        raise AmpError(
+            f"'{file}' asks for FSDP {version}; only FSDP 2 can share a base while it is loaded",
+            hint="Write `fsdp_version: 2` in its fsdp_config, or use --accelerate-config fsdp",
+        )
+    if config.quantization == "int8":
+        raise AmpError("FSDP cannot share a base in 8 bits", hint="Use --set quantization=nf4, or none")
+
+
 def machine_number(config_file: str | None) -> int:
     """Return which of the machines that train together this one is, by its accelerate file; the main one is 0.
 
@@ -336,6 +382,13 @@ def machine_number(config_file: str | None) -> int:
             hint="Give each machine its own rank, the first one 0",
         )
     return machine
+
+
+def _own_processes(file: Path, gpus: Sequence[str]) -> int:
+    """Return how many processes one of our own files means: one per GPU, where it is for several of one machine."""
+    settings = _settings_of(file)
+    takes_all = settings["num_machines"] == 1 and settings["num_processes"] > 1 and not settings["use_cpu"]
+    return len(gpus) if takes_all and gpus else _processes_of(file)
 
 
 def _processes_of(file: Path) -> int:

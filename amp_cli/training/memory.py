@@ -2,6 +2,9 @@
 
     total = weights + adapter (16 bytes a weight) + the larger of: the tower alone; activations + head
 
+Where devices share the base, each holds its share of weights and adapter, and puts some of the others' together for a
+pass (`BaseShare`).
+
 Activations come from an `Outline`: our own forward and backward pass over a model without weights, in which every
 storage that is made and freed is counted (`LiveBytes`). They are measured where it is cheap and drawn out along two
 straight lines. With d layers and items of one length:
@@ -37,7 +40,7 @@ from amp_cli.models.machine import free_memory
 from amp_cli.models.precision import DTYPES, NOT_QUANTIZED
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.arguments import lora_config
-from amp_cli.training.config import TrainConfig
+from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig
 from amp_cli.training.rows.families import stands_for_images
 from amp_cli.training.rows.forward import SHARED_DENSE, ForwardPass
 from amp_cli.training.rows.layout import Batch
@@ -49,6 +52,8 @@ BUCKET_BYTES = 4
 """Of an adapter's weight where several processes exchange gradients: DDP's buckets."""
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 """Of a weight in NF4: 4 bits, an 8-bit scale for 64 of them, and a float32 scale for 256 of those."""
+ZERO_3_LIVE = 1_000_000_000
+"""Weights that DeepSpeed's ZeRO-3 keeps whole by default (stage3_max_live_parameters)."""
 MARGINS = {"cuda": 0.1, "cpu": 0.5}
 """Share of a device's free memory that is left alone. The estimate is of tensors; on a GPU gaps between are small.
 
@@ -65,6 +70,9 @@ class MemoryEstimate:
         head: log-probabilities' buffers and slopes. activations, activations_checkpointed: all else of a pass, without
             and with gradient checkpointing.
         images: what the tower takes by itself, before the pass; None where it could not be estimated.
+        gathered: others' shares of the weights that a pass puts together, where the base is shared by the devices.
+        loading: most that is there before the first pass, where that is more than what stays.
+        main_memory: that the main process reads the weights to, where they do not go to a device at once.
     """
 
     tokens: int
@@ -74,6 +82,9 @@ class MemoryEstimate:
     activations: int
     activations_checkpointed: int
     images: int | None
+    gathered: int = 0
+    loading: int = 0
+    main_memory: int = 0
 
     def of_pass(self, *, checkpointing: bool) -> int:
         """Return what comes and goes with each forward and backward pass."""
@@ -82,7 +93,8 @@ class MemoryEstimate:
 
     def total(self, *, checkpointing: bool) -> int:
         """Return all of it."""
-        return self.weights + self.adapter + self.of_pass(checkpointing=checkpointing)
+        training = self.weights + self.gathered + self.adapter + self.of_pass(checkpointing=checkpointing)
+        return max(training, self.loading)
 
     def to_json(self) -> dict[str, Any]:
         totals = {"total": self.total(checkpointing=False), "total_checkpointed": self.total(checkpointing=True)}
@@ -100,8 +112,9 @@ def estimate_memory(
     on_gpu: bool,
     processes: int,
     layout: str,
+    sharing: str = COPIES,
 ) -> MemoryEstimate:
-    """MemoryEstimate the largest forward and backward pass over items such as these.
+    """Estimate the largest forward and backward pass over items such as these.
 
     A copy of the model without weights goes through our own forward and backward pass, and the bytes of all storages
     that live at once are counted. Two depths and two lengths are tried: memory grows linearly in both.
@@ -110,6 +123,7 @@ def estimate_memory(
         network: the model without adapter; its class and configuration count.
         items: a sample, from which the longest is taken.
         precision: what it is loaded in. processes: that share an update. layout: one of `LAYOUTS`.
+        sharing: one of `SHARINGS`: what of the model the processes share.
     """
     dtype = DTYPES[precision]
     at_once, _ = config.items_per_batch(processes)
@@ -133,15 +147,61 @@ def estimate_memory(
         two = one if twice is batch else outline.pass_bytes(forward, _headless(twice), checkpointing=on)
         activations.append(round(one + (two - one) * (times - 1) + fixed))
     supervised = round(len(batch.targets) * times)
+    shares = _shares(outline.base, config.quantization, sharing, processes)
     return MemoryEstimate(
         tokens=tokens,
-        weights=weight_bytes(outline.base, config.quantization),
-        adapter=outline.adapter_weights * (ADAPTER_BYTES + (BUCKET_BYTES if processes > 1 else 0)),
+        weights=shares.weights,
+        gathered=shares.gathered,
+        loading=shares.loading,
+        main_memory=shares.main_memory,
+        adapter=round(outline.adapter_weights * _adapter_bytes(sharing, processes)),
         head=outline.head_bytes(supervised) if config.method == "mdpo" else outline.full_head_bytes(tokens),
         activations=activations[0],
         activations_checkpointed=activations[1],
         images=None if images is None else round(images * times),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseShare:
+    """Bytes of the base on one device: its share, what it puts together for a pass, and the most while it is loaded."""
+
+    weights: int
+    gathered: int = 0
+    loading: int = 0
+    main_memory: int = 0
+
+
+def _shares(network: Any, quantization: str | None, sharing: str, processes: int) -> BaseShare:
+    """Return what each device holds of the base.
+
+    FSDP     a layer and the next one, and all outside the layers, are whole during a pass. A base that is not
+             quantised arrives weight by weight from main memory, each whole for a moment, and once more on its way
+    ZeRO-3   DeepSpeed keeps up to a billion weights whole, and is given a base that is whole on every device
+    """
+    whole = weight_bytes(network, quantization)
+    if sharing not in (FSDP, ZERO_3):
+        return BaseShare(weights=whole)
+    share = -(-whole // processes)
+    if sharing == ZERO_3:
+        largest = max(weight.element_size() for weight in network.parameters())
+        return BaseShare(weights=share, gathered=min(whole - share, ZERO_3_LIVE * largest), loading=whole)
+    layers = network.get_decoder().layers
+    each = [weight_bytes(layer, quantization) for layer in layers]
+    gathered = min(whole - share, 2 * max(each) + whole - sum(each))
+    if quantization is not None:
+        return BaseShare(weights=share, gathered=gathered, loading=whole + share)
+    largest = max(weight.numel() * weight.element_size() for weight in network.parameters())
+    return BaseShare(weights=share, gathered=gathered, loading=share + 2 * largest, main_memory=whole)
+
+
+def _adapter_bytes(sharing: str, processes: int) -> float:
+    """Return what an adapter's weight takes on one device."""
+    if sharing in (FSDP, ZERO_3):
+        return ADAPTER_BYTES / processes
+    if sharing == ZERO_2:  # the moments are shared
+        return ADAPTER_BYTES - 8 + 8 / processes + BUCKET_BYTES
+    return ADAPTER_BYTES + (BUCKET_BYTES if processes > 1 else 0)
 
 
 def choose_checkpointing(wanted: bool | None, estimate: MemoryEstimate, room: int) -> tuple[bool, str]:

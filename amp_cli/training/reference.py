@@ -14,6 +14,7 @@ from amp_cli.downloads.places import cache_folder
 from amp_cli.errors import AmpError
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.rows.forward import ForwardPass
+from amp_cli.training.sharding import InStep, Passes
 
 INDEX = "index.json"
 SUFFIX = ".safetensors"
@@ -139,48 +140,79 @@ def compute_reference(
     items: Sequence[EncodedItem],
     *,
     tokens_per_step: int,
+    in_step: InStep | None = None,
 ) -> list[torch.Tensor]:
-    """Return each item's (levels, rounds) log-probabilities under the model with its adapter off."""
+    """Return each item's (levels, rounds) log-probabilities under the model with its adapter off.
+
+    Args:
+        in_step: where processes share the model, so that all must compute something at the same time.
+    """
     found: dict[int, torch.Tensor] = {}
     device = next(model.parameters()).device
+    if in_step is None:
+        cut = forward.cut(items, tokens_per_step)
+        passes = Passes(items=[[items[number] for number in numbers] for numbers in cut], tower_calls=0)
+    else:
+        passes = in_step.passes(items, tokens_per_step)
     with model.disable_adapter():
-        for numbers in forward.cut(items, tokens_per_step):
-            batch = forward.lay_out([items[number] for number in numbers]).to(device)
-            sums = forward.round_logps(model, batch, forward.show_images(model, batch))
-            for number, own in zip(numbers, torch.split(sums, batch.levels.tolist()), strict=True):
-                rounds = max(int(response.round.max()) for response in items[number].responses) + 1
-                found[number] = own[:, :rounds]
-    return [found[number] for number in range(len(items))]
+        for own in passes.items:
+            read, idle = (own, []) if in_step is None else in_step.filled(own, passes.tower_calls)
+            batch = forward.lay_out(read).to(device)
+            sums = forward.round_logps(model, batch, forward.show_images(model, batch, idle=idle))
+            for item, levels in zip(own, torch.split(sums, batch.levels.tolist()), strict=False):  # but for what fills
+                rounds = max(int(response.round.max()) for response in item.responses) + 1
+                found[id(item)] = levels[:, :rounds]
+    return [found[id(item)] for item in items]
 
 
 def check_cache(
-    cache: ReferenceCache, model: Any, forward: ForwardPass, item: EncodedItem, *, tolerance: float
-) -> None:
-    """Compute an item that the cache knows once more, so that another machine or library's numbers are not trusted.
+    cache: ReferenceCache,
+    model: Any,
+    forward: ForwardPass,
+    items: Sequence[EncodedItem],
+    *,
+    tolerance: float,
+    in_step: InStep | None = None,
+) -> bool:
+    """Compute one that the cache knows once more, so that another machine or library's numbers are not trusted.
 
     Args:
         tolerance: mean difference of an answer token's log-probability, nats, as the self-test allows it.
 
+    Returns:
+        Whether there was one, which is good for all.
+
     Raises:
         AmpError: the kept numbers are others.
     """
-    kept = cache.round_logps([item])
-    (computed,) = compute_reference(model, forward, [item], tokens_per_step=forward.tokens([item]))
-    tokens = torch.tensor([int(response.supervised.sum()) for response in item.responses])
-    difference = float(((computed.cpu() - kept).sum(dim=1).abs() / tokens).max())
-    if not difference <= tolerance:
-        raise AmpError(
-            f"The reference kept in '{cache.folder}' differs by {difference:.2g} nats a token from the current one",
-            hint="Delete that folder, or train with --reference online",
-        )
+    known = next(([item] for item in items if item in cache), [])
+    if not (known if in_step is None else in_step.any_process(bool(known))):
+        return False
+    computed = compute_reference(model, forward, known, tokens_per_step=1, in_step=in_step)  # a longer item goes alone
+    for item, sums in zip(known, computed, strict=True):
+        tokens = torch.tensor([int(response.supervised.sum()) for response in item.responses])
+        difference = float(((sums.cpu() - cache.round_logps([item])).sum(dim=1).abs() / tokens).max())
+        if not difference <= tolerance:
+            raise AmpError(
+                f"The reference kept in '{cache.folder}' differs by {difference:.2g} nats a token from the current one",
+                hint="Delete that folder, or train with --reference online",
+            )
+    return bool(known)
 
 
 def fill_cache(
-    cache: ReferenceCache, model: Any, forward: ForwardPass, items: Sequence[EncodedItem], *, tokens_per_step: int
+    cache: ReferenceCache,
+    model: Any,
+    forward: ForwardPass,
+    items: Sequence[EncodedItem],
+    *,
+    tokens_per_step: int,
+    in_step: InStep | None = None,
 ) -> None:
-    """Compute what the cache lacks of these items."""
+    """Compute what the cache lacks of these items; where processes share the model, all do so at the same time."""
     missing = [item for item in items if item not in cache]
-    for item, sums in zip(
-        missing, compute_reference(model, forward, missing, tokens_per_step=tokens_per_step), strict=True
-    ):
-        cache.add(item, sums)
+    if in_step is not None and not in_step.any_process(bool(missing)):
+        return
+    sums = compute_reference(model, forward, missing, tokens_per_step=tokens_per_step, in_step=in_step)
+    for item, own in zip(missing, sums, strict=True):
+        cache.add(item, own)

@@ -1,7 +1,6 @@
 """One training session: load, check, go on from the last checkpoint, train, write the adapter."""
 
 import math
-import os
 import shutil
 import time
 from dataclasses import replace
@@ -28,7 +27,8 @@ from amp_cli.errors import AmpError
 from amp_cli.launching import report
 from amp_cli.models.load import LoadedModel, load_model
 from amp_cli.models.machine import peak_memory_mb
-from amp_cli.models.precision import DTYPES
+from amp_cli.models.precision import DTYPES, why_float16
+from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.arguments import (
     FOLDER,
     last_complete,
@@ -38,7 +38,7 @@ from amp_cli.training.arguments import (
     trainer_arguments,
 )
 from amp_cli.training.card import ADAPTER, finish_adapter
-from amp_cli.training.config import TrainConfig
+from amp_cli.training.config import ZERO_3, TrainConfig
 from amp_cli.training.data import REJECTED, EncodedItems, load_items
 from amp_cli.training.feeding import ShareLoader, unpacked
 from amp_cli.training.looking import usable_items
@@ -47,8 +47,9 @@ from amp_cli.training.reference import ReferenceCache, cache_identity, check_cac
 from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.logprobs import teach_log_probabilities
 from amp_cli.training.rows.selftest import SelfTest, choose_forward, describe
+from amp_cli.training.sharding import InStep, how_shared, set_trained_weights, shard, shards_by_fsdp
 from amp_cli.training.trainer import MDPOTrainer
-from amp_cli.training.updates import TRY_LESS, FiniteTrainer
+from amp_cli.training.updates import SKIPPED, TRY_LESS, FiniteTrainer
 
 
 def compile_mlps(network: Any, device: torch.device) -> None:
@@ -128,6 +129,9 @@ class RunReport(TrainerCallback):
         if state.is_world_process_zero:
             self._metrics.append(self.last)
             report(metrics=self.last)
+            if skipped := self.last.get(SKIPPED):
+                many = f"{skipped} of the updates up to step {state.global_step} were skipped"
+                report(said=f"{many}: float16's loss scale was too large, and has been halved")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         PartialState().wait_for_everyone()  # the other processes write their random states
@@ -150,12 +154,16 @@ SAMPLED = 32
 """Items from which the longest is taken for the estimate of memory."""
 
 
-def load_policy(config: TrainConfig, device: str) -> LoadedModel:
+def load_policy(config: TrainConfig, device: str, *, shares: bool = False) -> LoadedModel:
     """Load the base once, with a LoRA adapter on its language model; switched off, it is the reference.
 
     The adapter is fresh, or the one to go on with.
+
+    Args:
+        shares: leave each process its share of the model alone; only the main one reads a base that is not quantised.
     """
-    loaded = load_model(replace(config.spec, device=device), trainable=True)
+    reads = not shares or PartialState().is_main_process
+    loaded = load_model(replace(config.spec, device=device), trainable=True, to_share=shares, reads_weights=reads)
     if config.pad_to_square is False:
         loaded.crop_images()
     if config.method == "mdpo":
@@ -164,7 +172,9 @@ def load_policy(config: TrainConfig, device: str) -> LoadedModel:
     if config.adapter is None:
         loaded.model = get_peft_model(loaded.model, lora_config(config, loaded.model))
     if config.torch_compile:
-        compile_mlps(loaded.model, loaded.device)
+        compile_mlps(loaded.model, torch.device(device))
+    if shares:
+        shard(loaded.model, DTYPES[loaded.identity["dtype"]], on_gpu=device != "cpu")
     return loaded
 
 
@@ -182,10 +192,8 @@ class Session:
         """Train to the end and return what `result.json` holds."""
         start = time.monotonic()
         device = self.state.device  # of several processes on CPUs, accelerate says "cpu:0"
-        loaded = load_policy(self.config, "cpu" if device.type == "cpu" else str(device))
-        # FSDP shards by layer; the classes that models name for it include some that these models do not have
-        layer = type(loaded.model.get_decoder().layers[0]).__name__
-        os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", layer)
+        config = replace(self.config, dtype=self._agreed_precision())
+        loaded = load_policy(config, "cpu" if device.type == "cpu" else str(device), shares=shards_by_fsdp())
         for note in loaded.notes:
             self._note(note)
         items = load_items(self.run_folder, self.config.method)
@@ -213,6 +221,15 @@ class Session:
             "self_test": self.self_test and self.self_test.to_json(),
             **self.facts,
         }
+
+    def _agreed_precision(self) -> str:
+        """Return what to load the model in: GPUs of several generations must all compute alike."""
+        reasons = gather_object([why_float16(self.config.dtype, self.state.device)])
+        why = next((reason for reason in reasons if reason is not None), None)
+        if why is None:
+            return self.config.dtype
+        self._say(why)
+        return "float16"
 
     def _tidy(self) -> tuple[Path, int, int] | None:
         """Return the checkpoint to go on from, after half-written ones and what was logged after it are gone."""
@@ -268,7 +285,10 @@ class Session:
         )
 
     def _feeding(self, data: EncodedItems) -> dict[str, Any]:
-        return {"data": data, "fill": data.first_usable(_with_images_first(data), 1)[0], "leave_out": self._leave_out}
+        return {"data": data, "fill": self._fill(data), "leave_out": self._leave_out}
+
+    def _fill(self, data: EncodedItems) -> EncodedItem:
+        return data.first_usable(_with_images_first(data), 1)[0]
 
     def _used(self, data: EncodedItems) -> int:
         """Return how many items were not left out."""
@@ -293,8 +313,10 @@ class Session:
             on_gpu=self.state.device.type == "cuda",
             processes=processes,
             layout=forward.layout,
+            sharing=how_shared(),
         )
-        held = estimate.weights + estimate.adapter // 4
+        held = estimate.adapter // 4 + (estimate.loading if how_shared() == ZERO_3 else estimate.weights)
+        estimate = replace(estimate, loading=0)  # that is over
         room = min(gather_object([room_on(self.state.device, held=held, processes=processes)]))
         is_on, why = choose_checkpointing(None, estimate, room)
         self._say(why)
@@ -332,19 +354,24 @@ class Session:
         if not is_cached:
             return None
         cache = ReferenceCache(cache_identity(loaded.identity))
-        own = range(self.state.process_index, len(data), self.state.num_processes)
+        processes = self.state.num_processes
+        own = range(self.state.process_index, len(data), processes)
         if self.state.is_main_process:
             report(total=len(own), done=0, label="Reference", unit="items")
-        windows = [list(own[start : start + WINDOW]) for start in range(0, len(own), WINDOW)]
+        # as many in every process: the last one may be empty
+        windows = [list(own[start : start + WINDOW]) for start in range(0, -(-len(data) // processes), WINDOW)]
+        in_step = None
+        if shards_by_fsdp():
+            in_step = InStep(forward=forward, fill=self._fill(data), shares_model=True, device=self.state.device)
         loader = ShareLoader(data, windows, list, at_once=WINDOW, workers=self.config.data_workers)
         budget = self.config.tokens_per_step
         tolerance = self.self_test.tolerance if self.self_test is not None else None
         with self._precision(loaded):
             for share in map(unpacked, loader):
-                if tolerance is not None and (known := next((one for one in share.batch if one in cache), None)):
-                    check_cache(cache, loaded.model, forward, known, tolerance=tolerance)
-                    tolerance = None  # one of the kept numbers stands for all
-                fill_cache(cache, loaded.model, forward, share.batch, tokens_per_step=budget)
+                how = (cache, loaded.model, forward, share.batch)
+                if tolerance is not None and check_cache(*how, tolerance=tolerance, in_step=in_step):
+                    tolerance = None
+                fill_cache(*how, tokens_per_step=budget, in_step=in_step)
                 self._advance(share.items + len(share.left_out))
         cache.flush()
         for found in gather_object([cache.used]):  # told, not read from the disk: machines need not share one
@@ -354,7 +381,8 @@ class Session:
     def _precision(self, loaded: LoadedModel) -> torch.autocast:
         """Return a context with matrix products in the precision that the trainer will have them in."""
         kind, dtype = self.state.device.type, DTYPES[loaded.identity["dtype"]]
-        return torch.autocast(kind, dtype, enabled=kind == "cuda" and dtype != torch.float32)
+        casts = kind == "cuda" and dtype != torch.float32 and not shards_by_fsdp()  # which casts by itself
+        return torch.autocast(kind, dtype, enabled=casts)
 
     def _advance(self, items: int) -> None:
         for _ in range(items if self.state.is_main_process else 0):
@@ -377,12 +405,17 @@ class Session:
             trainer.train(resume_from_checkpoint=str(checkpoint))
             return
         # killed between the last checkpoint and the adapter: transformers would train one step more
-        set_peft_model_state_dict(trainer.model, load_peft_weights(str(checkpoint), device=str(self.state.device)))
+        kept = load_peft_weights(str(checkpoint), device=str(self.state.device))
+        if shards_by_fsdp():
+            set_trained_weights(trainer.model, kept)
+        else:
+            set_peft_model_state_dict(trainer.model, kept)
 
     def _last_metrics(self, callback: RunReport) -> dict[str, Any]:
         records = RecordLog(self.run_folder / METRICS).read()
         last = callback.last or (records[-1] if records else {})
-        return {"loss": last.get("loss"), "accuracy": last.get("accuracy")}
+        skipped = sum(record.get(SKIPPED, 0) for record in records)
+        return {"loss": last.get("loss"), "accuracy": last.get("accuracy")} | ({SKIPPED: skipped} if skipped else {})
 
     def _save(self, trainer: FiniteTrainer, facts: dict[str, Any]) -> Path:
         written = self.run_folder / f"{ADAPTER}.part"

@@ -68,7 +68,8 @@ def _adapter_kept(model: Any) -> Iterator[None]:
     weights = {weight: weight.data for weight in model.parameters() if weight.requires_grad}
     yield
     for weight, value in weights.items():
-        weight.data = value
+        if weight.dtype != value.dtype:
+            weight.data = value
 
 
 def sft_config(arguments: dict[str, Any]) -> SFTConfig:

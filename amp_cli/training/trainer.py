@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,22 +13,10 @@ from amp_cli.training.config import TrainConfig
 from amp_cli.training.loss import MDPOLoss, count_terms, mdpo_loss
 from amp_cli.training.reference import ReferenceCache
 from amp_cli.training.rows.forward import ForwardPass
-from amp_cli.training.rows.layout import Batch, by_level, level_mask, spread
-from amp_cli.training.rows.logprobs import tower_calls, weigh_rounds
+from amp_cli.training.rows.layout import Batch, by_level, level_mask
+from amp_cli.training.rows.logprobs import weigh_rounds
+from amp_cli.training.sharding import InStep, Passes
 from amp_cli.training.updates import FiniteTrainer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Passes:
-    """This process's share of one update, cut into forward passes, as every other process makes them too.
-
-    Attributes:
-        items: what each pass holds; a pass may be empty.
-        tower_calls: how often each pass calls the tower where the processes share one model.
-    """
-
-    items: list[list[EncodedItem]]
-    tower_calls: int
 
 
 class MDPOTrainer(FiniteTrainer):
@@ -53,6 +40,7 @@ class MDPOTrainer(FiniteTrainer):
         self.forward = forward
         self.reference = reference
         self.pair_metrics = PairMetrics(self.args.device)
+        self.in_step = InStep(forward=forward, fill=self.fill, shares_model=self.shares_model, device=self.args.device)
 
     def builder(self) -> Callable[[list[EncodedItem]], Any]:
         """Return what makes a batch of items: a list."""
@@ -66,18 +54,7 @@ class MDPOTrainer(FiniteTrainer):
         levels = [len(item.responses) for items in batches for item in items]
         count = torch.tensor(count_terms(levels, self.config.pairs, self.config.reduction), device=device)
         total = int(self.accelerator.reduce(count, reduction="sum"))
-        return [self._passes(items) for items in batches], max(1, total)
-
-    def _passes(self, items: Sequence[EncodedItem]) -> Passes:
-        """Cut items into forward passes within `tokens_per_step`, as many as every other process makes."""
-        passes = self.forward.cut(items, self.config.tokens_per_step)
-        calls = [tower_calls([items[number].image_inputs for number in one]) for one in passes]
-        own = torch.tensor([[len(passes), max(calls, default=0)]], device=self.args.device)
-        most, most_calls = self.accelerator.gather(own).amax(dim=0).tolist()
-        return Passes(
-            items=[[items[number] for number in one] for one in spread(passes, max(1, most))],
-            tower_calls=max(most_calls, tower_calls([self.fill.image_inputs])),
-        )
+        return [self.in_step.passes(items, self.config.tokens_per_step) for items in batches], max(1, total)
 
     def training_step(
         self, model: Any, inputs: Passes, num_items_in_batch: torch.Tensor | int | None = None
@@ -100,7 +77,7 @@ class MDPOTrainer(FiniteTrainer):
         self, model: Any, items: Sequence[EncodedItem], calls: int, count: torch.Tensor | int | None
     ) -> torch.Tensor:
         """Return this forward pass's share of the update's loss, which is divided by `count`."""
-        read, idle = self._filled(items, calls)
+        read, idle = self.in_step.filled(items, calls)
         batch = self.forward.lay_out(read).to(self.args.device)
         frozen = model if self.shares_model else self.accelerator.unwrap_model(model)
         shown = self.forward.show_images(frozen, batch, idle=idle)
@@ -123,20 +100,6 @@ class MDPOTrainer(FiniteTrainer):
         # DDP averages over the processes what should be summed, since each divides by the count of all
         share: torch.Tensor = result.total * self.accelerator.num_processes / (count or result.count)
         return share.float()
-
-    def _filled(
-        self, items: Sequence[EncodedItem], calls: int
-    ) -> tuple[list[EncodedItem], list[dict[str, torch.Tensor]]]:
-        """Return what a pass reads, items without weight at the end, and the images that it encodes for nothing."""
-        read = list(items)
-        # Images that go in with the tokens are encoded in the forward pass itself: one item must have some.
-        lacks_images = self.shares_model and calls and not self.forward.image_once and not _images_of(items)
-        if not items or lacks_images:
-            read.append(self.fill)
-        if not self.shares_model or not self.forward.image_once:
-            return read, []
-        missing = calls - tower_calls([item.image_inputs for item in read])
-        return read, [self.fill.image_inputs] * (missing if self.fill.image_inputs else 0)
 
     @torch.no_grad()
     def _reference_logps(
@@ -198,10 +161,6 @@ class PairMetrics:
             if count:
                 values[f"reward_level_{level}"] = reward / count
         return values
-
-
-def _images_of(items: Sequence[EncodedItem]) -> bool:
-    return any(item.image_inputs for item in items)
 
 
 def _present(values: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

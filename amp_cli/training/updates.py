@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather_object
+from peft.utils import load_peft_weights
 from transformers import Trainer
 
 from amp_cli.disk.left_out import LeftOut
@@ -12,8 +13,11 @@ from amp_cli.errors import AmpError
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.data import EncodedItems
 from amp_cli.training.feeding import EpochShares, Share, ShareLoader, unpacked
+from amp_cli.training.sharding import give_empty_shares_names, set_trained_weights, trained_weights
 
 TRY_LESS = "Lower learning_rate or max_grad_norm with --set, and give another --out or --overwrite"
+SKIPPED = "skipped_updates"
+"""In a line of metrics: updates since the line before that float16's loss scale left out."""
 MOST_SKIPPED = 50
 """Updates in a row that float16's loss scale may skip while it looks for a scale: it halves from 65536 each time."""
 
@@ -42,6 +46,7 @@ class FiniteTrainer(Trainer):
         self._leave_out = leave_out
         self._left_out: list[LeftOut] = []
         self._skipped = 0
+        self._skipped_since_line = 0
 
     @property
     def shares_model(self) -> bool:
@@ -78,9 +83,18 @@ class FiniteTrainer(Trainer):
         self._left_out += share.left_out
         return share.batch
 
+    def create_optimizer(self, *arguments: Any, **named: Any) -> Any:
+        """Make the optimizer, of weights that accelerate can tell apart."""
+        if self.is_fsdp_enabled:
+            give_empty_shares_names(self.model)
+        return super().create_optimizer(*arguments, **named)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Tell of the items that were left out in any process since the last line."""
+        """Tell of the items that were left out in any process since the last line, and of skipped updates."""
         if "loss" in logs:
+            if self._skipped_since_line:
+                logs = {**logs, SKIPPED: self._skipped_since_line}
+                self._skipped_since_line = 0
             for one in gather_object(self._left_out):
                 if self.is_world_process_zero():
                     self._leave_out(one)
@@ -100,12 +114,21 @@ class FiniteTrainer(Trainer):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         is_finite = norm is None or bool(torch.isfinite(torch.as_tensor(norm)).all())
         self._skipped = 0 if is_finite else self._skipped + 1
-        if is_finite or (self.args.fp16 and self._skipped < MOST_SKIPPED):  # the loss scale skips such an update
+        if is_finite:
+            return norm
+        if self.args.fp16 and self._skipped < MOST_SKIPPED:  # the loss scale skips such an update
+            self._skipped_since_line += 1
             return norm
         raise AmpError(
             f"Training failed at step {self.state.global_step + 1}: its gradients are not finite (norm {float(norm)})",
             hint=TRY_LESS,
         )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:  # accelerate would look for the frozen weights too, which no checkpoint has
+            set_trained_weights(self.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the adapter, in a checkpoint or at the end.
@@ -121,7 +144,10 @@ class FiniteTrainer(Trainer):
                 f"Training failed at step {self.state.global_step}: weights of the adapter are not finite{first}",
                 hint=TRY_LESS,
             )
-        super().save_model(output_dir, _internal_call)
+        if self.is_fsdp_enabled:  # transformers would gather the whole base for it, or write no adapter at all
+            self._save(output_dir, state_dict=trained_weights(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
 
 
 def _is_broken(weight: torch.Tensor) -> bool:

@@ -14,6 +14,7 @@ from amp_cli.errors import AmpError
 from amp_cli.models.llava.convert import ConvertSettings, convert
 from amp_cli.models.llava.original import llava_config, open_original
 from amp_cli.models.load import load_model
+from amp_cli.models.precision import choose_dtype, quantization_config, why_float16
 from amp_cli.models.prompts import encode_prompts
 from amp_cli.models.spec import ModelSpec
 from tests.support.llava_checkpoints import (
@@ -418,3 +419,30 @@ def test_the_embedding_is_not_changed_by_the_rows_that_are_appended(base: Path) 
     assert rows.shape == (1024, 64)
     assert torch.equal(rows[:1000], stored)
     assert torch.equal(rows[1000], stored.double().mean(dim=0).half())
+
+
+@pytest.mark.parametrize(
+    ("capability", "asked", "used"),
+    [((7, 5), "auto", "float16"), ((7, 0), "auto", "float16"), ((8, 0), "auto", "bfloat16"),
+     ((9, 0), "auto", "bfloat16"), ((7, 5), "bfloat16", "bfloat16"), ((7, 5), "float32", "float32")],
+)  # fmt: skip
+def test_a_gpu_without_bfloat16_of_its_own_computes_in_float16_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], asked: str, used: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    gpu = torch.device("cuda", 0)
+    name, dtype = choose_dtype(asked, gpu, {})
+    assert (name, dtype) == (used, getattr(torch, used))
+    why = why_float16(asked, gpu)
+    assert (why is not None) == (used == "float16")
+    assert why is None or f"Tesla T4 (compute capability {capability[0]}.{capability[1]})" in why
+    packed = quantization_config("nf4", dtype, to_share=True)
+    assert packed is not None
+    assert packed.bnb_4bit_compute_dtype == packed.bnb_4bit_quant_storage == dtype
+    assert quantization_config("nf4", dtype).bnb_4bit_quant_storage == torch.uint8  # type: ignore[union-attr]
+
+
+def test_a_cpu_computes_in_float32_whatever_gpus_do() -> None:
+    assert choose_dtype("auto", torch.device("cpu"), {})[0] == "float32"
+    assert why_float16("auto", torch.device("cpu")) is None

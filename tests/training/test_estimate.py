@@ -9,10 +9,11 @@ import torch
 
 from amp_cli.models.load import LoadedModel
 from amp_cli.models.prompts import EncodedItem
-from amp_cli.training import session
-from amp_cli.training.config import TrainConfig
+from amp_cli.training import memory, session
+from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig
 from amp_cli.training.data import EncodedItems, load_items, prepare_items
 from amp_cli.training.memory import (
+    BaseShare,
     LiveBytes,
     MemoryEstimate,
     choose_checkpointing,
@@ -194,3 +195,49 @@ def test_the_real_model_is_left_as_it_is(loaded: LoadedModel, items: list[Encode
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
     estimate_of(loaded, items, CONFIG)
     assert all(torch.equal(value, before[name]) for name, value in loaded.model.state_dict().items())
+
+
+class Layered(torch.nn.Module):
+    """Three layers of 400 bytes and a head of 2,000."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(10, 10, bias=False) for _ in range(3))
+        self.head = torch.nn.Linear(10, 50, bias=False)
+
+    def get_decoder(self) -> torch.nn.Module:
+        return self
+
+
+@pytest.mark.parametrize(
+    ("sharing", "processes", "expected"),
+    [
+        (COPIES, 8, BaseShare(weights=3200)),
+        (ZERO_2, 8, BaseShare(weights=3200)),
+        # two layers and the head beside a share, which holds a part of them; the head twice on its way
+        (FSDP, 8, BaseShare(weights=400, gathered=2800, loading=4400, main_memory=3200)),
+        (FSDP, 2, BaseShare(weights=1600, gathered=1600, loading=5600, main_memory=3200)),
+        (ZERO_3, 8, BaseShare(weights=400, gathered=2800, loading=3200)),
+    ],
+)
+def test_a_device_holds_its_share_and_what_a_pass_puts_together(
+    sharing: str, processes: int, expected: BaseShare
+) -> None:
+    assert memory._shares(Layered(), None, sharing, processes) == expected
+
+
+def test_a_base_in_four_bits_is_whole_on_every_device_while_it_is_loaded() -> None:
+    found = memory._shares(Layered(), "nf4", FSDP, 2)
+    whole = weight_bytes(Layered(), "nf4")
+    assert (found.loading, found.main_memory) == (whole + found.weights, 0)
+
+
+def test_loading_counts_where_it_takes_more_than_training() -> None:
+    assert ESTIMATE.total(checkpointing=False) == 1700
+    assert replace(ESTIMATE, gathered=200, loading=1500).total(checkpointing=False) == 1900
+    assert replace(ESTIMATE, gathered=200, loading=2500).total(checkpointing=False) == 2500
+
+
+@pytest.mark.parametrize(("sharing", "bytes_each"), [(COPIES, 20), (FSDP, 4), (ZERO_2, 14), (ZERO_3, 4)])
+def test_an_adapter_is_shared_with_the_model_or_its_moments_are(sharing: str, bytes_each: int) -> None:
+    assert memory._adapter_bytes(sharing, 4) == bytes_each

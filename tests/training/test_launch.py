@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from amp_cli.disk.run import Run
+from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.launching import Launch, parse, visible_gpus
 from amp_cli.training import launch
 from amp_cli.training import launch as follow
-from amp_cli.training.config import load_config
+from amp_cli.training.config import COPIES, FSDP, ZERO_2, load_config
 from amp_cli.training.data import load_items, prepare_items
-from amp_cli.training.launch import check_packages, plan_launch, train_model
+from amp_cli.training.launch import check_packages, plan_launch, sharing_of, train_model
 from tests.support.training_items import ANSWERS, QUESTION, draw, preference, write_preferences
 from tests.training.test_trainer import RAGGED, train
 
@@ -183,6 +185,54 @@ def test_memory_of_gpus_may_grow_in_place_unless_the_user_says_otherwise(monkeyp
     assert "PYTORCH_ALLOC_CONF" not in plan_launch(RAGGED, []).environment
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
     assert "PYTORCH_ALLOC_CONF" not in plan_launch(RAGGED, ["0"]).environment
+
+
+def test_amds_gpus_are_chosen_by_their_own_variable_and_their_memory_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ -z "$HIP_VISIBLE_DEVICES" ] && echo 4\n')  # counted without a choice
+    python.chmod(0o755)
+    monkeypatch.setattr("amp_cli.launching.shutil.which", lambda name: None)
+    monkeypatch.setattr("amp_cli.launching.sys.executable", str(python))
+    monkeypatch.setattr("amp_cli.launching.AMD_DRIVER", str(python))
+    monkeypatch.setattr("amp_cli.launching.GPU_FILES", (str(python),))
+    for name in ("CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "2,3")
+    assert visible_gpus() == ["2", "3"]
+    environment = plan_launch(RAGGED, visible_gpus(), processes=1).environment
+    assert environment["HIP_VISIBLE_DEVICES"] == "2"
+    assert not {"CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF"} & set(environment)
+    monkeypatch.delenv("HIP_VISIBLE_DEVICES")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert visible_gpus() == ["1"]
+
+
+def test_our_own_file_for_several_gpus_takes_all_that_are_there() -> None:
+    eight = [str(number) for number in range(8)]
+    config = replace(RAGGED, global_batch_size=16)
+    found = [plan_launch(config, eight, config_file=name).processes for name in ("fsdp", "multi_gpu", "one_gpu")]
+    assert found == [8, 8, 1]
+    assert plan_launch(config, eight, config_file="fsdp", processes=4).processes == 4
+    assert plan_launch(config, eight, config_file="multi_node").processes == 16
+    assert plan_launch(config, eight, config_file="multi_cpu").processes == 2
+
+
+@pytest.mark.parametrize(("name", "sharing"), [("fsdp", FSDP), ("multi_gpu", COPIES), ("deepspeed_zero2", ZERO_2)])
+def test_what_the_processes_share_is_read_from_the_file(name: str, sharing: str) -> None:
+    assert sharing_of(plan_launch(RAGGED, [], config_file=name)) == sharing
+
+
+def test_what_fsdp_cannot_share_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(AmpError, match="cannot share a base in 8 bits"):
+        plan_launch(replace(RAGGED, quantization="int8"), ["0", "1"], config_file="fsdp")
+    settings = yaml.safe_load(template_path("accelerate", "fsdp.yaml").read_text())
+    settings["fsdp_config"]["fsdp_version"] = 1
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump(settings))
+    with pytest.raises(AmpError, match="asks for FSDP 1"):
+        plan_launch(RAGGED, ["0", "1"], config_file=str(mine))
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,15 @@
 """Two processes on the CPU train as one: DDP by our own file, FSDP, and DeepSpeed where it is installed."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,11 +18,15 @@ import yaml
 from amp_cli.disk.run import Run
 from amp_cli.disk.templates import template_path
 from amp_cli.models.prompts import EncodedItem
+from amp_cli.models.resolve import identity_of
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import prepare_items
 from amp_cli.training.launch import train_model
+from amp_cli.training.merge import MergeSettings, merge_lora
+from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.logprobs import tower_calls
-from amp_cli.training.trainer import MDPOTrainer
+from amp_cli.training.sharding import InStep
+from tests.support.llava_checkpoints import golden_copy
 from tests.support.training_items import preference
 from tests.training.test_trainer import RAGGED, adapter, metrics, relative_difference, train
 
@@ -60,9 +66,11 @@ def train_sharded(folder: Path, prefs: Path, kind: str, config: TrainConfig) -> 
     if kind.endswith("-3"):
         settings["deepspeed_config"] |= ZERO_3
     file = folder / "accelerate.yaml"
-    Run.start(folder, command="train", settings=config.to_json())
+    if not file.exists():  # else it goes on
+        identity = {"model": identity_of(config.base, Path(config.base))} if Path(config.base).is_dir() else {}
+        Run.start(folder, command="train", settings=config.to_json(), identity=identity)
+        prepare_items(prefs, folder, image_root=None, method="mdpo")
     file.write_text(yaml.safe_dump(settings))
-    prepare_items(prefs, folder, image_root=None, method="mdpo")
     return launch(file, "tests.support.sharded_worker", folder)
 
 
@@ -101,24 +109,26 @@ TEXT_ITEM = EncodedItem(responses=(), image_inputs={})
 WIDE, HIGH = (EncodedItem(responses=(), image_inputs={"pixel_values": torch.zeros(1, 3, *size)}) for size in SIZES)
 
 
+def in_step(*, shares_model: bool, image_once: bool) -> InStep:
+    forward = ForwardPass(network=None, pad_id=0, image_once=image_once)
+    return InStep(forward=forward, fill=HIGH, shares_model=shares_model, device=torch.device("cpu"))
+
+
 @pytest.mark.parametrize("items", [[], [TEXT_ITEM], [WIDE], [WIDE, WIDE, TEXT_ITEM], [WIDE, HIGH]])
 def test_every_pass_over_a_shared_model_calls_the_tower_equally_often(items: list[EncodedItem]) -> None:
     agreed = 2  # one call for images that can be stacked, else one for each: as many as the most that any process makes
-    trainer = SimpleNamespace(shares_model=True, forward=SimpleNamespace(image_once=True), fill=HIGH)
-    read, idle = MDPOTrainer._filled(trainer, items, agreed)  # type: ignore[arg-type]
+    read, idle = in_step(shares_model=True, image_once=True).filled(items, agreed)
     assert tower_calls([item.image_inputs for item in read]) + len(idle) == agreed
     assert read == (items or [HIGH])
 
 
 def test_a_pass_whose_images_go_in_with_the_tokens_reads_one_without_weight_where_it_has_none() -> None:
-    trainer = SimpleNamespace(shares_model=True, forward=SimpleNamespace(image_once=False), fill=HIGH)
-    filled = [MDPOTrainer._filled(trainer, items, 1) for items in ([TEXT_ITEM], [WIDE], [])]  # type: ignore[arg-type]
+    filled = [in_step(shares_model=True, image_once=False).filled(items, 1) for items in ([TEXT_ITEM], [WIDE], [])]
     assert filled == [([TEXT_ITEM, HIGH], []), ([WIDE], []), ([HIGH], [])]
 
 
 def test_processes_with_a_model_each_call_the_tower_for_their_own_images_alone() -> None:
-    trainer = SimpleNamespace(shares_model=False, forward=SimpleNamespace(image_once=True), fill=HIGH)
-    assert MDPOTrainer._filled(trainer, [TEXT_ITEM], 1) == ([TEXT_ITEM], [])  # type: ignore[arg-type]
+    assert in_step(shares_model=False, image_once=True).filled([TEXT_ITEM], 1) == ([TEXT_ITEM], [])
 
 
 ONLINE = replace(CONFIG, reference="online", tokens_per_step=100)
@@ -163,3 +173,44 @@ def test_processes_that_share_the_model_train_as_one(
     first, second = (re.findall(rf"process {number} alone: (\d+)", said) for number in (0, 1))
     assert any(one != other for one, other in zip(first, second, strict=True))  # until they agree on one number
     assert_same_training(alone, tmp_path)
+
+
+def shares_told(said: str) -> list[dict[str, Any]]:
+    """Return what each process held of the base before and after it was cut, and what came to it beside weights."""
+    return [json.loads(line) for _, line in sorted(re.findall(r"shares of process (\d): (.*)", said))]
+
+
+@pytest.mark.slow
+def test_by_fsdp_one_process_reads_an_original_checkpoint_and_a_killed_run_goes_on(tmp_path: Path) -> None:
+    """With one row of LoRA for two processes, of which one has none, and the reference's cache filled by both."""
+    base = golden_copy(tmp_path)
+    config = replace(CONFIG, base=str(base), lora_r=1, lora_alpha=2, save_steps=2, reference="cache", max_length=400)
+    train(tmp_path / "alone", config, MIXED[:9])
+    prefs, out = tmp_path / "alone" / "data" / "prefs.jsonl", tmp_path / "run"
+    main, other = shares_told(train_sharded(out, prefs, "fsdp", config))
+    assert other["before"] == 0 < main["before"]
+    assert main["after"] + other["after"] == main["before"]
+    assert max(main["after"], other["after"]) < 0.6 * main["before"]
+    assert len(main["loose"]) >= 3  # rotary frequencies, as they are and as they began, and position ids
+    assert main["loose"] == other["loose"]
+    assert_same_training(tmp_path / "alone", out)
+    whole = adapter(out)
+    assert {value.dtype for value in whole.values()} == {torch.float32}
+
+    for lost in ("checkpoints/checkpoint-3", None):  # killed in the third step, and between it and the adapter
+        for gone in filter(None, ("adapter", lost)):
+            shutil.rmtree(out / gone)
+        train_sharded(out, prefs, "fsdp", config)
+        assert all(torch.equal(value, whole[name]) for name, value in adapter(out).items())
+    assert merge_lora(MergeSettings(adapter=str(out), out=tmp_path / "merged")).max_logit_difference < 0.05
+
+
+@pytest.mark.slow
+def test_by_fsdp_each_process_keeps_half_of_a_base_in_four_bits(alone: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    config = replace(CONFIG, tokens_per_step=140, reference="online", quantization="nf4")
+    train(tmp_path / "alone", config, MIXED[:9])
+    shares = shares_told(train_sharded(tmp_path / "run", alone / "data" / "prefs.jsonl", "fsdp", config))
+    assert [share["before"] for share in shares] == [shares[0]["before"]] * 2
+    assert sum(share["after"] for share in shares) == pytest.approx(shares[0]["before"], rel=0.01)
+    assert_same_training(tmp_path / "alone", tmp_path / "run")

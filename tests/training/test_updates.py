@@ -1,6 +1,7 @@
 """Every update is finite or ends the training, an adapter is finite or not written, and items are counted."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -109,3 +111,40 @@ def test_a_number_that_is_not_finite_is_left_out_of_a_line(tmp_path: Path) -> No
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     report.on_log(arguments, state, TrainerControl(), {"loss": 0.5, "grad_norm": float("inf")})
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "epoch": 0.5, "loss": 0.5}
+
+
+TOO_LARGE = {"mdpo": 2.0**17, "sft": 2.0**21}
+"""Loss scales with which this model's gradients overflow in float16: about eight times what they bear."""
+
+
+def as_on_an_old_gpu(trainer: session.FiniteTrainer, scale: float) -> torch.amp.GradScaler:
+    """Have a trainer on the CPU compute in float16, with a loss scale that is far too large at first."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    trainer.accelerator.scaler = scaler
+    trainer.accelerator.native_amp = True
+    AcceleratorState._shared_state["_mixed_precision"] = "fp16"
+    trainer.args.fp16 = True
+    return scaler
+
+
+@pytest.mark.slow
+@BOTH
+def test_updates_that_float16s_loss_scale_skips_are_no_fault_and_are_told(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scales = []
+    build = session.Session._trainer
+
+    def with_scale(self: session.Session, *arguments: Any) -> session.FiniteTrainer:
+        trainer = build(self, *arguments)
+        scales.append(as_on_an_old_gpu(trainer, TOO_LARGE[method]))
+        return trainer
+
+    monkeypatch.setattr(session.Session, "_trainer", with_scale)
+    config = replace(RAGGED, method=method, max_steps=8, save_steps=8, logging_steps=4, learning_rate=1e-5)
+    result = train(tmp_path, config)
+    skipped = [line.get("skipped_updates", 0) for line in metrics(tmp_path)]  # to steps 1, 4 and 8
+    assert skipped[0] == 1
+    assert metrics(tmp_path)[-1]["grad_norm"] > 0  # the last one was not
+    assert sum(skipped) == math.log2(TOO_LARGE[method] / scales[0].get_scale()) == result["skipped_updates"]
+    assert "1 of the updates up to step 1 were skipped" in capsys.readouterr().out
