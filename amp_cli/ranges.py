@@ -23,6 +23,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "concurrency": (1, 1024),
     "num_processes": (1, 1024),
     "seed": (0, 2**32 - 1),  # as much as NumPy takes
+    "port": (1, 65_535),
+    "images": (1, 1000),
     # data
     "limit": (1, MANY),
     "max_items": (1, 100_000),

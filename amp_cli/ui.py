@@ -127,6 +127,12 @@ def step(command_line: str) -> None:
     _talk().print(f"\n[bold]$ {escape(command_line)}[/bold]")
 
 
+def line(text: str) -> None:
+    """Print one line on stdout, as it is, to be copied or piped."""
+    sys.stdout.write(masked(text) + "\n")
+    sys.stdout.flush()
+
+
 def hint(text: str) -> None:
     """Suggest the next command."""
     if not _within_a_loop:

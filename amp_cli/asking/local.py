@@ -230,9 +230,9 @@ def answer_requests(
         return [batch for batch in bundle if any(one.id not in done for one in batch)]
 
     number, count = share
-    pending = [rest for bundle in bundles(requests, batch_size) if (rest := left(bundle))][number::count]
+    pending = (rest for bundle in bundles(requests, batch_size) if (rest := left(bundle)))
     shares = why_not_shared(loaded) is None
-    with prepared(loaded, pending, shares=shares) as ready:
+    with prepared(loaded, islice(pending, number, None, count), shares=shares) as ready:
         batches = _Batches(loaded, decoding, shares=shares)
         for asked, bundle in ready:
             for item, reason in bundle.rejected:

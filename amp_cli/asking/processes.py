@@ -9,8 +9,8 @@ from typing import Any
 
 from amp_cli import ui
 from amp_cli.asking.answerer import Record, Request, Running
-from amp_cli.asking.worker import JOB, LOCK, LOG
-from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, write_json
+from amp_cli.asking.worker import JOB, LOCK, LOG, REQUESTS
+from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, write_json, write_records
 from amp_cli.disk.lock import wait_for_workers
 from amp_cli.errors import AmpError
 from amp_cli.launching import (
@@ -90,21 +90,21 @@ class Shares:
                 on_answer(answer)
 
         disk_errors_explained(lambda: self._folder.mkdir(parents=True, exist_ok=True), self._folder)
-        write_json(self._folder / JOB, self._job(requests, finished))
+        write_records(self._folder / REQUESTS, (one.to_json() for one in requests))
+        write_json(self._folder / JOB, self._job(finished))
         try:
             self._follow(keep, on_reject)
         finally:
             _gather(self._folder, keep, on_reject)  # an event may have got lost: two processes wrote into one line
-            (self._folder / JOB).unlink(missing_ok=True)
+            _remove_job(self._folder)
 
-    def _job(self, requests: Sequence[Request], done: Collection[str]) -> dict[str, Any]:
+    def _job(self, done: Collection[str]) -> dict[str, Any]:
         return {
             "spec": asdict(self._spec),
             "one_gpu_each": self._launch.config_file.stem == "multi_gpu",
             "decoding": asdict(self._decoding),
             "batch_size": self._running.batch_size,
             "seed": self._running.seed,
-            "requests": [one.to_json() for one in requests],
             "done": sorted(done),
         }
 
@@ -159,13 +159,18 @@ def take_over(
             on_answer(answer)
 
     _gather(folder, keep, on_reject)
-    (folder / JOB).unlink(missing_ok=True)
+    _remove_job(folder)
+
+
+def _remove_job(folder: Path) -> None:
+    for name in (JOB, REQUESTS):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _gather(folder: Path, keep: Callable[[Answer], None], on_reject: Callable[[str, str], None]) -> None:
     """Take over what stands in the processes' own files, then remove them."""
     for path in sorted(folder.glob("answers.*.jsonl")):
-        for record in RecordLog(path).read():
+        for _, record in RecordLog(path).scan(dict):
             if "answers" in record:
                 keep(Answer.from_json(record))
             else:

@@ -162,7 +162,8 @@ OptionalModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Folder, hub id, a name of `amp models` (7b, amp-meg-7b, tiny), or an endpoint's URL#NAME.",
+        help="Folder, hub id, a name of `amp models` (7b, amp-meg-7b, tiny), or an endpoint's URL#NAME "
+        "(several servers: URL,URL#NAME).",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

@@ -3,7 +3,7 @@
 import random
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
@@ -273,7 +273,7 @@ class Tally:
 
 
 def summarise(
-    items: Iterable[PreferenceItem],
+    figures: Figures,
     tally: Tally,
     *,
     rejected: int,
@@ -286,9 +286,6 @@ def summarise(
         check: what auto-check compared with, or None where it was off.
         parser: counts noun chunks; None where auto-check was off: they are not counted.
     """
-    figures = Figures()
-    for item in items:
-        figures.add(item)
     if parser is None:
         figures.style.why_no_chunks = "auto-check, which parses the answers, was off"
     else:
