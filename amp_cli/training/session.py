@@ -41,12 +41,12 @@ from amp_cli.training.card import ADAPTER, finish_adapter
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import REJECTED, EncodedItems, load_items
 from amp_cli.training.feeding import ShareLoader, unpacked
-from amp_cli.training.looking import usable_items
+from amp_cli.training.looking import LateBar, usable_items
 from amp_cli.training.memory import choose_checkpointing, estimate_memory, room_on, spread_sample
 from amp_cli.training.reference import ReferenceCache, cache_identity, check_cache, choose_reference, fill_cache
 from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.logprobs import teach_log_probabilities
-from amp_cli.training.rows.selftest import SelfTest, choose_forward, describe
+from amp_cli.training.rows.selftest import SelfTest, choose_forward, describe, plain_passes, shorten
 from amp_cli.training.trainer import MDPOTrainer
 from amp_cli.training.updates import TRY_LESS, FiniteTrainer
 
@@ -307,12 +307,18 @@ class Session:
 
     def _forward(self, loaded: LoadedModel, data: EncodedItems, pad_id: int) -> ForwardPass:
         """Test our log-probabilities on real items before hours are spent on them, and take the fastest right way."""
-        items = data.first_usable(_with_images_first(data), 2)
+        items = shorten(data.first_usable(_with_images_first(data), 2))
+        bar = LateBar("Self-test", total=plain_passes(items), unit="passes") if self.state.is_main_process else None
         loaded.model.train()
         try:
             with self._precision(loaded):
                 forward, self.self_test = choose_forward(
-                    loaded.model, items, pad_id=pad_id, max_length=self.config.max_length
+                    loaded.model,
+                    items,
+                    pad_id=pad_id,
+                    max_length=self.config.max_length,
+                    agree=_first_failure,
+                    advance=bar.advance if bar is not None else lambda: None,
                 )
         except ValueError as error:
             raise AmpError(
@@ -338,7 +344,7 @@ class Session:
         windows = [list(own[start : start + WINDOW]) for start in range(0, len(own), WINDOW)]
         loader = ShareLoader(data, windows, list, at_once=WINDOW, workers=self.config.data_workers)
         budget = self.config.tokens_per_step
-        tolerance = self.self_test.tolerance if self.self_test is not None else None
+        tolerance = self.self_test.limits.mean if self.self_test is not None else None
         with self._precision(loaded):
             for share in map(unpacked, loader):
                 if tolerance is not None and (known := next((one for one in share.batch if one in cache), None)):
@@ -394,6 +400,11 @@ class Session:
         if not self.state.is_main_process:
             return self.run_folder / ADAPTER
         return finish_adapter(written, self.run_folder, config=self.config, facts=facts)
+
+
+def _first_failure(failure: str | None) -> str | None:
+    """Return what was wrong in the first of the processes in which something was, None where nothing was in any."""
+    return next((one for one in gather_object([failure]) if one is not None), None)
 
 
 def _with_images_first(data: EncodedItems) -> list[int]:
