@@ -23,6 +23,7 @@ from amp_cli.models.precision import DTYPES, why_float16
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.arguments import (
     WINDOW,
+    compile_mlps,
     last_complete,
     lora_config,
     remove_incomplete,
@@ -33,47 +34,15 @@ from amp_cli.training.config import ZERO_3, TrainConfig
 from amp_cli.training.data import HELD_OUT, REJECTED, EncodedItems, load_items
 from amp_cli.training.feeding import ShareLoader, unpacked
 from amp_cli.training.held_out import HeldOut, best_of, rows_of
-from amp_cli.training.looking import usable_items
+from amp_cli.training.looking import LateBar, usable_items
 from amp_cli.training.memory import choose_checkpointing, estimate_memory, room_on, spread_sample
 from amp_cli.training.reference import ReferenceCache, cache_identity, check_cache, choose_reference, fill_cache
 from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.logprobs import teach_log_probabilities
-from amp_cli.training.rows.selftest import SelfTest, choose_forward, describe
+from amp_cli.training.rows.selftest import SelfTest, choose_forward, describe, plain_passes, shorten
 from amp_cli.training.sharding import InStep, how_shared, set_trained_weights, shard, shards_by_fsdp
 from amp_cli.training.trainer import MDPOTrainer
 from amp_cli.training.updates import METRICS, SKIPPED, FiniteTrainer, RunReport, cut_metrics
-
-
-def compile_mlps(network: Any, device: torch.device) -> None:
-    """Have torch compile each layer's MLP, adapter included, on first use; attention is ours and stays as it is.
-
-    Raises:
-        AmpError: there is no compiler, or the layers have no part of that name.
-    """
-    if device.type == "cpu":
-        _refuse_without_compiler()
-    layers = network.get_decoder().layers
-    lacking = next((type(layer).__name__ for layer in layers if not hasattr(layer, "mlp")), None)
-    if lacking is not None:
-        raise AmpError(
-            f"torch_compile needs layers with an 'mlp'; '{lacking}' has none", hint="Leave out --torch-compile"
-        )
-    for layer in layers:
-        layer.mlp.compile(dynamic=True)  # rows have other lengths in every step
-
-
-def _refuse_without_compiler() -> None:
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler as error:
-        raise AmpError(
-            "torch_compile needs a C++ compiler, and none was found",
-            hint="Install one (Debian: apt install g++), or leave out --torch-compile",
-        ) from error
-
 
 SAMPLED = 32
 """Items from which the longest is taken for the estimate of memory."""
@@ -303,13 +272,19 @@ class Session:
 
     def _forward(self, loaded: LoadedModel, data: EncodedItems, pad_id: int) -> ForwardPass:
         """Test our log-probabilities on real items before hours are spent on them, and take the fastest right way."""
-        items = data.first_usable(_with_images_first(data), 2)
+        items = shorten(data.first_usable(_with_images_first(data), 2))
         self._doing("Testing the log-probabilities on items of yours")
+        bar = LateBar("Self-test", total=plain_passes(items), unit="passes") if self.state.is_main_process else None
         loaded.model.train()
         try:
             with self._precision(loaded):
                 forward, self.self_test = choose_forward(
-                    loaded.model, items, pad_id=pad_id, max_length=self.config.max_length
+                    loaded.model,
+                    items,
+                    pad_id=pad_id,
+                    max_length=self.config.max_length,
+                    agree=_first_failure,
+                    advance=bar.advance if bar is not None else lambda: None,
                 )
         except ValueError as error:
             raise AmpError(
@@ -355,7 +330,7 @@ class Session:
             in_step = InStep(forward=forward, fill=self._fill_item(data), shares_model=True, device=self.state.device)
         loader = ShareLoader(data, windows, list, at_once=WINDOW, workers=self.config.data_workers)
         budget = self.config.tokens_per_step
-        tolerance = self.self_test.tolerance if self.self_test is not None else None
+        tolerance = self.self_test.limits.mean if self.self_test is not None else None
         with self._precision(loaded):
             for share in map(unpacked, loader):
                 how = (cache, loaded.model, forward, share.batch)
@@ -422,6 +397,11 @@ class Session:
         if not self.state.is_main_process:
             return self.run_folder / ADAPTER
         return finish_adapter(written, self.run_folder, config=self.config, facts=facts)
+
+
+def _first_failure(failure: str | None) -> str | None:
+    """Return what was wrong in the first of the processes in which something was, None where nothing was in any."""
+    return next((one for one in gather_object([failure]) if one is not None), None)
 
 
 def _with_images_first(data: EncodedItems) -> list[int]:
