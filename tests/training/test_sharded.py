@@ -204,8 +204,8 @@ def test_by_fsdp_one_process_reads_an_original_checkpoint_and_a_killed_run_goes_
     """With one row of LoRA for two processes, of which one has none, and the reference's cache filled by both."""
     base = golden_copy(tmp_path)
     config = replace(CONFIG, base=str(base), lora_r=1, lora_alpha=2, save_steps=2, reference="cache", max_length=400)
-    train(tmp_path / "alone", config, MIXED[:9])
-    prefs, out = tmp_path / "alone" / "data" / "prefs.jsonl", tmp_path / "run"
+    prefs, out = write_preferences(tmp_path / "alone" / "data", MIXED[:9]), tmp_path / "run"
+    train(tmp_path / "alone", config, eval_source=(prefs, None))
     main, other = shares_told(train_sharded(out, prefs, "fsdp", config))
     assert other["before"] == 0 < main["before"]
     assert main["after"] + other["after"] == main["before"]
@@ -225,11 +225,12 @@ def test_by_fsdp_one_process_reads_an_original_checkpoint_and_a_killed_run_goes_
 
 
 @pytest.mark.slow
-def test_by_fsdp_each_process_keeps_half_of_a_base_in_four_bits(alone: Path, tmp_path: Path) -> None:
+def test_by_fsdp_each_process_keeps_half_of_a_base_in_four_bits(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     config = replace(CONFIG, tokens_per_step=140, reference="online", quantization="nf4")
-    train(tmp_path / "alone", config, MIXED[:9])
-    shares = shares_told(train_sharded(tmp_path / "run", alone / "data" / "prefs.jsonl", "fsdp", config))
+    prefs = write_preferences(tmp_path / "alone" / "data", MIXED[:9])
+    train(tmp_path / "alone", config, eval_source=(prefs, None))
+    shares = shares_told(train_sharded(tmp_path / "run", prefs, "fsdp", config))
     assert [share["before"] for share in shares] == [shares[0]["before"]] * 2
     assert sum(share["after"] for share in shares) == pytest.approx(shares[0]["before"], rel=0.01)
     assert_same_training(tmp_path / "alone", tmp_path / "run")
