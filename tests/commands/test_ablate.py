@@ -348,6 +348,7 @@ def test_overwrite_starts_afresh_and_keeps_what_is_not_ours(tmp_path: Path, pref
     plan, out, answering = plan_of(tmp_path, prefs, data), tmp_path / "out", Answering(SAID)
     doing: dict[str, Any] = {"train": no_training, "evaluate": answering.evaluate}
     run_plan(plan, out, **doing)
+    (out / "cells" / "dpo" / "seed-0" / "pope" / "run.lock").write_text('{"pid": 1}')  # as a kill leaves it
     run_plan(plan, out, overwrite=True, **doing)
     assert answering.evaluations == 10
     (out / "cells" / "note.txt").write_text("mine")
