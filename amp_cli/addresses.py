@@ -1,6 +1,7 @@
 """How an address on the web is shown and stored: without user name, password, and whatever else may be a key.
 
 https://me:pass@host:8000/t0ken/v1?key=1#llava  ->  https://***@host:8000/***/v1?key=***#llava
+Several addresses of one model have commas between them.
 """
 
 import re
@@ -8,7 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 HIDDEN = "***"
-_ADDRESS = re.compile(r"\b(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>[^\s'\"<>`|{}\\]*[^\s'\"<>`|{}\\.,:;!?)\]])", re.I)
+_ADDRESS = re.compile(
+    r"\b(?P<scheme>[a-z][a-z0-9+.-]*)://"
+    r"(?P<rest>(?:(?!,https?://)[^\s'\"<>`|{}\\])*[^\s'\"<>`|{}\\.,:;!?)\]])",
+    re.I,
+)
 _HARMLESS = re.compile(
     r"v\d+[a-z0-9.]{0,8}|api|openai|openai-compatible|compatible-mode|compatible|inference|llm|llms|ai|rest|paas|azure"
     r"|gateway|proxy|serving-endpoints|models?|engines|deployments|chat|completions|hub|hf|hf-mirror|huggingface"
@@ -53,8 +58,13 @@ def masked_values(value: Any, mask: Callable[[str], str] = masked) -> Any:
 
 
 def stored(value: Any) -> Any:
-    """Return JSON's values as a run folder keeps them: a text that is an address is a user's own, others are texts."""
-    return masked_values(value, lambda text: (shown_address if _ADDRESS.fullmatch(text) else masked)(text))
+    """Return JSON's values as a run folder keeps them: addresses that are all of a text are a user's own."""
+    return masked_values(value, lambda text: (shown_address if _is_of_addresses(text) else masked)(text))
+
+
+def _is_of_addresses(text: str) -> bool:
+    """Tell whether a text is one address, or several with commas between them, and nothing else."""
+    return all(map(_ADDRESS.fullmatch, re.split(r",(?=https?://)", text, flags=re.I)))
 
 
 def _masked(found: re.Match[str], path: Callable[[str], str]) -> str:

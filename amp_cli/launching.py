@@ -162,7 +162,7 @@ def run_workers(launch: Launch, folder: Path, log_path: Path, on_event: Callable
 
 def _logged(event: dict[str, Any]) -> Iterator[str]:
     """Yield what the log keeps of an event: what was said, measured, and went wrong."""
-    for name in ("note", "said", "error"):
+    for name in ("note", "said", "doing", "error"):
         if name in event:
             yield str(event[name])
     if "metrics" in event:

@@ -23,6 +23,7 @@ from amp_cli.commands import (
     prefs,
     quickstart,
     report,
+    serve,
     train,
 )
 from amp_cli.disk.jsonl import full_disk_told
@@ -46,6 +47,7 @@ app.add_typer(prefs.app, name="prefs", rich_help_panel="The loop")
 app.command("train", rich_help_panel="The loop")(train.train)
 app.command("merge-lora", rich_help_panel="The loop")(merge_lora.merge_lora)
 app.command("convert", rich_help_panel="The loop")(convert.convert)
+app.command("serve", rich_help_panel="The loop")(serve.serve)
 app.add_typer(eval.app, name="eval", rich_help_panel="The loop")
 app.command("report", rich_help_panel="The loop")(report.report)
 app.command("ablate", rich_help_panel="The loop")(ablate.ablate)
@@ -85,7 +87,7 @@ def main() -> None:
     With `--json`, an error is an object on stdout as well: {"error", "hint"}.
     """
     try:
-        with stopping.heard(), full_disk_told():
+        with stopping.heard(), full_disk_told(), ui.busy(f"amp {' '.join(sys.argv[1:2])} is at work"):
             _refuse_unreadable_words(sys.argv[1:])
             status = app(standalone_mode=False)
             if stopping.is_told():  # typer has made a status of it

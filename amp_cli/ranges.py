@@ -23,6 +23,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "concurrency": (1, 1024),
     "num_processes": (1, 1024),
     "seed": (0, 2**32 - 1),  # as much as NumPy takes
+    "port": (1, 65_535),
+    "images": (1, 1000),
     # data
     "limit": (1, MANY),
     "max_items": (1, 100_000),
@@ -55,6 +57,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "max_length": (1, MANY),
     "save_steps": (1, MANY),
     "logging_steps": (1, MANY),
+    "eval_steps": (1, MANY),
+    "patience": (1, MANY),
     "keep_checkpoints": (2, 1_000_000),
     "data_workers": (0, 256),
     "threads": (1, 1024),

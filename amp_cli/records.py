@@ -286,25 +286,60 @@ class BenchmarkItem:
 
 
 @dataclass(frozen=True, kw_only=True)
+class YesOrNo:
+    """The probabilities, 0 to 1, that an answer begins as a yes and as a no; it may begin otherwise."""
+
+    yes: float
+    no: float
+
+    def __post_init__(self) -> None:
+        for name in ("yes", "no"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise RecordError(f"the probability of '{name}' must be a number from 0 to 1, not {value!r:.80}")
+
+    def to_json(self) -> dict[str, float]:
+        return {"yes": self.yes, "no": self.no}
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        record = _object(value, "the probabilities of an answer")
+        return cls(yes=required(record, "yes"), no=required(record, "no"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """A model's answers to the questions of one item: one line of `answers.jsonl`.
 
-    `is_whole` says whether the model ended each of them itself; the file is without it.
+    Attributes:
+        is_whole: whether the model ended each of them itself; the file is without it.
+        probabilities: one for each answer, or none at all: of texts alone, and of what is not asked with yes or no.
     """
 
     id: str
     answers: tuple[str, ...]
     is_whole: bool = field(default=True, compare=False)
+    probabilities: tuple[YesOrNo, ...] = ()
 
     def __post_init__(self) -> None:
         _refuse_empty_id(self.id)
+        if self.probabilities and len(self.probabilities) != len(self.answers):
+            raise RecordError(f"{len(self.probabilities)} pairs of probabilities for {len(self.answers)} answers")
 
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, "answers": list(self.answers)}
+        record: dict[str, Any] = {"id": self.id, "answers": list(self.answers)}
+        return record | ({"probabilities": [one.to_json() for one in self.probabilities]} if self.probabilities else {})
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        return cls(id=required(record, "id"), answers=texts(required(record, "answers"), "answers"))
+        stored = record.get("probabilities")
+        if not isinstance(stored, list | None):
+            raise RecordError(f"'probabilities' must be a list, not {stored!r:.80}")
+        return cls(
+            id=required(record, "id"),
+            answers=texts(required(record, "answers"), "answers"),
+            probabilities=tuple(map(YesOrNo.from_json, stored or ())),
+        )
 
 
 MOST_TOKENS = 10**9

@@ -1,7 +1,11 @@
 """The only module that prints: results to stdout, talk to stderr."""
 
 import json
+import os
+import shlex
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
@@ -20,7 +24,92 @@ def escape(text: str) -> str:
 
 
 def _talk() -> Console:
+    _silence.broken()
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Silence:
+    """Says what is being done whenever nothing was said for a while: a thread that lives as long as there is work.
+
+    Of activities within one another the innermost speaks. One that shows a bar has nothing to say.
+    """
+
+    def __init__(self) -> None:
+        self._doing: list[_Activity] = []
+        self._last = 0.0  # when something was said; monotonic seconds
+        self._changed = threading.Condition()
+        self._watch: threading.Thread | None = None
+
+    def broken(self) -> None:
+        self._last = time.monotonic()
+
+    @contextmanager
+    def watched(self, activity: "_Activity") -> Iterator[None]:
+        with self._changed:
+            self._doing.append(activity)
+            if self._watch is None or not self._watch.is_alive():  # a process that was forked has lost it
+                self._watch = threading.Thread(target=self._speak, daemon=True, name="silence")
+                self._watch.start()
+            self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._doing.remove(activity)
+                self._changed.notify()
+
+    def _speak(self) -> None:
+        with self._changed:
+            while self._doing:
+                due = self._doing[-1].due(self._last)
+                if due > time.monotonic():
+                    self._changed.wait(min(due - time.monotonic(), AGAIN))
+                    continue
+                self._doing[-1].say()
+            self._watch = None
+
+
+SILENCE, AGAIN = 3.0, 60.0
+"""Seconds without a word after which it is said what is being done, and how often that is said again."""
+_silence = _Silence()
+
+
+class _Activity:
+    """Something that takes time. `shown` says how it stands, from the seconds it has taken; None where a bar does."""
+
+    def __init__(self, shown: Callable[[float], str] | None) -> None:
+        self._shown = shown
+        self._began = time.monotonic()
+        self._told: float | None = None
+
+    @property
+    def is_told(self) -> bool:
+        return self._told is not None
+
+    def due(self, last: float) -> float:
+        """Return when it must speak up, if nothing was said after `last`."""
+        if self._shown is None:
+            return float("inf")
+        return max(self._began, last) + SILENCE if self._told is None else max(self._told, last) + AGAIN
+
+    def say(self) -> None:
+        self._told = time.monotonic()
+        if self._shown is not None:
+            note(self._shown(self._told - self._began))
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Say what a block does where it takes longer than `SILENCE` seconds, and again each minute.
+
+    Of the processes of a machine only the first speaks.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        yield
+        return
+    activity = _Activity(lambda seconds: what if seconds < AGAIN else f"{what}: {seconds / 60:.0f} min so far")
+    with _silence.watched(activity):
+        yield
 
 
 def note(text: str) -> None:
@@ -38,10 +127,30 @@ def step(command_line: str) -> None:
     _talk().print(f"\n[bold]$ {escape(command_line)}[/bold]")
 
 
+def line(text: str) -> None:
+    """Print one line on stdout, as it is, to be copied or piped."""
+    sys.stdout.write(masked(text) + "\n")
+    sys.stdout.flush()
+
+
 def hint(text: str) -> None:
     """Suggest the next command."""
     if not _within_a_loop:
         _talk().print(f"[cyan]Next:[/cyan] {escape(text)}")
+
+
+def command_line(*words: object, **options: object) -> str:
+    """Return a command as it can be pasted into a shell; options that are None, False or empty are left out."""
+    line = [str(word) for word in words]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            line.append(flag)
+        elif isinstance(value, list | tuple):
+            line += [word for one in value for word in (flag, str(one))]
+        elif value is not None and value is not False:
+            line += [flag, str(value)]
+    return shlex.join(line)
 
 
 @contextmanager
@@ -117,7 +226,7 @@ def data(value: Mapping[str, object]) -> None:
 def progress(label: str, total: int, done: int = 0, unit: str = "items") -> Iterator[Callable[[], None]]:
     """Show a bar with a rate on stderr while the block runs; yields the function that advances it by one.
 
-    No bar where stderr is no terminal.
+    Where stderr is no terminal, a line after a while and then each minute.
     """
     from rich.progress import (
         BarColumn,
@@ -144,21 +253,48 @@ def progress(label: str, total: int, done: int = 0, unit: str = "items") -> Iter
         console=console,
         disable=not console.is_terminal,
     )
-    with bar:
-        task = bar.add_task(escape(label), total=total, completed=done)
+    if done:
+        note(
+            f"{label}: going on at {done:,} of {total:,} {unit}" if done < total else f"{label}: all {done:,} are there"
+        )
+    task = bar.add_task(escape(label), total=total, completed=done)
+
+    def stands(seconds: float) -> str:
+        now = round(bar.tasks[task].completed)
+        rate = (now - done) / seconds
+        left = f", about {_duration((total - now) / rate)} left" if rate else ""
+        return f"{label}: {now:,} of {total:,} {unit}{left}"
+
+    with _silence.watched(activity := _Activity(None if console.is_terminal else stands)), bar:
         yield lambda: bar.advance(task)
+        if activity.is_told:
+            activity.say()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager
 def byte_progress(label: str, total: int | None, done: int) -> Iterator[Callable[[int], None]]:
     """Show a bar of bytes on stderr; yields the function that takes how many more have arrived (total None: unknown).
 
-    No bar where stderr is no terminal.
+    Where stderr is no terminal, a line after a while and then each minute.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     console = _talk()
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(escape(label), total=total, completed=done)
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    of = "" if total is None else f" of {total / 1e6:,.0f}"
+    if done:
+        note(f"{label}: going on at {done / 1e6:,.0f}{of} MB")
+    task = bar.add_task(escape(label), total=total, completed=done)
+
+    def stands(_seconds: float) -> str:
+        return f"{label}: {bar.tasks[task].completed / 1e6:,.0f}{of} MB"
+
+    with _silence.watched(_Activity(None if console.is_terminal else stands)), bar:
         yield lambda more: bar.advance(task, more)

@@ -8,6 +8,7 @@ import yaml
 from typer.main import get_command
 
 from amp_cli.main import app
+from amp_cli.models.shapes import SHAPES
 from tests.test_architecture import ROOMS, ROOT, STAGES
 
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,3 +69,19 @@ def test_yaml_files_can_be_read() -> None:
     assert citation["preferred-citation"]["title"] == "Automated Multi-level Preference for MLLMs"
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
     assert [hook["language"] for hook in hooks] == ["system"] * 3
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_million_items_is_what_the_script_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.bench.scale import table
+
+    assert table() in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_shapes_is_the_codes() -> None:
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    for model, shape in SHAPES.items():
+        text = shape.config["text_config"]
+        heads = f"{text['num_attention_heads']}, {text['num_key_value_heads']}"
+        cells = f"{text['hidden_size']}, {text['intermediate_size']} | {text['num_hidden_layers']} | {heads}"
+        assert f"| {model} | {cells} | {text['vocab_size']} | {shape.published} |" in page

@@ -1,8 +1,10 @@
 """Who answers: a model on this machine, several processes with it, or an endpoint. Needs no torch until it answers."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -14,17 +16,26 @@ from amp_cli.records import PLAIN, Answer, Frame
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One item to answer: its images' files and one question per round."""
+    """One item to answer: its images' files and one question per round.
+
+    `is_yes_no` asks a model that is loaded here how probable yes and no were, beside its texts.
+    """
 
     id: str
     images: tuple[Path, ...]
     questions: tuple[str, ...]
     frame: Frame = PLAIN
+    is_yes_no: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as another process reads it, wherever that one runs."""
-        images = [str(path.resolve()) for path in self.images]
-        return {"id": self.id, "images": images, "questions": list(self.questions), **self.frame.to_json()}
+        return {
+            "id": self.id,
+            "images": [str(path.resolve()) for path in self.images],
+            "questions": list(self.questions),
+            **self.frame.to_json(),
+            "is_yes_no": self.is_yes_no,
+        }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
@@ -33,6 +44,7 @@ class Request:
             images=tuple(map(Path, record["images"])),
             questions=tuple(record["questions"]),
             frame=Frame.from_json(record),
+            is_yes_no=record["is_yes_no"],
         )
 
 
@@ -128,12 +140,18 @@ def bundles(requests: Sequence[Request], batch_size: int) -> Iterator[list[list[
     Items with the same images stand together, so that these are read once: in one batch, or, where they are too many,
     in several of one bundle.
     """
-    groups: dict[tuple[int, int, tuple[int, ...]], list[Request]] = {}
-    for request in requests:
+    for bundle in bundled_places(requests, batch_size):
+        yield [[requests[place] for place in batch] for batch in bundle]
+
+
+def bundled_places(requests: Iterable[Request], batch_size: int) -> Iterator[list[list[int]]]:
+    """Yield the bundles as places in `requests`, which are looked at once; of each, some 300 bytes are held."""
+    groups: dict[tuple[int, int, tuple[int, ...]], list[_Asked]] = {}
+    for place, request in enumerate(requests):
         like = (len(request.images), len(request.questions), request.frame.image_rounds)
-        groups.setdefault(like, []).append(request)
+        groups.setdefault(like, []).append(_asked(place, request))
     for _, members in sorted(groups.items()):
-        batch: list[Request] = []
+        batch: list[int] = []
         for together in _by_images(members):
             if batch and len(batch) + len(together) > batch_size:
                 yield [batch]
@@ -146,19 +164,30 @@ def bundles(requests: Sequence[Request], batch_size: int) -> Iterator[list[list[
             yield [batch]
 
 
-def _by_images(members: Sequence[Request]) -> list[list[Request]]:
-    """Return the items in groups with the same images, shorter questions first; items without images stand alone."""
-
-    def length(request: Request) -> tuple[int, str]:
-        return sum(map(len, request.questions)), request.id
-
-    groups: dict[object, list[Request]] = {}
-    for request in sorted(members, key=length):
-        groups.setdefault(request.images or request.id, []).append(request)
-    return sorted(groups.values(), key=lambda together: length(together[-1]))
+_Asked = tuple[int, str, bytes | None, int]
+"""What the order of a request follows from: length of its questions, id, digest of its images, its place."""
 
 
-def _in_even_parts(together: list[Request], most: int) -> list[list[Request]]:
+def _asked(place: int, request: Request) -> _Asked:
+    digest = blake2b("\0".join(map(str, request.images)).encode(errors="surrogateescape"), digest_size=16).digest()
+    return sum(map(len, request.questions)), request.id, digest if request.images else None, place
+
+
+def _by_images(members: list[_Asked]) -> Iterator[list[int]]:
+    """Yield the places of items with the same images, shorter questions first; items without images stand alone."""
+    members.sort(key=itemgetter(0, 1))
+    last = {images: number for number, (_, _, images, _) in enumerate(members) if images is not None}
+    waiting: dict[bytes, list[int]] = {}
+    for number, (_, _, images, place) in enumerate(members):
+        if images is None:
+            yield [place]
+            continue
+        waiting.setdefault(images, []).append(place)
+        if last[images] == number:  # groups come in the order of their longest members
+            yield waiting.pop(images)
+
+
+def _in_even_parts(together: list[int], most: int) -> list[list[int]]:
     count = -(-len(together) // most)
     borders = [len(together) * number // count for number in range(count + 1)]
     return [together[start:end] for start, end in pairwise(borders)]

@@ -4,27 +4,38 @@ import asyncio
 import contextlib
 import json
 import os
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import parse_qsl, quote, urlsplit
 
-from amp_cli import stopping
-from amp_cli.addresses import is_api_version, shown_address
+from amp_cli import stopping, ui
+from amp_cli.addresses import shown_address
 from amp_cli.asking.faults import (
     EnoughError,
     FaultWording,
     ItemRejectedError,
     Patience,
     TransientFault,
+    UnheardFault,
+    UnreachableError,
     explain_connection,
     explain_status,
     unusable_reply,
     words_of,
 )
-from amp_cli.asking.wire import ChatReply, ReplyTooLargeError, accepted, open_wire, read_completion, refused_parameters
+from amp_cli.asking.wire import (
+    BEYOND_OPENAI,
+    FEWEST_TOKENS,
+    ChatReply,
+    ReplyTooLargeError,
+    accepted,
+    deployment_of,
+    open_wire,
+    read_completion,
+    refused_parameters,
+    room_left,
+)
 from amp_cli.errors import AmpError
 from amp_cli.records import MOST_TOKENS, is_storable
 
@@ -53,15 +64,37 @@ class Account:
 Outcome = TypeVar("Outcome", bound="ChatReply | Exception")
 
 
-class ChatClient:
-    """One model of one endpoint. Use it inside `async with client.open()`.
+DEAD = 3
+"""After so many requests in a row that a server does not reply to, the others get its share."""
 
-    The key may be empty; with `key_at_once` it is sent from the first request on, else once the endpoint asks for one.
+
+class _Server:
+    """One address of the model: its connection, whether it asked for the key, and how it fares."""
+
+    def __init__(self, url: str, api_version: str | None, model: str, *, shows_key: bool) -> None:
+        self.url = url if api_version is None else deployment_of(url, model)
+        self.api_version = api_version
+        self.shows_key = shows_key
+        self.library: AsyncOpenAI | None = None
+        self.is_dead = False
+        self.unheard = 0
+
+    @property
+    def shown_url(self) -> str:
+        return shown_address(self.url)
+
+
+class ChatClient:
+    """One model at one or several addresses, asked in turn. Use it inside `async with client.open()`.
+
+    The key may be empty; an address of `key_at_once` gets it with the first request, others once they ask for one.
+    With `may_shorten` fewer tokens are asked for where a prompt leaves no more of the served model's context.
 
     Attributes:
         api_version: of classic Azure; None for others.
-        shown_url: the address as messages and `run.json` have it.
+        shown_url: the first address as messages and `run.json` have it.
         unsupported: the parameters that the endpoint turned out not to take.
+        fewest_tokens: the least that a prompt left of the model's context, where that was less than was asked for.
         stop: once set, nothing is tried again.
     """
 
@@ -69,28 +102,35 @@ class ChatClient:
         self,
         *,
         model: str,
-        url: str,
-        api_version: str | None,
+        addresses: Sequence[tuple[str, str | None]],
         key: str,
         timeout: float,
         patience: Patience,
         wording: FaultWording,
-        key_at_once: bool,
+        key_at_once: Callable[[str], bool],
+        may_shorten: bool = False,
     ) -> None:
         self.model = model
-        self.url = url if api_version is None else _deployment(url, model)
-        self.shown_url = shown_address(self.url)
         self.unsupported: set[str] = set()
+        self.fewest_tokens: int | None = None
         self.stop = asyncio.Event()
-        self.api_version = api_version
+        self._servers = [_Server(url, version, model, shows_key=key_at_once(url)) for url, version in addresses]
+        self._turn = 0
+        self._may_shorten = may_shorten
         self._key = key
-        self._shows_key = key_at_once
         self._timeout = timeout
         self._patience = patience
         self._wording = wording
-        self._library: AsyncOpenAI | None = None
         self._has_answered = False
         self._in_vain: tuple[str, int] = ("", 0)
+
+    @property
+    def shown_url(self) -> str:
+        return self._servers[0].shown_url
+
+    @property
+    def api_version(self) -> str | None:
+        return self._servers[0].api_version
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -98,21 +138,23 @@ class ChatClient:
         import openai
 
         self.stop = asyncio.Event()
-        library = openai.AsyncOpenAI(
-            api_key=NO_KEY,
-            base_url=self.url,
-            max_retries=0,
-            timeout=self._timeout,
-            default_query={} if self.api_version is None else {"api-version": self.api_version},
-            http_client=open_wire(self.url, self._timeout),
-        )
-        async with library as self._library:
+        async with contextlib.AsyncExitStack() as stack:
+            for server in self._servers:
+                library = openai.AsyncOpenAI(
+                    api_key=NO_KEY,
+                    base_url=server.url,
+                    max_retries=0,
+                    timeout=self._timeout,
+                    default_query={} if server.api_version is None else {"api-version": server.api_version},
+                    http_client=open_wire(server.url, self._timeout),
+                )
+                server.library = await stack.enter_async_context(library)
             yield
 
     async def reply(
         self, messages: Sequence[Mapping[str, Any]], sampling: Mapping[str, Any], account: Account | None = None
     ) -> ChatReply:
-        """Ask until there is a reply, no more than the bounded number of times.
+        """Ask until there is a reply, no more than the bounded number of times; each time the next address.
 
         Args:
             sampling: parameters of the request, among them `max_tokens`.
@@ -121,27 +163,56 @@ class ChatClient:
             ItemRejectedError: this request gets no reply. AmpError: none will, the run has to end.
         """
         account = account or Account()
-        for attempt in range(1, self._patience.attempts + 1):
-            outcome = await self._ask(messages, sampling, account)
+        attempt = 1
+        while True:
+            server = self._next_server()
+            outcome = await self._ask(server, messages, sampling, account)
             if isinstance(outcome, ChatReply):
-                self._has_answered, self._in_vain = True, ("", 0)
+                self._has_answered, self._in_vain, server.unheard = True, ("", 0), 0
                 return outcome
+            if self._goes_to_others(server, outcome) and not self.stop.is_set():
+                continue
             if not isinstance(outcome, TransientFault):
                 raise outcome
             if outcome.may_be_charged:
                 account.lose()
-                self._stop_if_all_are_alike(outcome)
+                self._stop_if_all_are_alike(server, outcome)
             if attempt < self._patience.attempts:
                 await self._pause(self._patience.delay(attempt, outcome.retry_after))
-            if self.stop.is_set():
+            if self.stop.is_set() or attempt == self._patience.attempts:
                 break
+            attempt += 1
         raise ItemRejectedError(f"given up after {attempt} attempt{'s' if attempt > 1 else ''}: {outcome}")
+
+    def _next_server(self) -> _Server:
+        """Return the one whose turn it is, of those that live; the last is never dead."""
+        alive = [server for server in self._servers if not server.is_dead]
+        self._turn += 1
+        return alive[self._turn % len(alive)]
+
+    def _goes_to_others(self, server: _Server, outcome: Exception) -> bool:
+        """Give up a server that cannot be reached, or is not heard of again and again, where others live.
+
+        Returns whether a request that it had no part in can be put to another at once.
+        """
+        is_gone = isinstance(outcome, UnreachableError)
+        server.unheard = server.unheard + 1 if is_gone or isinstance(outcome, UnheardFault) else 0
+        if not is_gone and server.unheard < DEAD:
+            return False
+        if server.is_dead:
+            return is_gone  # another request has found that out
+        others = [one for one in self._servers if one is not server and not one.is_dead]
+        if others:
+            server.is_dead = True
+            shown = ", ".join(f"'{one.shown_url}'" for one in others)
+            ui.warn(f"{outcome}. From now on {shown} get{'' if len(others) > 1 else 's'} what '{server.shown_url}' had")
+        return is_gone and bool(others)
 
     def hopeless(self, rejected: int, last: str) -> AmpError:
         """Return the end of a run in which nothing was answered and so many requests were rejected."""
         return AmpError(f"The first {rejected} items were all refused. The last: {last}", hint=self._wording.doubt)
 
-    def _stop_if_all_are_alike(self, fault: TransientFault) -> None:
+    def _stop_if_all_are_alike(self, server: _Server, fault: TransientFault) -> None:
         """End the run where requests that may be paid for come to nothing, one like the other."""
         last, count = self._in_vain
         count = count + 1 if fault.kind == last else 1
@@ -150,7 +221,7 @@ class ChatClient:
         if count >= (FEW if is_few_enough else HOPELESS):
             raise self._scrubbed(
                 AmpError(
-                    f"{count} requests in a row to the {self._wording.who} at '{self.shown_url}' came to nothing: "
+                    f"{count} requests in a row to the {self._wording.who} at '{server.shown_url}' came to nothing: "
                     f"{fault}",
                     hint=f"Does {self._wording.option} lead to chat completions, answered in time, whole and not as a "
                     f"stream? {self._wording.kept.capitalize()} so far are kept",
@@ -162,25 +233,33 @@ class ChatClient:
             await asyncio.wait_for(self.stop.wait(), seconds)
 
     async def _ask(
-        self, messages: Sequence[Mapping[str, Any]], sampling: Mapping[str, Any], account: Account
+        self, server: _Server, messages: Sequence[Mapping[str, Any]], sampling: Mapping[str, Any], account: Account
     ) -> ChatReply | Exception:
         """Ask once. A fault is returned, not raised: what the library raised may quote the key and is left behind."""
         import openai
 
-        assert self._library is not None  # open() was entered
+        assert server.library is not None  # open() was entered
         sent = {"model": self.model, "messages": list(messages), **accepted(sampling, self.unsupported)}
-        shows_key = self._shows_key and bool(self._key)
-        headers = self._key_headers() if shows_key else {}
+        beyond = {name: sent.pop(name) for name in BEYOND_OPENAI if name in sent}
+        shows_key = server.shows_key and bool(self._key)
+        headers = self._key_headers(server) if shows_key else {}
+        completions = server.library.chat.completions.with_raw_response
         try:
             async with asyncio.timeout(self._timeout):
-                raw = await self._library.chat.completions.with_raw_response.create(**sent, extra_headers=headers)
+                raw = await completions.create(**sent, extra_headers=headers, extra_body=beyond or None)
         except openai.APIStatusError as error:
             message, code = words_of(error.body)
-            refused = refused_parameters(error.status_code, error.param, message, sent)
-            if refused:
+            refused = refused_parameters(error.status_code, error.param, message, {**sent, **beyond})
+            room = room_left(error.status_code, message, sampling.get("max_tokens"))
+            if room is not None and self._may_shorten:
+                if room < FEWEST_TOKENS:
+                    return ItemRejectedError(f"its prompt leaves no room for an answer: {self._without_key(message)}")
+                sampling = {**sampling, "max_tokens": room}
+                self.fewest_tokens = min(room, self.fewest_tokens or room)
+            elif refused:
                 self.unsupported |= refused
             elif error.status_code in (401, 403) and self._key and not shows_key:
-                self._shows_key = True
+                server.shows_key = True
             else:
                 return explain_status(
                     error.status_code,
@@ -188,7 +267,7 @@ class ChatClient:
                     code,
                     error.response.headers,
                     model=self.model,
-                    url=self.shown_url,
+                    url=server.shown_url,
                     patience=self._patience,
                     wording=self._wording,
                 )
@@ -196,14 +275,14 @@ class ChatClient:
             account.lose()
             return ItemRejectedError(str(error))
         except (openai.APIConnectionError, TimeoutError) as error:
-            return self._scrubbed(explain_connection(error, self.url, self._timeout, self._wording))
+            return self._scrubbed(explain_connection(error, server.url, self._timeout, self._wording))
         else:
             return self._scrubbed(_read(raw.text, raw.headers, account))
-        return await self._ask(messages, sampling, account)  # without that parameter, or with the key
+        return await self._ask(server, messages, sampling, account)  # shorter, without that parameter, or with the key
 
-    def _key_headers(self) -> dict[str, Any]:
+    def _key_headers(self, server: _Server) -> dict[str, Any]:
         """Return the headers that hold the key: classic Azure has one of its own."""
-        if self.api_version is None:
+        if server.api_version is None:
             return {"Authorization": f"Bearer {self._key}"}
         import openai
 
@@ -257,42 +336,6 @@ def key_from_environment() -> str:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise AmpError("OPENAI_API_KEY holds characters that no key has", hint="Copy the key again, without quotes")
     return key
-
-
-API_VERSION = "api-version"
-"""The one parameter that an address may end in: classic Azure wants it with every request."""
-
-
-def endpoint_url(url: str, *, who: str, option: str) -> tuple[str, str | None]:
-    """Return an endpoint's address without a slash at its end, and the `api-version` it ends in, None without.
-
-    Raises:
-        AmpError: not an http(s) address, or one that holds a password or a query (where keys hide); it is not repeated.
-    """
-    try:
-        parts = urlsplit(url)
-        port_is_number = parts.port is None or parts.port > 0
-    except ValueError:
-        port_is_number = False
-    if not port_is_number or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise AmpError(f"{option} is not an http or https address", hint="As in http://127.0.0.1:8000/v1")
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    version = query[0][1] if [name for name, _ in query] == [API_VERSION] else None
-    has_query = bool(parts.query) and not is_api_version(version)
-    if parts.username is not None or parts.password is not None or has_query or parts.fragment:
-        raise AmpError(
-            f"The address of the {who} at '{parts.hostname}' holds a user name, a password or a query",
-            hint="Give the plain address; the key comes from OPENAI_API_KEY. Of a query only ?api-version= is taken",
-        )
-    return parts._replace(query="").geturl().rstrip("/?"), version
-
-
-def _deployment(url: str, model: str) -> str:
-    """Return the address of a model's deployment in classic Azure, whether `url` is it or only leads there."""
-    url = url.removesuffix("/chat/completions")
-    if "/deployments/" in url:
-        return url
-    return f"{url.removesuffix('/openai')}/openai/deployments/{quote(model, safe='')}"
 
 
 def run_until_told(work: Coroutine[Any, Any, None]) -> None:
@@ -355,7 +398,7 @@ async def run_together(
             return error
         return None
 
-    waiting = deque(requests)
+    sent = 0
     running: dict[asyncio.Task[Result], Request] = {}
     end: AmpError | None = None
 
@@ -365,16 +408,18 @@ async def run_together(
             end = settle(running.pop(task), task) or end
 
     def send() -> AmpError | None:
-        while waiting and len(running) < limit:
-            reason = blocked(waiting[0], len(waiting))
+        nonlocal sent
+        while sent < len(requests) and len(running) < limit:
+            request = requests[sent]
+            reason = blocked(request, len(requests) - sent)
             if reason is not None:
                 return None if running else reason
-            request = waiting.popleft()
+            sent += 1
             running[asyncio.create_task(start(request))] = request
         return None
 
     try:
-        while running or (waiting and end is None):
+        while running or (sent < len(requests) and end is None):
             end = end or send()
             if end is not None:
                 client.stop.set()

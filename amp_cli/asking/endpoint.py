@@ -1,5 +1,10 @@
-"""An OpenAI-compatible endpoint as the model that answers, named `URL#NAME`: vLLM, SGLang, llama.cpp, a cloud."""
+"""An OpenAI-compatible endpoint as the model that answers, named `URL#NAME`: vLLM, SGLang, llama.cpp, a cloud.
 
+Several servers of one model are `URL,URL#NAME`.
+"""
+
+import asyncio
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -8,8 +13,10 @@ from urllib.parse import urlsplit
 from amp_cli import ui
 from amp_cli.addresses import shown_address
 from amp_cli.asking.answerer import Record, Request, Running
-from amp_cli.asking.chat import OPENAI, ChatClient, endpoint_url, key_from_environment, run_together, run_until_told
+from amp_cli.asking.chat import OPENAI, ChatClient, key_from_environment, run_together, run_until_told
 from amp_cli.asking.faults import FaultWording, ItemRejectedError, Patience
+from amp_cli.asking.wire import endpoint_url
+from amp_cli.disk.stored import Chosen
 from amp_cli.errors import AmpError
 from amp_cli.models.images import image_data_url
 from amp_cli.models.spec import Decoding, ModelSpec
@@ -26,8 +33,9 @@ WORDING = FaultWording(
     check="the name after the #, and that what stands before the #",
     doubt="Does the model take images, and does its server work?",
 )
-SENT_NOT = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+SENT_NOT = {"num_beams": 1, "no_repeat_ngram_size": 0}
 """Fields of Decoding that these endpoints have no parameter for, with the values that ask for nothing."""
+NO_PENALTY = 1.0
 
 
 def is_endpoint(model: str) -> bool:
@@ -35,18 +43,24 @@ def is_endpoint(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
-def split_endpoint(model: str) -> tuple[str, str | None, str]:
-    """Return address, API version (of classic Azure, else None) and model name of `URL#NAME`.
+def split_endpoint(model: str) -> tuple[list[tuple[str, str | None]], str]:
+    """Return addresses, each with its API version (of classic Azure, else None), and model name of `URL,URL#NAME`.
 
     Raises:
-        AmpError: no name, or an address that is none or holds a password.
+        AmpError: no name, an address twice, or one that is none or holds a password.
     """
-    address, _, name = model.partition("#")
-    url, api_version = endpoint_url(address, who="model", option="--model")
+    given, _, name = model.partition("#")
+    addresses = [endpoint_url(one, who="model", option="--model") for one in re.split(r",(?=https?://)", given)]
+    shown = _shown(addresses)
+    if len(set(addresses)) < len(addresses):
+        raise AmpError(f"An address stands twice in '{shown}'", hint="Give each once")
     if not name:
-        shown = shown_address(url)
         raise AmpError(f"'{shown}' names no model", hint=f"Give its name after a #, as in {shown}#llava")
-    return url, api_version, name
+    return addresses, name
+
+
+def _shown(addresses: Sequence[tuple[str, str | None]]) -> str:
+    return ",".join(shown_address(url) for url, _ in addresses)
 
 
 def check_endpoint(spec: ModelSpec, *, num_processes: int | None = None) -> dict[str, Any]:
@@ -56,8 +70,8 @@ def check_endpoint(spec: ModelSpec, *, num_processes: int | None = None) -> dict
         AmpError: its address or name is not usable, it needs a key that is not set, or something is asked for of the
             model beside its name: at an endpoint none of it is ours to decide.
     """
-    url, api_version, name = split_endpoint(spec.model)
-    shown = shown_address(url)
+    addresses, name = split_endpoint(spec.model)
+    shown = _shown(addresses)
     for option, value in {**asdict(spec), "num_processes": num_processes}.items():
         if option != "model" and value not in (None, False, "auto", "authors"):
             flag = "--" + option.replace("_", "-")
@@ -65,10 +79,11 @@ def check_endpoint(spec: ModelSpec, *, num_processes: int | None = None) -> dict
                 f"{flag} does not go with the endpoint '{shown}': its server decides that",
                 hint=f"Leave out {flag}, or give --model a model that is loaded here",
             )
-    if _is_openai(url) and not key_from_environment():
+    if any(_is_openai(url) for url, _ in addresses) and not key_from_environment():
         raise AmpError(f"'{shown}' needs a key", hint="Set OPENAI_API_KEY")
     identity = {"kind": "endpoint", "name": name, "url": shown}
-    return {"model": identity if api_version is None else {**identity, "api_version": api_version}}
+    versions = sorted({version for _, version in addresses if version is not None})
+    return {"model": {**identity, "api_version": ",".join(versions)} if versions else identity}
 
 
 def _is_openai(url: str) -> bool:
@@ -90,20 +105,22 @@ class EndpointAnswerer:
             "max_tokens": decoding.max_new_tokens,
             "seed": running.seed,
         }
-        self._unsent = {
-            name: getattr(decoding, name) for name, off in SENT_NOT.items() if getattr(decoding, name) != off
-        }
+        addresses, name = split_endpoint(spec.model)
+        at_openai = any(_is_openai(url) for url, _ in addresses)
+        if decoding.repetition_penalty != NO_PENALTY and not at_openai:
+            self._sampling["repetition_penalty"] = decoding.repetition_penalty
+        unsent = {**SENT_NOT, **({"repetition_penalty": NO_PENALTY} if at_openai else {})}
+        self._unsent = {name: getattr(decoding, name) for name, off in unsent.items() if getattr(decoding, name) != off}
         self._reported: set[str] = set()
-        url, api_version, name = split_endpoint(spec.model)
         self._client = ChatClient(
             model=name,
-            url=url,
-            api_version=api_version,
+            addresses=addresses,
             key=key_from_environment(),
             timeout=TIMEOUT,
             patience=patience or Patience(),
             wording=WORDING,
-            key_at_once=_is_openai(url),
+            key_at_once=_is_openai,
+            may_shorten=True,
         )
 
     @property
@@ -128,10 +145,15 @@ class EndpointAnswerer:
     @property
     def late_notes(self) -> tuple[str, ...]:
         """What turned out while it answered."""
-        ignored = sorted(self._client.unsupported - {"max_tokens"})
-        if not ignored:
-            return ()
-        return (f"'{self._identity['name']}' takes no {', no '.join(ignored)}; it used its own",)
+        notes, name = [], self._identity["name"]
+        if ignored := sorted(self._client.unsupported - {"max_tokens"}):
+            notes.append(f"'{name}' takes no {', no '.join(ignored)}; it used its own")
+        if (fewest := self._client.fewest_tokens) is not None:
+            notes.append(
+                f"Some prompts left less room in the context of '{name}' than {self._sampling['max_tokens']} tokens "
+                f"for an answer, at the least {fewest}; they were answered within that"
+            )
+        return tuple(notes)
 
     def __call__(
         self,
@@ -149,7 +171,8 @@ class EndpointAnswerer:
         for note in self.notes:
             ui.warn(note)
         self._record(model=self.identity)
-        pending = [request for request in requests if request.id not in done]
+        left = (place for place, request in enumerate(requests) if request.id not in done)
+        pending = Chosen(requests, lambda request: request, left)
         run_until_told(self._answer_all(pending, on_answer, on_reject))
         self._record(model=self.identity)
         for note in self.late_notes:
@@ -174,7 +197,8 @@ class EndpointAnswerer:
     async def _answer(self, request: Request) -> Answer:
         """Ask one round after the other; each image stands before the question that it is shown with."""
         try:
-            images = [{"type": "image_url", "image_url": {"url": image_data_url(path)}} for path in request.images]
+            urls = [await asyncio.to_thread(image_data_url, path) for path in request.images]
+            images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         except AmpError as error:
             raise ItemRejectedError(error.message) from error
         system = request.frame.system

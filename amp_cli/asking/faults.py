@@ -40,6 +40,14 @@ class TransientFault(Exception):
         self.is_a_reply = is_a_reply
 
 
+class UnheardFault(TransientFault):
+    """No reply, or not all of one: the server may have gone."""
+
+
+class UnreachableError(AmpError):
+    """Nobody is at the address."""
+
+
 def unusable_reply(reason: str, *, kind: str) -> TransientFault:
     """Return the fault of a reply with status 200 and no answer in it."""
     return TransientFault(reason, may_be_charged=True, kind=kind, is_a_reply=True)
@@ -169,17 +177,17 @@ def explain_connection(error: BaseException, url: str, timeout: float, wording: 
     proxy = proxy_of(url)
     for cause in causes:
         if isinstance(cause, httpx2.ConnectTimeout):
-            return TransientFault(f"'{shown}' took longer than {timeout:g} s to be reached")
+            return UnheardFault(f"'{shown}' took longer than {timeout:g} s to be reached")
         if isinstance(cause, httpx2.ConnectError | httpx2.UnsupportedProtocol | httpx2.ProxyError):
             way = f" through the proxy {proxy}" if proxy else ""
             ask = "Does that proxy work? NO_PROXY names hosts that need none" if proxy else "Is the server running"
-            return AmpError(
+            return UnreachableError(
                 f"Cannot reach the {wording.who} at '{shown}'{way}: {_one_line(str(cause)) or type(cause).__name__}",
                 hint=f"{ask}{'.' if proxy else ','} {'Is' if proxy else 'and is'} {wording.option} right? {kept}",
             )
         if isinstance(cause, TimeoutError | httpx2.TimeoutException):
-            return TransientFault(f"no reply within {timeout:g} s", may_be_charged=True)
-    return TransientFault(f"the connection was cut ({type(error.__cause__ or error).__name__})", may_be_charged=True)
+            return UnheardFault(f"no reply within {timeout:g} s", may_be_charged=True)
+    return UnheardFault(f"the connection was cut ({type(error.__cause__ or error).__name__})", may_be_charged=True)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -9,14 +9,13 @@ from amp_cli.asking.chat import (
     OPENAI,
     Account,
     ChatClient,
-    endpoint_url,
     key_from_environment,
     run_together,
     run_until_told,
 )
 from amp_cli.asking.faults import FaultWording, Patience
 from amp_cli.asking.judge import JudgeRequest, JudgeSettings, guess_tokens, prompt_guess
-from amp_cli.asking.wire import LIMITS
+from amp_cli.asking.wire import LIMITS, endpoint_url
 from amp_cli.errors import AmpError
 from amp_cli.records import Verdict
 
@@ -105,13 +104,12 @@ class EndpointJudge:
         self._ledger = Ledger(settings)
         self._client = ChatClient(
             model=self._model,
-            url=url,
-            api_version=api_version,
+            addresses=[(url, api_version)],
             key=key,
             timeout=settings.judge_timeout,
             patience=patience or Patience(),
             wording=JUDGE,
-            key_at_once=True,
+            key_at_once=lambda url: True,
         )
 
     @property

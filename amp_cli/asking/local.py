@@ -230,9 +230,9 @@ def answer_requests(
         return [batch for batch in bundle if any(one.id not in done for one in batch)]
 
     number, count = share
-    pending = [rest for bundle in bundles(requests, batch_size) if (rest := left(bundle))][number::count]
+    pending = (rest for bundle in bundles(requests, batch_size) if (rest := left(bundle)))
     shares = why_not_shared(loaded) is None
-    with prepared(loaded, pending, shares=shares) as ready:
+    with prepared(loaded, islice(pending, number, None, count), shares=shares) as ready:
         batches = _Batches(loaded, decoding, shares=shares)
         for asked, bundle in ready:
             for item, reason in bundle.rejected:
@@ -259,6 +259,9 @@ class _Batches:
         self._loaded = loaded
         self._generator = Generator(loaded, decoding)
         self._shares = shares
+        self._lighter = ["fewer --num-beams"] if decoding.num_beams > 1 else []  # what is not in use yet
+        if loaded.identity.get("quantization") != "nf4":
+            self._lighter.append("--quantization nf4")
         self._fits: int | None = None  # the largest size to try since a larger one did not fit
         self._answered = False
         self._too_large: list[tuple[str, str]] = []
@@ -277,7 +280,7 @@ class _Batches:
         if not self._answered and len(self._too_large) >= ALONE_TOO_LARGE:
             raise AmpError(
                 f"Memory ran out on each of the first {len(self._too_large)} items alone",
-                hint="Use --quantization nf4, fewer --num-beams, or a smaller model",
+                hint=f"Use {' or '.join([*self._lighter, 'a smaller model'])}",
             )
         return answers, self._too_large[before:]
 
@@ -296,7 +299,8 @@ class _Batches:
                     raise
             self._make_room()
             if len(batch) == 1:
-                reason = "memory runs out on it alone; fewer --num-beams or --quantization nf4 take less"
+                less = f"; {' or '.join(self._lighter)} would take less" if self._lighter else ""
+                reason = f"memory runs out on it alone{less}"
                 self._too_large.append((batch[0].request.id, reason))
                 return []
             self._fits = (len(batch) + 1) // 2
@@ -319,21 +323,23 @@ class _Batches:
                 id=one.request.id,
                 answers=tuple(answer.text for answer in told),
                 is_whole=all(answer.is_whole for answer in told),
+                probabilities=tuple(answer.begins for answer in told if answer.begins) if one.request.is_yes_no else (),
             )
             for one, told in zip(batch, answers, strict=True)
         ]
 
     def _next_answers(self, batch: Sequence[Ready], answers: Sequence[Sequence[str]]) -> list[Told]:
         """Return each item's next answer; `answers` are the texts before."""
+        yes_no = any(one.request.is_yes_no for one in batch)
         if self._shares:
             prompts = [one.prompt(self._loaded, said) for one, said in zip(batch, answers, strict=True)]
             whole = [prompt for prompt in prompts if prompt is not None]
             if len(whole) == len(batch):
-                return self._generator.after_prefixes(whole)
+                return self._generator.after_prefixes(whole, yes_no=yes_no)
         number = len(answers[0])
         frames = [one.request.frame for one in batch]
         # a batch has its images in the same rounds
         count = sum(frames[0].images_in(earlier, len(batch[0].images)) for earlier in range(number + 1))
         dialogues = [(one.request.questions[: number + 1], said) for one, said in zip(batch, answers, strict=True)]
         shown = [one.images[:count] for one in batch]
-        return self._generator.plainly(encode_prompts(self._loaded, dialogues, shown, frames))
+        return self._generator.plainly(encode_prompts(self._loaded, dialogues, shown, frames), yes_no=yes_no)

@@ -66,7 +66,7 @@ def why_not_shared(loaded: LoadedModel) -> str | None:
     those with an encoder of their own for text or with cross-attention to images (mllama), those whose rotary positions
     depend on the length. They are asked by plain `generate` on whole prompts, a batch at a time.
     """
-    network = _bare(loaded)
+    network = bare_network(loaded)
     config = network.config
     text = config.get_text_config()
     if config.model_type in WHOLE_PROMPTS or getattr(text, "use_bidirectional_attention", None) is True:
@@ -99,7 +99,7 @@ def make_prompt(loaded: LoadedModel, encoded: Any, shown: tuple[str, ...]) -> Pr
     Args:
         encoded: input_ids (1, length), other inputs of that length, and image tensors. shown: names its images.
     """
-    network = _bare(loaded)
+    network = bare_network(loaded)
     ids = encoded["input_ids"]
     types = {
         name: encoded[name]
@@ -151,7 +151,7 @@ def _positions(network: Any, ids: torch.Tensor, types: dict[str, torch.Tensor], 
     return axes
 
 
-def _bare(loaded: LoadedModel) -> Any:
+def bare_network(loaded: LoadedModel) -> Any:
     """Return the network under PEFT."""
     return loaded.model.get_base_model() if hasattr(loaded.model, "get_base_model") else loaded.model
 
@@ -161,7 +161,7 @@ class PrefixReader:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
-        self._network = _bare(loaded)
+        self._network = bare_network(loaded)
         self._kept: dict[tuple[Any, ...], DynamicCache] = {}
         self._in_place = not _has_windows(self._network.config.get_text_config())
         takes = inspect.signature(self._network.forward).parameters

@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
 from amp_cli.asking.answerer import Record, Request, Running
-from amp_cli.asking.worker import JOB, LOCK, LOG
-from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, write_json
+from amp_cli.asking.worker import JOB, LOCK, LOG, REQUESTS
+from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, write_json, write_records
 from amp_cli.disk.lock import wait_for_workers
 from amp_cli.errors import AmpError
 from amp_cli.launching import (
@@ -89,26 +90,27 @@ class Shares:
                 on_answer(answer)
 
         disk_errors_explained(lambda: self._folder.mkdir(parents=True, exist_ok=True), self._folder)
-        write_json(self._folder / JOB, self._job(requests, finished))
+        write_records(self._folder / REQUESTS, (one.to_json() for one in requests))
+        write_json(self._folder / JOB, self._job(finished))
         try:
             self._follow(keep, on_reject)
         finally:
             _gather(self._folder, keep, on_reject)  # an event may have got lost: two processes wrote into one line
-            (self._folder / JOB).unlink(missing_ok=True)
+            _remove_job(self._folder)
 
-    def _job(self, requests: Sequence[Request], done: Collection[str]) -> dict[str, Any]:
+    def _job(self, done: Collection[str]) -> dict[str, Any]:
         return {
             "spec": asdict(self._spec),
             "one_gpu_each": self._launch.config_file.stem == "multi_gpu",
             "decoding": asdict(self._decoding),
             "batch_size": self._running.batch_size,
             "seed": self._running.seed,
-            "requests": [one.to_json() for one in requests],
             "done": sorted(done),
         }
 
     def _follow(self, keep: Callable[[Answer], None], on_reject: Callable[[str, str], None]) -> None:
         fault: dict[str, Any] = {}
+        starting = ExitStack()
 
         def take(event: dict[str, Any]) -> None:
             if "answer" in event:
@@ -116,6 +118,7 @@ class Shares:
             elif "rejected" in event:
                 on_reject(event["rejected"], event["reason"])
             elif "identity" in event:
+                starting.close()
                 self._record(model=event["identity"], device=event["device"], processes=self._launch.processes)
                 for note in event["notes"]:
                     ui.warn(note)
@@ -123,7 +126,9 @@ class Shares:
                 fault.update(event)
 
         log_path = self._folder / LOG
-        status = run_workers(self._launch, self._folder, log_path, take)
+        with starting:
+            starting.enter_context(ui.busy(f"Loading '{self._spec.model}' in {self._launch.processes} processes"))
+            status = run_workers(self._launch, self._folder, log_path, take)
         if "error" in fault:
             raise AmpError(fault["error"], hint=fault["hint"])
         if killed := killed_by(status):
@@ -154,13 +159,18 @@ def take_over(
             on_answer(answer)
 
     _gather(folder, keep, on_reject)
-    (folder / JOB).unlink(missing_ok=True)
+    _remove_job(folder)
+
+
+def _remove_job(folder: Path) -> None:
+    for name in (JOB, REQUESTS):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _gather(folder: Path, keep: Callable[[Answer], None], on_reject: Callable[[str, str], None]) -> None:
     """Take over what stands in the processes' own files, then remove them."""
     for path in sorted(folder.glob("answers.*.jsonl")):
-        for record in RecordLog(path).read():
+        for _, record in RecordLog(path).scan(dict):
             if "answers" in record:
                 keep(Answer.from_json(record))
             else:

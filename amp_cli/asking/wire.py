@@ -1,13 +1,13 @@
-"""What goes over the wire: the connection, parameters that a server refuses, and the reply; all of it bounded."""
+"""What goes over the wire: address, connection, parameters that a server refuses, and the reply; all of it bounded."""
 
 import re
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from amp_cli.addresses import shown_address
+from amp_cli.addresses import is_api_version, shown_address
 from amp_cli.errors import AmpError
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ def _count(usage: Any, name: str) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
-OPTIONAL = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "response_format")
+BEYOND_OPENAI = ("repetition_penalty",)
+"""What vLLM and SGLang take beside OpenAI's own parameters."""
+OPTIONAL = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "response_format", *BEYOND_OPENAI)
 """Parameters that are left out where an endpoint says that its model does not take them."""
 LIMITS = ("max_tokens", "max_completion_tokens")
 _WORDS = {"response_format": r"json[ _-]?schema|structured[ _-]?outputs?|guided[ _-]\w+|json mode|grammar"}
@@ -110,6 +112,35 @@ def refused_parameters(status: int, param: str | None, said: str, sent: Collecti
     return named
 
 
+FEWEST_TOKENS = 16
+"""An answer with less room is not asked for."""
+_CONTEXT = re.compile(r"context length (?:of |is (?:only )?)(\d+)", re.I)
+_PROMPT = re.compile(
+    r"\((\d+) in the messages|(\d+) tokens from the input messages|your request has (\d+) input|passed (\d+) input",
+    re.I,
+)
+_TOO_LONG = re.compile(r"prompt contains at least (\d+) input", re.I)
+
+
+def room_left(status: int, said: str, max_tokens: int | None) -> int | None:
+    """Return how many tokens a refused request may ask for: what its prompt leaves of the served model's context.
+
+    vLLM and SGLang refuse a prompt whose answer might not fit, and name both numbers. Where vLLM has only counted the
+    prompt up to the limit, it is half of what was asked for. None where the refusal is of something else.
+    """
+    context = _CONTEXT.search(said)
+    if status != 400 or context is None or max_tokens is None:
+        return None
+    limit, prompt, least = int(context[1]), _PROMPT.search(said), _TOO_LONG.search(said)
+    if prompt is not None:
+        left = limit - int(next(filter(None, prompt.groups())))
+    elif least is not None:
+        left = min(limit - int(least[1]), max_tokens // 2)
+    else:
+        return None
+    return left if left < max_tokens else None
+
+
 def _named_in(said: str, sent: Collection[str]) -> set[str]:
     return {
         name
@@ -128,6 +159,42 @@ def accepted(sampling: Mapping[str, Any], unsupported: Collection[str]) -> dict[
     if "max_tokens" in unsupported and "max_tokens" in sent:
         sent["max_completion_tokens"] = sent["max_tokens"]
     return {name: value for name, value in sent.items() if name not in unsupported}
+
+
+API_VERSION = "api-version"
+"""The one parameter that an address may end in: classic Azure wants it with every request."""
+
+
+def endpoint_url(url: str, *, who: str, option: str) -> tuple[str, str | None]:
+    """Return an endpoint's address without a slash at its end, and the `api-version` it ends in, None without.
+
+    Raises:
+        AmpError: not an http(s) address, or one that holds a password or a query (where keys hide); it is not repeated.
+    """
+    try:
+        parts = urlsplit(url)
+        port_is_number = parts.port is None or parts.port > 0
+    except ValueError:
+        port_is_number = False
+    if not port_is_number or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AmpError(f"{option} is not an http or https address", hint="As in http://127.0.0.1:8000/v1")
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    version = query[0][1] if [name for name, _ in query] == [API_VERSION] else None
+    has_query = bool(parts.query) and not is_api_version(version)
+    if parts.username is not None or parts.password is not None or has_query or parts.fragment:
+        raise AmpError(
+            f"The address of the {who} at '{parts.hostname}' holds a user name, a password or a query",
+            hint="Give the plain address; the key comes from OPENAI_API_KEY. Of a query only ?api-version= is taken",
+        )
+    return parts._replace(query="").geturl().rstrip("/?"), version
+
+
+def deployment_of(url: str, model: str) -> str:
+    """Return the address of a model's deployment in classic Azure, whether `url` is it or only leads there."""
+    url = url.removesuffix("/chat/completions")
+    if "/deployments/" in url:
+        return url
+    return f"{url.removesuffix('/openai')}/openai/deployments/{quote(model, safe='')}"
 
 
 LARGEST_REPLY = 4 << 20

@@ -11,11 +11,13 @@ from amp_cli.asking.answerer import Request
 from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.lock import after_workers
 from amp_cli.disk.parsing import read_plain_object
+from amp_cli.disk.stored import Stored
 from amp_cli.launching import end_with_parent, faults_reported, report
 from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer
 
 JOB, LOCK, LOG = "answering.json", "answering.lock", "answering.log"
+REQUESTS = "answering.jsonl"
 
 
 def main() -> None:
@@ -54,7 +56,7 @@ def _answer_share(folder: Path, job: dict[str, Any]) -> None:
 
     answer_requests(
         loaded,
-        [Request.from_json(one) for one in job["requests"]],
+        Stored.of_file(folder / REQUESTS, Request.from_json),
         Decoding(**job["decoding"]),
         batch_size=job["batch_size"],
         seed=job["seed"],

@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amp_cli.benchmarks import margins
 from amp_cli.benchmarks.amber_files import (
     ANSWER_COUNTS,
     ATTRIBUTES,
@@ -211,6 +213,7 @@ def score(item: BenchmarkItem, answer: Answer, rule: str) -> AmberScore:
         label=item.reference["truth"] == "yes",
         reading={"Yes": True, "No": False}.get(text) if rule == "official" else read_strict(text, item.questions[0]),
         rule=rule,
+        probabilities=margins.of_answer(answer),
         **shared,
     )
 
@@ -252,17 +255,19 @@ def summarise(scores: Sequence[AmberScore], rule: str) -> dict[str, Any]:
     answers = [one for one in scores if isinstance(one, AmberAnswer)]
     summary: dict[str, Any] = {"n": len(scores)}
     summary["generative"] = _descriptions_block(descriptions, measured, intervals, rule) if descriptions else None
+    groups = {group: [one for one in answers if one.kind in leaves] for group, leaves in GROUPS.items()}
+    more = margins.measured(answers, groups)
     blocks = {
-        group: _answers_block(of_group, measured, intervals, group, rule)
-        for group, leaves in GROUPS.items()
-        if (of_group := [one for one in answers if one.kind in leaves])
+        group: margins.with_measures(_answers_block(of_group, measured, intervals, group, rule), more.get(group))
+        for group, of_group in groups.items()
+        if of_group
     }
     summary["discriminative"] = blocks.pop("discriminative", None)
     summary["types"] = blocks
     both = bool(descriptions and answers)
     summary["amber_score"] = measured["amber_score"] if both else None
     summary["ci95"] = {"amber_score": intervals["amber_score"] if both else None}
-    return summary | {"interval": METHOD}
+    return summary | {"interval": METHOD} | margins.distribution_of(answers)
 
 
 def _descriptions_block(
@@ -323,13 +328,18 @@ COLUMNS = (
     column("accuracy", "discriminative/accuracy"),
     column("F1", "discriminative/f1"),
     column("AMBER score", "amber_score"),
+    *margins.columns_of("discriminative"),
 )
 
 
 def compare(pairs: Sequence[tuple[AmberScore, AmberScore]], rule: str) -> list[Difference]:
     """Compare the scores of the report's table over the items that both runs have."""
     paired = paired_differences(pairs, image_counts, lambda sums: rates(sums, rule))
-    return chosen_differences(paired, [one.difference for one in COLUMNS if one.difference])
+    answers = [(old, new) for old, new in pairs if isinstance(old, AmberAnswer) and isinstance(new, AmberAnswer)]
+    paired |= margins.measured_differences(answers, {"discriminative": answers})
+    names = [one.difference for one in COLUMNS if one.difference]
+    names += [f"discriminative/{one}" for one in margins.NAMES]
+    return chosen_differences(paired, list(dict.fromkeys(names)))
 
 
 def row(first: AmberScore, given: Given[AmberScore]) -> Row:
@@ -379,16 +389,27 @@ def tables(scores: Mapping[str, Any]) -> list[Table]:
     if asked := scores["discriminative"]:
         unparsed = f"{asked['unparsed']:,} answers unparsed"
         title = f"AMBER, yes/no questions (no is the positive class), {unparsed}; rule {scores['rule']}; {below}"
-        shown_tables.append((title, *block_rows({"all": asked, **scores["types"]}, ANSWER_RATES)))
+        blocks = {"all": asked, **scores["types"]}
+        shown_tables.append((title, *block_rows(blocks, ANSWER_RATES)))
+        if "auc" in asked:
+            known = {group: block for group, block in blocks.items() if "auc" in block}
+            rows = [
+                [group, *(shown(block[name], block["ci95"][name], name=name) for name in margins.ROWS)]
+                for group, block in known.items()
+            ]
+            shown_tables.append((f"AMBER, probabilities of yes and no; {below}", ["", *margins.ROWS.values()], rows))
     return shown_tables
 
 
 def about(scores: Mapping[str, Any]) -> str:
-    """Say in what the scores of descriptions differ from AMBER's own."""
-    if not scores.get("generative"):
-        return ""
-    differences = " ".join(scores["generative"]["differences"]).removesuffix(".")
-    return f"descriptions are not scored by AMBER's own script. {GAP} {differences}"
+    """Say in what the scores of descriptions differ from AMBER's own, and which answers have no probabilities."""
+    said = []
+    if scores.get("generative"):
+        differences = " ".join(scores["generative"]["differences"]).removesuffix(".")
+        said.append(f"descriptions are not scored by AMBER's own script. {GAP} {differences}")
+    if scores.get("discriminative") and (sentence := margins.about(scores)):
+        said.append(sentence)
+    return "; ".join(said)
 
 
 BENCHMARK = Benchmark(
@@ -407,6 +428,7 @@ BENCHMARK = Benchmark(
     files=("query_*.json",),
     load=load,
     ask=ask,
+    is_yes_no=lambda item: item.reference["kind"] != GENERATIVE,
     adopt=adopt,
     score=score,
     summarise=summarise,
@@ -419,4 +441,5 @@ BENCHMARK = Benchmark(
     unreadable="answers cannot be read as yes or no, or name none of AMBER's objects",
     items="questions and descriptions",
     about=about,
+    explain=partial(margins.explanation, group="discriminative"),
 )

@@ -7,10 +7,11 @@ from typing import Any
 
 from amp_cli.benchmarks.amber_words import AmberWords, NamedObject
 from amp_cli.benchmarks.files import records_of
+from amp_cli.benchmarks.margins import as_record, of_record
 from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.parsing import read_json, read_text
 from amp_cli.errors import AmpError
-from amp_cli.records import BenchmarkItem
+from amp_cli.records import BenchmarkItem, YesOrNo
 
 GENERATIVE = "generative"
 KINDS = {
@@ -199,7 +200,10 @@ class AmberDescription:
 
 @dataclass(frozen=True, kw_only=True)
 class AmberAnswer:
-    """One yes/no answer's result. `reading` is None where the answer is neither; the truth is `label`."""
+    """One yes/no answer's result. `reading` is None where the answer is neither; the truth is `label`.
+
+    `probabilities` are those of yes and no where the answer begins, None where they are not known.
+    """
 
     id: str
     images: tuple[str, ...]
@@ -209,6 +213,7 @@ class AmberAnswer:
     label: bool
     reading: bool | None
     rule: str
+    probabilities: YesOrNo | None = None
 
     @property
     def correct(self) -> bool | None:
@@ -227,7 +232,9 @@ class AmberAnswer:
     def to_json(self) -> dict[str, Any]:
         words = {True: "yes", False: "no", None: None}
         label, reading = words[self.label], words[self.reading]
-        return asdict(self) | {"label": label, "reading": reading, "correct": self.correct}
+        record = asdict(self) | {"label": label, "reading": reading, "correct": self.correct}
+        del record["probabilities"]
+        return record | as_record(self.probabilities)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "AmberAnswer":
@@ -235,6 +242,7 @@ class AmberAnswer:
             images=tuple(record["images"]),
             label=record["label"] == "yes",
             reading=None if record["reading"] is None else record["reading"] == "yes",
+            probabilities=of_record(record),
             **{name: record[name] for name in ("id", "question", "answer", "kind", "rule")},
         )
 

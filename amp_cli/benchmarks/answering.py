@@ -1,12 +1,14 @@
 """Asks a model what a benchmark asks; answers reach the disk one by one, so that a stopped run goes on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from amp_cli import ui
 from amp_cli.asking.answerer import Answerer, Request, open_answerer
 from amp_cli.asking.processes import take_over
 from amp_cli.benchmarks.answer_files import ANSWERS
+from amp_cli.benchmarks.benchmark import Benchmark
 from amp_cli.benchmarks.files import check_images, holds_images, image_folder, unpack_images
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.disk.jsonl import RecordLog, write_records
@@ -20,7 +22,7 @@ REJECTED = "rejected.jsonl"
 
 def answer_items(
     items: Sequence[BenchmarkItem],
-    ask: Callable[[BenchmarkItem, EvalSettings], tuple[str, ...]],
+    benchmark: Benchmark[Any],
     settings: EvalSettings,
     data: Path,
     run: Run,
@@ -60,7 +62,8 @@ def answer_items(
             id=item.id,
             # a batch is made of the same items again when the run goes on, so those that are done stay in the list
             images=usable.get(item.id) or tuple(folder / name for name in item.images),
-            questions=ask(item, settings),
+            questions=benchmark.ask(item, settings),
+            is_yes_no=benchmark.is_yes_no(item),
         )
         for item in items
         if item.id in usable or item.id in done

@@ -145,6 +145,7 @@ class Benchmark(Generic[Score]):
         settle: puts what a setting means here in its place, before it is recorded.
         load: reads the official files into items. Raises AmpError for what cannot be scored.
         ask: the questions as the model gets them, one per round.
+        is_yes_no: whether an item is answered with yes or no; how probable either was is then kept beside the text.
         adopt: reads an answer file, ours or upstream's, and joins it to the items by content.
         answered: (what was loaded, answers of a file) -> what of it such a file is to answer.
         score: holds one answer against the truth; None where a judge does that, as `judge` says.
@@ -157,6 +158,7 @@ class Benchmark(Generic[Score]):
         unreadable: what is said of those that do not, after their number; "" where that is said elsewhere.
         compare: (pairs of both runs' scored results, rule) -> differences.
         row: (the first run's result, all runs') -> a row of answers side by side.
+        explain: what the differences to the first run come from, as a sentence; "" where nothing can be said.
         columns: of its table in a report. tables: of one evaluation. curves: over training steps, the first decides.
         count: how many items the scores are of, called `items`. about: what else decides the numbers, as a sentence.
         reading: how to read the scores, below its part of the page.
@@ -176,6 +178,7 @@ class Benchmark(Generic[Score]):
     settle: Callable[["EvalSettings"], "EvalSettings"] = as_given
     load: Callable[[Path, "EvalSettings"], LoadedBenchmark]
     ask: Callable[[BenchmarkItem, "EvalSettings"], tuple[str, ...]] = ask_as_it_is
+    is_yes_no: Callable[[BenchmarkItem], bool] = lambda item: False
     adopt: Callable[[Path, Sequence[BenchmarkItem], Path, "EvalSettings"], dict[str, Answer]]
     answered: Callable[[LoadedBenchmark, Mapping[str, Answer]], LoadedBenchmark] = all_of_it
     score: Callable[[BenchmarkItem, Answer, str], Score] | None = None
@@ -187,6 +190,7 @@ class Benchmark(Generic[Score]):
     is_readable: Callable[[Score], bool] = lambda one: True
     unreadable: str = ""
     compare: Callable[[Sequence[tuple[Score, Score]], str], list[Difference]]
+    explain: Callable[[Sequence[Difference]], str] = lambda differences: ""
     row: Callable[[Score, Given[Score]], Row]
     tables: Callable[[Mapping[str, Any]], list[Table]]
     columns: tuple[Column, ...]

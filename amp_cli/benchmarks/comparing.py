@@ -1,9 +1,11 @@
 """Intervals of one run's scores, differences of two runs over the same items, and what they say over several seeds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from amp_cli import ui
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,14 +36,18 @@ def resampled_totals(units: "Array", *, resamples: int = RESAMPLES, seed: int = 
     """
     import numpy as np
 
+    with ui.busy(f"Drawing {resamples:,} resamples of {len(units):,} for the intervals"):
+        return np.concatenate([times @ units for times in multiplicities(len(units), resamples=resamples, seed=seed)])
+
+
+def multiplicities(count: int, *, resamples: int = RESAMPLES, seed: int = SEED) -> "Iterator[NDArray[np.int64]]":
+    """Yield (chunk, images): how often each of `count` images is in each of some draws; ever the same draws."""
+    import numpy as np
+
     rng = np.random.default_rng(seed)
-    count = units.shape[0]
     chances = np.full(count, 1 / count)
-    parts = []
     for start in range(0, resamples, _CHUNK):
-        times = rng.multinomial(count, chances, size=min(_CHUNK, resamples - start))  # (chunk, images)
-        parts.append(times @ units)
-    return np.concatenate(parts)
+        yield rng.multinomial(count, chances, size=min(_CHUNK, resamples - start))
 
 
 def interval(values: "Array") -> list[float] | None:
@@ -103,6 +109,11 @@ class Difference:
         """Whether the interval lies on one side of zero."""
         return self.ci95 is not None and (self.ci95[0] > 0 or self.ci95[1] < 0)
 
+    @property
+    def direction(self) -> int:
+        """1 where the other score is clearly higher, -1 where it is clearly lower, else 0."""
+        return 0 if self.ci95 is None or not self.is_clear else 1 if self.ci95[0] > 0 else -1
+
     def to_json(self) -> dict[str, Any]:
         return {
             "benchmark": self.benchmark,
@@ -137,22 +148,21 @@ def paired_differences(
     draws = resampled_totals(units)
     old, new = rates(totals[:, :columns]), rates(totals[:, columns:])
     old_draws, new_draws = rates(draws[:, :columns]), rates(draws[:, columns:])
-    differences = {}
-    for name in old:
-        bounds = interval(new_draws[name] - old_draws[name])
-        differences[name] = Difference(
-            name=name,
-            base=_number(old[name]),
-            other=_number(new[name]),
-            ci95=None if bounds is None else (bounds[0], bounds[1]),
-            n=len(pairs),
-        )
-    return differences
+    return {
+        name: difference_of(name, old[name], new[name], new_draws[name] - old_draws[name], n=len(pairs)) for name in old
+    }
+
+
+def difference_of(name: str, base: "Array", other: "Array", draws: "Array", *, n: int) -> Difference:
+    """Return the difference of two scores, (1,) each, whose interval is that of other - base in the draws."""
+    bounds = interval(draws)
+    ci95 = None if bounds is None else (bounds[0], bounds[1])
+    return Difference(name=name, base=_number(base), other=_number(other), ci95=ci95, n=n)
 
 
 def chosen_differences(differences: Mapping[str, Difference], names: Sequence[str]) -> list[Difference]:
     """Return the differences of these scores; one that neither run has is left out."""
-    chosen = [differences[name] for name in names]
+    chosen = [differences[name] for name in names if name in differences]
     return [one for one in chosen if one.base is not None or one.other is not None]
 
 

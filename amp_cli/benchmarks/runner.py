@@ -87,7 +87,7 @@ def run_benchmark(
             if benchmark.is_part:
                 run.record(left_aside=adopted.left_aside)
         elif settings.only not in ("judge", "score") and (answerer is not None or settings.spec is not None):
-            answer_items(loaded.items, benchmark.ask, settings, data, run, answerer)
+            answer_items(loaded.items, benchmark, settings, data, run, answerer)
         answers = _answers(loaded.items, settings.out)
         unread = 0
         if settings.only == "answer":

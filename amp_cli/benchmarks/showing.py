@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 Table = tuple[str, list[str], list[list[str]]]
 """Title, columns, rows."""
-DIGITS = {"words": 1, "relative": 1, "score": 2, "reference": 2, "model": 2}
+DIGITS = {"words": 1, "relative": 1, "score": 2, "reference": 2, "model": 2, "margin": 2, "threshold_at_balance": 2}
 """Digits after the point by the last part of a score's name; 3 for the others."""
 
 

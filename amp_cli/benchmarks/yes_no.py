@@ -7,11 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amp_cli.benchmarks import margins
 from amp_cli.benchmarks.benchmark import OFFICIAL, ONE_WORD, ONE_WORD_ANSWERS, Benchmark, LoadedBenchmark, Option
-from amp_cli.benchmarks.comparing import METHOD, Difference, mcnemar, paired_differences, ratio, score_intervals
+from amp_cli.benchmarks.comparing import (
+    METHOD,
+    Difference,
+    chosen_differences,
+    mcnemar,
+    paired_differences,
+    ratio,
+    score_intervals,
+)
 from amp_cli.benchmarks.showing import Column, Given, Row, Table, column, shown, title_of, yes_no_reply
 from amp_cli.benchmarks.yes_no_reading import read_official, read_strict
-from amp_cli.records import Answer, BenchmarkItem
+from amp_cli.records import Answer, BenchmarkItem, YesOrNo
 
 if TYPE_CHECKING:
     from amp_cli.benchmarks.comparing import Array
@@ -22,7 +31,10 @@ COUNTS = ("tp", "fp", "tn", "fn")
 
 @dataclass(frozen=True, kw_only=True)
 class YesNoScore:
-    """One question's result. `reading` is None where the answer is no readable yes or no."""
+    """One question's result. `reading` is None where the answer is no readable yes or no.
+
+    `probabilities` are those of yes and no where the answer begins, None where they are not known.
+    """
 
     id: str
     split: str
@@ -31,6 +43,7 @@ class YesNoScore:
     answer: str
     label: bool
     reading: bool | None
+    probabilities: YesOrNo | None = None
 
     @property
     def correct(self) -> bool | None:
@@ -38,7 +51,7 @@ class YesNoScore:
         return None if self.reading is None else self.reading == self.label
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        record: dict[str, Any] = {
             "id": self.id,
             "split": self.split,
             "images": list(self.images),
@@ -48,6 +61,7 @@ class YesNoScore:
             "reading": None if self.reading is None else _word(self.reading),
             "correct": self.correct,
         }
+        return record | margins.as_record(self.probabilities)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "YesNoScore":
@@ -59,6 +73,7 @@ class YesNoScore:
             answer=record["answer"],
             label=record["label"] == "yes",
             reading=None if record["reading"] is None else record["reading"] == "yes",
+            probabilities=margins.of_record(record),
         )
 
 
@@ -75,6 +90,7 @@ def score(
         answer=text,
         label=item.reference["label"] == "yes",
         reading=official(text) if rule == "official" else read_strict(text, item.questions[0]),
+        probabilities=margins.of_answer(answer),
     )
 
 
@@ -83,14 +99,17 @@ def summarise(scores: Sequence[YesNoScore], rule: str) -> dict[str, Any]:
     splits = _splits_of(scores)
     units = image_counts(scores, splits)  # (images, splits * 4)
     intervals = score_intervals(units, lambda sums: all_scores(sums, splits))
-    summary: dict[str, Any] = {}
-    for split in splits:
-        summary[split] = _block([one for one in scores if one.split == split], intervals, split)
-    overall = _block(scores, intervals, "overall")
-    f1s = [summary[split]["f1"] for split in splits]
+    groups = {split: [one for one in scores if one.split == split] for split in splits} | {"overall": list(scores)}
+    more = margins.measured(scores, groups)
+    blocks = {
+        group: margins.with_measures(_block(members, intervals, group), more.get(group))
+        for group, members in groups.items()
+    }
+    overall = blocks.pop("overall")
+    f1s = [blocks[split]["f1"] for split in splits]
     overall["mean_f1"] = None if None in f1s or not f1s else sum(f1s) / len(f1s)
     overall["ci95"]["mean_f1"] = intervals.get("overall/mean_f1")
-    return {"splits": summary, "overall": overall, "interval": METHOD}
+    return {"splits": blocks, "overall": overall, "interval": METHOD} | margins.distribution_of(scores)
 
 
 def _splits_of(scores: Sequence[YesNoScore]) -> list[str]:
@@ -157,20 +176,23 @@ def _word(value: bool) -> str:
 
 
 def compare(pairs: Sequence[tuple[YesNoScore, YesNoScore]], rule: str) -> list[Difference]:
-    """Compare accuracy and F1 of each split and over all."""
+    """Compare accuracy, F1 and AUC of each split and over all, and what else the probabilities say over all."""
     splits = _splits_of([old for old, _ in pairs])
     differences = []
     paired = paired_differences(
         pairs, lambda scores: image_counts(scores, splits), lambda sums: all_scores(sums, splits)
     )
-    for group in (*splits, "overall"):
-        members = [pair for pair in pairs if group in (pair[0].split, "overall")]
+    groups = {group: [pair for pair in pairs if group in (pair[0].split, "overall")] for group in (*splits, "overall")}
+    more = margins.measured_differences(pairs, groups)
+    for group, members in groups.items():
         p_value = mcnemar(
             sum(bool(old.correct and not new.correct) for old, new in members),
             sum(bool(new.correct and not old.correct) for old, new in members),
         )
         accuracy, f1 = paired[f"{group}/accuracy"], paired[f"{group}/f1"]
         differences += [replace(accuracy, n=len(members), p_value=p_value), replace(f1, n=len(members))]
+        names = margins.NAMES if group == "overall" else ("auc",)
+        differences += chosen_differences(more, [f"{group}/{name}" for name in names])
     return differences
 
 
@@ -195,17 +217,23 @@ def tables(scores: Mapping[str, Any]) -> list[Table]:
         cells = [shown(block[name], block["ci95"].get(name)) for block in blocks.values()]
         rows.append([name.replace("_", " "), *cells])
     rows.append(["unparsed", *(str(block["unparsed"]) for block in blocks.values())])
+    if "auc" in scores["overall"]:
+        for name, called in margins.ROWS.items():
+            rows.append(
+                [called, *(shown(block.get(name), block["ci95"].get(name), name=name) for block in blocks.values())]
+            )
     return [(title_of(scores), ["", *blocks], rows)]
 
 
 def columns(splits: Sequence[str]) -> tuple[Column, ...]:
-    """Return the columns of a report: accuracies, mean F1, and how often the answer was yes."""
+    """Return the columns of a report: accuracies, mean F1, how often the answer was yes, what probabilities say."""
     of_splits = (replace(column(split, f"{split}/accuracy"), group=("splits", split)) for split in splits)
     return (
         column("accuracy, all", "overall/accuracy"),
         *of_splits,
         replace(column("F1, mean of splits", "overall/mean_f1"), difference=None),
         replace(column("said yes", "overall/yes_ratio", lower_is_better=None), difference=None),
+        *margins.columns_of("overall"),
     )
 
 
@@ -245,6 +273,7 @@ def yes_no_benchmark(
         files=files,
         load=load,
         ask=ask,
+        is_yes_no=lambda item: True,
         adopt=adopt,
         score=partial(score, official=official),
         summarise=summarise,
@@ -257,5 +286,7 @@ def yes_no_benchmark(
         tables=tables,
         columns=columns(splits),
         count=lambda scores: int(scores["overall"]["n"]),
+        about=margins.about,
+        explain=partial(margins.explanation, group="overall"),
         **others,
     )

@@ -21,7 +21,10 @@ def convert(
     vision_tower: VisionTowerOption = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Run test prompts through both layouts and show the largest differences."),
+        typer.Option(
+            "--verify",
+            help="Run test prompts through both layouts, in the stored precision, and show the largest differences.",
+        ),
     ] = False,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -49,11 +52,11 @@ def convert(
         ("from", {"hf": "transformers", "llava": "original LLaVA"}[result.source]),
         ("written to", result.out),
         ("tensors", result.tensors),
-        ("peak memory", f"{result.peak_memory_mb:,.0f} MB"),
+        (f"peak memory ({result.peak_memory_kind})", f"{result.peak_memory_mb:,.0f} MB"),
         *((f"largest logit difference, {name}", f"{value:.3g}") for name, value in result.differences.items()),
     ]
     ui.table(f"Converted to the {'transformers' if to == 'hf' else 'original LLaVA'} layout", ("", ""), rows)
     if not verify:
         ui.note("Not compared with the source; --verify does.")
     if to == "hf":
-        ui.hint(f"amp eval pope --model {result.out} --data DIR --out DIR")
+        ui.hint(ui.command_line("amp", "eval", "pope", model=result.out, out=f"{result.out}-pope"))

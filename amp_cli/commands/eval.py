@@ -27,6 +27,7 @@ from amp_cli.commands.options import (
     OverwriteOption,
     command,
     number,
+    typed_again,
 )
 from amp_cli.ranges import RANGES
 
@@ -128,10 +129,12 @@ def evaluate(benchmark: Benchmark[Any], options: Mapping[str, Any]) -> None:
             f"{len(result.rejected):,} items were left out (see '{result.out / REJECTED}'), first '{first}': {reason}"
         )
     if settings.only == "answer":
-        next_step = "judge --judge NAME" if benchmark.judge is not None else "score"
-        ui.hint(f"amp eval {benchmark.name} --out {result.out} --only {next_step}")
+        next_step = {"only": "score", "overwrite": False}
+        if benchmark.judge is not None:
+            next_step = {"only": "judge", "overwrite": False, "judge": options["judge"] or "NAME"}
+        ui.hint(typed_again(("amp", "eval", benchmark.name), options_of(benchmark), options, **next_step))
     else:
-        ui.hint(f"amp report {result.out} OTHER_RUN --html report.html")
+        hint_report(result.out)
     if result.undone:
         raise typer.Exit(3)
 
@@ -246,7 +249,8 @@ def show_all(results: "AllResults", out: Path, *, as_json: bool) -> None:
     else:
         rows = []
         for name, scores in results.scores.items():
-            for number, column in enumerate(BENCHMARKS[name].columns):
+            defined = [column for column in BENCHMARKS[name].columns if column.value(scores) is not None]
+            for number, column in enumerate(defined):
                 bounds = column.interval(scores)
                 text, _, interval = shown(column.value(scores), bounds, name=column.name).partition("\n")
                 rows.append([name if number == 0 else "", column.title, text, interval])
@@ -255,7 +259,15 @@ def show_all(results: "AllResults", out: Path, *, as_json: bool) -> None:
         ui.warn(f"{name} was not done: {reason}. The same command goes on with it")
     for name, count in results.rejected.items():
         ui.warn(f"{name}: {count:,} items have no score; see rejected.jsonl and items.jsonl in '{out / name}'")
-    ui.hint(f"amp report {out} OTHER_RUN --html report.html")
+    hint_report(out)
+
+
+def hint_report(out: Path) -> None:
+    """Suggest the report of a run, and that it may show several."""
+    from amp_cli import ui
+
+    ui.hint(ui.command_line("amp", "report", out, html=out.with_name(f"{out.name}.html")))
+    ui.note("Name other runs too, to have them compared.")
 
 
 def command_of(benchmark: Benchmark[Any]) -> Callable[..., None]:

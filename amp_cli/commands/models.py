@@ -1,6 +1,9 @@
-"""`amp models`: the models known by name."""
+"""`amp models`: the models known by name, and the conversions that are kept."""
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from amp_cli.commands.options import JsonOption
 
@@ -8,20 +11,36 @@ if TYPE_CHECKING:
     from amp_cli.downloads.zoo import KnownModel
 
 
-def models(json: JsonOption = False) -> None:
+def models(
+    clear_conversions: Annotated[
+        bool, typer.Option("--clear-conversions", help="Remove the conversions that --cache-converted has kept.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     """List the models known by name: what they are, what they need, whether they are on this disk.
 
     Any other transformers image-text-to-text model works too: give its hub id or folder.
+    Conversions that `amp --cache-converted` has kept are listed with their size.
 
     Example: amp models
     """
     from amp_cli import ui
+    from amp_cli.downloads.places import clear_conversions as clear
+    from amp_cli.downloads.places import kept_conversions, size_text
     from amp_cli.downloads.zoo import KNOWN, cached_bytes
 
+    if clear_conversions:
+        freed = clear()
+        if json:
+            ui.data({"freed_bytes": freed, "conversions": [asdict(one) for one in kept_conversions()]})
+        else:
+            ui.note(f"Removed conversions of {size_text(freed)}")
+        return
     cached = cached_bytes()
     records = [_record(model, cached) for model in KNOWN]
+    conversions = kept_conversions()
     if json:
-        ui.data({"models": records})
+        ui.data({"models": records, "conversions": [asdict(one) for one in conversions]})
         return
     ui.table("Known models", ["name", "what", "layout", "licence"], [_description(record) for record in records])
     for obstacle in dict.fromkeys(record["obstacle"] for record in records if record["obstacle"]):
@@ -42,6 +61,10 @@ def models(json: JsonOption = False) -> None:
             for record in records
         ],
     )
+    if conversions:
+        rows = [(one.model, one.folder, size_text(one.bytes), _yes(one.is_finished)) for one in conversions]
+        ui.table("Conversions kept by --cache-converted", ["of", "where", "size", "whole"], rows)
+        ui.hint("amp models --clear-conversions removes them")
     ui.note("An adapter needs its base, an original-layout model the vision tower: amp download brings both along")
     ui.hint("amp download NAME fetches one; amp doctor says which of them fit this machine")
 

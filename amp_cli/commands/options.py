@@ -7,10 +7,11 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from amp_cli import ui
 from amp_cli.asking.answerer import Running
 from amp_cli.asking.judge import JudgeSettings
 from amp_cli.models.spec import Decoding, Loading, ModelSpec
@@ -32,6 +33,46 @@ def number(name: str, *, of: str | None = None, **more: Any) -> Any:
     """
     least, most = RANGES[of or name.removeprefix("--").replace("-", "_")]
     return typer.Option(name, min=least, max=most, **more)
+
+
+def typed_again(
+    words: Sequence[object], options: Mapping[str, tuple[Any, Any]], values: Mapping[str, Any], **changes: Any
+) -> str:
+    """Return the command line that was typed, with other values for some options (None: without them).
+
+    Args:
+        options: name -> annotated type and default. values: name -> what the command was given.
+    """
+    given: dict[str, Any] = {}
+    for name, (annotation, default) in options.items():
+        value = changes.get(name, values[name])
+        told = get_args(annotation)[1]  # within Annotated, typer keeps the first name as if it were a default
+        flag = next(one for one in (told.default, *told.param_decls) if isinstance(one, str) and one.startswith("--"))
+        if name in changes or value != default:
+            given[flag.removeprefix("--")] = value
+    return ui.command_line(*words, **given)
+
+
+def options_in(command: Callable[..., None]) -> dict[str, tuple[Any, Any]]:
+    """Return a command's options: name -> annotated type and default."""
+    types = get_type_hints(command, include_extras=True)
+    return {name: (types[name], one.default) for name, one in inspect.signature(command).parameters.items()}
+
+
+def train_line(
+    prefs: Path | str, *, image_root: Path | None = None, model: str | None = None, max_length: int | None = None
+) -> str:
+    """Return the command that trains on a preference file."""
+    size = model if model in ("tiny", "7b", "13b") else "7b"
+    return ui.command_line(
+        *("amp", "train"),
+        size=size,
+        base=None if model == size else model,
+        prefs=prefs,
+        image_root=image_root,
+        set=None if max_length is None else f"max_length={max_length}",
+        out="runs/mdpo",
+    )
 
 
 def _refuse_long_name(path: Path) -> Path:
@@ -78,7 +119,8 @@ DtypeOption = Annotated[
     str,
     typer.Option(
         "--dtype",
-        help="float32, bfloat16, float16 or auto (float32 on a CPU, bfloat16 on a GPU, float16 on an older one).",
+        help="float32, bfloat16, float16, stored (as on disk) or auto: float32 on a CPU, bfloat16 on a GPU, float16 on "
+        "an older one.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -120,7 +162,8 @@ OptionalModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Folder, hub id, a name of `amp models` (7b, amp-meg-7b, tiny), or an endpoint's URL#NAME.",
+        help="Folder, hub id, a name of `amp models` (7b, amp-meg-7b, tiny), or an endpoint's URL#NAME "
+        "(several servers: URL,URL#NAME).",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

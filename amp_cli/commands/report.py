@@ -55,6 +55,7 @@ def _show(runs: "list[GatheredRun]") -> None:
     from amp_cli.benchmarks.showing import shown
     from amp_cli.report.page import difference_text, p_value_text
     from amp_cli.report.paper import quoted_table
+    from amp_cli.report.runs import sentences
 
     for name, benchmark in BENCHMARKS.items():
         having = [run for run in runs if name in run.evaluations]
@@ -63,10 +64,11 @@ def _show(runs: "list[GatheredRun]") -> None:
         rows = []
         for one in benchmark.columns:
             scores = [run.evaluations[name].scores for run in having]
-            rows.append([one.title, *(shown(one.value(of), one.interval(of), name=one.name) for of in scores)])
+            if any(one.value(of) is not None for of in scores):
+                rows.append([one.title, *(shown(one.value(of), one.interval(of), name=one.name) for of in scores)])
         ui.table(f"{benchmark.title}; below each score its 95 % interval", ["", *(run.name for run in having)], rows)
         for run in having:
-            if sentence := benchmark.about(run.evaluations[name].scores):
+            for sentence in sentences(benchmark, run.evaluations[name]):
                 ui.note(f"{run.name}: {sentence}")
         differences = [
             [

@@ -150,4 +150,4 @@ def _show(result: "Sweep", *, as_json: bool) -> None:
     ui.note(f"Wrote '{result.out / 'sweep.json'}' and '{result.out / 'sweep.png'}'")
     best = next(point for point in result.points if point.step == next(iter(result.best.values())))
     if best.adapter is not None:
-        ui.hint(f"amp merge-lora {best.adapter} --out MERGED")
+        ui.hint(ui.command_line("amp", "merge-lora", best.adapter, out=f"{best.adapter}-merged"))

@@ -18,6 +18,8 @@ from amp_cli.commands.options import (
     TrustRemoteCodeOption,
     VisionTowerOption,
     number,
+    options_in,
+    typed_again,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +74,20 @@ def train(
             metavar="online|cache|auto",
             help="mdpo: reference log-probabilities in every step, once to disk, or as it pays (default: auto)",
             rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    held_out: Annotated[
+        float | None,
+        number(
+            "--held-out",
+            help="Share of the items to evaluate and not to train on, by image: 0 to below 1 (default: 0)",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    eval_prefs: Annotated[
+        Path | None,
+        typer.Option(
+            "--eval-prefs", help="Preferences to evaluate, such as held_out.jsonl of a mix", rich_help_panel=TRAINING
         ),
     ] = None,
     image_root: ImageRootOption = None,
@@ -140,10 +156,12 @@ def train(
 
     Example: amp train --size 7b --prefs prefs/preferences.jsonl --out runs/train
     """
+    typed = dict(locals())
     from amp_cli.commands.preferences.importing import UsablePrefs, usable_prefs
     from amp_cli.training.config import load_config
 
     chosen = {
+        "held_out": held_out,
         "reference": reference,
         "tokens_per_step": tokens_per_step,
         "torch_compile": torch_compile or None,
@@ -177,19 +195,31 @@ def train(
                 rate=rate,
             )
         _show_plan(plan, json=json)
-        ui.hint(f"amp train --size {size} --prefs {prefs} --out {out} ... (the same options without --dry-run)")
+        easier = [f"{name}={str(value).lower()}" for name, value in (plan.proposal or {}).items()]
+        other: dict[str, object] = dict.fromkeys(("dry_run", "gpu", "gpus", "rate", "json"))
+        if easier:
+            other["changes"] = [*(changes or ()), *easier]
+        if "tokens_per_step" in (plan.proposal or {}):
+            other["tokens_per_step"] = None
+        ui.hint(typed_again(("amp", "train"), options_in(train), typed, **other))
         return
     from amp_cli.training.launch import machine_number, train_model
 
+    evaluated = None
     if machine_number(accelerate_config) == 0:
         usable = usable_prefs(prefs, out, image_root=image_root, method=config.method)
+        if eval_prefs is not None:
+            beside = out.with_name(f"{out.name}.held-out")
+            evaluated = usable_prefs(eval_prefs, beside, image_root=image_root, method=config.method)
     else:  # the main machine imports them
         usable = UsablePrefs(file=prefs, image_root=image_root)
+        evaluated = None if eval_prefs is None else UsablePrefs(file=eval_prefs, image_root=image_root)
     result = train_model(
         config,
         prefs=usable.file,
         out=out,
         image_root=usable.image_root,
+        eval_prefs=None if evaluated is None else (evaluated.file, evaluated.image_root),
         accelerate_config=accelerate_config,
         num_processes=num_processes,
         overwrite=overwrite,
@@ -197,9 +227,18 @@ def train(
     if json:
         ui.data(result.to_json())
     else:
-        rows = [(name.replace("_", " "), value) for name, value in result.to_json().items()]
+        rows = [(name.replace("_", " "), value) for name, value in result.to_json().items() if name != "held_out"]
+        if result.held_out is not None:
+            best = result.held_out["best"]
+            rows.append(("best adapter by held-out items", f"step {best['step']}: amp merge-lora {out} --best"))
         ui.table(f"Trained {config.base} with {config.method}", ("", ""), rows)
-        ui.hint(f"amp merge-lora {out} --out MERGED, or amp eval pope --model {config.base} --adapter {out} ...")
+        merged = out.with_name(f"{out.name}-merged")
+        trusts = config.trust_remote_code
+        ui.hint(
+            ui.command_line(
+                *("amp", "merge-lora", out), out=merged, vision_tower=config.vision_tower, trust_remote_code=trusts
+            )
+        )
     if result.rejected:
         ui.warn(f"{result.rejected} items could not be used; see '{out / 'rejected.jsonl'}'")
         raise typer.Exit(3)

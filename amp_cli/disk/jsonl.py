@@ -6,9 +6,11 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
+from amp_cli import ui
 from amp_cli.disk.data_files import refuse_special_file
 from amp_cli.disk.parsing import UnreadableError, parse_json, wrong_field
 from amp_cli.errors import AmpError
@@ -94,8 +96,27 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write a whole JSONL file, atomically."""
-    write_text(path, "".join(f"{_one_line(record)}\n" for record in records))
+    """Write a whole JSONL file, atomically and record by record; where they fail, `path` stays as it was."""
+    write_lines(path, (f"{_one_line(record)}\n".encode() for record in records))
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """Write lines, each with its end, beside `path` and rename the file over."""
+    beside = path.with_name(path.name + ".part")
+
+    def begin() -> BinaryIO:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return beside.open("wb")
+
+    with disk_errors_explained(begin, path) as stream:
+        try:
+            for line in lines:
+                disk_errors_explained(partial(stream.write, line), path)
+            disk_errors_explained(stream.flush, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    disk_errors_explained(lambda: beside.replace(path), path)
 
 
 def _one_line(record: Any) -> str:
@@ -127,15 +148,23 @@ class RecordLog:
         Raises:
             AmpError: a line is not a record, or `build` finds it to lack a field or to hold something else there.
         """
+        return [built for _, built in self.scan(build)]
+
+    def scan(self, build: Callable[[dict[str, Any]], Result]) -> Iterator[tuple[int, Result]]:
+        """Yield what `build` makes of each record, with the place of its line in the file, for `lines_at`.
+
+        Raises:
+            AmpError: as `read_as` does.
+        """
         if not self.path.exists():
-            return []
+            return
         refuse_special_file(self.path)
-        built = []
+        start = 0
         with self.path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 if line.strip() and line.endswith(b"\n"):
-                    built.append(self._built(number, line, build))
-        return built
+                    yield start, self._built(number, line, build)
+                start += len(line)
 
     def _built(self, number: int, line: bytes, build: Callable[[dict[str, Any]], Result]) -> Result:
         try:
@@ -160,6 +189,15 @@ class RecordLog:
             hint="Remove that line and run the same command again, or start afresh with --overwrite",
         )
 
+    def lines_at(self, starts: Iterable[int]) -> Iterator[bytes]:
+        """Yield the lines that begin at these places, in their order."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as stream:
+            for start in starts:
+                stream.seek(start)
+                yield stream.readline()
+
     def ids(self) -> set[str]:
         """Return the ids that are done."""
         return set(self.read_as(lambda record: str(record["id"])))
@@ -181,10 +219,24 @@ class RecordLog:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            content = self.path.read_bytes()
-            if not content.endswith(b"\n"):
-                os.truncate(self.path, content.rfind(b"\n") + 1)
+            _cut_torn_line(self.path)
         self._is_whole = True
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cut a file after its last line break; it is read block by block, from its end."""
+    with path.open("rb") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        size = end
+        while end:
+            start = max(0, end - (1 << 16))
+            stream.seek(start)
+            if (place := stream.read(end - start).rfind(b"\n")) >= 0:
+                end = start + place + 1
+                break
+            end = start
+    if end < size:
+        os.truncate(path, end)
 
 
 def content_hash(path: Path) -> str:
@@ -193,6 +245,11 @@ def content_hash(path: Path) -> str:
     Raises:
         AmpError: it is neither.
     """
+    with ui.busy(f"Taking the digest of '{path}'"):
+        return _content_hash(path)
+
+
+def _content_hash(path: Path) -> str:
     digest = hashlib.sha256()
     if not path.is_dir():
         refuse_special_file(path)

@@ -1,6 +1,6 @@
 """What was left out and why: a line an item in `rejected.jsonl`, counted once however often it is said."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -91,6 +91,15 @@ class LeftOutLog:
         if len(self.first) < FIRST:
             self.first.append(one)
         return True
+
+    def sort(self, key: Callable[[LeftOut], Any]) -> None:
+        """Put the list in order; what is alike by the key stays as it stands."""
+        if self.path is None:
+            return
+        entries = RecordLog(self.path).read_as(LeftOut.from_json)
+        in_order = sorted(entries, key=key)
+        if in_order != entries:
+            write_records(self.path, (one.to_json() for one in in_order))
 
     def reasons(self) -> dict[str, str]:
         """Return id -> reason, the last one said."""

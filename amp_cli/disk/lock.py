@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,8 @@ BEGINNING = '{"pid": '
 """How every lock of ours begins, unless its holder has not written yet."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems without locks answer, such as Lustre mounted without `flock`."""
+PAUSE = 0.5
+"""Seconds between two looks at a place that another process holds."""
 WORKERS_SECONDS = 60
 """Workers whose parent was killed end at once; this is how long we wait for them."""
 
@@ -75,6 +77,24 @@ def alone_at(file: Path, command: str) -> Iterator[None]:
         yield
     finally:
         _release(lock)
+
+
+@contextmanager
+def in_turn_at(place: Path, command: str) -> Iterator[None]:
+    """Hold a place for a block as `alone_at` does, but wait for whoever holds it, and say for whom."""
+    waits_for = ""
+    while True:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(alone_at(place, command))
+            except OccupiedError as error:
+                if error.message != waits_for:
+                    waits_for = error.message
+                    ui.note(f"Waiting: {waits_for}")
+            else:
+                yield
+                return
+        time.sleep(PAUSE)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ _CHECKPOINT = (
     "scheduler.pt", "rng_state*.pth", "latest", "zero_to_fp32.py", "optimizer_*/*", "pytorch_model_fsdp*/*",
     "global_step*/*", "mm_projector.*",
 )  # fmt: skip
+_ADAPTERS = ("adapter", "adapter-best", "checkpoints/checkpoint-*", "checkpoints/best-*")
 _TOWERS = ("vision_tower", "*clip*", "*siglip*", "*/*clip*", "*/*siglip*")
 _MODEL = (
     *_PROCESSOR,
@@ -47,9 +48,9 @@ _EVAL = (
 _WORLD = ("images/*.png", "coco_pope_*.json", "instances.json", "synonyms.json", "train.json")
 WRITTEN: dict[str, tuple[str, ...]] = {
     "train": (
-        "items.jsonl", "rejected.jsonl", "encodable.json", "metrics.jsonl", "result.json", "train.log", "curves.png",
-        "worker.lock", "checkpoints/README.md", "checkpoints/runs/*/*",
-        *(f"{place}/{name}" for place in ("adapter", "checkpoints/checkpoint-*") for name in _CHECKPOINT),
+        "items.jsonl", "held_out.jsonl", "rejected.jsonl", "encodable.json", "metrics.jsonl", "result.json",
+        "train.log", "curves.png", "worker.lock", "checkpoints/README.md", "checkpoints/runs/*/*",
+        *(f"{place}/{name}" for place in _ADAPTERS for name in _CHECKPOINT),
     ),
     "generate-prefs": (
         "candidates.jsonl", "autocheck.jsonl", "rejected.jsonl", "preferences.jsonl", "preferences.html",

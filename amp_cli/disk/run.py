@@ -1,7 +1,7 @@
 """A run folder and its `run.json`: what was asked, with what, and how it ended."""
 
 import platform
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -63,7 +63,7 @@ class Run:
         identity: Mapping[str, Any] | None = None,
         seed: int | None = None,
         overwrite: bool = False,
-        inputs: Collection[Path | None] = (),
+        inputs: Iterable[Path | None] = (),
     ) -> Self:
         """Open `out` for `command`; an unfinished or finished run with the same settings is resumed.
 

@@ -3,6 +3,8 @@
 import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of an opti
 import torch  # noqa: E402
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model  # noqa: E402
 from peft.tuners.lora import LoraLayer  # noqa: E402
+from peft.tuners.lora import layer as lora_layers  # noqa: E402
 from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: E402
 from peft.utils import set_peft_model_state_dict  # noqa: E402
 from peft.utils.other import AuxiliaryTrainingWrapper  # noqa: E402
 from peft.utils.warning import PeftWarning  # noqa: E402
 
+from amp_cli.disk.parsing import read_object  # noqa: E402
 from amp_cli.errors import AmpError  # noqa: E402
 from amp_cli.models.adapter_places import by_place, find_places  # noqa: E402
 from amp_cli.models.foreign import FAULTS, fault_line, is_out_of_memory  # noqa: E402
@@ -40,9 +44,15 @@ _OTHER_KINDS = (
 """Settings that make of LoRA something else than W + BA at some modules."""
 _CHANGES_BASE = ("loftq", "corda", "lora_ga")
 """Ways to initialise that also change the base, by data that are not in the adapter."""
+_STARTS_IN_BASE = ("pissa", "olora")
+"""Ways to initialise that also change the base, in a way that PEFT repeats when it attaches the adapter."""
+ALLOWED_OF_CHANGE, ALLOWED_OF_OUTPUT = 1e-3, 1e-5
+"""How far a merged layer may be off, in float32: a share of what the adapter changes, and of the largest output."""
 
 
-def attach_adapter(network: Any, folder: Path, name: str, *, trainable: bool = False) -> PeftModel:
+def attach_adapter(
+    network: Any, folder: Path, name: str, *, trainable: bool = False, as_stored: bool = False
+) -> PeftModel:
     """Put the LoRA adapter in `folder` on `network`, and the projector that lies beside it, if any.
 
     Its places are those of its weights, which may be in any part of the network; their names may be those of the
@@ -51,12 +61,14 @@ def attach_adapter(network: Any, folder: Path, name: str, *, trainable: bool = F
 
     Args:
         trainable: leave the LoRA weights trainable, to go on with training; else all is frozen.
+        as_stored: leave every weight of the adapter as it lies on the disk, unread and in its own precision, to be
+            merged (`merged_weights`); the network cannot answer so.
 
     Raises:
         AmpError: no LoRA adapter, one of a kind that is not known here, or names or shapes that do not fit this base.
     """
     config, stored = read_adapter(folder, name)
-    load_projector(network, projector_files(folder), name)
+    load_projector(network, projector_files(folder), name, as_stored=as_stored)
     places = find_places(network, config, stored)
     _refuse_gaps(name, list(places.untold), list(places.strange))
     config.inference_mode = not trainable
@@ -69,8 +81,8 @@ def attach_adapter(network: Any, folder: Path, name: str, *, trainable: bool = F
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PeftWarning)  # of what is checked here, or when it is merged
-            adapted = get_peft_model(network, config, autocast_adapter_dtype=trainable)
-            outcome = set_peft_model_state_dict(adapted, places.weights)
+            adapted = get_peft_model(network, config, autocast_adapter_dtype=trainable, low_cpu_mem_usage=as_stored)
+            outcome = set_peft_model_state_dict(adapted, places.weights, low_cpu_mem_usage=as_stored)
     except FAULTS as error:
         if is_out_of_memory(error):
             raise
@@ -81,7 +93,23 @@ def attach_adapter(network: Any, folder: Path, name: str, *, trainable: bool = F
     if not trainable:
         for parameter in adapted.parameters():
             parameter.requires_grad_(False)
+    if as_stored:
+        _leave_as_stored(adapted, places.weights)
     return adapted
+
+
+def _leave_as_stored(adapted: PeftModel, weights: dict[str, torch.Tensor]) -> None:
+    """Undo that PEFT copies an adapter's weights into the base's precision."""
+    parameters = {_plain(name): parameter for name, parameter in adapted.named_parameters(remove_duplicate=False)}
+    for name, tensor in weights.items():
+        parameters[_plain(name)].data = tensor
+
+
+def _plain(name: str) -> str:
+    """Return the name of an adapter's weight without what PEFT puts into it in memory."""
+    return re.sub(r"(\.modules_to_save)?\.default(?=\.|$)", "", name).replace(
+        "magnitude_vector.weight", "magnitude_vector"
+    )
 
 
 def merge_weights(model: PeftModel, name: str) -> Any:
@@ -89,6 +117,17 @@ def merge_weights(model: PeftModel, name: str) -> Any:
 
     Raises:
         AmpError: the adapter has weights that the base has no place for, or PEFT cannot merge it.
+    """
+    prepare_merge(model, name)
+    with _merging_explained(name):
+        return model.merge_and_unload()
+
+
+def prepare_merge(model: PeftModel, name: str) -> None:
+    """Untie a head from the embedding where the adapter changes one of them.
+
+    Raises:
+        AmpError: the adapter has weights that the base has no place for.
     """
     for module, layer in model.get_base_model().named_modules():
         if isinstance(layer, LoraLayer) and any(layer.lora_bias.values()) and layer.get_base_layer().bias is None:
@@ -98,13 +137,101 @@ def merge_weights(model: PeftModel, name: str) -> Any:
                 hint="Use base and adapter as they are: --model BASE --adapter ADAPTER",
             )
     _untie_head(model.get_base_model())
+
+
+@contextmanager
+def _merging_explained(name: str) -> Iterator[None]:
     try:
-        return model.merge_and_unload()
+        yield
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise AmpError(
             f"The adapter cannot be merged into '{name}': {fault_line(error)}",
             hint="Use base and adapter as they are: --model BASE --adapter ADAPTER",
         ) from error
+
+
+def unload_unmerged(model: PeftModel) -> tuple[Any, dict[str, LoraLayer]]:
+    """Return the base with the adapter's whole modules in it, and module -> LoRA layer that is still to be merged."""
+    network = model.get_base_model()
+    layers: dict[str, LoraLayer] = {}
+    for name, module in list(network.named_modules()):
+        if isinstance(module, LoraLayer):
+            layers[name] = module
+            network.set_submodule(name, module.get_base_layer())
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            whole = module.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+            network.set_submodule(name, whole)
+    return network, layers
+
+
+def needs_whole_model(folder: Path) -> str | None:
+    """Return why an adapter cannot be merged layer by layer, told by its configuration; None where it can."""
+    start = str(read_object(folder / "adapter_config.json").get("init_lora_weights"))
+    return f"its LoRA was started by {start}, which changes the base" if start.startswith(_STARTS_IN_BASE) else None
+
+
+def strange_layer(model: PeftModel) -> str | None:
+    """Return which layer `merged_weights` does not know: no matrix, embedding or convolution; None where there is none.
+
+    A layer inside a module that was stored whole is PEFT's to merge, too.
+    """
+    for name, layer in model.get_base_model().named_modules():
+        if isinstance(layer, LoraLayer):
+            own = isinstance(layer, lora_layers.Linear | lora_layers.Embedding | lora_layers._ConvNd)
+            if not own or type(layer).__module__ != lora_layers.__name__ or "modules_to_save" in name:
+                return f"'{name}' is a {type(layer).__name__} of its own kind"
+    return None
+
+
+@torch.no_grad()
+def merged_weights(layer: LoraLayer, module: str, name: str) -> tuple[dict[str, torch.Tensor], float]:
+    """Merge one layer by PEFT in float32, and leave the layer itself as it was.
+
+    What it then does to random numbers is compared with what base plus adapter do to them, which PEFT computes in
+    another way.
+
+    Returns:
+        The base layer's parameters (`weight`, `bias`) with the adapter in them, float32; and the largest difference as
+        a share of the largest number that came out.
+
+    Raises:
+        AmpError: they differ, or PEFT cannot merge the layer.
+    """
+    kept = [(parameter, parameter.data) for parameter in layer.parameters()]
+    base = layer.get_base_layer()
+    for parameter, stored in kept:
+        parameter.data = stored.to(torch.float32, copy=True)
+    try:
+        numbers = _random_input(layer, base)
+        with _merging_explained(name):
+            plain, expected = base(numbers), layer(numbers)
+            layer.merge()
+        found = base(numbers)
+        merged = {part: parameter.data for part, parameter in base.named_parameters()}
+    finally:
+        layer.merged_adapters.clear()
+        for parameter, stored in kept:
+            parameter.data = stored
+    difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
+    allowed = ALLOWED_OF_CHANGE * float((expected - plain).abs().max()) + ALLOWED_OF_OUTPUT * largest
+    if not difference <= allowed:
+        raise AmpError(
+            f"The merged model differs from base plus adapter: on random numbers '{module}' is {difference:.3g} off, "
+            f"and {allowed:.3g} is allowed",
+            hint="Use base and adapter as they are: --model BASE --adapter ADAPTER",
+        )
+    return merged, difference / largest if largest else 0.0
+
+
+def _random_input(layer: LoraLayer, base: Any) -> torch.Tensor:
+    """Return what the layer takes, the same at every call: ids, a patch of its kernel's size, or a vector."""
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(layer, lora_layers.Embedding):
+        return torch.randint(base.num_embeddings, (16,), generator=generator)
+    if isinstance(layer, lora_layers._ConvNd):
+        size = [(kernel - 1) * step + 1 for kernel, step in zip(base.kernel_size, base.dilation, strict=True)]
+        return torch.randn((1, base.in_channels, *size), generator=generator)
+    return torch.randn((2, layer.in_features), generator=generator)
 
 
 def _untie_head(network: Any) -> None:

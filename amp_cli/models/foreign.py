@@ -53,15 +53,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def folder_read(name: str) -> Iterator[None]:
+def folder_read(name: str, quantization: str | None = None) -> Iterator[None]:
     """Turn what goes wrong while a folder of the model or adapter `name` is read into an AmpError."""
     try:
         yield
     except FAULTS as error:
         if is_out_of_memory(error):
+            smaller = "take a smaller model" if quantization == "nf4" else "load it in 4 bits (quantization nf4)"
             raise AmpError(
                 f"'{name}' takes more memory than is free: {fault_line(error)}",
-                hint="Load it in 4 bits (quantization nf4), or on another device",
+                hint=f"Use another device, or {smaller}",
             ) from error
         raise AmpError(
             f"'{name}' cannot be read: {fault_line(error)}",
@@ -76,7 +77,8 @@ def reads_folder(
 
     @wraps(load)
     def explained(named: Named, /, *args: Parameters.args, **options: Parameters.kwargs) -> Result:
-        with folder_read(named.model if isinstance(named, ModelSpec) else str(named)):
+        told = (named.model, named.quantization) if isinstance(named, ModelSpec) else (str(named), None)
+        with folder_read(*told):
             return load(named, *args, **options)
 
     return explained

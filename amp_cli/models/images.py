@@ -5,16 +5,20 @@ Nothing else in the package opens an image file: formats, limits and faults are 
 
 import io
 import os
+import random
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amp_cli import ui
 from amp_cli.dialogues.named_images import checked_name
+from amp_cli.disk.jsonl import content_hash
 from amp_cli.errors import AmpError, RecordError
 
 if TYPE_CHECKING:
@@ -261,3 +265,48 @@ def _from_deep(image: "Image", path: Path) -> "Image":
     if values.min() < 0 or values.max() > 65535:
         raise AmpError(f"The image '{path}' has more than 16 bits a pixel", hint="Save it as 8-bit PNG or JPEG")
     return Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
+
+
+def hold_out(images: Sequence[Sequence[Path]], share: float, seed: int) -> set[int]:
+    """Return the numbers of the items that are held out: at most `share` of them, in whole groups.
+
+    Items belong to one group if they share an image's content, directly or through other items. Groups are taken in
+    random order as long as they fit; an item without an image is a group of its own.
+
+    Args:
+        images: the files of each item's images.
+        share: of the items, between 0 and 1.
+    """
+    from scipy.cluster.hierarchy import DisjointSet
+
+    contents = _contents({path for paths in images for path in paths})
+    sets = DisjointSet(range(len(images)))
+    first_with: dict[str, int] = {}
+    for number, paths in enumerate(images):
+        for path in paths:
+            sets.merge(number, first_with.setdefault(contents[path], number))
+    groups: dict[int, list[int]] = {}
+    for number in range(len(images)):
+        groups.setdefault(sets[number], []).append(number)
+    inorder = list(groups.values())
+    random.Random(f"{seed} held out").shuffle(inorder)
+    wanted = round(share * len(images))
+    held: set[int] = set()
+    for group in inorder:
+        if len(held) + len(group) <= wanted:
+            held.update(group)
+    return held
+
+
+def _contents(paths: set[Path]) -> dict[Path, str]:
+    """Return the hash of each file, read in parallel."""
+    ordered = sorted(paths)
+    with (
+        ui.progress("Reading images", len(ordered), unit="images") as advance,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        contents = {}
+        for path, content in zip(ordered, pool.map(content_hash, ordered), strict=True):
+            contents[path] = content
+            advance()
+    return contents

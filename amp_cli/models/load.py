@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from amp_cli import ui
 from amp_cli.disk.modes import share_weights
 from amp_cli.errors import AmpError
 from amp_cli.models.foreign import folder_read, is_out_of_memory, reads_folder
@@ -36,7 +37,15 @@ from amp_cli.models.llava.original import (
 )
 from amp_cli.models.llava.source import CheckpointFolder, find_outline, find_source
 from amp_cli.models.llava.to_hf import keep_small_files, save_processor
-from amp_cli.models.precision import choose_device, choose_dtype, quantization_config, refuse_overflow, why_float16
+from amp_cli.models.precision import (
+    choose_device,
+    choose_dtype,
+    most_used_precision,
+    quantization_config,
+    refuse_overflow,
+    refuse_too_large,
+    why_float16,
+)
 from amp_cli.models.resolve import check_model, local_folder, model_and_adapter, model_config
 from amp_cli.models.spec import ModelSpec
 from amp_cli.models.templates import FOR_LLAVA, choose_template
@@ -91,9 +100,13 @@ class LoadedModel:
             self.processor.image_processor.do_pad = False
 
 
-@reads_folder
 def load_model(
-    spec: ModelSpec, *, trainable: bool = False, to_share: bool = False, reads_weights: bool = True
+    spec: ModelSpec,
+    *,
+    trainable: bool = False,
+    as_stored: bool = False,
+    to_share: bool = False,
+    reads_weights: bool = True,
 ) -> LoadedModel:
     """Load a model; a LoRA adapter is attached, not merged.
 
@@ -101,16 +114,29 @@ def load_model(
 
     Args:
         trainable: leave the adapter's weights trainable.
+        as_stored: leave model and adapter on the disk (memory-mapped), each in its own precision, whatever the `dtype`
+            that `identity` tells; to be merged and written, not to answer.
         to_share: for processes that will each keep a share. What is quantised is packed on the device, in a format that
             can be cut; all else stays in main memory.
         reads_weights: else a model that is not quantised is built on the meta device, for weights from another process.
 
     Raises:
-        AmpError: no such model, weights missing or damaged, parts or an adapter that do not fit.
+        AmpError: no such model, weights missing or damaged, parts or an adapter that do not fit, or too little memory.
     """
+    packed = f" and packing it to {spec.quantization}" if spec.quantization else ""
+    with ui.busy(f"Loading '{spec.model}'{packed}"):
+        return _load_model(spec, trainable, as_stored, to_share, reads_weights)
+
+
+@reads_folder
+def _load_model(spec: ModelSpec, trainable: bool, as_stored: bool, to_share: bool, reads_weights: bool) -> LoadedModel:
     source = find_source(spec)
     config, place = source.config(), choose_device(spec.device)
     precision, torch_dtype = choose_dtype(spec.dtype, place, config)
+    if as_stored:
+        torch_dtype = most_used_precision(source.tensors())
+    elif not trainable:  # training has an estimate of its own, and may share the weights among devices
+        refuse_too_large(spec, source.tensors(), place, torch_dtype)
     if reads_weights or spec.quantization is not None:
         options = {
             "dtype": torch_dtype,
@@ -119,7 +145,7 @@ def load_model(
             "trust_remote_code": spec.trust_remote_code,
         }
         network = _load_network(source, config, options)
-        if spec.dtype != "stored":
+        if spec.dtype != "stored" and not as_stored:
             refuse_overflow(network, spec.model, torch_dtype)
     else:
         network = _build_network(source, config, torch_dtype, spec.trust_remote_code)
@@ -130,7 +156,7 @@ def load_model(
         from amp_cli.models.adapters import attach_adapter
 
         name, folder = source.adapter
-        loaded.model = attach_adapter(network, folder, name, trainable=trainable)
+        loaded.model = attach_adapter(network, folder, name, trainable=trainable, as_stored=as_stored)
     if (reason := why_float16(spec.dtype, place)) is not None:
         loaded.notes += (reason,)
     loaded.model.eval()
@@ -190,7 +216,7 @@ def load_text_model(spec: ModelSpec) -> LoadedModel:
     precision, torch_dtype = choose_dtype(spec.dtype, place, config)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    with _explained(f"'{model}'"):
+    with ui.busy(f"Loading '{model}'"), _explained(f"'{model}'"):
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, device_map={"": place})
         tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = TextProcessor(tokenizer)
@@ -285,6 +311,11 @@ def save_model_folder(loaded: LoadedModel, out: Path) -> None:
     """Write a plain model folder: safetensors, configurations, and the processor with the chat template in use."""
     loaded.model.save_pretrained(out)
     share_weights(out)
+    save_beside_weights(loaded, out)
+
+
+def save_beside_weights(loaded: LoadedModel, out: Path) -> None:
+    """Write the processor with the chat template in use, and what the original layout would need again."""
     loaded.processor.chat_template = loaded.chat_template
     save_processor(loaded.processor, out)
     keep_small_files(loaded.folder, loaded.original_config, out)

@@ -4,7 +4,10 @@ import logging
 import os
 import shutil
 import sys
+import threading
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +21,10 @@ from amp_cli.models.resolve import TINY
 GB = 1e9
 NEEDED_PYTHON = (3, 11)
 KEYS = ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY")
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_LOOK_EVERY = 0.02
+"""Seconds between two looks at this process's memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +99,7 @@ def measure_machine(*, ask_network: bool = False) -> Machine:
         problems.append("the built-in model is missing: the installation is damaged")
     usable_bitsandbytes, fault = _try_bitsandbytes(on_gpu=bool(gpus))
     memory = psutil.virtual_memory()
-    memory_gb = min([memory.total, *_limits()]) / GB
+    memory_gb = min([memory.total, *(limit for limit, _ in _limits())]) / GB
     memory_free = min(memory.available / GB, memory_gb)
     cache = Path(constants.HF_HUB_CACHE)
     return Machine(
@@ -139,20 +145,60 @@ def _unusable_gpus(torch_version: str | None, usable: int) -> tuple[str, ...]:
     )
 
 
-def peak_memory_mb() -> float:
-    """Return the most main memory that this process has held so far, MiB."""
-    import resource
+def held_memory() -> int:
+    """Return the bytes of main memory that only this process's end or its own doing sets free.
 
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    On Linux without the pages of files that are mapped, which the system drops when it needs room; elsewhere that
+    cannot be told, and all resident pages count (`HELD_MEMORY` says which of the two it is).
+    """
+    import psutil
+
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - memory.shared if HELD_MEMORY == "anonymous" else memory.rss)
+
+
+HELD_MEMORY = "anonymous" if sys.platform == "linux" else "resident"
+"""Which memory `held_memory` counts."""
+
+
+class MemoryPeak:
+    """The most main memory that this process has held since it was made, by looking often; ends with `stop`."""
+
+    def __init__(self) -> None:
+        self._most = held_memory()
+        self._ended = threading.Event()
+        threading.Thread(target=self._look, name="memory peak", daemon=True).start()
+
+    def _look(self) -> None:
+        while not self._ended.wait(_LOOK_EVERY):
+            self._most = max(self._most, held_memory())
+
+    def megabytes(self) -> float:
+        """Return the peak so far, MiB."""
+        self._most = max(self._most, held_memory())
+        return self._most / 2**20
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._ended.set()
+
+
+@contextmanager
+def memory_peak() -> Iterator[MemoryPeak]:
+    """Watch this process's memory for a block."""
+    peak = MemoryPeak()
+    try:
+        yield peak
+    finally:
+        peak.stop()
 
 
 def free_memory() -> int:
-    """Return the bytes of main memory that this process may still take, within its container's limit."""
+    """Return the bytes of main memory that this process may still take, within its container's limits."""
     import psutil
 
-    own = int(psutil.Process().memory_info().rss)
-    return max(0, min([int(psutil.virtual_memory().available), *(limit - own for limit in _limits())]))
+    within = [limit - used for limit, used in _limits()]
+    return max(0, min([int(psutil.virtual_memory().available), *within]))
 
 
 def needed_packages() -> tuple[Package, ...]:
@@ -245,10 +291,37 @@ def _try_bitsandbytes(*, on_gpu: bool) -> tuple[bool, str]:
     return error < 0.1, "bitsandbytes gives wrong numbers"
 
 
-def _limits() -> list[int]:
-    """Return the memory limits of this container, in bytes."""
-    texts = [Path(name).read_text().strip() for name in _CGROUP_LIMITS if Path(name).is_file()]
-    return [int(text) for text in texts if text.isdigit()]
+def _limits() -> list[tuple[int, int]]:
+    """Return the memory limits of this process's control groups and those above them, with what is used; in bytes.
+
+    Used is what the system cannot drop: files that were read stay in memory only as long as there is room. (Kernel:
+    Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst; a container may see its own group as the root.)
+    """
+    found = []
+    lines = _OWN_CGROUPS.read_text().splitlines() if _OWN_CGROUPS.is_file() else []
+    for line in lines:
+        _, controllers, own = line.split(":", 2)
+        if controllers == "":
+            mount, file, counted = _CGROUPS, "memory.max", ("anon", "shmem")
+        elif "memory" in controllers.split(","):
+            mount, file, counted = _CGROUPS / "memory", "memory.limit_in_bytes", ("total_rss", "total_shmem")
+        else:
+            continue
+        group = mount / own.lstrip("/")
+        groups = [one for one in (group, *group.parents) if one.is_relative_to(mount)]
+        found += [limit for one in groups if (limit := _limit_of(one, file, counted)) is not None]
+    return found
+
+
+def _limit_of(group: Path, file: str, counted: tuple[str, ...]) -> tuple[int, int] | None:
+    """Return a control group's limit and what of it is used; None where it has no limit, or is not to be seen."""
+    try:
+        limit = (group / file).read_text().strip()
+        statistics = (group / "memory.stat").read_text().splitlines()
+    except OSError:
+        return None
+    values = dict(line.split(maxsplit=1) for line in statistics)
+    return (int(limit), sum(int(values.get(name, 0)) for name in counted)) if limit.isdigit() else None
 
 
 def _existing(folder: Path) -> Path:

@@ -1,12 +1,20 @@
-"""Chooses device, number format and quantisation, and refuses numbers that do not fit the format."""
+"""Chooses device, number format and quantisation; refuses what does not fit the format or the device's memory."""
 
 import logging
+from collections import Counter
+from collections.abc import Iterable
+from math import prod
 from typing import Any
 
 import torch
 from transformers import BitsAndBytesConfig
 
+from amp_cli import ui
+from amp_cli.downloads.places import size_text
 from amp_cli.errors import AmpError
+from amp_cli.models.llava.files import StoredTensor
+from amp_cli.models.machine import free_memory
+from amp_cli.models.spec import ModelSpec
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels and of every cast
 
@@ -16,6 +24,11 @@ BFLOAT16_SINCE = 8
 QUANTIZATIONS = ("nf4", "int8")
 NOT_QUANTIZED = ("lm_head", "multi_modal_projector", "vision_tower", "vision_model", "visual", "connector")
 """What families call the parts outside the language model; only the language model's projections are quantised."""
+
+_PACKED = {"nf4": 0.5, "int8": 1.0}
+"""Bytes of a packed weight, without its scales."""
+_NEAR = 0.9
+"""Share of the free memory that weights may take before a warning: activations come on top."""
 
 
 def choose_device(device: str) -> torch.device:
@@ -129,3 +142,80 @@ def refuse_not_finite(logits: torch.Tensor, model: str, precision: str) -> None:
             f"'{model}' no longer computes finite numbers in {precision}: its activations overflow",
             hint="Use --dtype float32" + (" or bfloat16" if precision == "float16" else ""),
         )
+
+
+def most_used_precision(tensors: Iterable[StoredTensor]) -> torch.dtype:
+    """Return the floating-point format that most of the weights are stored in; float32 where none is."""
+    counts: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        if tensor.dtype in DTYPES.values():
+            counts[tensor.dtype] += prod(tensor.shape)
+    return counts.most_common(1)[0][0] if counts else torch.float32
+
+
+def free_on(device: torch.device) -> int:
+    """Return the bytes that this process may still take on a device; of a GPU also what PyTorch keeps for reuse."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    return free_memory()
+
+
+def bytes_in(tensors: Iterable[StoredTensor], dtype: torch.dtype, *, quantization: str | None = None) -> int:
+    """Return the bytes of weights in a format, never too many: as if all matrices were packed, where any are.
+
+    What is stored in other formats than `DTYPES` is packed already, and stays so.
+    """
+
+    def size(one: StoredTensor) -> float:
+        if one.dtype not in DTYPES.values():
+            return one.dtype.itemsize
+        return _PACKED.get(quantization or "", dtype.itemsize) if len(one.shape) > 1 else dtype.itemsize
+
+    return round(sum(prod(one.shape) * size(one) for one in tensors))
+
+
+def refuse_too_large(spec: ModelSpec, tensors: list[StoredTensor], device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse a model whose weights alone surely do not fit a device; say so where they come near.
+
+    On a CPU, weights that are used in the precision they are stored in stay on the disk and take no memory of their
+    own; memory on a disk (swap) counts as free.
+
+    Raises:
+        AmpError: with what is needed and what is free.
+    """
+    if device.type not in ("cpu", "cuda"):
+        return
+    on_cpu = device.type == "cpu"
+    copied = [one for one in tensors if not (on_cpu and spec.quantization is None and one.dtype == dtype)]
+    needed, free = bytes_in(copied, dtype, quantization=spec.quantization), free_on(device)
+    where = "of main memory" if on_cpu else f"on {device}"
+    held = f"{str(dtype).removeprefix('torch.')}{f', packed as {spec.quantization}' if spec.quantization else ''}"
+    if needed > free + (_free_swap() if on_cpu else 0):
+        raise AmpError(
+            f"The weights of '{spec.model}' take {size_text(needed)} in {held}, and {size_text(free)} {where} are free",
+            hint=_smaller(tensors, dtype, spec.quantization, on_cpu=on_cpu),
+        )
+    if needed > _NEAR * free:
+        ui.warn(
+            f"The weights of '{spec.model}' take {size_text(needed)} in {held} of the {size_text(free)} {where} that "
+            "are free; little is left to compute with"
+        )
+
+
+def _free_swap() -> int:
+    import psutil
+
+    return int(psutil.swap_memory().free)
+
+
+def _smaller(tensors: list[StoredTensor], dtype: torch.dtype, quantization: str | None, *, on_cpu: bool) -> str:
+    """Return what would take less memory, with its size."""
+    ways = []
+    if on_cpu and quantization is None:
+        ways.append("--dtype stored reads the weights from the disk as they are needed")
+    if dtype == torch.float32 and quantization is None:
+        ways.append(f"--dtype bfloat16 takes {size_text(bytes_in(tensors, torch.bfloat16))}")
+    if quantization != "nf4":
+        ways.append(f"--quantization nf4 takes at least {size_text(bytes_in(tensors, dtype, quantization='nf4'))}")
+    return "; ".join([*ways, "or free some memory, or take a smaller model"])

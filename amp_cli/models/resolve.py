@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from amp_cli import ui
 from amp_cli.disk.data_files import refuse_special_file
 from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.parsing import read_object
@@ -158,7 +159,8 @@ def folder_identity(folder: Path) -> str:
 def identity_of(name: str, folder: Path) -> dict[str, str]:
     """Return what `run.json` says of a model or adapter: its name, and revision (hub) or fingerprint (folder)."""
     if is_folder_name(model_place(name)):
-        return {"name": name, "hash": folder_identity(folder)}
+        with ui.busy(f"Looking at the files of '{name}'"):
+            return {"name": name, "hash": folder_identity(folder)}
     return {"name": name, "revision": folder.name}
 
 

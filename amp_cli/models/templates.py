@@ -44,6 +44,25 @@ def choose_template(template: str, config: dict[str, Any], processor: Any, model
     return template, text
 
 
+def file_for_servers(template: str, config: dict[str, Any]) -> Path | None:
+    """Return the file of a chat template to give to a server, or None where it is to use the model's own.
+
+    Args:
+        template, config: as in `choose_template`.
+
+    Raises:
+        AmpError: no such template.
+    """
+    if template in FOR_LLAVA:
+        template = FOR_LLAVA[template] if _is_llava_15(config) else "own"
+    if template == "own":
+        return None
+    if template in CHAT_TEMPLATES:
+        return template_path("chat", f"{template}.jinja")
+    _text_of(template)
+    return Path(template)
+
+
 OTHERS = "Mend it, or give another one: --template vicuna_v1, llava_v1 or a .jinja file"
 
 

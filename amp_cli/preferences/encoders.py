@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from amp_cli import ui
 from amp_cli.dialogues.language import ANY_LANGUAGE
 from amp_cli.errors import AmpError
 from amp_cli.models.resolve import model_config
@@ -142,7 +143,8 @@ def _load(name: str, kind: str, device: str) -> tuple[Any, Any]:
     from amp_cli.models.load import load_text_encoder
     from amp_cli.models.precision import choose_device
 
-    model, tokenizer = load_text_encoder(name, kind=kind)
+    with ui.busy(f"Loading the text encoder '{Path(name).name}'"):
+        model, tokenizer = load_text_encoder(name, kind=kind)
     return model.to(choose_device(device)), tokenizer
 
 

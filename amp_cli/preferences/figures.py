@@ -1,13 +1,19 @@
 """Counts a preference set in one pass: how many levels, how long they are, who wrote them, which images repeat."""
 
+import random
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
 
+from amp_cli import ui
+from amp_cli.dialogues.language import can_be
+from amp_cli.dialogues.pair_style import CLEAR, FEWEST_ITEMS, PairDifferences, words_of
+from amp_cli.errors import AmpError
+from amp_cli.preferences.nounchunks import ChunkParser
 from amp_cli.records import Level, PreferenceItem
 
 QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -40,7 +46,7 @@ class _LevelFigures:
 
 
 class Figures:
-    """Takes items one by one; memory grows by 8 bytes for each image that an item names, and with nothing else."""
+    """Takes items one by one; memory grows by 8 bytes for each image that an item names, beyond a sample of items."""
 
     def __init__(self) -> None:
         self.items = 0
@@ -51,6 +57,7 @@ class Figures:
         self.per_level: dict[int, _LevelFigures] = {}
         self.per_source: dict[str, _LevelFigures] = {}
         self.differences: dict[str, Counter[int]] = {"adjacent": Counter(), "best_and_worst": Counter()}
+        self.style = PairStyle()
         self._image_names = array("Q")
 
     def add(self, item: PreferenceItem) -> None:
@@ -69,6 +76,7 @@ class Figures:
             self.per_source.setdefault(level.source, _LevelFigures()).add(level, count, place)
         self.differences["adjacent"].update(better - worse for better, worse in pairwise(words))
         self.differences["best_and_worst"][words[0] - words[-1]] += 1
+        self.style.take(item)
 
     def to_json(self) -> dict[str, Any]:
         """Return all figures; words are summed over an item's rounds, differences are better minus worse, in words."""
@@ -84,6 +92,7 @@ class Figures:
                 for source, one in sorted(self.per_source.items(), key=lambda pair: -pair[1].words.total())
             },
             "length_differences": {name: _difference(counts) for name, counts in self.differences.items()},
+            "pair_style": self.style.to_json(),
         }
 
     def _repeats(self) -> dict[str, int]:
@@ -104,9 +113,110 @@ def dataset_of(item: PreferenceItem) -> str:
     return name if isinstance(name, str) else ""
 
 
-def words_of(level: Level) -> int:
-    """Return the words of a level's answers, all rounds together."""
-    return sum(len(answer.split()) for answer in level.answers)
+SAMPLED = 200
+"""Items whose noun chunks are counted, drawn at random: parsing takes some milliseconds an answer."""
+
+
+class PairStyle:
+    """Collects how the better side of pairs is written; words of all items, noun chunks of a sample that is kept."""
+
+    def __init__(self) -> None:
+        self.words = PairDifferences()
+        self.chunks: PairDifferences | None = None
+        self.why_no_chunks: str | None = "they were not looked for"
+        self._seen = 0
+        self._sample: list[PreferenceItem] = []
+        self._chance = random.Random(0)
+
+    def take(self, item: PreferenceItem) -> None:
+        """Take in one item."""
+        self.words.take([words_of(level) for level in item.levels])
+        self._seen += 1
+        if len(self._sample) < SAMPLED:
+            self._sample.append(item)
+        elif (place := self._chance.randrange(self._seen)) < SAMPLED:
+            self._sample[place] = item
+
+    def count_chunks(self, parser: ChunkParser | None = None) -> None:
+        """Count the noun chunks of the sample's answers, or note why there are none to count.
+
+        Args:
+            parser: of the language that the answers are in; None is our own, for English.
+        """
+        try:
+            parser = parser or ChunkParser()
+            readable = [item for item in self._sample if can_be(_answers_of(item), parser.language)]
+            if not readable:
+                self.why_no_chunks = f"no answer is in the language of {parser.model} ({parser.language})"
+                return
+            self.chunks = PairDifferences()
+            with ui.progress("Noun chunks", len(readable)) as advance:
+                for item in readable:
+                    parsed = iter(parser.parse(_answers_of(item)))
+                    self.chunks.take([sum(len(next(parsed).chunks) for _ in level.answers) for level in item.levels])
+                    advance()
+            self.why_no_chunks = None
+        except AmpError as error:  # no parser is installed; nothing else needs it here
+            self.chunks, self.why_no_chunks = None, error.message
+
+    def finding(self) -> str | None:
+        """Return what pairs with level 0 teach of length, where that is clear."""
+        lean = self.words.with_level_0
+        if not lean.is_clear:
+            return None
+        others = self.words.among_others
+        beside = f"; among the others it is {others.told()}" if others.difference.pairs else ""
+        return f"in pairs with level 0 the better side is {lean.told()}{beside}: pairs with the standard teach length"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return differences of better minus worse, in words and in noun chunks, summed over an item's rounds."""
+        return {
+            "words": self.words.to_json(),
+            "noun_chunks": None if self.chunks is None else self.chunks.to_json(),
+            "why_no_noun_chunks": self.why_no_chunks,
+            "threshold": {"relative": CLEAR, "items": FEWEST_ITEMS},
+        }
+
+
+STYLE_TITLE = "How the better side of pairs is written, against the worse (95 % interval)"
+STYLE_HEADS = ("pairs", "how many", "words", "shorter in", "noun chunks", "fewer in", "more in")
+
+
+def style_rows(style: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the rows of a table of `PairStyle.to_json` under `STYLE_HEADS`."""
+    rows: list[tuple[str, ...]] = []
+    for kind, name in (("with_level_0", "with level 0"), ("among_others", "among the others")):
+        words = style["words"][kind]
+        if not words["pairs"]:
+            continue
+        chunks = (style["noun_chunks"] or {}).get(kind) or {}
+        rows.append(
+            (
+                name,
+                f"{words['pairs']:,}",
+                _with_interval(words),
+                _share(words["better_has_less"]),
+                _with_interval(chunks),
+                _share(chunks.get("better_has_less")),
+                _share(chunks.get("better_has_more")),
+            )
+        )
+    return rows
+
+
+def _with_interval(differences: Mapping[str, Any]) -> str:
+    if differences.get("difference") is None:
+        return "–"
+    interval = differences["ci95"]
+    return f"{differences['difference']:+.1f}" + (f" ({interval[0]:+.1f} to {interval[1]:+.1f})" if interval else "")
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
+def _answers_of(item: PreferenceItem) -> list[str]:
+    return [answer for level in item.levels for answer in level.answers]
 
 
 def spread(counts: Mapping[int, int]) -> dict[str, float]:
@@ -163,16 +273,23 @@ class Tally:
 
 
 def summarise(
-    items: Iterable[PreferenceItem], tally: Tally, *, rejected: int, check: dict[str, Any] | None
+    figures: Figures,
+    tally: Tally,
+    *,
+    rejected: int,
+    check: dict[str, Any] | None,
+    parser: ChunkParser | None = None,
 ) -> dict[str, Any]:
     """Return the content of `stats.json`: the figures that `amp prefs stats` gives too, and what led to the levels.
 
     Args:
         check: what auto-check compared with, or None where it was off.
+        parser: counts noun chunks; None where auto-check was off: they are not counted.
     """
-    figures = Figures()
-    for item in items:
-        figures.add(item)
+    if parser is None:
+        figures.style.why_no_chunks = "auto-check, which parses the answers, was off"
+    else:
+        figures.style.count_chunks(parser)
     counts = {
         "reordered": tally.reordered,
         "items_without_chunk": tally.without_chunk,

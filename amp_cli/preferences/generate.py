@@ -1,7 +1,8 @@
 """`amp generate-prefs`: from sources over candidates to ranked levels, every step on disk and resumable."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,29 @@ from amp_cli.disk.jsonl import RecordLog, content_hash, write_json, write_record
 from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free, nested, unrecorded
+from amp_cli.disk.stored import Chosen
 from amp_cli.errors import AmpError
 from amp_cli.models.resolve import places_of
 from amp_cli.models.spec import Decoding, Loading
 from amp_cli.preferences.autocheck import Checker
 from amp_cli.preferences.encoders import Encoder, make_encoder
-from amp_cli.preferences.experts import Answering, Expert, ModelAnswering, collect_candidates, refuse_repeated_names
-from amp_cli.preferences.figures import Tally, summarise
+from amp_cli.preferences.experts import (
+    Answering,
+    Candidates,
+    Expert,
+    ModelAnswering,
+    NodeShare,
+    collect_candidates,
+    refuse_repeated_names,
+)
+from amp_cli.preferences.figures import Figures, Tally, summarise
 from amp_cli.preferences.incremental import BASE, Finetune, FineTuning, finetune_series, nested_subsets, series_names
 from amp_cli.preferences.levels import build_preferences
 from amp_cli.preferences.nounchunks import DEFAULT_MODEL, ChunkParser
 from amp_cli.preferences.page import SHOWN_ITEMS, ShownItem, overview_of_run, write_page
 from amp_cli.preferences.sources import Sources, read_sources
 from amp_cli.ranges import refuse_out_of_range
-from amp_cli.records import MOST_LEVELS, PreferenceItem
+from amp_cli.records import MOST_LEVELS
 
 PAPER_DECODING = Decoding(num_beams=4, temperature=0.7, repetition_penalty=1.1)
 """What the paper's experts answered with."""
@@ -35,7 +45,8 @@ PAPER_DECODING = Decoding(num_beams=4, temperature=0.7, repetition_penalty=1.1)
 class GenerateSettings:
     """Everything that decides the preferences. `levels` belongs to `ig`; with `meg` the experts decide it.
 
-    Data are known by their content. `compare_attributes` None means on for MiniLM only.
+    Data are known by their content. `compare_attributes` None means on for MiniLM only. `shard` is this node's part of
+    the items, as in 2/3.
     """
 
     data: Path = free()
@@ -51,6 +62,7 @@ class GenerateSettings:
     loading: Loading = Loading()
     decoding: Decoding = nested(PAPER_DECODING)
     running: Running = Running()
+    shard: str | None = None
     auto_check: bool = True
     encoder: str = "minilm"
     tau: float | None = None
@@ -65,7 +77,23 @@ class GenerateSettings:
             self._check_ig()
         else:
             raise AmpError(f"There is no method '{self.method}'", hint="Use --method meg or --method ig")
+        if self.shard is not None:
+            self._check_shard(self.shard)
         refuse_out_of_range(self)
+
+    def _check_shard(self, shard: str) -> None:
+        if self.method == "ig":
+            raise AmpError(
+                "--shard belongs to --method meg: each node would fine-tune models of its own",
+                hint="Fine-tune them in one run first, then --method meg --expert ig-1=BASE+RUN/incremental/ig-1 ...",
+            )
+        NodeShare.parse(shard, 1)
+
+    @property
+    def share(self) -> NodeShare | None:
+        """This node's part. Only where texts are sampled does it matter what an item shares its batch with."""
+        size = self.running.batch_size if self.decoding.temperature > 0 else Running().batch_size
+        return None if self.shard is None else NodeShare.parse(self.shard, size)
 
     def _check_meg(self) -> None:
         if not self.experts:
@@ -102,6 +130,7 @@ class GenerateSettings:
 
 
 COMMAND = "generate-prefs"
+CANDIDATES, REJECTED = "candidates.jsonl", "rejected.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,27 +180,32 @@ def generate_preferences(
     Raises:
         AmpError: settings, data or models that cannot work, found before any model is loaded.
     """
-    prepared = _prepare(settings, finetune, encoder, answering)
-    run = Run.start(
+    if settings.shard is not None:
+        raise ValueError("a shard has no preferences: see `generate_shard`")
+    prepared = prepare(settings, finetune, encoder, answering)
+    with started(settings, prepared, overwrite) as run:
+        result = rank_all(settings, prepared)
+        run.finish(results=result.to_json())
+    return result
+
+
+def started(
+    settings: GenerateSettings, prepared: "Prepared", overwrite: bool, inputs: Sequence[Path | None] = ()
+) -> Run:
+    """Open the run; `inputs` are read beside what the settings name."""
+    return Run.start(
         settings.out,
         command=COMMAND,
         settings=settings,
         identity=prepared.identity,
         seed=settings.running.seed,
         overwrite=overwrite,
-        inputs=_inputs(settings, prepared),
+        inputs=chain(inputs, _inputs(settings, prepared)),
     )
-    try:
-        result = _work(settings, prepared)
-    except BaseException as error:
-        run.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-        raise
-    run.finish(results=result.to_json())
-    return result
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Prepared:
+class Prepared:
     """All that was read and checked before anything is written or loaded."""
 
     sources: Sources
@@ -182,18 +216,19 @@ class _Prepared:
     identity: dict[str, Any]
 
 
-def _prepare(
+def prepare(
     settings: GenerateSettings,
     finetune: Finetune | None,
     encoder: Encoder | None,
     answering: Answering | None,
-) -> _Prepared:
+) -> Prepared:
+    """Read and check all that can be before anything is written or loaded; see `generate_preferences`."""
     if settings.method == "ig" and finetune is None:
         raise ValueError("incremental generation needs a `finetune` callable")
     identity: dict[str, Any] = {"data_hash": _hash_of(settings.data)}
     if settings.finetune_data is not None:
         identity["finetune_data_hash"] = _hash_of(settings.finetune_data)
-    checker = _make_checker(settings, encoder) if settings.auto_check else None
+    checker = _make_checker(settings, encoder) if settings.auto_check and settings.shard is None else None
     sources = read_sources(settings.data, image_root=settings.image_root)
     finetune_sources = None
     if settings.finetune_data is not None and settings.levels is not None:
@@ -203,7 +238,7 @@ def _prepare(
     if answering is None:
         answering = ModelAnswering(loading=settings.loading, decoding=settings.decoding, running=settings.running)
         identity["models"] = _check_models(settings.models(), settings)
-    return _Prepared(
+    return Prepared(
         sources=sources,
         finetune_sources=finetune_sources,
         finetune=finetune,
@@ -243,57 +278,70 @@ def _check_models(experts: Sequence[Expert], settings: GenerateSettings) -> dict
     }
 
 
-def _inputs(settings: GenerateSettings, prepared: _Prepared) -> list[Path | None]:
-    """Return all files and folders that are read."""
+def _inputs(settings: GenerateSettings, prepared: Prepared) -> Iterator[Path | None]:
+    """Yield all files and folders that are read."""
     sources = [prepared.sources, *([] if prepared.finetune_sources is None else [prepared.finetune_sources])]
-    images = {Path(image) for source in sources for item in source.items for image in item.images}
+    images = (Path(image) for source in sources for item in source.items for image in item.images)
     names = [name for one in settings.models() for name in (one.model, one.adapter) if not is_endpoint(one.model)]
     given = (settings.data, settings.finetune_data, settings.image_root, settings.finetune_image_root)
     encoder = settings.encoder.partition(":")[2]
-    return [*given, *places_of(*names, settings.loading.vision_tower, encoder, settings.spacy_model), *images]
+    yield from given
+    yield from places_of(*names, settings.loading.vision_tower, encoder, settings.spacy_model)
+    yield from images
 
 
-def _work(settings: GenerateSettings, prepared: _Prepared) -> GenerateResult:
-    out = settings.out
-    items = prepared.sources.items
-    rejected = _rejected(out / "rejected.jsonl", prepared)
-    candidates_file = out / "candidates.jsonl"
+def ask_experts(settings: GenerateSettings, prepared: Prepared) -> tuple[Candidates, int]:
+    """Return the candidates of all experts, and how many items were rejected."""
+    rejected = _rejected(settings.out / REJECTED, prepared)
     candidates = collect_candidates(
         _experts(settings, prepared),
-        items,
-        log=RecordLog(candidates_file),
+        prepared.sources.items,
+        log=RecordLog(settings.out / CANDIDATES),
         answering=prepared.answering,
         rejected=rejected,
+        share=settings.share,
     )
-    answered = [item for item in items if item.id in candidates]
-    tally = Tally()
-    with ui.progress("Auto-check" if prepared.checker else "Levels", len(answered)) as advance:
-        made: list[PreferenceItem] = []
-        shown: list[ShownItem] = []
-        for one in build_preferences(answered, candidates, prepared.checker, tally, out):
-            advance()
-            if one is not None:
-                made.append(one.item)
-                shown.extend([one] if len(shown) < SHOWN_ITEMS else [])
-    result = GenerateResult(
-        stats=summarise(made, tally, rejected=rejected.count, check=_facts_of(prepared.checker)),
-        candidates=candidates_file,
+    return candidates, rejected.count
+
+
+def rank_all(settings: GenerateSettings, prepared: Prepared) -> GenerateResult:
+    """Collect the candidates and give them their levels, item by item; write what comes of it."""
+    out = settings.out
+    candidates, rejected = ask_experts(settings, prepared)
+    answered = Chosen(prepared.sources.items, lambda item: item, candidates.places)
+    tally, figures = Tally(), Figures()
+    shown: list[ShownItem] = []
+    stats: dict[str, Any] = {}
+
+    def made() -> Iterator[dict[str, Any]]:
+        with ui.progress("Auto-check" if prepared.checker else "Levels", len(answered)) as advance:
+            for one in build_preferences(answered, candidates, prepared.checker, tally, out):
+                advance()
+                if one is not None:
+                    figures.add(one.item)
+                    shown.extend([one] if len(shown) < SHOWN_ITEMS else [])
+                    yield one.item.to_json()
+        parser = None if prepared.checker is None else prepared.checker.parser
+        stats.update(summarise(figures, tally, rejected=rejected, check=_facts_of(prepared.checker), parser=parser))
+        write_json(out / "stats.json", stats)
+        if not figures.items:
+            raise AmpError(
+                "No item has two different levels: the experts' answers equal the standard ones, or failed",
+                hint=f"See '{out / 'stats.json'}' and '{out / 'rejected.jsonl'}'",
+            )
+
+    write_records(out / "preferences.jsonl", made())
+    write_page(out / "preferences.html", shown, overview_of_run(stats, len(shown)))
+    return GenerateResult(
+        stats=stats,
+        candidates=out / CANDIDATES,
         preferences=out / "preferences.jsonl",
         page=out / "preferences.html",
-        rejected_file=out / "rejected.jsonl",
+        rejected_file=out / REJECTED,
     )
-    write_json(out / "stats.json", result.stats)
-    if not made:
-        raise AmpError(
-            "No item has two different levels: the experts' answers equal the standard ones, or failed",
-            hint=f"See '{out / 'stats.json'}' and '{result.rejected_file}'",
-        )
-    write_records(result.preferences, (item.to_json() for item in made))
-    write_page(result.page, shown, overview_of_run(result.stats, len(shown)))
-    return result
 
 
-def _rejected(path: Path, prepared: _Prepared) -> LeftOutLog:
+def _rejected(path: Path, prepared: Prepared) -> LeftOutLog:
     """Begin the list of what is left out.
 
     Faults of the data are found anew by every start, so they are written anew; what experts refused is kept, so that
@@ -302,12 +350,12 @@ def _rejected(path: Path, prepared: _Prepared) -> LeftOutLog:
     found = list(prepared.sources.refused)
     if prepared.finetune_sources is not None:
         found += [replace(one, reason=f"fine-tuning data: {one.reason}") for one in prepared.finetune_sources.refused]
-    usable = {item.id for item in prepared.sources.items}
-    before = map(LeftOut.from_json, RecordLog(path).read())
-    return LeftOutLog.replace(path, [*found, *(one for one in before if one.source is not None and one.id in usable)])
+    before = [one for one in RecordLog(path).read_as(LeftOut.from_json) if one.source is not None]
+    usable = {item.id for item in prepared.sources.items} if before else set()
+    return LeftOutLog.replace(path, [*found, *(one for one in before if one.id in usable)])
 
 
-def _experts(settings: GenerateSettings, prepared: _Prepared) -> Sequence[Expert]:
+def _experts(settings: GenerateSettings, prepared: Prepared) -> Sequence[Expert]:
     if prepared.finetune_sources is None or prepared.finetune is None:
         return settings.experts
     return finetune_series(

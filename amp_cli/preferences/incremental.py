@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from amp_cli.disk.jsonl import write_json, write_records
 from amp_cli.disk.parsing import read_plain_object
+from amp_cli.disk.stored import Chosen
 from amp_cli.errors import AmpError
 from amp_cli.preferences.experts import Expert
 from amp_cli.records import SourceItem
@@ -81,7 +82,7 @@ def series_names(levels: int) -> list[str]:
     return [*(f"ig-{number}" for number in range(levels - 2, 0, -1)), BASE]
 
 
-def nested_subsets(items: Sequence[SourceItem], parts: int, *, seed: int) -> list[tuple[SourceItem, ...]]:
+def nested_subsets(items: Sequence[SourceItem], parts: int, *, seed: int) -> list[Sequence[SourceItem]]:
     """Shuffle F with the seed, split it into `parts` equal parts, return F1, F1+F2, ..., F.
 
     Where F does not divide evenly, the first parts have one item more.
@@ -91,10 +92,11 @@ def nested_subsets(items: Sequence[SourceItem], parts: int, *, seed: int) -> lis
             f"The fine-tuning data has {len(items)} usable items, too few for {parts} parts",
             hint="Give more data with --finetune-data, or fewer --levels",
         )
-    shuffled = list(items)
+    shuffled = list(range(len(items)))
     random.Random(seed).shuffle(shuffled)
     size, rest = divmod(len(shuffled), parts)
-    return [tuple(shuffled[: size * number + min(number, rest)]) for number in range(1, parts + 1)]
+    sizes = [size * number + min(number, rest) for number in range(1, parts + 1)]
+    return [Chosen(items, lambda item: item, shuffled[:count]) for count in sizes]
 
 
 def finetune_series(

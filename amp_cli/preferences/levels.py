@@ -1,7 +1,8 @@
 """Ranks the candidates of every item and gives them levels, ready for the file and for the page."""
 
+import json
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def _words_only(answer: str) -> str:
 
 def build_preferences(
     items: Sequence[SourceItem],
-    candidates: dict[str, tuple[Candidate, ...]],
+    candidates: Mapping[str, tuple[Candidate, ...]],
     checker: Checker | None,
     tally: Tally,
     out: Path,
@@ -82,14 +83,14 @@ def build_preferences(
 
 
 def _initial_orders(
-    items: Sequence[SourceItem], candidates: dict[str, tuple[Candidate, ...]]
+    items: Sequence[SourceItem], candidates: Mapping[str, tuple[Candidate, ...]]
 ) -> Iterator[list[RankedCandidate]]:
     for item in items:
         yield as_given([candidate.answers for candidate in candidates[item.id]])
 
 
 def checked_orders(
-    items: Sequence[SourceItem], candidates: dict[str, tuple[Candidate, ...]], checker: Checker, out: Path
+    items: Sequence[SourceItem], candidates: Mapping[str, tuple[Candidate, ...]], checker: Checker, out: Path
 ) -> Iterator[list[RankedCandidate]]:
     """Yield the candidates of each item as auto-check ranks them; what `autocheck.jsonl` holds is not checked again.
 
@@ -97,19 +98,32 @@ def checked_orders(
     the last bits of an embedding.
     """
     log = RecordLog(out / "autocheck.jsonl")
-    known = dict(log.read_as(lambda record: (str(record["id"]), list(record["ranked"]))))
+    known = {checked.id: start for start, checked in log.scan(_Checked.from_json)}
     for start in range(0, len(items), ITEMS_AT_ONCE):
         batch = items[start : start + ITEMS_AT_ONCE]
         answers = [[candidate.answers for candidate in candidates[item.id]] for item in batch]
         if all(item.id in known for item in batch):
-            for item, given in zip(batch, answers, strict=True):
-                yield _as_ranked(known.pop(item.id), given, item.id, log.path)
+            kept = log.lines_at([known[item.id] for item in batch])
+            for item, given, line in zip(batch, answers, kept, strict=True):
+                yield _as_ranked(json.loads(line)["ranked"], given, item.id, log.path)
             continue
         fresh = check_items([(item.answers, given) for item, given in zip(batch, answers, strict=True)], checker)
         for item, ranked in zip(batch, fresh, strict=True):
             if item.id not in known:
                 log.append({"id": item.id, "ranked": [candidate.to_json() for candidate in ranked]})
             yield ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    """A line of `autocheck.jsonl`."""
+
+    id: str
+    ranked: list[Any]
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "_Checked":
+        return cls(id=record["id"], ranked=record["ranked"])
 
 
 def _as_ranked(kept: list[Any], given: Sequence[Rounds], item_id: str, path: Path) -> list[RankedCandidate]:

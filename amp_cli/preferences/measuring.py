@@ -156,6 +156,7 @@ def measure(prefs: str, out: Path | None = None) -> MeasuredPrefs:
             else:
                 measured.figures.add(one)
     refuse_empty(prefs, measured.figures.items, measured.refused)
+    measured.figures.style.count_chunks()
     if out is not None:
         write_json(out / STATS, measured.to_json())
         draw_figures(measured.figures, out / PLOT)

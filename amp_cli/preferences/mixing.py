@@ -1,21 +1,19 @@
 """Mixes preference files: samples each, drops what occurs twice, shuffles, and holds items out by image."""
 
 import json
-import os
 import random
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
 
-from amp_cli import ui
 from amp_cli.disk.jsonl import content_hash, disk_errors_explained, full_disk_told, write_records
 from amp_cli.disk.left_out import LeftOut
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
+from amp_cli.models.images import hold_out
 from amp_cli.preferences.formats.source import open_source
 from amp_cli.preferences.reading import find_images, image_root, name_from, read_items, written_beside
 from amp_cli.ranges import MANY
@@ -299,48 +297,3 @@ def _unique_ids(kept: Sequence[Kept], taken: Sequence[Taken], ingredients: Seque
             ids.append(unique)
         start += one.mixed
     return ids
-
-
-def hold_out(images: Sequence[Sequence[Path]], share: float, seed: int) -> set[int]:
-    """Return the numbers of the items that are held out: at most `share` of them, in whole groups.
-
-    Items belong to one group if they share an image's content, directly or through other items. Groups are taken in
-    random order as long as they fit; an item without an image is a group of its own.
-
-    Args:
-        images: the files of each item's images.
-        share: of the items, between 0 and 1.
-    """
-    from scipy.cluster.hierarchy import DisjointSet
-
-    contents = _contents({path for paths in images for path in paths})
-    sets = DisjointSet(range(len(images)))
-    first_with: dict[str, int] = {}
-    for number, paths in enumerate(images):
-        for path in paths:
-            sets.merge(number, first_with.setdefault(contents[path], number))
-    groups: dict[int, list[int]] = {}
-    for number in range(len(images)):
-        groups.setdefault(sets[number], []).append(number)
-    inorder = list(groups.values())
-    random.Random(f"{seed} held out").shuffle(inorder)
-    wanted = round(share * len(images))
-    held: set[int] = set()
-    for group in inorder:
-        if len(held) + len(group) <= wanted:
-            held.update(group)
-    return held
-
-
-def _contents(paths: set[Path]) -> dict[Path, str]:
-    """Return the hash of each file, read in parallel."""
-    ordered = sorted(paths)
-    with (
-        ui.progress("Reading images", len(ordered), unit="images") as advance,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        contents = {}
-        for path, content in zip(ordered, pool.map(content_hash, ordered), strict=True):
-            contents[path] = content
-            advance()
-    return contents

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amp_cli import ui
 from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 
@@ -101,10 +102,11 @@ def _load(model: str) -> Any:
     Raises:
         AmpError: it cannot be loaded, or tells no sentences or no parts of speech.
     """
-    import spacy
-
     try:
-        pipeline = spacy.load(model, exclude=["ner", "lemmatizer"])
+        with ui.busy(f"Loading the spaCy model '{model}'"):
+            import spacy
+
+            pipeline = spacy.load(model, exclude=["ner", "lemmatizer"])
     except (OSError, ValueError, ImportError) as error:
         raise AmpError(f"The spaCy model '{model}' cannot be loaded: {error}", hint=OTHER_SPACY_MODEL) from error
     missing = {"sentences": "SENT_START", "parts of speech": "POS"}

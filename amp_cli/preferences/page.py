@@ -17,7 +17,7 @@ from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.models.images import open_image
 from amp_cli.preferences.autocheck import Mark
-from amp_cli.preferences.figures import dataset_of
+from amp_cli.preferences.figures import STYLE_HEADS, STYLE_TITLE, dataset_of, style_rows
 from amp_cli.records import PreferenceItem
 
 
@@ -89,6 +89,7 @@ def _tables(stats: Mapping[str, Any]) -> tuple[OverviewTable, ...]:
     return (
         OverviewTable(title="By level; 0 is the best", columns=("level", *heads), rows=levels),
         OverviewTable(title="By source", columns=("source", *heads, "mean level"), rows=sources),
+        OverviewTable(title=STYLE_TITLE, columns=STYLE_HEADS, rows=tuple(style_rows(stats["pair_style"]))),
     )
 
 

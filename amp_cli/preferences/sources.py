@@ -1,15 +1,19 @@
 """Reads what preferences are made from: images, questions and standard answers, in our fields or LLaVA's."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
 from amp_cli.dialogues.named_images import SourceImage
 from amp_cli.dialogues.turns import read_standard
-from amp_cli.disk.entries import read_entries
+from amp_cli.disk.data_files import open_records, refuse_special_file
+from amp_cli.disk.entries import entries_of
 from amp_cli.disk.left_out import LeftOut
+from amp_cli.disk.stored import Stored
 from amp_cli.errors import AmpError, RecordError
 from amp_cli.models.images import check_image, find_image
 from amp_cli.records import SourceItem
@@ -22,9 +26,12 @@ MAX_CHARACTERS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """The usable items of a file (image paths absolute), and what was refused, both in the file's order."""
+    """The usable items of a file (image paths absolute), and what was refused, both in the file's order.
 
-    items: tuple[SourceItem, ...]
+    The items lie on the disk: 100,000 of them take no more memory than their ids.
+    """
+
+    items: Sequence[SourceItem]
     refused: tuple[LeftOut, ...]
 
 
@@ -45,14 +52,18 @@ def read_sources(path: Path, *, image_root: Path | None = None) -> Sources:
         AmpError: the file cannot be read, no record can be used, or the first `SYSTEMATIC_AFTER` fail in the same way.
     """
     reader = _Reader(image_root or path.parent)
-    numbered = list(read_entries(path))
-    with ui.progress("Checking the data", len(numbered)) as advance:
-        for number, record, reason in numbered:
+    refuse_special_file(path)
+    shown = 0
+    size = path.stat().st_size
+    with ui.byte_progress("Checking the data", size, 0) as advance, open_records(path) as (stream, file):
+        for number, record, reason in entries_of(path, stream):
             reader.take(number, record, reason)
-            advance()
-    if not reader.items:
-        raise reader.fault_of_all(f"None of the {len(numbered)} records of '{path}' can be used")
-    return Sources(items=tuple(reader.items.values()), refused=tuple(reader.refused))
+            advance(file.tell() - shown)
+            shown = file.tell()
+    if not reader.ids:
+        raise reader.fault_of_all(f"None of the {len(reader.refused)} records of '{path}' can be used")
+    reader.items.close_for_writing()
+    return Sources(items=reader.items, refused=tuple(reader.refused))
 
 
 class _Reader:
@@ -60,11 +71,12 @@ class _Reader:
 
     def __init__(self, image_root: Path) -> None:
         self.image_root = image_root
-        self.items: dict[str, SourceItem] = {}
+        self.items = Stored.set_aside(SourceItem.from_json)
+        self.ids: set[str] = set()
         self.refused: list[LeftOut] = []
         self._faults: set[str] = set()
         self._first_error: AmpError | None = None
-        self._good_images: set[Path] = set()
+        self._good_images: set[bytes] = set()  # digests of paths, which are shorter
 
     def take(self, number: int, record: Mapping[str, Any] | None, reason: str) -> None:
         item_id = f"record {number}"
@@ -75,9 +87,10 @@ class _Reader:
             item_id = _id_of(given) if given not in (None, "") else item_id
             item = _parse(record, item_id if given not in (None, "") else None)
             item_id = item.id
-            if item_id in self.items:
+            if item_id in self.ids:
                 raise _Faulty("id", RecordError(f"record {number} repeats the id '{item_id}'"))
-            self.items[item_id] = self._with_checked_images(item)
+            self.items.add(self._with_checked_images(item).to_json())
+            self.ids.add(item_id)
         except _Faulty as faulty:
             self._first_error = self._first_error or faulty.error
             self.refused.append(LeftOut(id=item_id, reason=str(faulty)))
@@ -88,15 +101,16 @@ class _Reader:
         try:
             paths = tuple(find_image(name, self.image_root).resolve() for name in item.images)
             for path in paths:
-                if path not in self._good_images:
+                known = blake2b(os.fsencode(path), digest_size=16).digest()
+                if known not in self._good_images:
                     check_image(path)
-                    self._good_images.add(path)
+                    self._good_images.add(known)
         except AmpError as error:
             raise _Faulty("image", error) from error
         return replace(item, images=tuple(str(path) for path in paths))
 
     def _stop_at_systematic_fault(self) -> None:
-        if self.items or len(self.refused) != SYSTEMATIC_AFTER:
+        if self.ids or len(self.refused) != SYSTEMATIC_AFTER:
             return
         if len(self._faults) == 1:
             raise self.fault_of_all(f"The first {SYSTEMATIC_AFTER} records all fail in the same way")

@@ -2,15 +2,19 @@
 
 import base64
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from amp_cli.benchmarks import BENCHMARKS
+from amp_cli.benchmarks.benchmark import Benchmark
 from amp_cli.benchmarks.comparing import Difference
 from amp_cli.benchmarks.files import image_file, image_folder
+from amp_cli.benchmarks.margins import Distribution
 from amp_cli.benchmarks.runner import read_item_scores
 from amp_cli.benchmarks.showing import Column, Row, Table, digits_of, shown
 from amp_cli.disk.run import Run
@@ -19,7 +23,7 @@ from amp_cli.errors import AmpError
 from amp_cli.models.images import open_image
 from amp_cli.records import BenchmarkItem
 from amp_cli.report.paper import QuotedTable, quoted_table
-from amp_cli.report.runs import GatheredRun
+from amp_cli.report.runs import GatheredRun, sentences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,26 @@ class Chart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Beliefs:
+    """How one run's probabilities of yes and no lie: dots of a reliability diagram, and bars of a histogram.
+
+    Attributes:
+        dots: (mean p(yes), share of true yes, radius in pixels, what a pointer shows) of each bin with questions.
+        bars: (share of the highest bar for a true yes, for a true no, what a pointer shows) of each bin of margins.
+        borders: of the first and last bar, nats. threshold: at balance, as a share of the width; None if undefined.
+    """
+
+    name: str
+    asked: str
+    ece: str
+    dots: tuple[tuple[float, float, float, str], ...]
+    bars: tuple[tuple[float, float, str], ...]
+    borders: tuple[int, int]
+    threshold: float | None
+    threshold_text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """A benchmark: its charts, its table, how to read them, and the paper's rows with the runs' own beside them."""
 
@@ -64,6 +88,7 @@ class Section:
     rule: str
     asked: str
     charts: tuple[Chart, ...]
+    beliefs: tuple[Beliefs, ...]
     headings: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
     has_p_values: bool
@@ -144,6 +169,9 @@ def _section(name: str, runs: Sequence[GatheredRun]) -> Section:
         rule=scores["rule"],
         asked=f"{benchmark.count(scores):,} {benchmark.items}",
         charts=tuple(_chart(column, name, having) for column in columns if column.is_charted),
+        beliefs=tuple(
+            beliefs for _, run in having if (beliefs := _beliefs(run.name, benchmark, run.evaluations[name].scores))
+        ),
         headings=tuple(column.title for column in columns),
         rows=rows,
         has_p_values=any(cell.p_value for _, cells in rows for cell in cells),
@@ -151,10 +179,44 @@ def _section(name: str, runs: Sequence[GatheredRun]) -> Section:
         quoted=quoted,
         measured=tuple([run.name, *measure(run.evaluations[name].scores)] for _, run in having) if measure else (),
         notes=tuple(
-            f"{run.name}: {sentence}"
-            for _, run in having
-            if (sentence := benchmark.about(run.evaluations[name].scores))
+            f"{run.name}: {sentence}" for _, run in having for sentence in sentences(benchmark, run.evaluations[name])
         ),
+    )
+
+
+def _beliefs(name: str, benchmark: Benchmark[Any], scores: Mapping[str, Any]) -> Beliefs | None:
+    """Return what is drawn of a run's probabilities; None where it has none."""
+    distribution = Distribution.of_scores(scores)
+    if distribution is None:
+        return None
+    largest = max(one.n for one in distribution.calibration)
+    dots = [
+        (
+            one.yes,
+            one.true,
+            2 + 5 * math.sqrt(one.n / largest),
+            f"{one.n:,} questions: {shown(one.yes)} yes by the model, {shown(one.true)} in truth",
+        )
+        for one in distribution.calibration
+        if one.yes is not None and one.true is not None
+    ]
+    low, high = distribution.borders[0], distribution.borders[-1]
+    highest = max(*distribution.yes, *distribution.no)
+    bars = [
+        (yes / highest, no / highest, f"margin {start} to {end}: {yes:,} are truly yes, {no:,} are truly no")
+        for (start, end), yes, no in zip(pairwise(distribution.borders), distribution.yes, distribution.no, strict=True)
+    ]
+    measured = {column.name: column.value(scores) for column in benchmark.columns}
+    threshold = measured.get("threshold_at_balance")
+    return Beliefs(
+        name=name,
+        asked=f"{distribution.n:,} questions",
+        ece=shown(measured.get("ece")),
+        dots=tuple(dots),
+        bars=tuple(bars),
+        borders=(low, high),
+        threshold=None if threshold is None else min(max((threshold - low) / (high - low), 0.0), 1.0),
+        threshold_text=shown(threshold, name="threshold_at_balance"),
     )
 
 

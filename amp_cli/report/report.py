@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from amp_cli import ui
 from amp_cli.disk.jsonl import write_text
 from amp_cli.report.paper import quoted_rows
 from amp_cli.report.runs import GatheredRun, ReportRun, gather
@@ -45,7 +46,8 @@ def write_report(
     if html is not None:
         from amp_cli.report.page import render_page
 
-        write_text(html, render_page(gathered, title=title, notes=notes, commands=commands, max_items=max_items))
+        with ui.busy(f"Building '{html}'"):
+            write_text(html, render_page(gathered, title=title, notes=notes, commands=commands, max_items=max_items))
     return {
         "runs": [run.to_json() for run in gathered],
         "quoted": quoted_rows(),

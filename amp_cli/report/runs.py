@@ -7,6 +7,7 @@ from typing import Any
 
 from amp_cli import ui
 from amp_cli.benchmarks import BENCHMARKS
+from amp_cli.benchmarks.benchmark import Benchmark
 from amp_cli.benchmarks.comparing import Difference
 from amp_cli.benchmarks.runner import SCORES, read_item_scores, read_scores
 from amp_cli.disk.replacing import NAME
@@ -53,6 +54,12 @@ class GatheredRun:
             ],
             "training": [str(folder) for folder in self.training],
         }
+
+
+def sentences(benchmark: Benchmark[Any], evaluation: Evaluation) -> list[str]:
+    """Return what is to be said below its numbers: what else decides them, and what made them differ."""
+    said = (benchmark.about(evaluation.scores), benchmark.explain(evaluation.differences))
+    return [one for one in said if one]
 
 
 def gather(runs: Sequence[ReportRun]) -> list[GatheredRun]:

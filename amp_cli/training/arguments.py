@@ -14,6 +14,8 @@ from amp_cli.models.adapters import language_lora_targets
 from amp_cli.training.config import TrainConfig
 
 FOLDER = "checkpoints"
+WINDOW = 16
+"""Items that mdpo takes at once where it needs no gradient, to be cut into passes by tokens."""
 MARKER = "complete.json"
 
 
@@ -81,6 +83,7 @@ def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, 
     return {
         "output_dir": str(run_folder / FOLDER),
         "per_device_train_batch_size": at_once,
+        "per_device_eval_batch_size": WINDOW if config.method == "mdpo" else at_once,
         "gradient_accumulation_steps": often,
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": SCHEDULES[config.lr_scheduler_type],
@@ -113,3 +116,34 @@ def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, 
         "disable_tqdm": True,
         "ddp_find_unused_parameters": False,
     }
+
+
+def compile_mlps(network: Any, device: torch.device) -> None:
+    """Have torch compile each layer's MLP, adapter included, on first use; attention is ours and stays as it is.
+
+    Raises:
+        AmpError: there is no compiler, or the layers have no part of that name.
+    """
+    if device.type == "cpu":
+        _refuse_without_compiler()
+    layers = network.get_decoder().layers
+    lacking = next((type(layer).__name__ for layer in layers if not hasattr(layer, "mlp")), None)
+    if lacking is not None:
+        raise AmpError(
+            f"torch_compile needs layers with an 'mlp'; '{lacking}' has none", hint="Leave out --torch-compile"
+        )
+    for layer in layers:
+        layer.mlp.compile(dynamic=True)  # rows have other lengths in every step
+
+
+def _refuse_without_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise AmpError(
+            "torch_compile needs a C++ compiler, and none was found",
+            hint="Install one (Debian: apt install g++), or leave out --torch-compile",
+        ) from error

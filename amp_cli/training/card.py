@@ -14,8 +14,9 @@ from amp_cli.disk.templates import template_path
 from amp_cli.models.llava.projector import projector_files
 from amp_cli.models.resolve import adapter_folder, is_folder_name, model_place
 from amp_cli.training.config import TrainConfig
+from amp_cli.training.held_out import PREFIX, PROXY
 
-ADAPTER = "adapter"
+ADAPTER, BEST = "adapter", "adapter-best"
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -27,8 +28,10 @@ def public_base(base: str) -> str:
     return str(Path(place).expanduser().resolve()) if is_folder_name(place) else place
 
 
-def finish_adapter(written: Path, run_folder: Path, *, config: TrainConfig, facts: dict[str, Any]) -> Path:
-    """Turn the folder that the trainer wrote into the run's `adapter/`: weights, configuration, model card."""
+def finish_adapter(
+    written: Path, run_folder: Path, *, config: TrainConfig, facts: dict[str, Any], name: str = ADAPTER
+) -> Path:
+    """Turn a folder that the trainer wrote into one of the run's adapters: weights, configuration, model card."""
     share_weights(written)
     adapter_config = read_object(written / "adapter_config.json")
     adapter_config["base_model_name_or_path"] = public_base(config.base)
@@ -40,7 +43,7 @@ def finish_adapter(written: Path, run_folder: Path, *, config: TrainConfig, fact
     if config.adapter is not None:  # a projector that came with the adapter belongs to the new one too
         for file in projector_files(adapter_folder(config.adapter)):
             shutil.copyfile(file, written / file.name)
-    adapter = run_folder / ADAPTER
+    adapter = run_folder / name
     if adapter.exists():
         shutil.rmtree(adapter)
     written.replace(adapter)
@@ -48,11 +51,12 @@ def finish_adapter(written: Path, run_folder: Path, *, config: TrainConfig, fact
 
 
 def model_card(config: TrainConfig, facts: dict[str, Any]) -> str:
-    """Return the card's Markdown; `facts` are items, steps, loss and accuracy."""
+    """Return the card's Markdown; `facts` are items, steps, loss, accuracy, and of the best adapter `held_out`."""
     text = template_path("report", "model_card.md.jinja").read_text(encoding="utf-8")
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)
     base = public_base(config.base)
     on_hub = base != "tiny" and not is_folder_name(base)
+    facts = {"held_out": None, **facts}
     return template.render(config=config, base=base, base_on_hub=on_hub, facts=facts, version=__version__)
 
 
@@ -72,6 +76,7 @@ def draw_curves(run_folder: Path) -> Path | None:
         "margin (nats)": _series(records, "margin_distance_") or {},
         "share of pairs in order": _series(records, "accuracy_distance_") or _series(records, "mean_token_accuracy"),
         "reward by level (nats)": _series(records, "reward_level_"),
+        "best answer against the reference, held out (nats a token)": _series(records, PROXY),
     }
     panels = {title: series for title, series in panels.items() if series}
     figure = Figure(figsize=(6 * min(2, len(panels)), 3.6 * ((len(panels) + 1) // 2)), layout="constrained")
@@ -79,11 +84,14 @@ def draw_curves(run_folder: Path) -> Path | None:
     for number, (title, series) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot((len(panels) + 1) // 2, min(2, len(panels)), number)
         for name, (steps, values) in series.items():
-            axes.plot(steps, values, label=_label(name))
+            is_held_out = name.startswith(PREFIX)
+            (line,) = axes.plot(steps, values, "--" if is_held_out else "-", label=_label(name))
+            for steps_of, values_of in _series(records, f"{PREFIX}{name}", is_whole_name=True).values():
+                axes.plot(steps_of, values_of, "--", color=line.get_color(), label=f"{_label(name)}, held out")
         axes.set_title("share of answer tokens right" if "mean_token_accuracy" in series else title)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-        if len(series) > 1:
+        if len(axes.get_lines()) > 1:
             axes.legend()
     path = run_folder / CURVES
     beside = path.with_suffix(".part")  # a kill while it is drawn would leave half of it
@@ -96,9 +104,12 @@ def draw_curves(run_folder: Path) -> Path | None:
     return path
 
 
-def _series(records: list[dict[str, Any]], prefix: str) -> dict[str, tuple[list[int], list[float]]]:
+def _series(
+    records: list[dict[str, Any]], prefix: str, *, is_whole_name: bool = False
+) -> dict[str, tuple[list[int], list[float]]]:
     """Return name -> (steps, values) of the metrics whose name starts so; a metric may be absent from some lines."""
     names = sorted({name for record in records for name in record if name.startswith(prefix)})
+    names = [name for name in names if not is_whole_name or name == prefix]
     return {
         name: (
             [record["step"] for record in records if name in record],
@@ -110,6 +121,7 @@ def _series(records: list[dict[str, Any]], prefix: str) -> dict[str, tuple[list[
 
 def _label(name: str) -> str:
     """Return the legend of a metric: what a number at its end stands for."""
+    name = name.removeprefix(PREFIX)
     kind, _, number = name.rpartition("_")
     if kind.endswith("distance"):
         return "adjacent levels" if number == "1" else f"{number} levels apart"

@@ -70,6 +70,9 @@ class TrainConfig:
     # running
     seed: int = 0
     save_steps: int = 100
+    held_out: float = 0.0  # share of the items that is evaluated and not trained on; no image is on both sides
+    eval_steps: int | None = None  # steps between two evaluations of held-out items (None: save_steps)
+    patience: int | None = None  # evaluations without a better one after which training ends (None: it does not)
     keep_checkpoints: int = free(2)  # the newest; `amp eval sweep` scores those that are kept
     logging_steps: int = 10
     report_to: str = free("none")
@@ -127,6 +130,18 @@ class TrainConfig:
             )
         share = self.global_batch_size // processes
         return (share, 1) if self.method == "mdpo" else (at_once, share // at_once)
+
+    def lighter(self, *, checkpointing: bool) -> list[str]:
+        """Return the options that would take less memory, of those that are not in use; `checkpointing`: whether it is.
+
+        The last of them changes what is trained; the others may be changed where a run goes on.
+        """
+        lighter = [] if checkpointing else ["--set gradient_checkpointing=true"]
+        if self.method == "mdpo" and self.tokens_per_step > 1:
+            lighter.append(f"--tokens-per-step {self.tokens_per_step // 2}")
+        if self.method == "sft" and (self.per_device_batch_size or 1) > 1:
+            lighter.append("--set per_device_batch_size=1")
+        return lighter if self.quantization == "nf4" else [*lighter, "--set quantization=nf4, in another --out"]
 
     def visits(self, items: int) -> float:
         """Return how many items are seen in all, each as often as it comes, when there are so many."""

@@ -12,18 +12,19 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from amp_cli import ui
+from amp_cli.dialogues.pair_style import length_lesson
 from amp_cli.disk.entries import read_entries
 from amp_cli.disk.jsonl import write_text
 from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.errors import CORRECT_IT, AmpError, RecordError
-from amp_cli.models.images import find_image, look_at_image, open_image
+from amp_cli.models.images import find_image, hold_out, look_at_image, open_image
 from amp_cli.models.load import LoadedModel
 from amp_cli.models.prompts import EncodedItem, encode_item
 from amp_cli.records import PreferenceItem, SourceItem
 
 TrainItem = PreferenceItem | SourceItem
 
-ITEMS = "items.jsonl"
+ITEMS, HELD_OUT = "items.jsonl", "held_out.jsonl"
 REJECTED = "rejected.jsonl"
 SYSTEMATIC = 20
 """When the first so many items all fail, the fault is not in the items."""
@@ -31,24 +32,80 @@ TELL_SECONDS = 3.0
 """How long the reading of a file is silent."""
 
 
-def prepare_items(source: Path, run_folder: Path, *, image_root: Path | None, method: str) -> int:
+def prepare_items(
+    source: Path,
+    run_folder: Path,
+    *,
+    image_root: Path | None,
+    method: str,
+    eval_source: tuple[Path, Path | None] | None = None,
+    held_out: float = 0.0,
+    seed: int = 0,
+    pairs: str | None = None,
+) -> int:
     """Write the usable items of `source` to the run folder's `items.jsonl`, the others to `rejected.jsonl`.
 
     Image paths become absolute. Done once: a resumed run keeps its items.
 
+    Args:
+        eval_source: a file with items to evaluate, and the folder that their images' paths start from.
+        held_out: share of the items of `source` that goes to `held_out.jsonl` instead, by image, drawn with `seed`.
+        pairs: the pairs that are trained on: warn where they would teach length.
+
     Returns:
-        The number of usable items.
+        The number of items to train on.
 
     Raises:
-        AmpError: the file cannot be read, no item is usable, or the first items all fail.
+        AmpError: a file cannot be read, no item is usable or left, or the first items all fail.
     """
     kept = run_folder / ITEMS
     if kept.exists():
         return len(load_items(run_folder, method))
-    items = usable_of(source, LeftOutLog.open(run_folder / REJECTED), image_root=image_root, method=method)
-    lines = (json.dumps(item.to_json(), ensure_ascii=False) for item in items.values())
-    write_text(kept, "".join(line + "\n" for line in lines))
+    rejections = LeftOutLog.open(run_folder / REJECTED)
+    items = list(usable_of(source, rejections, image_root=image_root, method=method).values())
+    if eval_source is not None:
+        file, root = eval_source
+        aside = list(usable_of(file, rejections, image_root=root, method=method).values())
+        _warn_of_shared_images(items, aside)
+        _write_items(run_folder / HELD_OUT, aside)
+    elif held_out:
+        numbers = hold_out([[Path(name) for name in item.images] for item in items], held_out, seed)
+        _refuse_lopsided(len(numbers), len(items), held_out)
+        _write_items(run_folder / HELD_OUT, [item for number, item in enumerate(items) if number in numbers])
+        items = [item for number, item in enumerate(items) if number not in numbers]
+    _write_items(kept, items)
+    if pairs is not None:
+        _warn_of_length([item for item in items if isinstance(item, PreferenceItem)], pairs)
     return len(items)
+
+
+def _warn_of_length(items: Sequence[PreferenceItem], pairs: str) -> None:
+    if (lesson := length_lesson(items, pairs)) is not None:
+        what, helps = lesson
+        ui.warn(f"{what}. What may help: {helps}")
+
+
+def _write_items(path: Path, items: Sequence[TrainItem]) -> None:
+    write_text(path, "".join(json.dumps(item.to_json(), ensure_ascii=False) + "\n" for item in items))
+
+
+def _warn_of_shared_images(items: Sequence[TrainItem], aside: Sequence[TrainItem]) -> None:
+    seen = {image for item in items for image in item.images}
+    if shared := sum(not seen.isdisjoint(item.images) for item in aside):
+        ui.warn(
+            f"{shared:,} of {len(aside):,} items to evaluate show images that are trained on too, so what they tell is "
+            "not about new images; --held-out 0.05 or `amp prefs mix --held-out 0.05` keeps images apart"
+        )
+
+
+def _refuse_lopsided(held: int, items: int, share: float) -> None:
+    if not held:
+        raise AmpError(
+            f"held_out {share:g} of {items:,} items holds none out: items that share an image stay together",
+            hint="Give a larger --held-out, or a file of its own with --eval-prefs",
+        )
+    if held == items:
+        raise AmpError(f"held_out {share:g} of {items:,} items leaves none to train on", hint="Give a smaller one")
 
 
 def usable_of(source: Path, rejections: LeftOutLog, *, image_root: Path | None, method: str) -> dict[str, TrainItem]:
@@ -81,12 +138,12 @@ def usable_of(source: Path, rejections: LeftOutLog, *, image_root: Path | None, 
     return items
 
 
-def load_items(run_folder: Path, method: str) -> list[TrainItem]:
-    """Read the items that `prepare_items` kept."""
+def load_items(run_folder: Path, method: str, name: str = ITEMS) -> list[TrainItem]:
+    """Read the items that `prepare_items` kept in the file of this name."""
     items = []
-    for _, record, reason in read_entries(run_folder / ITEMS):
+    for _, record, reason in read_entries(run_folder / name):
         if record is None:
-            raise AmpError(f"'{run_folder / ITEMS}' is damaged: {reason}", hint="Start afresh with --overwrite")
+            raise AmpError(f"'{run_folder / name}' is damaged: {reason}", hint="Start afresh with --overwrite")
         items.append(parse_item(record, method))
     return items
 

@@ -19,7 +19,8 @@ from amp_cli.launching import visible_gpus
 from amp_cli.models.load import LoadedModel, load_outline
 from amp_cli.models.precision import why_float16
 from amp_cli.models.prompts import EncodedItem
-from amp_cli.models.shapes import ESTIMATED_TOKENS, has_known_shape, write_shape
+from amp_cli.models.resolve import model_place
+from amp_cli.models.shapes import ESTIMATED_TOKENS, has_known_shape, outline_of_shape
 from amp_cli.training.config import COPIES, TrainConfig
 from amp_cli.training.data import REJECTED, EncodedItems, answers_of, load_items, prepare_items
 from amp_cli.training.launch import ALLOCATOR, check_packages, plan_launch, sharing_of
@@ -242,7 +243,7 @@ def plan_training(
         reference=reference and ("cache" if reference[0] else "online"),
         reference_why=reference and reference[1].removeprefix("Reference: "),
         tokens_counted_by=counted_by,
-        proposal=None if fits else _propose(config, room, estimated),
+        proposal=None if fits else propose(config, room, estimated, on_gpu=bool(gpus)),
         hours=None if rate is None else tokens / (rate * launch.processes) / 3600,
         sharing=sharing_of(launch),
         allocator=launch.environment.get(ALLOCATOR),
@@ -256,21 +257,35 @@ def _loading(found: MemoryEstimate) -> str:
     return f"{shown_bytes(found.loading)} on each device{aside}"
 
 
-def _propose(
-    config: TrainConfig, room: int, estimated: Callable[[TrainConfig], MemoryEstimate]
+def propose(
+    config: TrainConfig, room: int, estimated: Callable[[TrainConfig], MemoryEstimate], *, on_gpu: bool
 ) -> dict[str, Any] | None:
-    """Return the first of the easier settings whose estimate, with checkpointing, fits; None where none does."""
+    """Return the first of the easier settings whose estimate fits; None where none does. Each differs from `config`."""
     for easier in EASIER:
-        changes = {name: value for name, value in easier.items() if getattr(config, name) != value}
-        if config.method == "sft":
-            changes.pop("tokens_per_step", None)
-        elif "tokens_per_step" in changes and changes["tokens_per_step"] > config.tokens_per_step:
+        changes = _changes(config, easier)
+        if changes is None:
             continue
-        if config.gradient_checkpointing is False:
-            changes["gradient_checkpointing"] = True
-        if changes and estimated(replace(config, **changes)).total(checkpointing=True) <= room:
+        changed = replace(config, **changes)
+        estimate = estimated(changed)
+        is_on, _ = _choose_checkpointing(changed, estimate, room, on_gpu=on_gpu)
+        if changes and estimate.total(checkpointing=is_on) <= room:
             return changes
+        if not is_on and estimate.total(checkpointing=True) <= room:
+            return {**changes, "gradient_checkpointing": True}
     return None
+
+
+def _changes(config: TrainConfig, easier: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what of the easier settings is another than in `config`; None where nothing of it would be easier.
+
+    sft has items where mdpo has tokens in a pass.
+    """
+    changes = {name: value for name, value in easier.items() if getattr(config, name) != value}
+    if config.method == "sft" and changes.pop("tokens_per_step", None) is not None:
+        if (config.per_device_batch_size or 1) == 1:
+            return None
+        changes["per_device_batch_size"] = 1
+    return None if changes.get("tokens_per_step", 0) > config.tokens_per_step else changes
 
 
 def _room(processes: int, *, on_gpu: bool) -> int:
@@ -299,12 +314,9 @@ def _outline(config: TrainConfig, *, on_gpu: bool, is_planned: bool) -> tuple[Lo
     spec = replace(config.spec, device="cuda" if on_gpu and not is_planned else "cpu")
     if is_planned and spec.dtype == "auto":
         spec = replace(spec, dtype="bfloat16")  # as on any GPU
-    counted_by = f"the tokenizer of {config.base}"
-    with TemporaryDirectory(prefix="amp-shape-") as folder:
-        if has_known_shape(spec.model) and not _is_at_hand(spec.model):
-            write_shape(spec.model, Path(folder))
-            spec, counted_by = replace(spec, model=folder), ESTIMATED_TOKENS
-        outline = load_outline(spec)
+    estimated = has_known_shape(spec.model) and not _is_at_hand(model_place(spec.model))
+    counted_by = ESTIMATED_TOKENS if estimated else f"the tokenizer of {config.base}"
+    outline = outline_of_shape(spec) if estimated else load_outline(spec)
     if config.pad_to_square is False:
         outline.crop_images()
     return outline, counted_by
@@ -323,7 +335,14 @@ def _look_at_data(
     """Return a sample of the items, encoded, and what the data are like."""
     with TemporaryDirectory(prefix="amp-dry-run-") as folder:
         run_folder = Path(folder)
-        prepare_items(prefs, run_folder, image_root=image_root, method=config.method)
+        prepare_items(
+            prefs,
+            run_folder,
+            image_root=image_root,
+            method=config.method,
+            held_out=config.held_out,
+            seed=config.seed,
+        )
         items = load_items(run_folder, config.method)
         rejected = LeftOutLog.open(run_folder / REJECTED).count
     data = EncodedItems(outline, items, method=config.method, max_length=config.max_length)

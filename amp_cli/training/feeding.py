@@ -61,6 +61,16 @@ class EpochShares(Sampler[list[int]]):
                 yield numbers[self._process :: self._processes]
 
 
+def shares_in_turn(items: int, *, process: int, processes: int, at_once: int) -> list[list[int]]:
+    """Return the numbers of the items that one process takes at once, in order, each item once.
+
+    Shares may be smaller in some processes than in others, or empty; all have as many.
+    """
+    own = list(range(process, items, processes))
+    shares = -(-items // (processes * at_once))
+    return [own[share * at_once : (share + 1) * at_once] for share in range(shares)]
+
+
 class Arrivals(Dataset[Arrived]):
     """Items by number; one that turns out to be unusable comes as the reason why, and the training goes on."""
 

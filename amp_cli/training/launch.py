@@ -44,6 +44,7 @@ class TrainSettings:
     config: TrainConfig
     prefs: Path = free()
     image_root: Path | None = None
+    eval_prefs: Path | None = free(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,13 @@ class TrainResult:
     items_per_second: float
     items: int
     rejected: int
+    held_out: dict[str, Any] | None = None  # what the items held out told, where there were any
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "adapter": str(self.adapter)}
+        facts = {**asdict(self), "adapter": str(self.adapter)}
+        if self.held_out is None:
+            del facts["held_out"]
+        return facts
 
 
 def train_model(
@@ -70,6 +75,7 @@ def train_model(
     prefs: Path,
     out: Path,
     image_root: Path | None = None,
+    eval_prefs: tuple[Path, Path | None] | None = None,
     accelerate_config: str | None = None,
     num_processes: int | None = None,
     overwrite: bool = False,
@@ -78,29 +84,45 @@ def train_model(
 
     Args:
         prefs: preference file; for `sft` also items that have only the standard answers.
+        eval_prefs: such a file to evaluate and not to train on, and the folder that its image paths start from.
         accelerate_config: file or template name; by default chosen by the machine's GPUs.
 
     Raises:
         AmpError: anything the user can mend, most of it before the model loads.
     """
     check_packages(config)
+    _check_held_out(config, has_file=eval_prefs is not None)
     launch = plan_launch(config, gpus := visible_gpus(), config_file=accelerate_config, processes=num_processes)
     if machine := machine_number(accelerate_config):
         return take_part(launch, out, machine, overwrite=overwrite)
-    prefs_hash = _hash(prefs)
+    hashes = {"prefs_hash": _hash(prefs), **({"eval_prefs_hash": _hash(eval_prefs[0])} if eval_prefs else {})}
     if config.quantization is not None and not gpus:
         ui.warn(f"There is no GPU. {config.quantization} works on a CPU, but slowly")
     with Run.start(
         out,
         command="train",
-        settings=TrainSettings(config=config, prefs=prefs.resolve(), image_root=image_root and image_root.resolve()),
-        identity={**check_model(config.spec), "prefs_hash": prefs_hash},
+        settings=TrainSettings(
+            config=config,
+            prefs=prefs.resolve(),
+            image_root=image_root and image_root.resolve(),
+            eval_prefs=eval_prefs and eval_prefs[0].resolve(),
+        ),
+        identity={**check_model(config.spec), **hashes},
         seed=config.seed,
         overwrite=overwrite,
-        inputs=_inputs(config, prefs, image_root, launch, out, overwrite=overwrite),
+        inputs=[*(eval_prefs or ()), *_inputs(config, prefs, image_root, launch, out, overwrite=overwrite)],
     ) as run:
         if not (out / RESULT).exists():
-            prepare_items(prefs, out, image_root=image_root, method=config.method)
+            prepare_items(
+                prefs,
+                out,
+                image_root=image_root,
+                method=config.method,
+                eval_source=eval_prefs,
+                held_out=config.held_out,
+                seed=config.seed,
+                pairs=config.pairs if config.method == "mdpo" else None,
+            )
             run.record(accelerate_config=str(launch.config_file), processes=launch.processes)
             run_worker(launch, out)
         if not (out / CURVES).exists():
@@ -108,6 +130,25 @@ def train_model(
         result = read_plain_object(out / RESULT, steps=int, seconds=int | float, items=int)
         run.finish("done", result=result)
     return _result_of(out)
+
+
+def _check_held_out(config: TrainConfig, *, has_file: bool) -> None:
+    """Refuse settings of an evaluation that there is nothing for, or two sources of items for it.
+
+    Raises:
+        AmpError: naming the setting.
+    """
+    if config.held_out and has_file:
+        raise AmpError(
+            "--held-out and --eval-prefs both say which items are evaluated",
+            hint="Give --held-out SHARE, or --eval-prefs FILE",
+        )
+    given = [name for name in ("eval_steps", "patience") if getattr(config, name) is not None]
+    if given and not config.held_out and not has_file:
+        raise AmpError(
+            f"{given[0]} is for items that are held out, and there are none",
+            hint=f"Give --held-out 0.05 or --eval-prefs FILE, or leave out {given[0]}",
+        )
 
 
 def take_part(launch: Launch, out: Path, machine: int, *, overwrite: bool) -> TrainResult:
@@ -138,6 +179,7 @@ def _result_of(out: Path) -> TrainResult:
         items_per_second=result["items_per_second"],
         items=result["items"],
         adapter=out / ADAPTER,
+        held_out=result.get("held_out"),
         rejected=LeftOutLog.open(out / REJECTED).count,
     )
 
@@ -180,14 +222,14 @@ def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None
     log_path = log_path or run_folder / LOG
     outcome: dict[str, Any] = {}
     with ExitStack() as stack:
+        stack.enter_context(ui.busy("Starting the training process"))
         status = run_workers(launch, run_folder, log_path, _display(stack, outcome))
     if "error" in outcome:
         raise AmpError(outcome["error"], hint=outcome["hint"] or f"The whole log is in '{log_path}'")
     if killed := killed_by(status):
         raise AmpError(
             f"Training stopped: {killed}",
-            hint="The same command goes on from the last checkpoint. These take less memory and may be changed: "
-            "--tokens-per-step (sft: --set per_device_batch_size), --set gradient_checkpointing=true. "
+            hint=f"The same command goes on from the last checkpoint. {_lighter(run_folder, outcome)}"
             f"The log is '{log_path}'",
         )
     if status or (is_main and "result" not in outcome):
@@ -197,6 +239,14 @@ def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None
         )
     result: dict[str, Any] = outcome.get("result", {})
     return result
+
+
+def _lighter(run_folder: Path, outcome: dict[str, Any]) -> str:
+    """Return what would take less memory, for a worker that was killed; it may have told what it does already."""
+    config = TrainConfig.from_settings(Run.read(run_folder).settings)
+    is_on = bool(outcome.get("checkpointing", config.gradient_checkpointing))
+    lighter = config.lighter(checkpointing=is_on)
+    return f"If memory ran out, these take less: {', '.join(lighter)}. " if lighter else ""
 
 
 def _display(stack: ExitStack, outcome: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
@@ -213,6 +263,10 @@ def _display(stack: ExitStack, outcome: dict[str, Any]) -> Callable[[dict[str, A
             )
         elif "step" in event and advance is not None:
             advance()
+        elif "doing" in event:
+            stack.close()
+            advance = None
+            stack.enter_context(ui.busy(event["doing"]))
         elif "note" in event:
             ui.warn(event["note"])
         elif "said" in event:

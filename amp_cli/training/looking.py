@@ -136,15 +136,15 @@ class LateBar:
         self._unit = unit
         self._done = 0
         self._start = time.perf_counter()
-        self._is_shown = False
+        self.is_shown = False
 
     def advance(self) -> None:
         """Count one more."""
         self._done += 1
-        if self._is_shown:
+        if self.is_shown:
             report(step=self._done)
         elif time.perf_counter() - self._start > SILENT:
-            self._is_shown = True
+            self.is_shown = True
             report(total=self._total, done=self._done, label=self._label, unit=self._unit)
 
 

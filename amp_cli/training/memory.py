@@ -36,8 +36,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from amp_cli.models.machine import free_memory
-from amp_cli.models.precision import DTYPES, NOT_QUANTIZED
+from amp_cli.models.precision import DTYPES, NOT_QUANTIZED, free_on
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.arguments import lora_config
 from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig
@@ -225,11 +224,8 @@ def room_on(device: torch.device, *, held: int, processes: int) -> int:
 
     On a CPU the processes share what is free.
     """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return round(free * (1 - MARGINS["cuda"])) + held
-    return round(free_memory() / processes * (1 - MARGINS["cpu"])) + held
+    shared_by = 1 if device.type == "cuda" else processes
+    return round(free_on(device) / shared_by * (1 - MARGINS["cuda" if device.type == "cuda" else "cpu"])) + held
 
 
 def spread_sample(count: int, most: int) -> list[int]:

@@ -1,6 +1,5 @@
 """One training session: load, check, go on from the last checkpoint, train, write the adapter."""
 
-import math
 import shutil
 import time
 from dataclasses import replace
@@ -12,144 +11,39 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from peft import get_peft_model
 from peft.utils import load_peft_weights, set_peft_model_state_dict
-from transformers import (
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from amp_cli.disk.jsonl import RecordLog, write_records
+from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.errors import AmpError
 from amp_cli.launching import report
 from amp_cli.models.load import LoadedModel, load_model
-from amp_cli.models.machine import peak_memory_mb
+from amp_cli.models.machine import MemoryPeak
 from amp_cli.models.precision import DTYPES, why_float16
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.arguments import (
-    FOLDER,
+    WINDOW,
+    compile_mlps,
     last_complete,
     lora_config,
-    mark_complete,
     remove_incomplete,
     trainer_arguments,
 )
-from amp_cli.training.card import ADAPTER, finish_adapter
+from amp_cli.training.card import ADAPTER, BEST, finish_adapter
 from amp_cli.training.config import ZERO_3, TrainConfig
-from amp_cli.training.data import REJECTED, EncodedItems, load_items
+from amp_cli.training.data import HELD_OUT, REJECTED, EncodedItems, load_items
 from amp_cli.training.feeding import ShareLoader, unpacked
-from amp_cli.training.looking import usable_items
+from amp_cli.training.held_out import HeldOut, best_of, rows_of
+from amp_cli.training.looking import LateBar, usable_items
 from amp_cli.training.memory import choose_checkpointing, estimate_memory, room_on, spread_sample
 from amp_cli.training.reference import ReferenceCache, cache_identity, check_cache, choose_reference, fill_cache
 from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.logprobs import teach_log_probabilities
-from amp_cli.training.rows.selftest import SelfTest, choose_forward, describe
+from amp_cli.training.rows.selftest import SelfTest, choose_forward, describe, plain_passes, shorten
 from amp_cli.training.sharding import InStep, how_shared, set_trained_weights, shard, shards_by_fsdp
 from amp_cli.training.trainer import MDPOTrainer
-from amp_cli.training.updates import SKIPPED, TRY_LESS, FiniteTrainer
+from amp_cli.training.updates import METRICS, SKIPPED, FiniteTrainer, RunReport, cut_metrics
 
-
-def compile_mlps(network: Any, device: torch.device) -> None:
-    """Have torch compile each layer's MLP, adapter included, on first use; attention is ours and stays as it is.
-
-    Raises:
-        AmpError: there is no compiler, or the layers have no part of that name.
-    """
-    if device.type == "cpu":
-        _refuse_without_compiler()
-    layers = network.get_decoder().layers
-    lacking = next((type(layer).__name__ for layer in layers if not hasattr(layer, "mlp")), None)
-    if lacking is not None:
-        raise AmpError(
-            f"torch_compile needs layers with an 'mlp'; '{lacking}' has none", hint="Leave out --torch-compile"
-        )
-    for layer in layers:
-        layer.mlp.compile(dynamic=True)  # rows have other lengths in every step
-
-
-def _refuse_without_compiler() -> None:
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler as error:
-        raise AmpError(
-            "torch_compile needs a C++ compiler, and none was found",
-            hint="Install one (Debian: apt install g++), or leave out --torch-compile",
-        ) from error
-
-
-METRICS = "metrics.jsonl"
-NOT_KEPT = ("num_tokens", "epoch")
-"""`num_tokens` starts again with a resumed process; `epoch` we write ourselves."""
-
-
-class RunReport(TrainerCallback):
-    """One for each process; only the main one writes."""
-
-    def __init__(self, run_folder: Path) -> None:
-        self._folder = run_folder
-        self._metrics = RecordLog(run_folder / METRICS)
-        self.last: dict[str, Any] = {}
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            report(total=state.max_steps, done=state.global_step, label="Training", unit="steps")
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            report(step=state.global_step)
-        if state.global_step >= state.max_steps:
-            control.should_log = True  # the first step and the last one always have a line
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float],
-        **kwargs: Any,
-    ) -> None:
-        if "loss" not in logs:  # the summary at the end
-            return
-        if not math.isfinite(logs["loss"]):
-            raise AmpError(
-                f"Training failed at step {state.global_step}: the loss is {logs['loss']}",
-                hint=TRY_LESS,
-            )
-        # the norm of an update that float16's loss scale skipped is infinite
-        kept = {name: value for name, value in logs.items() if name not in NOT_KEPT and math.isfinite(value)}
-        self.last = {"step": state.global_step, "epoch": state.epoch, **kept}
-        if state.is_world_process_zero:
-            self._metrics.append(self.last)
-            report(metrics=self.last)
-            if skipped := self.last.get(SKIPPED):
-                many = f"{skipped} of the updates up to step {state.global_step} were skipped"
-                report(said=f"{many}: float16's loss scale was too large, and has been halved")
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        PartialState().wait_for_everyone()  # the other processes write their random states
-        if state.is_world_process_zero:
-            checkpoint = self._folder / FOLDER / f"checkpoint-{state.global_step}"
-            mark_complete(checkpoint, step=state.global_step, of=state.max_steps)
-
-
-def cut_metrics(run_folder: Path, *, after_step: int) -> None:
-    """Drop what was logged after the checkpoint that the run goes on from; it will be logged again."""
-    path = run_folder / METRICS
-    if not path.exists():
-        return
-    write_records(path, [record for record in RecordLog(path).read() if record["step"] <= after_step])
-
-
-WINDOW = 16
-"""Items whose reference is computed together."""
 SAMPLED = 32
 """Items from which the longest is taken for the estimate of memory."""
 
@@ -186,13 +80,16 @@ class Session:
         self.run_folder = run_folder
         self.state = PartialState()
         self.self_test: SelfTest | None = None
+        self.held_out: HeldOut | None = None
         self.facts: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return what `result.json` holds."""
-        start = time.monotonic()
+        start, memory = time.monotonic(), MemoryPeak()
         device = self.state.device  # of several processes on CPUs, accelerate says "cpu:0"
         config = replace(self.config, dtype=self._agreed_precision())
+        packed = f" and packing it to {config.quantization}" if config.quantization else ""
+        self._doing(f"Loading '{config.base}'{packed}")
         loaded = load_policy(config, "cpu" if device.type == "cpu" else str(device), shares=shards_by_fsdp())
         for note in loaded.notes:
             self._note(note)
@@ -200,7 +97,8 @@ class Session:
         encoded = EncodedItems(loaded, items, method=self.config.method, max_length=self.config.max_length)
         data = usable_items(encoded, self.run_folder)
         resumed_from = self._tidy()
-        callback = RunReport(self.run_folder)
+        self.held_out = self._hold_out(loaded)
+        callback = RunReport(self.run_folder, self.held_out)
         trainer = self._trainer(loaded, data, callback)
         ready = time.monotonic()
         steps_before = resumed_from[1] if resumed_from else 0
@@ -209,6 +107,8 @@ class Session:
         steps = max(trainer.state.global_step, steps_before)
         facts = self._last_metrics(callback) | {"items": self._used(data), "steps": steps}
         adapter = self._save(trainer, facts)
+        if self.held_out is not None:
+            self.facts["held_out"] = self._finish_held_out(self.held_out, facts)
         return {
             **facts,
             "adapter": str(adapter),
@@ -216,7 +116,7 @@ class Session:
             "seconds": round(time.monotonic() - start, 3),
             "start_seconds": round(ready - start, 3),
             "items_per_second": trainer.items_of_all_processes() / seconds,
-            "peak_memory_mb": _peak_memory_mb(self.state.device),
+            "peak_memory_mb": _peak_memory_mb(self.state.device, memory),
             "model": loaded.identity,
             "self_test": self.self_test and self.self_test.to_json(),
             **self.facts,
@@ -241,6 +141,34 @@ class Session:
         resumed_from: tuple[Path, int, int] | None = broadcast_object_list([found])[0]
         return resumed_from
 
+    def _hold_out(self, loaded: LoadedModel) -> HeldOut | None:
+        """Return the items to evaluate, where there are any, and what was found up to the step that is gone on from.
+
+        What is too long shows when its turn comes, and is left out then.
+        """
+        if not (self.run_folder / HELD_OUT).exists():
+            return None
+        config = self.config
+        items = load_items(self.run_folder, config.method, HELD_OUT)
+        found = rows_of(RecordLog(self.run_folder / METRICS).read()) if self.state.is_main_process else []
+        return HeldOut(
+            data=EncodedItems(loaded, items, method=config.method, max_length=config.max_length),
+            run_folder=self.run_folder,
+            every=config.eval_steps or config.save_steps,
+            patience=config.patience,
+            rows=broadcast_object_list([found])[0],
+        )
+
+    def _finish_held_out(self, held_out: HeldOut, facts: dict[str, Any]) -> dict[str, Any]:
+        """Put the best adapter beside the last, and return what was found."""
+        best, last = best_of(held_out.rows) or {}, held_out.rows[-1]
+        if self.state.is_main_process:
+            held_out.tidy()
+            if (kept := held_out.place(best["step"])).exists():
+                of_best = {**facts, "steps": best["step"], "loss": None, "accuracy": None, "held_out": best}
+                finish_adapter(kept, self.run_folder, config=self.config, facts=of_best, name=BEST)
+        return {"items": len(held_out.data), "stopped_early": held_out.is_exhausted, "best": best, "last": last}
+
     def _trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport) -> FiniteTrainer:
         pad_id = loaded.tokenizer.pad_token_id or 0
         trainer = (
@@ -260,7 +188,8 @@ class Session:
         from amp_cli.training.sft import FiniteSFTTrainer, sft_config
 
         wanted = self.config.gradient_checkpointing
-        arguments = self._arguments(loaded, self.state.device.type == "cuda" if wanted is None else wanted)
+        is_on = self.state.device.type == "cuda" if wanted is None else wanted
+        arguments = self._arguments(loaded, self._told(checkpointing=is_on))
         trainer: FiniteTrainer = FiniteSFTTrainer(
             model=loaded.model,
             pad_id=pad_id,
@@ -274,10 +203,12 @@ class Session:
     def _mdpo_trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport, pad_id: int) -> FiniteTrainer:
         forward = self._forward(loaded, data, pad_id)
         arguments = self._arguments(loaded, self._checkpointing(loaded, data, forward))
+        reference, held_out_reference = self._references(loaded, data, forward)
         return MDPOTrainer(
             config=self.config,
             forward=forward,
-            reference=self._reference(loaded, data, forward),
+            reference=reference,
+            held_out_reference=held_out_reference,
             model=loaded.model,
             args=TrainingArguments(**arguments),
             callbacks=[callback],
@@ -285,10 +216,15 @@ class Session:
         )
 
     def _feeding(self, data: EncodedItems) -> dict[str, Any]:
-        return {"data": data, "fill": self._fill(data), "leave_out": self._leave_out}
+        fill = self._fill_item(data)
+        return {"data": data, "fill": fill, "leave_out": self._leave_out, "held_out": self.held_out}
 
-    def _fill(self, data: EncodedItems) -> EncodedItem:
-        return data.first_usable(_with_images_first(data), 1)[0]
+    def _fill_item(self, data: EncodedItems) -> EncodedItem:
+        fill = data.first_usable(_with_images_first(data), 1)[0]
+        if self.held_out is not None and not fill.image_inputs:
+            other = self.held_out.data
+            fill = other.first_usable(_with_images_first(other), 1)[0]
+        return fill
 
     def _used(self, data: EncodedItems) -> int:
         """Return how many items were not left out."""
@@ -303,8 +239,8 @@ class Session:
         """Return whether to checkpoint gradients: where the process with the least memory would not do without."""
         wanted, processes = self.config.gradient_checkpointing, self.state.num_processes
         if wanted is not None:
-            self.facts["gradient_checkpointing"] = wanted
-            return wanted
+            return self._told(checkpointing=wanted)
+        self._doing("Estimating the memory of a step")
         estimate = estimate_memory(
             forward.network,
             self.config,
@@ -320,8 +256,15 @@ class Session:
         room = min(gather_object([room_on(self.state.device, held=held, processes=processes)]))
         is_on, why = choose_checkpointing(None, estimate, room)
         self._say(why)
-        self.facts |= {"gradient_checkpointing": is_on, "estimate": estimate.to_json()}
-        return is_on
+        self.facts["estimate"] = estimate.to_json()
+        return self._told(checkpointing=is_on)
+
+    def _told(self, *, checkpointing: bool) -> bool:
+        """Keep and tell the choice: whoever advises on memory must know it."""
+        self.facts["gradient_checkpointing"] = checkpointing
+        if self.state.is_main_process:
+            report(checkpointing=checkpointing)
+        return checkpointing
 
     def _arguments(self, loaded: LoadedModel, checkpointing: bool) -> dict[str, Any]:
         precision = loaded.identity["dtype"]
@@ -329,12 +272,19 @@ class Session:
 
     def _forward(self, loaded: LoadedModel, data: EncodedItems, pad_id: int) -> ForwardPass:
         """Test our log-probabilities on real items before hours are spent on them, and take the fastest right way."""
-        items = data.first_usable(_with_images_first(data), 2)
+        items = shorten(data.first_usable(_with_images_first(data), 2))
+        self._doing("Testing the log-probabilities on items of yours")
+        bar = LateBar("Self-test", total=plain_passes(items), unit="passes") if self.state.is_main_process else None
         loaded.model.train()
         try:
             with self._precision(loaded):
                 forward, self.self_test = choose_forward(
-                    loaded.model, items, pad_id=pad_id, max_length=self.config.max_length
+                    loaded.model,
+                    items,
+                    pad_id=pad_id,
+                    max_length=self.config.max_length,
+                    agree=_first_failure,
+                    advance=bar.advance if bar is not None else lambda: None,
                 )
         except ValueError as error:
             raise AmpError(
@@ -345,15 +295,30 @@ class Session:
             self._note(slower)
         return forward
 
-    def _reference(self, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass) -> ReferenceCache | None:
-        """Return the reference's log-probabilities of all items, where they are to come from disk."""
+    def _references(
+        self, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass
+    ) -> tuple[ReferenceCache | None, ReferenceCache | None]:
+        """Return the reference's log-probabilities of all items and of those held out, where they come from disk.
+
+        Those held out are looked at again and again: only `online` computes theirs each time.
+        """
         items = len(data)
         is_cached, why = choose_reference(self.config.reference, items=items, visits=self.config.visits(items))
         self.facts["reference"] = "cache" if is_cached else "online"
         self._say(why)
-        if not is_cached:
-            return None
+        is_wanted = self.held_out is not None and self.config.reference != "online"
+        if not is_cached and not is_wanted:
+            return None, None
+        self._doing("Reading the reference that is on the disk")
         cache = ReferenceCache(cache_identity(loaded.identity))
+        if is_cached:
+            self._fill(cache, loaded, data, forward)
+        if self.held_out is not None and is_wanted:
+            self._fill(cache, loaded, self.held_out.data, forward)
+        return (cache if is_cached else None), (cache if is_wanted else None)
+
+    def _fill(self, cache: ReferenceCache, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass) -> None:
+        """Compute what the cache lacks of these items, each process a part of them."""
         processes = self.state.num_processes
         own = range(self.state.process_index, len(data), processes)
         if self.state.is_main_process:
@@ -362,10 +327,10 @@ class Session:
         windows = [list(own[start : start + WINDOW]) for start in range(0, -(-len(data) // processes), WINDOW)]
         in_step = None
         if shards_by_fsdp():
-            in_step = InStep(forward=forward, fill=self._fill(data), shares_model=True, device=self.state.device)
+            in_step = InStep(forward=forward, fill=self._fill_item(data), shares_model=True, device=self.state.device)
         loader = ShareLoader(data, windows, list, at_once=WINDOW, workers=self.config.data_workers)
         budget = self.config.tokens_per_step
-        tolerance = self.self_test.tolerance if self.self_test is not None else None
+        tolerance = self.self_test.limits.mean if self.self_test is not None else None
         with self._precision(loaded):
             for share in map(unpacked, loader):
                 how = (cache, loaded.model, forward, share.batch)
@@ -373,10 +338,10 @@ class Session:
                     tolerance = None
                 fill_cache(*how, tokens_per_step=budget, in_step=in_step)
                 self._advance(share.items + len(share.left_out))
+        self._doing("Gathering the reference of all processes")
         cache.flush()
         for found in gather_object([cache.used]):  # told, not read from the disk: machines need not share one
             cache.learn(found)
-        return cache
 
     def _precision(self, loaded: LoadedModel) -> torch.autocast:
         """Return a context with matrix products in the precision that the trainer will have them in."""
@@ -391,6 +356,10 @@ class Session:
     def _note(self, text: str) -> None:
         if self.state.is_main_process:
             report(note=text)
+
+    def _doing(self, text: str) -> None:
+        if self.state.is_main_process:
+            report(doing=text)
 
     def _say(self, text: str) -> None:
         if self.state.is_main_process:
@@ -412,12 +381,13 @@ class Session:
             set_peft_model_state_dict(trainer.model, kept)
 
     def _last_metrics(self, callback: RunReport) -> dict[str, Any]:
-        records = RecordLog(self.run_folder / METRICS).read()
+        records = [record for record in RecordLog(self.run_folder / METRICS).read() if "loss" in record]
         last = callback.last or (records[-1] if records else {})
         skipped = sum(record.get(SKIPPED, 0) for record in records)
         return {"loss": last.get("loss"), "accuracy": last.get("accuracy")} | ({SKIPPED: skipped} if skipped else {})
 
     def _save(self, trainer: FiniteTrainer, facts: dict[str, Any]) -> Path:
+        self._doing("Writing the adapter")
         written = self.run_folder / f"{ADAPTER}.part"
         if self.state.is_main_process and written.exists():
             shutil.rmtree(written)
@@ -427,6 +397,11 @@ class Session:
         if not self.state.is_main_process:
             return self.run_folder / ADAPTER
         return finish_adapter(written, self.run_folder, config=self.config, facts=facts)
+
+
+def _first_failure(failure: str | None) -> str | None:
+    """Return what was wrong in the first of the processes in which something was, None where nothing was in any."""
+    return next((one for one in gather_object([failure]) if one is not None), None)
 
 
 def _with_images_first(data: EncodedItems) -> list[int]:
@@ -445,6 +420,7 @@ def refuse_coarse(model: Any) -> None:
         raise RuntimeError(f"{len(coarse)} weights to train are not float32, first '{coarse[0]}'")
 
 
-def _peak_memory_mb(device: torch.device) -> float:
+def _peak_memory_mb(device: torch.device, memory: MemoryPeak) -> float:
     """Return the most memory this process has held: of the GPU where there is one, else of the machine."""
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_memory_mb()
+    memory.stop()
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else memory.megabytes()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.nn.functional import cross_entropy
 from trl import SFTConfig, SFTTrainer
 
 from amp_cli.models.prompts import EncodedItem
@@ -53,10 +54,29 @@ class FiniteSFTTrainer(FiniteTrainer, SFTTrainer):
                 data_collator=list,
                 **arguments,
             )
+        self._held_out_sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)  # loss, tokens
 
     def builder(self) -> Callable[[list[EncodedItem]], Any]:
         """Return what makes a batch of items: rows with labels."""
         return partial(sft_batch, pad_id=self._pad_id, fill=self.fill, shows_images=self.shares_model)
+
+    def measure(self, batch: dict[str, Any]) -> None:
+        """Take in the answer tokens of a share, without dropout."""
+        model = self.model_wrapped if self.shares_model else self.accelerator.unwrap_model(self.model_wrapped)
+        inputs = self._prepare_inputs(batch)
+        targets = inputs.pop("labels")[:, 1:]
+        model.eval()
+        with self.compute_loss_context_manager():
+            logits = model(**inputs).logits[:, :-1].float()  # (rows, length - 1, vocabulary)
+        model.train()
+        loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        self._held_out_sums += torch.stack([loss.double(), (targets != IGNORED).sum().double()])
+
+    def measured(self) -> dict[str, float]:
+        """Return the mean loss of the held-out items' answer tokens, nats, and how many there are."""
+        loss, tokens = self.accelerator.reduce(self._held_out_sums, reduction="sum").tolist()
+        self._held_out_sums.zero_()
+        return {"loss": loss / tokens, "tokens": tokens} if tokens else {}
 
     def create_model_card(self, *arguments: Any, **named: Any) -> None:
         """Write none beside the checkpoints: it tells when and where, and a resumed run would have another one."""

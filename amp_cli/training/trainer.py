@@ -33,14 +33,24 @@ class MDPOTrainer(FiniteTrainer):
     """
 
     def __init__(
-        self, *, config: TrainConfig, forward: ForwardPass, reference: ReferenceCache | None, **arguments: Any
+        self,
+        *,
+        config: TrainConfig,
+        forward: ForwardPass,
+        reference: ReferenceCache | None,
+        held_out_reference: ReferenceCache | None,
+        **arguments: Any,
     ) -> None:
         super().__init__(**arguments, data_collator=list)
         self.config = config
         self.forward = forward
         self.reference = reference
+        self.held_out_reference = held_out_reference
         self.pair_metrics = PairMetrics(self.args.device)
         self.in_step = InStep(forward=forward, fill=self.fill, shares_model=self.shares_model, device=self.args.device)
+        self.held_out_metrics = PairMetrics(self.args.device)
+        # of the held-out items: summed loss, best answers' rewards; what the loss is divided by, their tokens, items
+        self._held_out_sums = torch.zeros(5, dtype=torch.float64, device=self.args.device)
 
     def builder(self) -> Callable[[list[EncodedItem]], Any]:
         """Return what makes a batch of items: a list."""
@@ -77,17 +87,30 @@ class MDPOTrainer(FiniteTrainer):
         self, model: Any, items: Sequence[EncodedItem], calls: int, count: torch.Tensor | int | None
     ) -> torch.Tensor:
         """Return this forward pass's share of the update's loss, which is divided by `count`."""
+        policy, reference = self._logps(model, items, calls, self.reference)
+        if not items:
+            return policy.sum().float() * 0.0  # the processes' gradients meet all the same
+        result = self._compared(items, policy, reference)
+        self.pair_metrics.add(result)
+        # DDP averages over the processes what should be summed, since each divides by the count of all
+        share: torch.Tensor = result.total * self.accelerator.num_processes / (count or result.count)
+        return share.float()
+
+    def _logps(
+        self, model: Any, items: Sequence[EncodedItem], calls: int, cache: ReferenceCache | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the (responses, rounds) sums under policy and reference; those of items without weight at the end."""
         read, idle = self.in_step.filled(items, calls)
         batch = self.forward.lay_out(read).to(self.args.device)
         frozen = model if self.shares_model else self.accelerator.unwrap_model(model)
         shown = self.forward.show_images(frozen, batch, idle=idle)
-        reference = self._reference_logps(frozen, items, batch, shown)
-        policy = self.forward.round_logps(model, batch, shown)
-        if not items:
-            return policy.sum().float() * 0.0  # the processes' gradients meet all the same
-        mask = level_mask(batch.levels[: len(items)])
+        reference = self._reference_logps(frozen, items, batch, shown, cache)
+        return self.forward.round_logps(model, batch, shown), reference
+
+    def _compared(self, items: Sequence[EncodedItem], policy: torch.Tensor, reference: torch.Tensor) -> MDPOLoss:
+        mask = level_mask(torch.tensor([len(item.responses) for item in items], device=policy.device))
         responses = sum(len(item.responses) for item in items)
-        result = mdpo_loss(
+        return mdpo_loss(
             by_level(weigh_rounds(policy[:responses], self.config.round_weight), mask),
             by_level(weigh_rounds(reference[:responses], self.config.round_weight), mask),
             mask=mask,
@@ -96,18 +119,54 @@ class MDPOTrainer(FiniteTrainer):
             pairs=self.config.pairs,
             reduction=self.config.reduction,
         )
-        self.pair_metrics.add(result)
-        # DDP averages over the processes what should be summed, since each divides by the count of all
-        share: torch.Tensor = result.total * self.accelerator.num_processes / (count or result.count)
-        return share.float()
+
+    def measure(self, batch: list[EncodedItem]) -> None:
+        """Compare held-out items as a step does, in as many passes as every other process makes.
+
+        The model stays in training mode, in which the self-test has seen that its numbers are right.
+        """
+        passes = self.in_step.passes(batch, self.config.tokens_per_step)
+        model = self.model_wrapped if self.shares_model else self.accelerator.unwrap_model(self.model_wrapped)
+        for items in passes.items:
+            with self.compute_loss_context_manager():
+                policy, reference = self._logps(model, items, passes.tower_calls, self.held_out_reference)
+            if not items:
+                continue
+            result = self._compared(items, policy, reference)
+            self.held_out_metrics.add(result)
+            levels = torch.tensor([0, *(len(item.responses) for item in items[:-1])], device=policy.device)
+            best = levels.cumsum(0)  # (items,) the row of each item's best response
+            reward = policy.sum(dim=1)[best].sum() - reference.sum(dim=1)[best].sum()
+            tokens = sum(int(item.responses[0].supervised.sum()) for item in items)
+            counts = reward.new_tensor([result.count, tokens, len(items)])
+            self._held_out_sums += torch.cat([torch.stack([result.total.double(), reward]), counts])
+
+    def measured(self) -> dict[str, float]:
+        """Return loss, pairs, what `PairMetrics` tells, and `best_per_token`, of the held-out items."""
+        pairs = self.held_out_metrics.drain(self._over_all_processes)
+        total, reward, count, tokens, items = self._over_all_processes(self._held_out_sums).tolist()
+        self._held_out_sums.zero_()
+        if not items:
+            return {}
+        counts = {"items": items, "pairs": pairs.pop("pairs")}
+        return {"loss": total / count, **pairs, "best_per_token": reward / tokens, **counts}
+
+    def _over_all_processes(self, sums: torch.Tensor) -> torch.Tensor:
+        reduced: torch.Tensor = self.accelerator.reduce(sums, reduction="sum")
+        return reduced
 
     @torch.no_grad()
     def _reference_logps(
-        self, model: Any, items: Sequence[EncodedItem], batch: Batch, shown: dict[str, Any]
+        self,
+        model: Any,
+        items: Sequence[EncodedItem],
+        batch: Batch,
+        shown: dict[str, Any],
+        cache: ReferenceCache | None,
     ) -> torch.Tensor:
-        if self.reference is not None and items:
-            return self.reference.round_logps(items).to(self.args.device)
-        if self.reference is not None:
+        if cache is not None and items:
+            return cache.round_logps(items).to(self.args.device)
+        if cache is not None:
             return torch.empty(0, 1, device=self.args.device)
         with self.accelerator.unwrap_model(model).disable_adapter():
             return self.forward.round_logps(model, batch, shown)
@@ -115,7 +174,8 @@ class MDPOTrainer(FiniteTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what the pairs and levels did since the last line."""
         if "loss" in logs:
-            logs = {**logs, **self.pair_metrics.drain(lambda sums: self.accelerator.reduce(sums, reduction="sum"))}
+            pairs = self.pair_metrics.drain(self._over_all_processes)
+            logs |= {name: value for name, value in pairs.items() if name != "pairs"}
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Passes) -> int:
@@ -143,7 +203,8 @@ class PairMetrics:
     def drain(self, over_all_processes: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Return the means since the last call, over all processes, and start again.
 
-        Keys: `margin`, `accuracy`, `margin_distance_D`, `accuracy_distance_D` (1 = adjacent levels), `reward_level_L`.
+        Keys: `pairs` (how many), `margin`, `accuracy`, `margin_distance_D`, `accuracy_distance_D` (1 = adjacent
+        levels), `reward_level_L`.
         An accuracy is the share of pairs in order; a margin within rounding of zero is a tie and counts one half.
         """
         pairs, rewards = over_all_processes(self._pairs).tolist(), over_all_processes(self._rewards).tolist()
@@ -152,7 +213,7 @@ class PairMetrics:
         values: dict[str, float] = {}
         count, margin, in_order = (sum(column) for column in zip(*pairs, strict=True))
         if count:
-            values |= {"margin": margin / count, "accuracy": in_order / count}
+            values |= {"pairs": count, "margin": margin / count, "accuracy": in_order / count}
         for distance, (count, margin, in_order) in enumerate(pairs):
             if count:
                 values[f"margin_distance_{distance}"] = margin / count

@@ -1,18 +1,28 @@
-"""What both trainers do at every update: take its items, count them, and refuse numbers that are not finite."""
+"""What both trainers do at every update: take its items, refuse numbers that are not finite, tell, and evaluate."""
 
+import math
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType, gather_object
+from accelerate import PartialState
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from peft.utils import load_peft_weights
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from amp_cli.disk.jsonl import RecordLog, write_records
 from amp_cli.disk.left_out import LeftOut
 from amp_cli.errors import AmpError
+from amp_cli.launching import report
 from amp_cli.models.prompts import EncodedItem
-from amp_cli.training.data import EncodedItems
-from amp_cli.training.feeding import EpochShares, Share, ShareLoader, unpacked
+from amp_cli.training.arguments import FOLDER, mark_complete
+from amp_cli.training.card import BEST
+from amp_cli.training.data import REJECTED, EncodedItems
+from amp_cli.training.feeding import EpochShares, Share, ShareLoader, shares_in_turn, unpacked
+from amp_cli.training.held_out import LOSS, PREFIX, HeldOut, best_of, overtraining, told
+from amp_cli.training.looking import LateBar
 from amp_cli.training.sharding import give_empty_shares_names, set_trained_weights, trained_weights
 
 TRY_LESS = "Lower learning_rate or max_grad_norm with --set, and give another --out or --overwrite"
@@ -20,6 +30,88 @@ SKIPPED = "skipped_updates"
 """In a line of metrics: updates since the line before that float16's loss scale left out."""
 MOST_SKIPPED = 50
 """Updates in a row that float16's loss scale may skip while it looks for a scale: it halves from 65536 each time."""
+
+
+METRICS = "metrics.jsonl"
+NOT_KEPT = ("num_tokens", "epoch")
+"""`num_tokens` starts again with a resumed process; `epoch` we write ourselves."""
+
+
+class RunReport(TrainerCallback):
+    """One for each process; only the main one writes."""
+
+    def __init__(self, run_folder: Path, held_out: HeldOut | None) -> None:
+        self._folder = run_folder
+        self._held_out = held_out
+        self._metrics = RecordLog(run_folder / METRICS)
+        self.last: dict[str, Any] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            report(total=state.max_steps, done=state.global_step, label="Training", unit="steps")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            report(step=state.global_step)
+        is_last = state.global_step >= state.max_steps
+        if self._held_out is not None and (is_last or state.global_step % self._held_out.every == 0):
+            control.should_evaluate = control.should_log = True
+        if is_last:
+            control.should_log = True  # the first step and the last one always have a line
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        if LOSS in logs and state.is_world_process_zero:
+            self._tell_held_out({"step": state.global_step, "epoch": state.epoch, **logs})
+        if "loss" not in logs:  # the summary at the end
+            return
+        if not math.isfinite(logs["loss"]):
+            raise AmpError(
+                f"Training failed at step {state.global_step}: the loss is {logs['loss']}",
+                hint=TRY_LESS,
+            )
+        # the norm of an update that float16's loss scale skipped is infinite
+        kept = {name: value for name, value in logs.items() if name not in NOT_KEPT and math.isfinite(value)}
+        self.last = {"step": state.global_step, "epoch": state.epoch, **kept}
+        if state.is_world_process_zero:
+            self._metrics.append(self.last)
+            report(metrics=self.last)
+            if skipped := self.last.get(SKIPPED):
+                many = f"{skipped} of the updates up to step {state.global_step} were skipped"
+                report(said=f"{many}: float16's loss scale was too large, and has been halved")
+
+    def _tell_held_out(self, row: dict[str, Any]) -> None:
+        before = overtraining(self._metrics.read())
+        self._metrics.append({name: value for name, value in row.items() if math.isfinite(value)})
+        report(said=told(row))
+        why = overtraining(self._metrics.read())
+        if why is not None and before is None:
+            report(note=f"Over-training at step {row['step']}: {why}. {BEST} holds the best step's adapter")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        PartialState().wait_for_everyone()  # the other processes write their random states
+        if state.is_world_process_zero:
+            checkpoint = self._folder / FOLDER / f"checkpoint-{state.global_step}"
+            is_over = control.should_training_stop  # sooner than planned, where held-out items say so
+            mark_complete(checkpoint, step=state.global_step, of=state.global_step if is_over else state.max_steps)
+            if self._held_out is not None:
+                self._held_out.tidy()
+
+
+def cut_metrics(run_folder: Path, *, after_step: int) -> None:
+    """Drop what was logged after the checkpoint that the run goes on from; it will be logged again."""
+    path = run_folder / METRICS
+    if not path.exists():
+        return
+    write_records(path, [record for record in RecordLog(path).read() if record["step"] <= after_step])
 
 
 class FiniteTrainer(Trainer):
@@ -30,7 +122,13 @@ class FiniteTrainer(Trainer):
     """
 
     def __init__(
-        self, *, data: EncodedItems, fill: EncodedItem, leave_out: Callable[[LeftOut], None], **arguments: Any
+        self,
+        *,
+        data: EncodedItems,
+        fill: EncodedItem,
+        leave_out: Callable[[LeftOut], None],
+        held_out: HeldOut | None,
+        **arguments: Any,
     ) -> None:
         """Train on `data`.
 
@@ -42,6 +140,7 @@ class FiniteTrainer(Trainer):
         super().__init__(**arguments)
         self.data = data
         self.fill = fill
+        self.held_out = held_out
         self.items_seen = 0
         self._leave_out = leave_out
         self._left_out: list[LeftOut] = []
@@ -100,6 +199,77 @@ class FiniteTrainer(Trainer):
                     self._leave_out(one)
             self._left_out = []
         super().log(logs, start_time)
+
+    def measure(self, batch: Any) -> None:
+        """Take in a share of the held-out items, of which there may be none; every process is given as many shares."""
+        raise NotImplementedError
+
+    def measured(self) -> dict[str, float]:
+        """Return what was taken in, over all processes, by name without `held_out_`, and start again."""
+        raise NotImplementedError
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measure the held-out items without gradients, keep the best adapter, and end the training where it is time.
+
+        Nothing of it touches the training: what is random there goes on as if it had not been.
+        """
+        held_out = self.held_out
+        if held_out is None:
+            raise RuntimeError("nothing is held out")
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            self._measure_all(held_out)
+        found = {f"{PREFIX}{name}": value for name, value in self.measured().items()}
+        if not found:
+            raise AmpError(
+                "None of the held-out items can be read",
+                hint=f"The reasons are in '{held_out.run_folder / REJECTED}'; the same command goes on",
+            )
+        if not math.isfinite(found[LOSS]):
+            raise AmpError(
+                f"Training failed at step {self.state.global_step}: the loss of the held-out items is {found[LOSS]}",
+                hint=TRY_LESS,
+            )
+        (row,) = broadcast_object_list([{"step": self.state.global_step, **found}])  # one decision for all
+        held_out.rows.append(row)
+        self.log(found)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        if best_of(held_out.rows) is row:
+            self._keep_best(held_out.place(self.state.global_step))
+        if held_out.is_exhausted:
+            self.control.should_training_stop = self.control.should_save = True
+        return found
+
+    def _measure_all(self, held_out: HeldOut) -> None:
+        args, at_once = self.args, self.args.per_device_eval_batch_size
+        shares = shares_in_turn(
+            len(held_out.data), process=args.process_index, processes=args.world_size, at_once=at_once
+        )
+        loader = ShareLoader(
+            held_out.data, shares, self.builder(), at_once=at_once, workers=args.dataloader_num_workers
+        )
+        bar = LateBar("Held out", total=len(shares), unit=f"x {at_once * args.world_size} items")
+        left_out: list[LeftOut] = []
+        for share in map(unpacked, loader):
+            self.measure(share.batch)
+            left_out += share.left_out
+            if self.is_world_process_zero():
+                bar.advance()
+        for one in gather_object(left_out):
+            if self.is_world_process_zero():
+                self._leave_out(one)
+        if bar.is_shown:
+            report(total=self.state.max_steps, done=self.state.global_step, label="Training", unit="steps")
+
+    def _keep_best(self, place: Path) -> None:
+        written = place.with_name(f"{place.name}.part")
+        if self.is_world_process_zero():
+            for folder in (place, written):
+                shutil.rmtree(folder, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.save_model(str(written))
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            written.replace(place)
 
     def items_of_all_processes(self) -> int:
         """Return how many items have gone through updates since the start of this process."""

@@ -118,17 +118,24 @@ def _train(config: TrainConfig, run_folder: Path) -> None:
     import torch
     from accelerate import PartialState
 
+    from amp_cli.models.foreign import is_out_of_memory
     from amp_cli.training.session import Session
 
     warnings.simplefilter("ignore", FutureWarning)  # libraries to one another; they would hide what matters in the log
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    session = Session(config, run_folder)
     try:
-        result = Session(config, run_folder).run()
-    except torch.OutOfMemoryError as error:
+        result = session.run()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        lighter = config.lighter(checkpointing=session.facts.get("gradient_checkpointing") is True)
         raise AmpError(
-            f"The GPU's memory is full: {str(error).splitlines()[0]}",
-            hint="Try --tokens-per-step 1 --set gradient_checkpointing=true, or --set quantization=nf4",
+            f"The memory is full: {str(error).splitlines()[0]}",
+            hint=f"These take less: {', '.join(lighter)}"
+            if lighter
+            else "Take a GPU with more memory, or a smaller model",
         ) from error
     if PartialState().is_main_process:
         write_json(run_folder / RESULT, result)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from amp_cli.addresses import stored
 from amp_cli.asking.answerer import Request, Running
 from amp_cli.asking.endpoint import EndpointAnswerer, check_endpoint, is_endpoint
 from amp_cli.asking.faults import Patience
@@ -337,3 +338,119 @@ def test_a_model_behind_an_endpoint_cannot_be_fine_tuned(tmp_path: Path) -> None
         GenerateSettings(
             data=tmp_path, out=tmp_path, method="ig", base="http://h/v1#m", finetune_data=tmp_path, levels=3
         )
+
+
+# --- several servers, and the limits of what they serve ------------------------------------------------------------
+
+
+def several(*addresses: str, concurrency: int = 4, **decoding: Any) -> EndpointAnswerer:
+    spec = ModelSpec(model=f"{','.join(addresses)}#llava")
+    return answerer(spec, Decoding(**decoding), Running(seed=7, concurrency=concurrency))
+
+
+def test_several_servers_are_asked_in_turn(image: Path) -> None:
+    with JudgeServer("One.") as one, JudgeServer("Two.") as two:
+        outcome = ask(several(one.url, two.url, concurrency=1), asked_about(image, 6))
+    assert (len(one.asked), len(two.asked)) == (3, 3)
+    assert sorted(outcome.answers.values()) == [("One.",)] * 3 + [("Two.",)] * 3
+
+
+def test_a_server_that_is_not_there_leaves_its_requests_to_the_others_and_that_is_told_once(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with JudgeServer("Yes.") as server:
+        outcome = ask(several("http://127.0.0.1:9/v1", server.url), asked_about(image, 8))
+    assert (len(outcome.answers), outcome.rejected) == (8, {})
+    assert len(server.asked) == 8
+    assert capsys.readouterr().err.replace("\n", " ").count("From now on") == 1
+
+
+def test_a_server_that_falls_silent_is_given_up_after_three_requests(image: Path) -> None:
+    with JudgeServer("Yes.") as silent, JudgeServer("Yes.") as server:
+        silent.fault_for = {"Question": Fault(cut=0)}
+        outcome = ask(several(silent.url, server.url, concurrency=1), asked_about(image, 12))
+    assert (len(outcome.answers), outcome.rejected) == (12, {})
+    assert (len(silent.asked), len(server.asked)) == (3, 12)
+
+
+def test_a_busy_server_is_not_given_up(image: Path) -> None:
+    with JudgeServer("Yes.") as busy, JudgeServer("Yes.") as server:
+        busy.faults.extend([Fault(status=503)] * 4)
+        outcome = ask(several(busy.url, server.url, concurrency=1), asked_about(image, 20))
+    assert len(outcome.answers) == 20
+    assert sum(one.answered for one in busy.asked) > 3
+
+
+def test_where_no_server_is_left_the_run_stops(image: Path) -> None:
+    model = several("http://127.0.0.1:9/v1", "http://127.0.0.1:19/v1")
+    with pytest.raises(AmpError, match="Cannot reach the model at"):
+        ask(model, asked_about(image, 3))
+
+
+def test_the_key_goes_only_to_the_one_of_several_servers_that_asks_for_it(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with JudgeServer("Yes.") as closed, JudgeServer("Yes.") as free:
+        closed.faults.append(Fault(status=401, message="who are you"))
+        ask(several(closed.url, free.url), asked_about(image, 6))
+    assert closed.asked[-1].headers["authorization"] == f"Bearer {KEY}"
+    assert KEY not in str([one.headers for one in free.asked])
+
+
+def test_several_addresses_are_stored_and_shown_without_their_secrets() -> None:
+    model = "https://a.example/t0psecret/v1,https://b.example/v1#llava"
+    identity = check_endpoint(ModelSpec(model=model))["model"]
+    assert identity["url"] == "https://a.example/***/v1,https://b.example/v1"
+    assert stored(model) == "https://a.example/***/v1,https://b.example/v1#llava"
+    with pytest.raises(AmpError, match="An address stands twice"):
+        check_endpoint(ModelSpec(model="http://a/v1,http://a/v1/#llava"))
+
+
+def test_a_repetition_penalty_is_sent_and_left_out_where_it_is_refused(image: Path) -> None:
+    with JudgeServer("Yes.") as server:
+        model = endpoint(server, repetition_penalty=1.1)
+        ask(model, asked_about(image, 1))
+        assert server.asked[0].body["repetition_penalty"] == 1.1
+        server.faults.append(Fault(status=400, message="Unrecognized request argument supplied: repetition_penalty"))
+        assert ask(model, asked_about(image, 1)).answers == {"item-0": ("Yes.",)}
+    assert "repetition_penalty" not in server.asked[-1].body
+    assert model.late_notes == ("'llava' takes no repetition_penalty; it used its own",)
+
+
+CONTEXTS = {
+    "older vLLM": "This model's maximum context length is 4096 tokens. However, you requested 4600 tokens (4088 in the "
+    "messages, 512 in the completion). Please reduce the length of the messages or completion.",
+    "SGLang": "Requested token count exceeds the model's maximum context length of 4096 tokens. You requested a total "
+    "of 4600 tokens: 4088 tokens from the input messages and 512 tokens for the completion.",
+    "vLLM": "'max_tokens' or 'max_completion_tokens' is too large: 512. This model's maximum context length is 4096 "
+    "tokens and your request has 4088 input tokens (512 > 4096 - 4088).",
+}
+
+
+@pytest.mark.parametrize("said", CONTEXTS.values(), ids=CONTEXTS)
+def test_an_answer_is_asked_for_within_the_room_that_the_prompt_leaves(image: Path, said: str) -> None:
+    with JudgeServer("Yes.") as server:
+        server.faults.append(Fault(status=400, message=said.replace("4088", "4000")))
+        model = endpoint(server, max_new_tokens=512)
+        assert ask(model, asked_about(image, 1)).answers == {"item-0": ("Yes.",)}
+        assert [one.body["max_tokens"] for one in server.asked] == [512, 96]
+        assert "at the least 96" in model.late_notes[0]
+        server.faults.append(Fault(status=400, message=said))  # 8 tokens: no answer
+        outcome = ask(model, asked_about(image, 1))
+    assert outcome.rejected["item-0"].startswith("its prompt leaves no room for an answer")
+
+
+def test_where_the_server_has_not_counted_the_prompt_half_as_much_is_asked_for_each_time(image: Path) -> None:
+    def said(most: int) -> Fault:
+        least = 4096 - most + 1
+        return Fault(
+            status=400,
+            message=f"This model's maximum context length is 4096 tokens. However, you requested {most} output tokens "
+            f"and your prompt contains at least {least} input tokens, for a total of at least 4097 tokens.",
+        )
+
+    with JudgeServer("Yes.") as server:
+        server.faults.extend([said(512), said(256)])
+        assert ask(endpoint(server, max_new_tokens=512), asked_about(image, 1)).answers == {"item-0": ("Yes.",)}
+    assert [one.body["max_tokens"] for one in server.asked] == [512, 256, 128]

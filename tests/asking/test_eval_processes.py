@@ -129,6 +129,7 @@ def test_two_processes_answer_byte_for_byte_as_one_even_after_kills(tmp_path: Pa
     data = pope(tmp_path / "data", 150)
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     run_benchmark(settings(data, alone, benchmark="pope"))
+    assert (alone / "answers.jsonl").read_text().count('"probabilities": [{"yes": ') == 150
     asked: dict[str, object] = {
         **{"benchmark": "pope", "model": "tiny", "device": "cpu", "num_beams": 2, "max_new_tokens": 12},
         **{"batch_size": 2, "num_processes": 2, "data": str(data), "out": str(shared)},

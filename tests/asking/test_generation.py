@@ -1,5 +1,6 @@
 """Generation: the same text at any batch size, resumable by id, one bad item alone is lost."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,11 +10,15 @@ import torch
 from PIL import Image, ImageDraw
 
 from amp_cli.asking.answerer import Request
-from amp_cli.asking.generation import generation_config
+from amp_cli.asking.generation import generation_config, yes_no_ids
 from amp_cli.asking.local import answer_requests
+from amp_cli.benchmarks.yes_no import YesNoScore, summarise
 from amp_cli.errors import AmpError
+from amp_cli.models.images import open_image
 from amp_cli.models.load import LoadedModel, load_model
+from amp_cli.models.prompts import encode_prompts, square
 from amp_cli.models.spec import Decoding, ModelSpec
+from amp_cli.records import Answer
 
 GREEDY = Decoding(max_new_tokens=24)
 
@@ -232,3 +237,164 @@ def test_activations_that_overflow_are_an_error_and_not_noise(tmp_path: Path) ->
                 on_reject=lambda item, reason: pytest.fail(reason),
             )
         assert "float32 or bfloat16" in str(caught.value.hint)
+
+
+# --- how probable yes and no were ------------------------------------------------------------------------------------
+
+
+class Words:
+    """A tokenizer of a few tokens; a text begins with the longest token that it begins with, else with the unknown."""
+
+    unk_token_id = 0
+    all_special_ids = (0,)
+
+    def __init__(self, *tokens: str) -> None:
+        self.tokens = ["<unk>", *tokens]
+
+    def get_vocab(self) -> dict[str, int]:
+        return {token.replace(" ", "▁"): number for number, token in enumerate(self.tokens)}
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.tokens[number] for number in ids)
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        assert not add_special_tokens
+        fitting = [number for number, token in enumerate(self.tokens) if text.startswith(token)]
+        return [max(fitting, key=lambda number: len(self.tokens[number]), default=0)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "yes", "no"),
+    [
+        (["Yes", " Yes", "yesterday", "No", " no", "NO", "Not", " know"], ["Yes", " Yes"], ["No", " no", "NO"]),
+        (["\nYes", "No", " "], ["\nYes"], ["No"]),  # a lone blank begins both words and is neither
+        (["Y", "y", "N", "no", "e"], ["Y", "y"], ["no"]),  # pieces stand only for a word that is no token
+        (["Yes", "<no>", "n", "N"], ["Yes"], ["n", "N"]),  # what looks like the word is not it
+    ],
+)  # fmt: skip
+def test_the_tokens_of_yes_and_no_are_whole_words_before_pieces(
+    tokens: list[str], yes: list[str], no: list[str]
+) -> None:
+    words = Words(*tokens)
+    found = yes_no_ids(words)
+    assert found is not None
+    assert [{words.tokens[number] for number in ids} for ids in found] == [set(yes), set(no)]
+
+
+@pytest.mark.parametrize("tokens", [["a", "b"], ["Yes", "yes"], [" ", "x"]])
+def test_where_no_token_tells_yes_from_no_nothing_is_said(tokens: list[str]) -> None:
+    assert yes_no_ids(Words(*tokens)) is None
+
+
+def asked_with_yes_no(tiny: LoadedModel, requests: list[Request], decoding: Decoding) -> dict[str, Answer]:
+    answers: dict[str, Answer] = {}
+    answer_requests(
+        tiny,
+        requests,
+        decoding,
+        batch_size=3,
+        seed=0,
+        done=(),
+        on_answer=lambda answer: answers.update({answer.id: answer}),
+        on_reject=lambda item, reason: pytest.fail(reason),
+    )
+    return answers
+
+
+@pytest.fixture(scope="module")
+def yes_no_requests(requests: list[Request]) -> list[Request]:
+    """Six questions about each of the eight images."""
+    things = ("cat", "dog", "tree", "house", "boat", "ball")
+    return [
+        Request(id=f"{one.id} {thing}", images=one.images, questions=(f"is there a {thing}?",), is_yes_no=True)
+        for one in requests
+        for thing in things
+    ]
+
+
+def log_probabilities(tiny: LoadedModel, request: Request) -> list[float]:
+    """Return those of yes and no after the prompt, by one plain forward of one item."""
+    images = [square(tiny, open_image(path)) for path in request.images]
+    batch = encode_prompts(tiny, [(request.questions, ())], [images], [request.frame])
+    with torch.inference_mode():
+        logits = tiny.model(**batch).logits[0, -1].double()
+    vocabulary = tiny.tokenizer.get_vocab()
+    return [float(logits.log_softmax(0)[vocabulary[word]]) for word in ("yes", "no")]
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        Decoding(max_new_tokens=2),
+        Decoding(max_new_tokens=2, num_beams=4),
+        Decoding(max_new_tokens=2, temperature=0.3, top_p=0.5, repetition_penalty=1.5, no_repeat_ngram_size=2),
+    ],
+    ids=["greedy", "beams", "sampled"],
+)
+@pytest.mark.parametrize("shares", [True, False], ids=["shared prefix", "whole prompts"])
+def test_the_probabilities_are_those_of_the_model_after_the_prompt(
+    tiny: LoadedModel,
+    yes_no_requests: list[Request],
+    decoding: Decoding,
+    shares: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not shares:
+        monkeypatch.setattr("amp_cli.asking.local.why_not_shared", lambda loaded: "the test says so")
+    asked = yes_no_requests[:12]
+    answers = asked_with_yes_no(tiny, asked, decoding)
+    for request in asked:
+        (begins,) = answers[request.id].probabilities
+        yes, no = log_probabilities(tiny, request)
+        assert math.log(begins.yes) == pytest.approx(yes, abs=1e-3)
+        assert math.log(begins.no) == pytest.approx(no, abs=1e-3)
+        assert all(
+            len(f"{one:.15g}".lstrip("0.").partition("e")[0].replace(".", "")) <= 4 for one in (begins.yes, begins.no)
+        )
+
+
+def test_asking_for_probabilities_changes_no_text_and_nobody_else_gets_them(
+    tiny: LoadedModel, yes_no_requests: list[Request]
+) -> None:
+    asked = yes_no_requests[:6]
+    plain = [replace(one, is_yes_no=number % 2 == 0) for number, one in enumerate(asked)]
+    decoding = Decoding(max_new_tokens=4, num_beams=2)
+    told, mixed = (asked_with_yes_no(tiny, batch, decoding) for batch in (asked, plain))
+    for number, one in enumerate(asked):
+        assert told[one.id].answers == mixed[one.id].answers
+        assert bool(mixed[one.id].probabilities) == (number % 2 == 0)
+    before = len(tiny.model._forward_hooks)
+    none = asked_with_yes_no(tiny, [replace(one, is_yes_no=False) for one in asked], decoding)
+    assert {one.answers for one in none.values()} == {one.answers for one in told.values()}
+    assert len(tiny.model._forward_hooks) == before == 0
+
+
+def test_the_auc_of_stored_probabilities_is_that_of_the_models_logits(
+    tiny: LoadedModel, yes_no_requests: list[Request]
+) -> None:
+    answers = asked_with_yes_no(tiny, yes_no_requests, Decoding(max_new_tokens=2, num_beams=2))
+    truth = [one.id.split()[0] == one.id.split()[1] or number % 3 == 0 for number, one in enumerate(yes_no_requests)]
+    margins = [yes - no for yes, no in (log_probabilities(tiny, one) for one in yes_no_requests)]
+    pairs = [
+        (left > right) + (left == right) / 2
+        for left, is_yes in zip(margins, truth, strict=True)
+        if is_yes
+        for right, is_yes_too in zip(margins, truth, strict=True)
+        if not is_yes_too
+    ]
+    scores = [
+        YesNoScore(
+            id=one.id,
+            split="all",
+            images=tuple(map(str, one.images)),
+            question=one.questions[0],
+            answer="",
+            label=label,
+            reading=None,
+            probabilities=answers[one.id].probabilities[0],
+        )
+        for one, label in zip(yes_no_requests, truth, strict=True)
+    ]
+    measured = summarise(scores, "strict")["overall"]["auc"]
+    assert 0.3 < measured < 1
+    assert measured == pytest.approx(sum(pairs) / len(pairs), abs=2 / len(pairs))  # a pair may tie in four digits

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from amp_cli.commands.quickstart import Size, equal_compute_steps, findings, run_loop
+from amp_cli.commands.quickstart import Size, findings, run_loop
 from amp_cli.errors import AmpError
 from amp_cli.main import app
 
@@ -28,11 +28,12 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 def test_the_result_holds_what_the_contract_names(loop: tuple[Path, dict[str, Any]]) -> None:
     out, result = loop
-    assert {"seconds", "peak_memory_mb", "seed", "levels", "base", "sft", "mdpo", "out"} <= set(result)
+    assert {"seconds", "peak_memory_mb", "seed", "levels", "base", "sft", "dpo", "mdpo", "out"} <= set(result)
     assert (result["seed"], result["levels"], result["out"]) == (1, 3, str(out))
-    for run in ("base", "sft", "sft_compute", "mdpo"):
+    for run in ("base", "sft", "dpo", "mdpo"):
         assert result[run]["pope"]["benchmark"] == "pope"
         assert result[run]["pope"]["overall"]["ci95"]["accuracy"][0] <= result[run]["pope"]["overall"]["accuracy"]
+        assert 0 <= result[run]["pope"]["overall"]["auc"] <= 1
         assert 0 <= result[run]["chair"]["chair_i"] <= 1
     assert json.loads((out / "quickstart.json").read_text()) == result
 
@@ -48,16 +49,24 @@ def test_the_report_shows_images_commands_and_both_answers(loop: tuple[Path, dic
     page = (loop[0] / "report.html").read_text(encoding="utf-8")
     assert "data:image" in page
     assert "amp generate-prefs" in page
-    assert "SFT same compute" in page
+    assert "DPO" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "<script src" not in page
 
 
-def test_the_controls_are_trained_as_long_and_as_hard_as_mdpo(loop: tuple[Path, dict[str, Any]]) -> None:
-    out, _ = loop
-    steps = {name: json.loads((out / "train" / name / "result.json").read_text())["steps"] for name in ("mdpo", "sft")}
-    assert steps == {"mdpo": 5, "sft": 5}
-    assert equal_compute_steps(120, 4) == 640  # 4 rows of 4 units against 1 row of 3
+def test_the_controls_go_through_as_many_tokens_as_mdpo(loop: tuple[Path, dict[str, Any]]) -> None:
+    out, result = loop
+    tokens = {name: result[name]["tokens"] for name in ("mdpo", "dpo", "sft")}
+    steps = {name: json.loads((out / "train" / name / "result.json").read_text())["steps"] for name in tokens}
+    assert tokens["dpo"] == tokens["mdpo"]
+    assert steps["dpo"] == steps["mdpo"] == SMALL.steps < steps["sft"]
+    assert abs(tokens["sft"] - tokens["mdpo"]) <= tokens["sft"] / steps["sft"]  # no step more, none less, comes nearer
+
+
+def test_nothing_but_the_pairs_tells_dpo_from_mdpo(loop: tuple[Path, dict[str, Any]]) -> None:
+    mdpo, dpo = (json.loads((loop[0] / "train" / name / "run.json").read_text()) for name in ("mdpo", "dpo"))
+    assert {name for name in mdpo["settings"] if mdpo["settings"][name] != dpo["settings"][name]} == {"pairs"}
+    assert dpo["settings"]["pairs"] == "best-vs-rest"
 
 
 def test_the_same_call_again_does_nothing_twice(loop: tuple[Path, dict[str, Any]]) -> None:
@@ -80,7 +89,10 @@ def test_findings_say_what_did_not_hold(loop: tuple[Path, dict[str, Any]]) -> No
     for row in result["differences"]["mdpo - base"]:
         row.update(difference=-0.01, ci95=[-0.03, 0.01], clear=False)
     sentences = findings(result)
-    assert any("POPE accuracy: -0.010" in sentence and "not clear of zero" in sentence for sentence in sentences)
+    assert any(
+        "the base, POPE accuracy: -0.010" in one and "over the images -0.030 to +0.010" in one for one in sentences
+    )
+    assert not any("clear of zero" in sentence for sentence in sentences)  # one training shows no more than itself
 
 
 def test_the_commands_shown_are_commands(loop: tuple[Path, dict[str, Any]]) -> None:

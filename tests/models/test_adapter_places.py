@@ -13,7 +13,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from amp_cli.errors import AmpError
-from amp_cli.models.adapters import attach_adapter, merge_weights
+from amp_cli.models.adapters import (
+    attach_adapter,
+    merge_weights,
+    merged_weights,
+    prepare_merge,
+    strange_layer,
+    unload_unmerged,
+)
 from tests.support.tiny_families import FAMILIES, TEXT, llava
 
 Tensors = dict[str, torch.Tensor]
@@ -45,6 +52,18 @@ def merged_by_peft(name: str, adapter: Path) -> Tensors:
 
 def merged(name: str, adapter: Path) -> Tensors:
     weights: Tensors = merge_weights(attach_adapter(network(name), adapter, "adapter"), "adapter").state_dict()
+    return weights
+
+
+def merged_by_layer(name: str, adapter: Path) -> Tensors:
+    """As `amp merge-lora` does, one layer in memory at a time, without the rounding to the base's precision."""
+    attached = attach_adapter(network(name), adapter, "adapter", as_stored=True).eval()
+    assert strange_layer(attached) is None
+    prepare_merge(attached, "adapter")
+    plain, layers = unload_unmerged(attached)
+    weights: Tensors = plain.state_dict()
+    for module, layer in layers.items():
+        weights |= {f"{module}.{key}": tensor for key, tensor in merged_weights(layer, module, "adapter")[0].items()}
     return weights
 
 
@@ -109,6 +128,8 @@ ANYWHERE: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "all biases": (QWEN, {"target_modules": ["q_proj", "qkv"], "bias": "all"}, set()),
     "biases of its modules": (QWEN, {"target_modules": ["q_proj", "qkv"], "bias": "lora_only"}, set()),
     "a bias of its own where the base has one": (QWEN, {"target_modules": ["q_proj", "qkv"], "lora_bias": True}, set()),
+    "a convolution": (QWEN, {"target_modules": ["q_proj", "patch_embed.proj"]}, set()),
+    "dora everywhere": (LLAVA, {"target_modules": ["q_proj", "embed_tokens", "lm_head"], "use_dora": True}, set()),
     "some layers": (
         "Gemma3",
         {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1], "layers_pattern": "layers"},
@@ -130,8 +151,29 @@ def test_a_merge_is_pefts_own_wherever_the_adapter_is(
     adapter = written(tmp_path, family, **config)
     ours = merged(family, adapter)
     same(ours, merged_by_peft(family, adapter))
+    same(merged_by_layer(family, adapter), ours)
     assert changed(family, ours) >= places
     assert changed(family, ours)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_embedding_that_is_scaled_and_tied_is_merged_by_layer_too(tmp_path: Path) -> None:
+    adapter = written(tmp_path, "Gemma3", target_modules=["q_proj", "embed_tokens"])
+    same(merged_by_layer("Gemma3", adapter), merged("Gemma3", adapter))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_layer_that_does_not_answer_as_base_plus_adapter_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = written(tmp_path, LLAVA, target_modules=["q_proj"])
+    attached = attach_adapter(network(LLAVA), adapter, "adapter", as_stored=True).eval()
+    _, layers = unload_unmerged(attached)
+    module, layer = next(iter(layers.items()))
+    delta = layer.get_delta_weight
+    monkeypatch.setattr(layer, "get_delta_weight", lambda name: delta(name) * 1.01)  # a hundredth too much
+    with pytest.raises(AmpError, match=rf"on random numbers '{module}' is"):
+        merged_weights(layer, module, "adapter")
 
 
 def rename(adapter: Path, change: Callable[[str], str]) -> Path:

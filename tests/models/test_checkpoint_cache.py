@@ -1,7 +1,10 @@
 """`amp --cache-converted` converts an original checkpoint once and keeps the result below AMP_HOME."""
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from amp_cli.downloads.places import clear_conversions, kept_conversions
+from amp_cli.errors import AmpError
 from amp_cli.main import app
 from amp_cli.models.load import load_model
 from amp_cli.models.spec import ModelSpec
@@ -94,6 +99,97 @@ def test_a_conversion_that_was_killed_is_made_again(base: Path, kept: Path) -> N
         file.write_bytes(b"half")
     load_model(ModelSpec(model=str(base)))
     assert list(kept.iterdir()) == [folder]
+
+
+KILLED = """
+import os, sys
+from amp_cli.models.llava import source
+from amp_cli.models.load import load_model
+from amp_cli.models.spec import ModelSpec
+write = source.write_hf
+source.write_hf = lambda *all: (write(*all), os.kill(os.getpid(), 9))
+load_model(ModelSpec(model=sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_leaves_nothing_that_looks_whole_and_the_next_clears_it(
+    base: Path, kept: Path, tmp_path: Path
+) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED, str(base)], check=False).returncode == -9
+    assert [one.is_finished for one in kept_conversions()] == [False]
+    other = golden_copy(tmp_path / "other")
+    change_config(other, rms_norm_eps=1e-6)
+    load_model(ModelSpec(model=str(other)))  # of another checkpoint
+    assert [one.model for one in kept_conversions()] == [str(other)]
+    assert [file for file in kept.iterdir() if file.name.endswith(".part")] == []
+
+
+TOGETHER = """
+import sys, time
+from pathlib import Path
+from amp_cli.models.llava import source
+from amp_cli.models.load import load_model
+from amp_cli.models.spec import ModelSpec
+write = source.write_hf
+def slowly(*all):
+    Path(sys.argv[2], "written").open("a").write("once ")
+    time.sleep(2)
+    return write(*all)
+source.write_hf = slowly
+load_model(ModelSpec(model=sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_conversion_and_the_second_says_for_whom_it_waits(
+    base: Path, kept: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", TOGETHER, str(base), str(tmp_path)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert (tmp_path / "written").read_text() == "once "
+    assert [one.is_finished for one in kept_conversions()] == [True]
+    waited = [number for number, text in enumerate(said) if "Waiting: " in text]
+    assert len(waited) == 1
+    assert f"in use by process {both[1 - waited[0]].pid} on " in said[waited[0]]
+    assert "Converting" not in said[waited[0]]
+
+
+def test_conversions_are_listed_and_cleared(base: Path, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_model(ModelSpec(model=str(base)))
+    assert "in '" + str(next(kept.iterdir())) in capsys.readouterr().err
+    (listed,) = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)["conversions"]
+    size = sum(file.stat().st_size for file in Path(listed["folder"]).rglob("*") if file.is_file())
+    assert listed == {"model": str(base), "folder": listed["folder"], "bytes": size, "is_finished": True}
+    cleared = json.loads(CliRunner().invoke(app, ["models", "--clear-conversions", "--json"]).stdout)
+    assert cleared == {"freed_bytes": size, "conversions": []}
+    assert list(kept.iterdir()) == []
+
+
+def test_what_another_process_makes_is_not_cleared(base: Path, kept: Path) -> None:
+    load_model(ModelSpec(model=str(base)))
+    (folder,) = kept.iterdir()
+    holds = "import sys, time; from amp_cli.disk.lock import alone_at; from pathlib import Path\n"
+    holds += f"with alone_at(Path({str(folder)!r}), 'eval'):\n    print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert clear_conversions() == 0
+        process.kill()
+    assert folder.is_dir()
+    assert clear_conversions() > 0
+
+
+def test_a_conversion_that_has_no_room_is_refused_with_the_bytes(
+    base: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 5000, 5000))
+    with pytest.raises(AmpError, match=r"needs \d+\.\d kB, but only 5\.0 kB are free") as caught:
+        load_model(ModelSpec(model=str(base)))
+    assert "--clear-conversions" in caught.value.hint
+    assert not list(kept.glob("*.part"))
 
 
 def test_what_the_user_should_know_is_said_the_second_time_too(tmp_path: Path, kept: Path) -> None:

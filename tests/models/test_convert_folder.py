@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def test_a_folder_that_is_not_ours_or_of_another_model_is_left_alone(base: Path,
 
 LIMITED = """
 import resource, shutil, sys
+from collections.abc import Callable
 from pathlib import Path
 from amp_cli.models.llava.convert import ConvertSettings, convert
 from amp_cli.models.llava.files import save_tensors
@@ -223,10 +225,10 @@ def test_of_the_source_one_file_at_a_time_is_in_memory(
     shard(source, pickled=pickled)
     mapped: list[set[str]] = []
 
-    def counting(tensors: Tensors, file: Path) -> None:
+    def counting(tensors: Tensors, file: Path, advance: Callable[[int], object]) -> None:
         lines = Path("/proc/self/maps").read_text().splitlines()
         mapped.append({line.split()[-1] for line in lines if line.split()[-1].startswith(f"{source}/")})
-        save_tensors(tensors, file)
+        save_tensors(tensors, file, advance)
 
     monkeypatch.setattr("amp_cli.models.llava.files.save_tensors", counting)
     convert(ConvertSettings(model=str(source), out=tmp_path / "out", to=to))

@@ -10,8 +10,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from amp_cli.errors import AmpError
-from amp_cli.models import load
+from amp_cli.models import load, machine, precision
 from amp_cli.models.adapters import language_lora_targets
+from amp_cli.models.llava.files import StoredTensor
 from amp_cli.models.load import load_model, save_model_folder
 from amp_cli.models.resolve import TINY, adapter_folder, check_model, folder_identity
 from amp_cli.models.spec import ModelSpec
@@ -238,3 +239,63 @@ def test_a_package_that_a_model_needs_is_one_whole_sentence(said: str, package: 
     error = load._needs_package("The processor of 'm'", ImportError(said))
     assert error.message == f"The processor of 'm' needs the package {package}, which is not installed"
     assert error.hint == f"pip install {package}, then give the command again"
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "quantization", "free", "said"),
+    [
+        ("cuda", torch.bfloat16, None, 13_900, "take 14.0 kB in bfloat16, and 13.9 kB on cuda are free"),
+        ("cuda", torch.float32, None, 27_900, "take 28.0 kB in float32"),
+        ("cuda", torch.bfloat16, "nf4", 3_900, "take 4.0 kB in bfloat16, packed as nf4"),
+        ("cpu", torch.float32, None, 27_900, "take 28.0 kB in float32, and 27.9 kB of main memory are free"),
+        ("cuda", torch.bfloat16, None, 14_000, None),
+        ("cuda", torch.bfloat16, "nf4", 4_000, None),
+        ("cpu", torch.float32, None, 28_000, None),
+        ("cpu", torch.float16, None, 0, None),  # read from the disk as needed
+    ],
+)
+def test_a_model_is_refused_only_where_its_weights_alone_do_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    dtype: torch.dtype,
+    quantization: str | None,
+    free: int,
+    said: str | None,
+) -> None:
+    """7,000 weights in 16 bits: a matrix of 6,667 and a vector of 333."""
+    tensors = [StoredTensor(file=Path("x"), shape=shape, dtype=torch.float16) for shape in ((59, 113), (333,))]
+    monkeypatch.setattr(precision, "free_on", lambda _: free)
+    monkeypatch.setattr(precision, "_free_swap", lambda: 0)
+    spec = ModelSpec(model="m", quantization=quantization)
+    if said is None:
+        precision.refuse_too_large(spec, tensors, torch.device(device), dtype)
+        return
+    with pytest.raises(AmpError, match=said) as caught:
+        precision.refuse_too_large(spec, tensors, torch.device(device), dtype)
+    assert ("--quantization nf4" in caught.value.hint) == (quantization is None)
+    assert ("--dtype bfloat16 takes 14.0 kB" in caught.value.hint) == (dtype == torch.float32)
+
+
+def test_memory_of_a_gpu_that_pytorch_keeps_for_reuse_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 200)
+    assert precision.free_on(torch.device("cuda")) == 1500
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_containers_limit_counts_without_the_files_it_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    line, mount, file, used = {
+        1: ("4:memory:/job/step", tmp_path / "memory", "memory.limit_in_bytes", "cache 900\ntotal_rss 300\n"),
+        2: ("0::/job/step", tmp_path, "memory.max", "anon 250\nfile 900\nshmem 50\n"),
+    }[version]
+    (tmp_path / "own").write_text(f"1:cpu:/\n{line}\n")
+    for group, limit in (("job/step", "9223372036854771712" if version == 1 else "max"), ("job", "1000")):
+        (mount / group).mkdir(parents=True, exist_ok=True)
+        (mount / group / file).write_text(limit + "\n")
+        (mount / group / "memory.stat").write_text(used)
+    monkeypatch.setattr(machine, "_OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
+    assert machine.free_memory() == 700

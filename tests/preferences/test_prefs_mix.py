@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from amp_cli.errors import AmpError
 from amp_cli.main import app
-from amp_cli.models.images import find_image
-from amp_cli.preferences.mixing import Ingredient, Mixed, MixSettings, hold_out, mix
+from amp_cli.models.images import find_image, hold_out
+from amp_cli.preferences.mixing import Ingredient, Mixed, MixSettings, mix
 
 
 def make(folder: Path, name: str, count: int, *, tag: str = "", image: str = "{name}-{number}") -> Path:

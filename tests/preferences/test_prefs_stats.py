@@ -1,6 +1,7 @@
 """`amp prefs stats`: every figure by hand, one pass, tables, bars and an image."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typer.testing import CliRunner
 from amp_cli import ui
 from amp_cli.errors import AmpError
 from amp_cli.main import app
-from amp_cli.preferences.figures import Figures, spread
+from amp_cli.preferences import nounchunks
+from amp_cli.preferences.figures import SAMPLED, Figures, PairStyle, spread
 from amp_cli.preferences.measuring import binned, measure
-from amp_cli.records import PreferenceItem
+from amp_cli.records import Level, PreferenceItem
 
 ITEMS: list[dict[str, Any]] = [
     {
@@ -127,7 +129,13 @@ def test_one_odd_item_does_not_widen_the_bins() -> None:
 def test_the_json_object_is_the_only_thing_on_stdout(prefs: Path) -> None:
     result = CliRunner().invoke(app, ["prefs", "stats", str(prefs), "--json"])
     assert result.exit_code == 0
-    assert json.loads(result.stdout) == {"rejected": 0, **figures_of(ITEMS)}
+    told = json.loads(result.stdout)
+    chunks = told["pair_style"].pop("noun_chunks")
+    assert chunks["with_level_0"]["pairs"] == 4
+    expected = figures_of(ITEMS)
+    del expected["pair_style"]["noun_chunks"]
+    expected["pair_style"]["why_no_noun_chunks"] = None
+    assert told == {"rejected": 0, **expected}
 
 
 def test_tables_and_bars_are_shown(prefs: Path) -> None:
@@ -178,3 +186,80 @@ def test_bars_begin_on_one_axis(capsys: pytest.CaptureFixture[str]) -> None:
     assert (half.count("█"), whole.count("█"), late.count("█")) == (20, 40, 20)
     assert late.index("█") > half.index("█")
     assert late.rstrip().endswith("[b]")
+
+
+def styled(*words_by_level: tuple[int, ...], text: str = "a dog") -> PairStyle:
+    """Return the style of items whose levels have so many words."""
+    style = PairStyle()
+    for number, counts in enumerate(words_by_level):
+        answers = [" ".join((text.split() * count)[:count]) for count in counts]
+        levels = tuple(Level(answers=(answer,), source="a") for answer in answers)
+        style.take(PreferenceItem(id=str(number), images=(), questions=("What?",), levels=levels))
+    return style
+
+
+def test_pairs_with_level_0_and_those_among_the_others_are_compared_apart() -> None:
+    words = styled((10, 14, 12), (10, 8)).to_json()["words"]
+    # with level 0: -4, -2 and +2; among the others: +2; the worse sides have 14, 12 and 8 words, and 12
+    assert words["with_level_0"]["difference"] == pytest.approx(-4 / 3)
+    assert words["with_level_0"]["relative"] == pytest.approx(-4 / 34)
+    assert words["with_level_0"]["better_has_less"] == pytest.approx(2 / 3)
+    assert words["with_level_0"]["better_has_more"] == pytest.approx(1 / 3)
+    assert (words["with_level_0"]["pairs"], words["with_level_0"]["items"]) == (3, 2)
+    # residuals of the items' sums: -6 - 2 * -4/3 = -10/3 and 2 + 4/3 = 10/3, over 3 pairs, 2 items of which one is free
+    half = 1.96 * math.sqrt(2 * (10 / 3) ** 2 * 2) / 3
+    assert words["with_level_0"]["ci95"] == pytest.approx([-4 / 3 - half, -4 / 3 + half])
+    assert (words["among_others"]["difference"], words["among_others"]["ci95"]) == (2, None)  # one item has no spread
+
+
+@pytest.mark.parametrize(
+    ("items", "is_told"),
+    [
+        ([(9, 10)] * 20, True),  # a tenth of the worse side's ten words
+        ([(91, 100)] * 20, False),  # less than a tenth
+        ([(9, 10)] * 19, False),  # too few items
+        ([(5, 10), (14, 10)] * 20, False),  # not beyond chance
+    ],
+)
+def test_a_lean_of_pairs_with_level_0_is_told_when_it_is_clear(items: list[tuple[int, ...]], is_told: bool) -> None:
+    told = styled(*items).finding()
+    assert (told is not None) == is_told
+    assert told is None or "in pairs with level 0 the better side is 1.0 words (10%) shorter" in told
+
+
+def test_noun_chunks_of_the_better_side_are_counted() -> None:
+    style = PairStyle()
+    answers = ("A dog sits on a sofa.", "A dog, a cat and a ball are on a sofa.", "There is a dog.")
+    levels = tuple(Level(answers=(answer,), source="a") for answer in answers)
+    style.take(PreferenceItem(id="a", images=(), questions=("What?",), levels=levels))
+    style.count_chunks()
+    chunks = style.to_json()["noun_chunks"]
+    assert chunks["with_level_0"]["difference"] == -0.5  # 2 - 4 and 2 - 1
+    assert (chunks["with_level_0"]["better_has_less"], chunks["with_level_0"]["better_has_more"]) == (0.5, 0.5)
+    assert chunks["among_others"]["difference"] == 3  # 4 - 1
+
+
+def test_why_noun_chunks_are_not_counted_is_said() -> None:
+    german = styled((12, 14), text="der Hund sitzt auf dem Sofa und die Katze ist neben dem Tisch")
+    german.count_chunks()
+    assert german.chunks is None
+    assert "no answer is in the language of en_core_web_sm" in (german.why_no_chunks or "")
+
+
+def test_without_a_parser_the_words_are_told_and_what_is_missing(prefs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(model: str) -> str:
+        raise AmpError(f"The spaCy model '{model}' is not installed", hint="pip install it")
+
+    monkeypatch.setattr(nounchunks, "spacy_language", missing)
+    result = CliRunner().invoke(app, ["prefs", "stats", str(prefs)])
+    assert result.exit_code == 0
+    assert "with level 0" in result.stdout
+    assert "Noun chunks are not counted: The spaCy model" in " ".join(result.stderr.split())
+
+
+def test_a_sample_of_a_large_set_holds_no_more_items_and_comes_from_all_of_it() -> None:
+    style = styled(*[(1, 2)] * (5 * SAMPLED))
+    places = [int(item.id) for item in style._sample]
+    assert len(set(places)) == SAMPLED
+    assert max(places) > 4 * SAMPLED
+    assert style.words.with_level_0.difference.items == 5 * SAMPLED

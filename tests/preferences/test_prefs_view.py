@@ -16,7 +16,7 @@ from amp_cli.errors import AmpError
 from amp_cli.main import app
 from amp_cli.preferences.autocheck import Checker, Mark
 from amp_cli.preferences.browsing import ViewSettings, view_preferences
-from amp_cli.preferences.figures import Tally, summarise
+from amp_cli.preferences.figures import Figures, Tally, summarise
 from amp_cli.preferences.nounchunks import ChunkParser
 from amp_cli.preferences.page import (
     THUMBNAIL_SIDE,
@@ -215,7 +215,9 @@ def test_an_accuracy_is_shown_where_there_is_one(tmp_path: Path, accuracy: float
 
 
 def run_overview(*, shown: int = 1, items: int = 1, checked: bool = True) -> Overview:
-    stats = summarise([preference()], Tally(), rejected=2, check={"encoder": "minilm"} if checked else None)
+    figures = Figures()
+    figures.add(preference())
+    stats = summarise(figures, Tally(), rejected=2, check={"encoder": "minilm"} if checked else None)
     return overview_of_run({**stats, "items": items}, shown)
 
 
@@ -223,8 +225,9 @@ def test_the_page_of_a_run_tells_its_numbers() -> None:
     told = run_overview()
     assert ("1", "with 2 levels") in told.facts
     assert ("2", "rejected") in told.facts
-    levels, sources = told.tables
+    levels, sources, style = told.tables
     assert levels.rows == (("0", "1", "2.0", "–", "–"), ("1", "1", "2.0", "–", "–"))
+    assert style.rows == (("with level 0", "1", "+0.0", "0%", "–", "–", "–"),)
     assert sources.rows[1] == ("big", "1", "2.0", "–", "–", "1.00")
 
 

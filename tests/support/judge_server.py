@@ -54,7 +54,7 @@ class Asked:
 class JudgeServer:
     """Replies `reply(request body)` to each request; `faults` strike the next requests, `fault_for` chosen prompts.
 
-    `busiest` is the largest number of requests that were open at once.
+    `busiest` is the largest number of requests that were open at once, `connections` how many were made.
     """
 
     def __init__(self, reply: Callable[[dict[str, Any]], str] | str = GOOD, *, delay: float = 0.0) -> None:
@@ -66,6 +66,7 @@ class JudgeServer:
         self.model = "judge-2026-01"
         self.asked: list[Asked] = []
         self.busiest = 0
+        self.connections = 0
         self._open = 0
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -128,6 +129,11 @@ class _QuietServer(ThreadingHTTPServer):
 def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            with server._lock:
+                server.connections += 1
 
         def log_message(self, format: str, *arguments: object) -> None:
             return

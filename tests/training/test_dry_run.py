@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from amp_cli.errors import AmpError
 from amp_cli.main import app
-from amp_cli.models.load import load_outline
-from amp_cli.models.prompts import EncodedItem, EncodedResponse
-from amp_cli.models.shapes import write_shape
+from amp_cli.models.prompts import EncodedItem, EncodedResponse, encode_item
+from amp_cli.models.shapes import SHAPES, has_known_shape, outline_of_shape
 from amp_cli.models.spec import ModelSpec
 from amp_cli.training.config import TrainConfig, load_config
-from amp_cli.training.dry_run import PlannedGpus, plan_training
+from amp_cli.training.dry_run import PlannedGpus, plan_training, propose
 from amp_cli.training.memory import MemoryEstimate, estimate_memory
+from amp_cli.training.rows.families import stands_for_images
 from amp_cli.training.rows.forward import SHARED
 from tests.support.training_items import preference, write_preferences
 
@@ -29,14 +30,6 @@ TOWER_WIDTH, TOWER_LAYERS = 1024, 24
 @pytest.fixture(scope="module")
 def prefs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_preferences(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def shape_7b(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The configuration, tokenizer and processor of a LLaVA-1.5-7B, as far as shapes go; no weights."""
-    folder = tmp_path_factory.mktemp("7b")
-    write_shape("llava-hf/llava-1.5-7b-hf", folder)
-    return folder
 
 
 @pytest.fixture
@@ -84,13 +77,13 @@ def test_a_person_gets_a_table_and_the_real_command(prefs: Path, tmp_path: Path)
     assert "an estimate; nothing was trained" in done.stdout
     assert "online, as asked for" in done.stdout
     assert "150 in all, 1 in an epoch" in done.stdout
-    assert f"amp train --size tiny --prefs {prefs}" in done.stderr
+    assert f"amp train --prefs {prefs} --out {tmp_path / 'run'} --size tiny --reference online" in done.stderr
 
 
 @pytest.mark.slow
-def test_a_7b_needs_no_weights_and_its_sizes_are_right(shape_7b: Path, prefs: Path) -> None:
+def test_a_7b_needs_no_weights_and_its_sizes_are_right(prefs: Path) -> None:
     started = time.process_time()  # of this process alone: others may keep the machine busy
-    changes = [f"base={shape_7b}", "dtype=bfloat16"]
+    changes = ["dtype=bfloat16"]
     plan = plan_training(load_config("7b", overrides=changes), prefs=prefs)
     assert time.process_time() - started < 40  # about 10 on a free core
     projections = LAYERS * (4 * WIDTH * WIDTH + 3 * WIDTH * MIDDLE)
@@ -264,13 +257,13 @@ def test_the_flags_set_the_settings(prefs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_under_autocast_a_checkpointed_pass_grows_by_inputs_and_one_layer(shape_7b: Path) -> None:
-    outline = load_outline(ModelSpec(model=str(shape_7b), dtype="bfloat16")).model
+def test_under_autocast_a_checkpointed_pass_grows_by_inputs_and_one_layer() -> None:
+    outline = outline_of_shape(ModelSpec(model="7b", dtype="bfloat16")).model
     ids = torch.arange(1024) % 100 + 10
     marks = torch.where(torch.arange(1024) < 900, -1, 0)
     one = EncodedResponse(input_ids=ids, supervised=marks == 0, round=marks)
     item = EncodedItem(responses=(one,), image_inputs={})
-    config = load_config("7b", overrides=[f"base={shape_7b}"])
+    config = load_config("7b")
     short, long = (
         estimate_memory(
             outline, replace(config, tokens_per_step=tokens), [item],
@@ -282,3 +275,98 @@ def test_under_autocast_a_checkpointed_pass_grows_by_inputs_and_one_layer(shape_
     layer = (long.activations - short.activations) / LAYERS / 3072
     grown = (long.activations_checkpointed - short.activations_checkpointed) / 3072
     assert inputs + layer < grown < inputs + 2 * layer
+
+
+@pytest.mark.parametrize("model", SHAPES)
+def test_a_known_shape_has_the_parameters_that_its_page_tells(model: str) -> None:
+    network = outline_of_shape(ModelSpec(model=model)).model
+    counted = sum(weight.numel() for weight in network.parameters()) / 1e9
+    assert round(counted, 2) == SHAPES[model].published
+
+
+def test_an_alias_is_planned_as_what_it_means() -> None:
+    assert has_known_shape("llava-1.6-34b")
+    assert outline_of_shape(ModelSpec(model="13b")).model.config.text_config.num_hidden_layers == 40
+    assert not has_known_shape("tiny")
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens"),
+    [
+        ("llava-hf/llava-1.5-7b-hf", 24 * 24),
+        # an overview, and 672 x 504 of 672 x 672 pixels, each line with its end
+        ("llava-hf/llava-v1.6-mistral-7b-hf", 24 * 24 + 36 * (48 + 1)),
+        ("llava-hf/llava-v1.6-34b-hf", 24 * 24 + 36 * (48 + 1)),
+        ("llava-hf/llava-onevision-qwen2-7b-ov-hf", 27 * 27 + 40 * (54 + 1)),  # 40 of 54 lines are not padding
+        ("Qwen/Qwen2.5-VL-3B-Instruct", 23 * 17),  # 644 x 476, 28 pixels a token
+        ("google/gemma-3-4b-it", 256),
+        ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", (4 * 3 + 1) * 81),
+        ("OpenGVLab/InternVL3-8B-hf", (4 * 3 + 1) * 256),
+    ],
+)
+def test_an_image_of_640_x_480_has_as_many_tokens_as_the_family_gives_it(model: str, tokens: int) -> None:
+    loaded = outline_of_shape(ModelSpec(model=model))
+    encoded = encode_item(loaded, ["What is this?"], [["A cat."], ["A dog on a mat."]], [Image.new("RGB", (640, 480))])
+    for response in encoded.responses:
+        assert int(stands_for_images(loaded.model, response.input_ids).sum()) == tokens
+    assert encoded.responses[0].supervised.sum() == 4  # a, cat, the full stop, the end
+
+
+EVERY_SETTING = [
+    {"method": method, "quantization": quantization, "gradient_checkpointing": checkpointing, **size}
+    for method, sizes in (
+        ("mdpo", [{"tokens_per_step": count} for count in (1, 2048, 3072, 8192)]),
+        ("sft", [{"per_device_batch_size": count, "global_batch_size": 8} for count in (None, 1, 4)]),
+    )
+    for size in sizes
+    for quantization in (None, "nf4", "int8")
+    for checkpointing in (None, True, False)
+]
+
+
+def _estimate(config: TrainConfig) -> MemoryEstimate:
+    gigabytes = {"nf4": 5, "int8": 8, None: 14}[config.quantization]
+    tokens = max(config.tokens_per_step, 700) if config.method == "mdpo" else 700 * (config.per_device_batch_size or 1)
+    return MemoryEstimate(
+        tokens=tokens, weights=gigabytes * 10**9, adapter=10**9, head=0, activations=tokens * 5 * 10**6,
+        activations_checkpointed=tokens * 10**6, images=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+@pytest.mark.parametrize("settings", EVERY_SETTING, ids=str)
+def test_no_proposal_is_followed_already_and_each_fits(settings: dict[str, Any], on_gpu: bool) -> None:
+    config = replace(load_config("tiny"), **settings)
+    for room in range(5 * 10**9, 60 * 10**9, 10**9):
+        is_on = config.gradient_checkpointing
+        if is_on is None:
+            is_on = on_gpu if config.method == "sft" else _estimate(config).total(checkpointing=False) > room
+        if _estimate(config).total(checkpointing=is_on) <= room:
+            continue  # fits as it is
+        proposal = propose(config, room, _estimate, on_gpu=on_gpu)
+        if proposal is None:
+            continue
+        assert all(getattr(config, name) != value for name, value in proposal.items())
+        assert proposal.get("tokens_per_step", 1) <= config.tokens_per_step
+        assert not (is_on and "gradient_checkpointing" in proposal)
+        changed = replace(config, **proposal)
+        then_on = changed.gradient_checkpointing
+        if then_on is None:
+            then_on = on_gpu if config.method == "sft" else _estimate(changed).total(checkpointing=False) > room
+        assert _estimate(changed).total(checkpointing=then_on) <= room
+
+
+@pytest.mark.parametrize("settings", EVERY_SETTING, ids=str)
+@pytest.mark.parametrize("is_on", [True, False])
+def test_no_advice_after_memory_ran_out_is_followed_already(settings: dict[str, Any], is_on: bool) -> None:
+    config = replace(load_config("tiny"), **settings)
+    lighter = " ".join(config.lighter(checkpointing=is_on))
+    assert ("gradient_checkpointing" in lighter) is not is_on
+    assert ("nf4" in lighter) is (config.quantization != "nf4")
+    assert ("--tokens-per-step" in lighter) is (config.method == "mdpo" and config.tokens_per_step > 1)
+    assert ("per_device_batch_size" in lighter) is ((config.per_device_batch_size or 1) > 1)
+
+
+def test_sft_on_a_cpu_is_told_to_checkpoint_since_it_would_not_by_itself() -> None:
+    config = replace(load_config("tiny"), method="sft", gradient_checkpointing=None)
+    assert propose(config, 16 * 10**9, _estimate, on_gpu=False) == {"gradient_checkpointing": True}

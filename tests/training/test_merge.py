@@ -1,7 +1,10 @@
 """Merging: equal to base plus adapter, the right base, once and not twice."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from amp_cli.models.resolve import TINY, identity_of
 from amp_cli.models.spec import ModelSpec
 from amp_cli.training import merge
 from amp_cli.training.merge import MergeSettings, merge_lora
+from tests.support.llava_checkpoints import files_in
 from tests.support.training_items import write_preferences
 from tests.training.test_trainer import RAGGED, train
 
@@ -152,10 +156,134 @@ def test_an_adapter_whose_names_do_not_fit_is_refused(run: Path, tmp_path: Path)
     assert not (tmp_path / "merged").exists()
 
 
+def test_a_layer_that_is_merged_wrongly_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peft.tuners.lora.Linear.merge", lambda self: None)
+    with pytest.raises(AmpError, match="differs from base plus adapter: on random numbers 'model"):
+        merge_lora(settings(run, tmp_path / "merged"))
+    assert not (tmp_path / "merged").exists()
+
+
 def test_a_merge_that_answers_differently_is_refused(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peft.PeftModel.merge_and_unload", lambda self: self.unload(), raising=False)
-    with pytest.raises(AmpError, match="differs from base plus adapter"):
+    """As where a right layer lands under a wrong name."""
+    unmerged = merge.unload_unmerged
+    monkeypatch.setattr(merge, "unload_unmerged", lambda model: (unmerged(model)[0], {}))
+    with pytest.raises(AmpError, match="differs from base plus adapter: a logit"):
         merge_lora(settings(run, tmp_path / "merged"))
     assert not (tmp_path / "merged").exists()
+
+
+def test_whole_models_are_compared_where_there_is_room_or_when_asked(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(merge, "free_memory", lambda: merge.ROOM_TO_COMPUTE)
+    result = merge_lora(settings(run, tmp_path / "small"))
+    assert result.max_logit_difference is None
+    assert result.max_layer_difference is not None
+    assert 0 < result.max_layer_difference < 1e-5
+    assert "--verify compares them all the same" in capsys.readouterr().err
+    asked = merge_lora(replace(settings(run, tmp_path / "asked"), verify=True))
+    assert asked.max_logit_difference is not None
+    monkeypatch.undo()
+    assert merge_lora(replace(settings(run, tmp_path / "not"), verify=False)).max_logit_difference is None
+
+
+@pytest.mark.parametrize("dtype", ["stored", "float32", "bfloat16"])
+def test_by_layer_and_as_a_whole_the_same_folder_is_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = replace(settings(run, tmp_path / "by_layer"), dtype=dtype)
+    merge_lora(given)
+    monkeypatch.setattr(merge, "needs_whole_model", lambda _: "the test asks for it")
+    assert merge_lora(replace(given, out=tmp_path / "whole")).max_layer_difference is None
+    assert "The whole model is loaded to merge it: the test asks for it" in capsys.readouterr().err
+    by_layer, whole = (files_in(tmp_path / name) for name in ("by_layer", "whole"))
+    assert by_layer.keys() == whole.keys()
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("by_layer", "whole")]
+    for name, tensor in weights[1].items():  # rounded once, or twice
+        assert tensor.dtype == weights[0][name].dtype
+        torch.testing.assert_close(weights[0][name], tensor, rtol=2**-6, atol=1e-3)
+    for name in by_layer.keys() - {"model.safetensors", "run.json"}:
+        assert by_layer[name] == whole[name], name
+
+
+def test_many_weights_are_split_into_files_with_an_index(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge_lora(settings(run, tmp_path / "one"))
+    monkeypatch.setattr(merge, "MOST_IN_A_FILE", "500KB")
+    merge_lora(settings(run, tmp_path / "several"))
+    files = sorted((tmp_path / "several").glob("model-*.safetensors"))
+    assert len(files) > 2
+    several = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    one = load_file(tmp_path / "one" / "model.safetensors")
+    assert several.keys() == one.keys()
+    assert all(torch.equal(tensor, one[name]) for name, tensor in several.items())
+
+
+WATCHED = """
+import sys
+from pathlib import Path
+from amp_cli.models.machine import held_memory, memory_peak
+from amp_cli.training.merge import MergeSettings, merge_lora
+small, large, few, many, out = sys.argv[1:]
+merge_lora(MergeSettings(adapter=few, base=small, out=Path(out, "small"), verify=False))
+before = held_memory()
+with memory_peak() as memory:
+    merge_lora(MergeSettings(adapter=many, base=large, out=Path(out, "large"), verify=False))
+print(memory.megabytes() - before / 2**20)
+"""
+
+
+def larger(folder: Path, layers: int) -> Path:
+    """The embedded model with MLPs of width 8,000, 6 MB a layer, and more layers."""
+    shutil.copytree(TINY, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= {"intermediate_size": 8000, "num_hidden_layers": layers}
+    (folder / "config.json").write_text(json.dumps(config))
+    layer = "language_model.model.layers.0."
+    weights = load_file(folder / "model.safetensors")
+    first = {name.removeprefix(layer): tensor for name, tensor in weights.items() if name.startswith(layer)}
+    wide = {"gate_proj": (8000, 128), "up_proj": (8000, 128), "down_proj": (128, 8000)}
+    first |= {f"mlp.{name}.weight": torch.randn(shape).mul_(0.02).half() for name, shape in wide.items()}
+    for number in range(layers):
+        weights |= {layer.replace("0", str(number)) + name: tensor.clone() for name, tensor in first.items()}
+    save_file(
+        {name: tensor for name, tensor in weights.items() if in_range(name, layers)}, folder / "model.safetensors"
+    )
+    return folder
+
+
+def in_range(name: str, layers: int) -> bool:
+    found = re.match(r"language_model\.model\.layers\.(\d+)\.", name)
+    return found is None or int(found[1]) < layers
+
+
+def on_every_mlp(folder: Path, layers: int) -> Path:
+    """A LoRA of rank 4 for `larger`."""
+    folder.mkdir()
+    wide = {"gate_proj": (8000, 128), "up_proj": (8000, 128), "down_proj": (128, 8000)}
+    weights = {}
+    for number in range(layers):
+        for module, (rows, columns) in wide.items():
+            name = f"base_model.model.model.language_model.layers.{number}.mlp.{module}"
+            weights[f"{name}.lora_A.weight"] = torch.randn(4, columns)
+            weights[f"{name}.lora_B.weight"] = torch.randn(rows, 4)
+    save_file(weights, folder / "adapter_model.safetensors")
+    facts = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": list(wide)}
+    (folder / "adapter_config.json").write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere mapped files cannot be told from held memory")
+def test_a_merge_never_holds_the_whole_model(tmp_path: Path) -> None:
+    """Of 2 layers, and of 30 that take 180 MB, every one with an adapter: the second holds 80 MB more at most."""
+    torch.manual_seed(0)
+    bases = larger(tmp_path / "two", 2), larger(tmp_path / "thirty", 30)
+    adapters = on_every_mlp(tmp_path / "few", 2), on_every_mlp(tmp_path / "many", 30)
+    command = [sys.executable, "-c", WATCHED, *map(str, (*bases, *adapters, tmp_path))]
+    held = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert sum(file.stat().st_size for file in (tmp_path / "large").glob("*.safetensors")) > 180_000_000
+    assert held < 80

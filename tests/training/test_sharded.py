@@ -27,11 +27,15 @@ from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.logprobs import tower_calls
 from amp_cli.training.sharding import InStep
 from tests.support.llava_checkpoints import golden_copy
-from tests.support.training_items import preference
+from tests.support.training_items import preference, write_preferences
 from tests.training.test_trainer import RAGGED, adapter, metrics, relative_difference, train
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = replace(RAGGED, max_steps=3, save_steps=3)
+CONFIG = replace(RAGGED, max_steps=3, save_steps=3, eval_steps=2)
+COMPARED = {"loss", "grad_norm", "accuracy", "reward_level_0"}
+COMPARED |= {
+    f"held_out_{name}" for name in ("loss", "accuracy", "margin", "best_per_token", "items", "pairs", "tokens")
+}
 SIZES = ((2, 4), (4, 2))
 ZERO_3 = {"zero_stage": 3, "zero3_init_flag": False}
 MIXED = [preference(number, levels=2 + number % 3, rounds=1 + number % 2, image=number % 3 > 0) for number in range(10)]
@@ -41,16 +45,20 @@ ONE_IMAGE = [preference(number, levels=2, rounds=2, image=number == 2) for numbe
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine items, every third without an image, in updates of 4, 4 and 1, in which one of two processes has none."""
+    """Nine items, every third without an image, in updates of 4, 4 and 1, in which one of two processes has none.
+
+    The same nine are evaluated after every second step and the last, all at once or 5 and 4.
+    """
     folder = tmp_path_factory.mktemp("alone")
-    train(folder, replace(CONFIG, reference="online"), MIXED[:9])
+    prefs = write_preferences(folder / "data", MIXED[:9])
+    train(folder, replace(CONFIG, reference="online"), eval_source=(prefs, None))
     return folder
 
 
 def assert_same_training(one: Path, other: Path) -> None:
     for line, other_line in zip(metrics(one), metrics(other), strict=True):
         assert other_line.keys() == line.keys()
-        for name in {"loss", "grad_norm", "accuracy", "reward_level_0"} & set(line):
+        for name in COMPARED & set(line):
             assert other_line[name] == pytest.approx(line[name], rel=1e-3, abs=1e-5), name
     theirs = adapter(other)
     assert theirs.keys() == adapter(one).keys()
@@ -69,7 +77,7 @@ def train_sharded(folder: Path, prefs: Path, kind: str, config: TrainConfig) -> 
     if not file.exists():  # else it goes on
         identity = {"model": identity_of(config.base, Path(config.base))} if Path(config.base).is_dir() else {}
         Run.start(folder, command="train", settings=config.to_json(), identity=identity)
-        prepare_items(prefs, folder, image_root=None, method="mdpo")
+        prepare_items(prefs, folder, image_root=None, method="mdpo", eval_source=(prefs, None))
     file.write_text(yaml.safe_dump(settings))
     return launch(file, "tests.support.sharded_worker", folder)
 
@@ -98,8 +106,9 @@ def launch(file: Path, module: str, folder: Path) -> str:
 @pytest.mark.slow
 def test_two_processes_by_our_own_file_train_as_one(alone: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, tokens_per_step=100, reference="cache")
+    prefs = alone / "data" / "prefs.jsonl"
     result = train_model(
-        config, prefs=alone / "data" / "prefs.jsonl", out=tmp_path / "run", accelerate_config="multi_cpu"
+        config, prefs=prefs, eval_prefs=(prefs, None), out=tmp_path / "run", accelerate_config="multi_cpu"
     )
     assert result.steps == 3
     assert_same_training(alone, tmp_path / "run")
@@ -138,6 +147,9 @@ MIXES = {
     "one image among all": (replace(ONLINE, reduction="mean"), ONE_IMAGE),
     "fewer items than processes": (ONLINE, TEXT[:1]),
     "sft": (replace(CONFIG, method="sft", per_device_batch_size=2), MIXED[:9]),
+    "one item held out": (replace(CONFIG, held_out=0.1, reference="cache"), MIXED),
+    "images held out alone": (replace(ONLINE, held_out=0.3, seed=2), ONE_IMAGE),
+    "sft, held out": (replace(CONFIG, method="sft", per_device_batch_size=2, held_out=0.3), MIXED),
 }
 
 
@@ -147,7 +159,14 @@ def test_every_mix_of_items_trains_in_two_processes_as_in_one(tmp_path: Path) ->
         one, together = tmp_path / "alone" / name, tmp_path / "together" / name
         train(one, config, records)
         Run.start(together, command="train", settings=config.to_json())
-        prepare_items(one / "data" / "prefs.jsonl", together, image_root=None, method=config.method)
+        prepare_items(
+            one / "data" / "prefs.jsonl",
+            together,
+            image_root=None,
+            method=config.method,
+            held_out=config.held_out,
+            seed=config.seed,
+        )
     launch(template_path("accelerate", "multi_cpu.yaml"), "tests.support.mixes_worker", tmp_path / "together")
     for name in MIXES:
         assert_same_training(tmp_path / "alone" / name, tmp_path / "together" / name)

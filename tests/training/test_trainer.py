@@ -37,12 +37,16 @@ RAGGED = TrainConfig(
 )
 
 
-def train(folder: Path, config: TrainConfig, records: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    """Train in this process; a second call in the same folder goes on."""
+def train(
+    folder: Path, config: TrainConfig, records: list[dict[str, Any]] | None = None, **prepared: Any
+) -> dict[str, Any]:
+    """Train in this process; a second call in the same folder goes on. `prepared` is for `prepare_items`."""
     prefs = folder / "data" / "prefs.jsonl"
     if not prefs.exists():
         write_preferences(folder / "data", records)
-    prepare_items(prefs, folder, image_root=None, method=config.method)
+    prepare_items(
+        prefs, folder, image_root=None, method=config.method, held_out=config.held_out, seed=config.seed, **prepared
+    )
     return Session(config, folder).run()
 
 

@@ -20,6 +20,7 @@ from amp_cli.models.load import load_model
 from amp_cli.models.spec import ModelSpec
 from amp_cli.training import session
 from amp_cli.training.config import TrainConfig
+from amp_cli.training.updates import RunReport
 from tests.support.training_items import preference
 from tests.training.test_trainer import RAGGED, metrics, train
 
@@ -106,7 +107,7 @@ def test_an_adapter_that_holds_a_nan_is_refused_by_the_weights_name(tmp_path: Pa
 
 def test_a_number_that_is_not_finite_is_left_out_of_a_line(tmp_path: Path) -> None:
     """The norm of an update that float16's loss scale skipped."""
-    report = session.RunReport(tmp_path)
+    report = RunReport(tmp_path, None)
     state = TrainerState(global_step=1, epoch=0.5)
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     report.on_log(arguments, state, TrainerControl(), {"loss": 0.5, "grad_norm": float("inf")})

@@ -1,13 +1,23 @@
 """`amp prefs check`: preference data looked over before it is trained on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_cli.commands.options import OUTPUT_PANEL, ImageRootOption, JsonOption, number
+from amp_cli.commands.options import (
+    OUTPUT_PANEL,
+    ImageRootOption,
+    JsonOption,
+    number,
+    options_in,
+    train_line,
+    typed_again,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from amp_cli.preferences.check.check import Report
     from amp_cli.preferences.check.findings import Finding
 
@@ -62,6 +72,7 @@ def check(
 
     Example: amp prefs check preferences.jsonl --model 7b --benchmark data/pope/images
     """
+    typed = dict(locals())
     from amp_cli import ui
     from amp_cli.preferences.check.check import LISTED, CheckSettings
     from amp_cli.preferences.check.check import check as run
@@ -84,9 +95,11 @@ def check(
         ui.note(f"All findings are in '{out / LISTED}'")
     if report.rejected or (strict and report.warnings):
         if out is None:
-            ui.hint(f"amp prefs check {prefs} --out FOLDER, which lists every finding")
+            options = {name: one for name, one in options_in(check).items() if name != "prefs"}
+            ui.hint(typed_again(("amp", "prefs", "check", prefs), options, typed, out="findings"))
+            ui.note("That lists every finding.")
         raise typer.Exit(3)
-    ui.hint(f"amp train --prefs {prefs} --size 7b --out RUN")
+    ui.hint(train_line(prefs, image_root=image_root, model=model, max_length=max_length))
 
 
 def _show(report: "Report", prefs: str) -> None:
@@ -105,6 +118,7 @@ def _show(report: "Report", prefs: str) -> None:
     ui.table(f"Check of {prefs}", ("", ""), rows)
     _show_findings("Faults: these items cannot be used", report.faults)
     _show_findings("Warnings", report.warnings)
+    show_style(report.pair_style.to_json())
     shifts = report.style.shifts()
     if len(shifts) > 1:
         ui.table(
@@ -126,6 +140,17 @@ def _show(report: "Report", prefs: str) -> None:
         ui.note(f"Tokens: {report.context['counted_by']}")
     for check, why in report.skipped.items():
         ui.note(f"Not checked: {check} ({why})")
+
+
+def show_style(style: "Mapping[str, Any]") -> None:
+    """Show how the better side of pairs is written, and why nothing is said of noun chunks where that is so."""
+    from amp_cli import ui
+    from amp_cli.preferences.figures import STYLE_HEADS, STYLE_TITLE, style_rows
+
+    if rows := style_rows(style):
+        ui.table(STYLE_TITLE, STYLE_HEADS, rows)
+        if style["why_no_noun_chunks"] is not None:
+            ui.note(f"Noun chunks are not counted: {style['why_no_noun_chunks']}")
 
 
 def _show_findings(title: str, findings: "list[Finding]") -> None:

@@ -87,9 +87,14 @@ def import_prefs(
         ui.note("It was there already and was not done again; --overwrite does.")
     if result.is_standard_only:
         ui.note("These are standard responses, one per question, and no preferences.")
-        ui.hint(f"amp generate-prefs {result.file} --method meg --expert NAME=MODEL ... --out DIR")
+        ui.hint(
+            ui.command_line(
+                *("amp", "generate-prefs", result.file), method="meg", expert=("NAME=MODEL", "NAME=MODEL"), out="prefs"
+            )
+        )
+        ui.note("Two experts or more; the best one first.")
     else:
-        ui.hint(f"amp prefs check {result.file}")
+        ui.hint(ui.command_line("amp", "prefs", "check", result.file))
     if result.rejected:
         ui.warn(f"{result.rejected} records gave no item; the reasons are in '{result.rejected_file}'")
         raise typer.Exit(3)

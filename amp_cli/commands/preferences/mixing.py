@@ -12,6 +12,7 @@ from amp_cli.commands.options import (
     OverwriteOption,
     SeedOption,
     number,
+    train_line,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def mix(
         _show(result, with_held_out=held_out > 0)
     if result.rejected:
         ui.warn(f"{len(result.rejected):,} entries cannot be used, see '{out / REJECTED}'")
-    ui.hint(f"amp train --prefs {result.out / 'preferences.jsonl'} --size 7b --out RUN")
+    ui.hint(train_line(result.out / "preferences.jsonl"))
     if result.rejected:
         raise typer.Exit(3)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amp_cli.commands.options import OUTPUT_PANEL, JsonOption
+from amp_cli.commands.preferences.checking import show_style
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -47,7 +48,7 @@ def stats(
         _show(measured.to_json(), measured.figures.differences["adjacent"])
     if out is not None:
         ui.note(f"Wrote '{out / 'stats.json'}' and '{out / 'stats.png'}'")
-    ui.hint(f"amp prefs view {prefs} --out preferences.html")
+    ui.hint(ui.command_line("amp", "prefs", "view", prefs, out="preferences.html"))
     tell_leftovers(measured.refused, "entries give no item", prefs)
 
 
@@ -93,6 +94,7 @@ def _show(numbers: dict[str, Any], differences: "Counter[int]") -> None:
         shown = named[:SHOWN_DATASETS] + ([(f"{len(named) - SHOWN_DATASETS} more", rest)] if rest else [])
         ui.bars("Items by data set", [(name, 0, count, f"{count:,}") for name, count in shown])
     _show_differences(numbers["length_differences"], differences)
+    show_style(numbers["pair_style"])
 
 
 def _show_differences(numbers: dict[str, Any], adjacent: "Counter[int]") -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from amp_cli.commands.options import OUTPUT_PANEL, ImageRootOption, JsonOption, number
+from amp_cli.commands.options import OUTPUT_PANEL, ImageRootOption, JsonOption, number, train_line
 
 PAGE = "Page"
 
@@ -63,5 +63,5 @@ def view(
             ("images", f"{result.images:,}"),
         ]
         ui.table("Open it in a browser", ("", ""), rows)
-    ui.hint(f"open {result.out} in a browser; then `amp train --prefs {prefs} --out run`")
+    ui.hint(train_line(prefs, image_root=image_root))
     tell_leftovers(result.refused, "entries could not be shown, or not whole", prefs)

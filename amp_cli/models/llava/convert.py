@@ -16,6 +16,7 @@ from amp_cli.disk.jsonl import write_text
 from amp_cli.disk.parsing import read_object
 from amp_cli.disk.run import make_whole
 from amp_cli.disk.templates import template_path
+from amp_cli.downloads.places import check_space
 from amp_cli.downloads.reports import Advance, Progress
 from amp_cli.errors import AmpError
 from amp_cli.models.foreign import folder_read
@@ -26,8 +27,7 @@ from amp_cli.models.llava.original import OriginalCheckpoint, open_original
 from amp_cli.models.llava.to_hf import write_hf
 from amp_cli.models.llava.to_llava import write_llava
 from amp_cli.models.load import LoadedModel, load_model
-from amp_cli.models.machine import peak_memory_mb
-from amp_cli.models.precision import refuse_not_finite
+from amp_cli.models.machine import HELD_MEMORY, memory_peak
 from amp_cli.models.prompts import encode_prompts
 from amp_cli.models.resolve import (
     adapter_base,
@@ -57,13 +57,19 @@ class ConvertSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertResult:
-    """What was written. The difference is None where it was not asked for; `source` is the layout it came in."""
+    """What was written.
+
+    Attributes:
+        source: the layout it came in. max_logit_difference: None where it was not asked for.
+        peak_memory_mb: MiB. peak_memory_kind: of which memory, as `held_memory` counts it.
+    """
 
     out: Path
     source: str
     to: str
     tensors: int
     peak_memory_mb: float
+    peak_memory_kind: str
     differences: dict[str, float]
     max_logit_difference: float | None
     notes: tuple[str, ...] = ()
@@ -97,12 +103,15 @@ def convert(settings: ConvertSettings, *, progress: Progress = silent) -> Conver
     identity = _identity(settings, is_adapter=is_adapter)
 
     def write(part: Path) -> dict[str, Any]:
+        needed = _bytes_of(settings.model, is_adapter=is_adapter)
+        check_space(part, needed, hint="Free some space, or choose another disk with --out")
         write_parts = _write_adapter if is_adapter else _write_model
-        bar = progress(f"Converting {settings.model}", _bytes_of(settings.model, is_adapter=is_adapter), 0)
-        with folder_read(settings.model), bar as advance:
+        bar = progress(f"Converting {settings.model}", needed, 0)
+        with folder_read(settings.model), bar as advance, memory_peak() as memory:
             tensors, source, facts, notes = write_parts(settings, part, advance)
         write_text(part / "README.md", _card(settings, identity, facts))
-        return {"tensors": tensors, "source": source, "notes": list(notes), "peak_memory_mb": peak_memory_mb()}
+        measured = {"peak_memory_mb": memory.megabytes(), "peak_memory_kind": HELD_MEMORY}
+        return {"tensors": tensors, "source": source, "notes": list(notes), **measured}
 
     facts = make_whole(
         settings.out,
@@ -120,6 +129,7 @@ def convert(settings: ConvertSettings, *, progress: Progress = silent) -> Conver
         to=settings.to,
         tensors=facts["tensors"],
         peak_memory_mb=facts["peak_memory_mb"],
+        peak_memory_kind=facts.get("peak_memory_kind", "resident"),  # what older versions measured
         differences=differences,
         max_logit_difference=max(differences.values(), default=None),
         notes=tuple(facts["notes"]),
@@ -220,16 +230,19 @@ def _card(settings: ConvertSettings, identity: dict[str, Any], facts: dict[str, 
 
 
 def _verify(settings: ConvertSettings, *, is_adapter: bool) -> dict[str, float]:
-    """Return the largest logit difference of each test prompt between source and result."""
+    """Return the largest logit difference of each test prompt between source and result, in the stored precision.
 
+    Both sides hold the same numbers, so no finer arithmetic is needed; the weights stay on the disk.
+    """
     if not is_adapter:
-        source = ModelSpec(model=settings.model, vision_tower=settings.vision_tower)
-        return largest_differences(source, ModelSpec(model=str(settings.out)))
+        source = ModelSpec(model=settings.model, vision_tower=settings.vision_tower, dtype="stored")
+        return largest_differences(source, ModelSpec(model=str(settings.out), dtype="stored"))
     base = adapter_base(adapter_folder(settings.model))
     if not base:
         raise AmpError(f"The adapter '{settings.model}' names no base, which --verify needs", hint="Leave out --verify")
     return largest_differences(
-        ModelSpec(model=base, adapter=settings.model), ModelSpec(model=base, adapter=str(settings.out))
+        ModelSpec(model=base, adapter=settings.model, dtype="stored"),
+        ModelSpec(model=base, adapter=str(settings.out), dtype="stored"),
     )
 
 
@@ -260,8 +273,23 @@ def largest_differences(first: ModelSpec, second: ModelSpec) -> dict[str, float]
                     f"The two layouts differ in {key} on the prompt '{name}'",
                     hint="The model is not of LLaVA-1.5's shape: use it in the layout it came in",
                 )
-        differences[name] = float((logits - other_logits).abs().max())
+        differences[name] = _largest_difference(logits, other_logits, name)
     return differences
+
+
+def _largest_difference(first: torch.Tensor, second: torch.Tensor, prompt: str) -> float:
+    """Return the largest difference of logits; the same arithmetic may overflow, but then on both sides alike.
+
+    Raises:
+        AmpError: on one side only, or everywhere.
+    """
+    finite = torch.isfinite(first)
+    if not torch.equal(finite, torch.isfinite(second)) or not bool(finite.any()):
+        raise AmpError(
+            f"The stored precision is too coarse for the prompt '{prompt}': the model's activations overflow",
+            hint="Compare the two layouts in float32: amp eval --dtype float32 on both",
+        )
+    return float((first - second)[finite].abs().max())
 
 
 @torch.no_grad()
@@ -273,14 +301,15 @@ def _outputs(spec: ModelSpec) -> dict[str, tuple[dict[str, torch.Tensor], torch.
         for name, (dialogue, size) in _DIALOGUES.items():
             images = [] if size is None else [_image(size)]
             inputs = dict(encode_prompts(loaded, [dialogue], [images]))
-            found[f"{template}, {name}"] = inputs, _logits(loaded, inputs)
+            logits = answer_logits(loaded, inputs)  # (length, ids that text can have)
+            found[f"{template}, {name}"] = inputs, logits
     return found
 
 
-def _logits(loaded: LoadedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return (length, ids that text can have) float32."""
-    logits: torch.Tensor = loaded.model(**inputs).logits[0, :, : loaded.vocabulary].float()
-    refuse_not_finite(logits, loaded.name, loaded.identity["dtype"])
+def answer_logits(loaded: LoadedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the logits of an encoded prompt, (length, ids that text can have) float32."""
+    floats = {name: value.to(loaded.model.dtype) for name, value in inputs.items() if value.is_floating_point()}
+    logits: torch.Tensor = loaded.model(**{**inputs, **floats}).logits[0, :, : loaded.vocabulary].float()
     return logits
 
 

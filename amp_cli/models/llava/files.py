@@ -1,8 +1,9 @@
-"""Finds a folder's weight files and refuses those that are missing or cut off, without reading a tensor."""
+"""Finds a folder's weight files and refuses those that are missing or cut off; writes them tensor by tensor."""
 
+import json
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
 from amp_cli.disk.modes import share_weights
@@ -21,6 +21,15 @@ MODEL_STEMS = ("model.safetensors", "pytorch_model.bin")
 ADAPTER_STEMS = ("adapter_model.safetensors", "adapter_model.bin")
 LONGEST_HEADER = 100 << 20
 """Bytes; a safetensors header is never longer, a damaged file may claim anything."""
+_PRECISIONS = {
+    "U64": torch.uint64, "I64": torch.int64, "F64": torch.float64, "C64": torch.complex64, "F32": torch.float32,
+    "U32": torch.uint32, "I32": torch.int32, "BF16": torch.bfloat16, "F16": torch.float16, "U16": torch.uint16,
+    "I16": torch.int16, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I8": torch.int8,
+    "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+"""What safetensors calls number formats, in the order in which it lays tensors into a file."""
+_PIECE = 32 << 20
+"""Bytes that are written between two looks at the bar."""
 
 
 def weight_files(folder: Path, stems: Iterable[str] = MODEL_STEMS) -> list[Path]:
@@ -108,25 +117,27 @@ class StoredTensor:
 
     file: Path
     shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
 def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
     """Return name -> place and shape of every tensor, reading headers only."""
     found: dict[str, StoredTensor] = {}
     for file in files:
-        for name, shape in _shapes(file):
-            found[name] = StoredTensor(file=file, shape=shape)
+        for name, shape, dtype in _outlines(file):
+            found[name] = StoredTensor(file=file, shape=shape, dtype=dtype)
     return found
 
 
-def _shapes(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _outlines(file: Path) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
     if file.suffix == ".safetensors":
         with _opened(file) as opened:
             for name in opened.keys():  # noqa: SIM118 - it is no dict
-                yield name, tuple(opened.get_slice(name).get_shape())
+                outline = opened.get_slice(name)
+                yield name, tuple(outline.get_shape()), _PRECISIONS.get(outline.get_dtype(), torch.uint8)
         return
     for name, tensor in _unpickled(file, device="meta").items():
-        yield name, tuple(tensor.shape)
+        yield name, tuple(tensor.shape), tensor.dtype
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:
@@ -182,7 +193,7 @@ def write_shards(
     """Write each part as one safetensors file, and the index; return how many tensors were written.
 
     Args:
-        advance: told the bytes of each file that is on disk.
+        advance: told the bytes that are written, as they are.
     """
     written: list[tuple[Path, list[str]]] = []
     total = 0
@@ -192,10 +203,8 @@ def write_shards(
         file = out / f"part-{len(written) + 1:05d}.safetensors"
         tensors = dict(_own_memory(part))
         del part
-        save_tensors(tensors, file)
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        advance(size)
-        total += size
+        save_tensors(tensors, file, advance)
+        total += sum(map(bytes_of, tensors.values()))
         written.append((file, sorted(tensors)))
         tensors.clear()
     weight_map: dict[str, str] = {}
@@ -207,10 +216,59 @@ def write_shards(
     return len(weight_map)
 
 
-def save_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
+def bytes_of(tensor: torch.Tensor) -> int:
+    """Return how many bytes a tensor's numbers take."""
+    return tensor.numel() * tensor.element_size()
+
+
+def save_tensors(
+    tensors: dict[str, torch.Tensor], file: Path, advance: Callable[[int], object] = lambda _: None
+) -> None:
     """Write one safetensors file that transformers reads."""
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    disk_errors_explained(lambda: save_file(whole, file, {"format": "pt"}), file)
+    write_tensors(tensors, tensors.__getitem__, file, advance)
+
+
+def write_tensors(
+    outlines: Mapping[str, torch.Tensor],
+    read: Callable[[str], torch.Tensor],
+    file: Path,
+    advance: Callable[[int], object] = lambda _: None,
+) -> None:
+    """Write one safetensors file with one tensor in memory at a time, which the library's own writer cannot.
+
+    The bytes are those that it would write (format: huggingface/safetensors, README): the length of the header, the
+    header with names, formats, shapes and places, then the tensors without a gap.
+
+    Args:
+        outlines: name -> anything of the tensor's format and shape, such as a tensor on the meta device.
+        read: gives a tensor when its turn comes; neighbours by name and format come one after the other.
+        advance: told the bytes that are written, as they are.
+    """
+    formats = {precision: name for name, precision in _PRECISIONS.items()}
+    order = list(_PRECISIONS.values())
+    names = sorted(outlines, key=lambda name: (order.index(outlines[name].dtype), name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        outline = outlines[name]
+        start, end = end, end + bytes_of(outline)
+        place = {"dtype": formats[outline.dtype], "shape": list(outline.shape), "data_offsets": [start, end]}
+        header[name] = place
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+
+    def write() -> None:
+        with file.open("wb") as stream:
+            stream.write(len(text).to_bytes(8, "little") + text)
+            for name in names:
+                tensor = read(name)
+                assert (tensor.dtype, tensor.shape) == (outlines[name].dtype, outlines[name].shape), name
+                data = memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                for start in range(0, len(data), _PIECE):
+                    stream.write(data[start : start + _PIECE])
+                    advance(len(data[start : start + _PIECE]))
+
+    disk_errors_explained(write, file)
     share_weights(file)
 
 

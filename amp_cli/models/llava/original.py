@@ -77,6 +77,12 @@ class OriginalCheckpoint:
         file = self.folder / APPENDED_ROWS
         return read_tensors(file) if file.is_file() else {}
 
+    def tensors(self) -> list[StoredTensor]:
+        """Return what is known of every weight that the model consists of without reading it, the tower's included."""
+        outside = stored_tensors({file for file, _ in self.tower.tensors.values()})
+        tower = [outside[key] for _, key in self.tower.tensors.values()]
+        return [place for name, place in self.stored.items() if not name.startswith(TOWER)] + tower
+
     @property
     def select_layer(self) -> int:
         """The layer of the tower whose output is shown to the language model."""

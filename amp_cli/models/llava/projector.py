@@ -43,8 +43,11 @@ def read_projector(files: tuple[Path, ...], spelling: Spelling = NETWORK) -> dic
 
 
 @torch.no_grad()
-def load_projector(network: Any, files: tuple[Path, ...], name: str) -> None:
+def load_projector(network: Any, files: tuple[Path, ...], name: str, *, as_stored: bool = False) -> None:
     """Put the projector of an adapter folder into the model.
+
+    Args:
+        as_stored: in its own precision, not in the model's.
 
     Raises:
         AmpError: the model has no such weights, or of other shapes.
@@ -58,4 +61,7 @@ def load_projector(network: Any, files: tuple[Path, ...], name: str) -> None:
                 f"the model's {theirs}",
                 hint="Give the base it was trained on (see base_model_name_or_path in its adapter_config.json)",
             )
-        places[key].copy_(tensor)
+        if as_stored:
+            places[key].data = tensor
+        else:
+            places[key].copy_(tensor)

@@ -2,16 +2,26 @@
 
 import hashlib
 import os
-import time
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from amp_cli import __version__
+from amp_cli import __version__, ui
+from amp_cli.disk.lock import alone_in, in_turn_at, rename_held
 from amp_cli.disk.parsing import read_plain_object
-from amp_cli.disk.run import make_whole
-from amp_cli.downloads.places import cache_folder
-from amp_cli.errors import AmpError, OccupiedError
+from amp_cli.disk.replacing import leftovers, remove_files
+from amp_cli.disk.run import Run
+from amp_cli.downloads.places import (
+    check_space,
+    clear_unfinished_conversions,
+    conversions_folder,
+    is_kept_conversion,
+    size_text,
+    unique_part,
+)
+from amp_cli.errors import AmpError
+from amp_cli.models.llava.files import StoredTensor, stored_tensors, weight_files
 from amp_cli.models.llava.layout import LANGUAGE_MODEL, ORIGINAL, layout_of, says_original
 from amp_cli.models.llava.original import OriginalCheckpoint, llava_config, open_original, tower_identity
 from amp_cli.models.llava.projector import projector_files
@@ -27,30 +37,44 @@ from amp_cli.models.resolve import (
 )
 from amp_cli.models.spec import ModelSpec
 
-PAUSE = 0.5
-"""Seconds between two looks at a conversion that another process makes."""
-
 
 def converted_folder(checkpoint: OriginalCheckpoint) -> Path:
-    """Return the folder of this very checkpoint's conversion, made on the first call of any process."""
+    """Return the folder of this very checkpoint's conversion, made on the first call of any process; others wait."""
     tower = checkpoint.tower.folder
     parts = [folder_identity(checkpoint.folder), folder_identity(tower) if tower else "", str(checkpoint.config)]
     parts += [folder_identity(file.parent) for file in checkpoint.projector] + [__version__]
-    folder = cache_folder() / "converted" / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-    while not folder.exists():
-        try:
-            make_whole(
-                folder,
-                command="convert",
-                settings={"model": checkpoint.folder, "to": "hf"},
-                identity={},
-                write=lambda part: {"tensors": write_hf(checkpoint, part)},
-                overwrite=False,
-                inputs=(),
-            )
-        except OccupiedError:  # the processes of one run all want it; the lock goes with the one that makes it
-            time.sleep(PAUSE)
+    folder = conversions_folder() / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    if not is_kept_conversion(folder):
+        with in_turn_at(folder, "--cache-converted"):
+            clear_unfinished_conversions()
+            if not is_kept_conversion(folder):
+                _convert(checkpoint, folder)
     return folder
+
+
+def _convert(checkpoint: OriginalCheckpoint, folder: Path) -> None:
+    """Write a conversion under a name of its own, which becomes `folder` when it is whole."""
+    needed = sum(prod(one.shape) * one.dtype.itemsize for one in checkpoint.tensors())
+    check_space(
+        folder, needed, hint="Free some space (amp models --clear-conversions), or set AMP_HOME to another disk"
+    )
+    ui.note(
+        f"Converting '{checkpoint.folder}' once: {size_text(needed)} in '{folder}'. "
+        "`amp models` lists what is kept, `amp models --clear-conversions` removes it"
+    )
+    part = unique_part(folder)
+    with alone_in(part, "--cache-converted", for_out=folder):
+        try:
+            settings = {"model": checkpoint.folder, "to": "hf"}
+            with (
+                Run.start(part, command="convert", settings=settings) as run,
+                ui.byte_progress("Converting", needed, 0) as advance,
+            ):
+                run.finish("done", tensors=write_hf(checkpoint, part, advance))
+        except AmpError:
+            remove_files(part, leftovers(part, "convert"))
+            raise
+        rename_held(part, folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +101,12 @@ class CheckpointFolder:
         if self.original is not None:
             return dict(llava_config(self.original).to_dict())
         return dict(read_plain_object(self.folder / "config.json"))
+
+    def tensors(self) -> list[StoredTensor]:
+        """Return what is known of every weight without reading it."""
+        if self.original is not None:
+            return self.original.tensors()
+        return list(stored_tensors(weight_files(self.folder)).values())
 
 
 def find_source(spec: ModelSpec) -> CheckpointFolder:

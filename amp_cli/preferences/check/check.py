@@ -18,6 +18,7 @@ from amp_cli.preferences.check.findings import Finding, Findings
 from amp_cli.preferences.check.leakage import BenchmarkImages, CheckedImage, with_images
 from amp_cli.preferences.check.style import StyleShift
 from amp_cli.preferences.check.texts import LengthBias, Seen, check_texts, content_key
+from amp_cli.preferences.figures import PairStyle
 from amp_cli.preferences.formats.source import open_source
 from amp_cli.preferences.reading import image_root, read_items, reading_progress, written_beside
 from amp_cli.records import PreferenceItem
@@ -163,6 +164,7 @@ class Report:
     faults: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
     lengths: LengthBias = field(default_factory=LengthBias)
+    pair_style: PairStyle = field(default_factory=PairStyle)
     style: StyleShift = field(default_factory=StyleShift)
     leaks: list[dict[str, Any]] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -177,6 +179,7 @@ class Report:
             "warnings": [finding.to_json() for finding in self.warnings],
             "faults": [finding.to_json() for finding in self.faults],
             "length": self.lengths.to_json(),
+            "pair_style": self.pair_style.to_json(),
             "style": self.style.to_json(),
             "leaks": self.leaks,
             "context": self.context,
@@ -207,6 +210,7 @@ def check(settings: CheckSettings) -> Report:
             checker.take(entry, images)
             advance()
         report = checker.finish()
+    report.pair_style.count_chunks()
     if report.items + report.rejected == 0:
         raise AmpError(f"'{settings.source}' has no entry", hint="Give a file with one item or more")
     if context is None:
@@ -259,6 +263,7 @@ class _Checker:
         self.report.items += 1
         self.report.levels[len(item.levels)] += 1
         self.report.lengths.take(item)
+        self.report.pair_style.take(item)
         self.report.style.take(item)
         if self._contents.before(content_key(item)):
             self.findings.add("duplicate-item", item.id, f"{item.questions[0]!r:.80}")
@@ -277,8 +282,11 @@ class _Checker:
             self.findings.add("leakage", item.id, f"'{name}' {same} '{match.image}'")
 
     def finish(self) -> Report:
+        lean = self.report.pair_style.finding()
+        pairs = self.report.pair_style.words.with_level_0.difference.pairs
         for finding in (
             self.report.lengths.finding(),
+            None if lean is None else Finding(check="pair-length", message=lean, count=pairs),
             self.report.style.finding(),
             self.report.style.other_languages(),
         ):

@@ -22,10 +22,11 @@ CHECKS = {
     "truncation": "items longer than the context",
     "leakage": "items that share an image with a benchmark",
     "length-bias": "the best answers have another length than the others",
+    "pair-length": "pairs with level 0 whose better side has another length",
     "style-shift": "sources write in different styles",
     "language": "answers that are not in English, whose style is not compared",
 }
-"""Every check and what it says of the items it found; the last three speak of the data as a whole."""
+"""Every check and what it says of the items it found; the last four speak of the data as a whole."""
 FAULTS = ("schema", "empty-answer", "id", "image", "image-place")
 
 

@@ -16,6 +16,8 @@ The n-th query from the end sees all keys but the last n: the causal triangle st
       E   x x x x x                    E   . . x x x
 """
 
+import importlib
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -60,11 +62,14 @@ def shared_prefix_attention(
     # A layer that has a window but does not hand it on would have us let all tokens see all before them.
     if sliding_window is None and layer_window(module.config, module.layer_idx) is not None:
         raise ValueError("its layers use a sliding window but do not pass it to their attention")
-    # Flash attention knows 16-bit numbers and the causal triangle only; the whole images of `blocks` need a mask.
-    fused = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and sharing.blocks is None
-    if fused:
+    if _takes_one_call(query, sharing):
         return _in_one_call(query, key, value, scaling, sliding_window, sharing), None
     return _by_segment(query, key, value, scaling, sliding_window, sharing), None
+
+
+def _takes_one_call(query: torch.Tensor, sharing: SharedRow) -> bool:
+    # Flash attention knows 16-bit numbers and the causal triangle only; the whole images of `blocks` need a mask.
+    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and sharing.blocks is None
 
 
 def _in_one_call(
@@ -76,9 +81,7 @@ def _in_one_call(
     sharing: SharedRow,
 ) -> torch.Tensor:
     """Gather each segment's keys and make one variable-length call (flash attention, aligned at the lower right)."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    attended: Any = varlen_attn(
+    attended: Any = _variable_length_call()(
         query[0].transpose(0, 1),  # (length, heads, width)
         key[0].transpose(0, 1)[sharing.keys],  # (gathered, key heads, width)
         value[0].transpose(0, 1)[sharing.keys],
@@ -93,6 +96,24 @@ def _in_one_call(
     )
     result: torch.Tensor = attended[None]  # (1, length, heads, width)
     return result
+
+
+def _variable_length_call() -> Any:
+    """Return torch's attention over sequences of different lengths.
+
+    Raises:
+        ValueError: this torch has none, or one that knows neither windows nor grouped heads.
+    """
+    try:
+        call: Any = importlib.import_module("torch.nn.attention.varlen").varlen_attn
+    except (ImportError, AttributeError):
+        call = None
+    if call is None or not {"window_size", "enable_gqa"} <= set(inspect.signature(call).parameters):
+        raise ValueError(
+            f"PyTorch {torch.__version__} has no attention over sequences of different lengths with windows and "
+            "grouped heads (2.12 has)"
+        )
+    return call
 
 
 def _by_segment(

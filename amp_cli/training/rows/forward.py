@@ -17,7 +17,7 @@ from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.rows.attention import SHARED_PREFIX, plain_attention, use_attention
 from amp_cli.training.rows.families import first_answers, image_blocks, positions_of, token_types
 from amp_cli.training.rows.layout import Batch, cut_by_tokens, lay_out_rows, lay_out_shared, unique_tokens
-from amp_cli.training.rows.logprobs import image_inputs, round_logps
+from amp_cli.training.rows.logprobs import answer_logps, image_inputs, sum_by_round
 
 SHARED, SHARED_DENSE, ROWS = "shared-prefix", "shared-prefix-dense-mask", "rows"
 LAYOUTS = (SHARED, SHARED_DENSE, ROWS)
@@ -79,6 +79,10 @@ class ForwardPass:
         """
         return image_inputs(model, batch, image_once=self.image_once, idle=idle)
 
+    def answer_logps(self, model: Any, batch: Batch, shown: dict[str, Any]) -> torch.Tensor:
+        """Return the (N,) log-probabilities of the answer tokens, nats."""
+        return answer_logps(model, batch, shown, dense_mask=self.layout == SHARED_DENSE)
+
     def round_logps(self, model: Any, batch: Batch, shown: dict[str, Any]) -> torch.Tensor:
         """Return the (responses, rounds) sums of log-probabilities, nats, float64."""
-        return round_logps(model, batch, shown, dense_mask=self.layout == SHARED_DENSE)
+        return sum_by_round(self.answer_logps(model, batch, shown), batch)

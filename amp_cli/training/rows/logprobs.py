@@ -156,19 +156,19 @@ def row_inputs(batch: Batch, *, dense_mask: bool = False) -> dict[str, Any]:
     return {**inputs, "sharing": batch.sharing}
 
 
-def round_logps(model: Any, batch: Batch, shown: dict[str, Any], *, dense_mask: bool = False) -> torch.Tensor:
-    """Return the (responses, rounds) sums of the answer tokens' log-probabilities, nats, float64.
-
-    Summed in float64: the loss takes differences of sums of several hundred nats.
-    """
-    tokens = model(
+def answer_logps(model: Any, batch: Batch, shown: dict[str, Any], *, dense_mask: bool = False) -> torch.Tensor:
+    """Return the (N,) log-probabilities of the answer tokens, nats."""
+    tokens: torch.Tensor = model(
         **row_inputs(batch, dense_mask=dense_mask), predictors=batch.predictors, targets=batch.targets, **shown
-    )  # (N,)
-    return sum_by_round(tokens, batch)
+    )
+    return tokens
 
 
 def sum_by_round(tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Add up (N,) token log-probabilities to (responses, rounds)."""
+    """Add up (N,) token log-probabilities to (responses, rounds) sums, nats, float64.
+
+    In float64: the loss takes differences of sums of several hundred nats.
+    """
     responses = int(batch.levels.sum())
     rounds = int(batch.rounds.max()) + 1
     # One cell for each round of each response, in a row: cell = response * rounds + round.
