@@ -4,12 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from peft import LoraConfig
 
 from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.modes import share_weights
 from amp_cli.disk.parsing import read_plain_object
+from amp_cli.errors import AmpError
 from amp_cli.models.adapters import language_lora_targets
 from amp_cli.training.config import TrainConfig
 
