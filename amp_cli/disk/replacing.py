@@ -235,7 +235,7 @@ def _sorted(folder: Path, is_written: Callable[[Path], bool]) -> tuple[list[Path
     for file in _files_below(folder):
         is_ours = file.is_file() and not file.is_symlink() and is_written(file.relative_to(folder))
         (ours if is_ours else others).append(file)  # no link is a file of ours
-    return [file for file in ours if file.name != LOCK], others
+    return [file for file in ours if file != folder / LOCK], others  # a killed run below leaves its own behind
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
