@@ -5,6 +5,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
@@ -305,4 +306,22 @@ def _refuse_outside(name: str, value: str | None, allowed: Sequence[str | None])
         raise AmpError(
             f"{name} must be one of {', '.join(str(one) for one in allowed)}, not '{value}'",
             hint=f"E.g. --set {name}=VALUE; the recipes in docs/training.md show all settings",
+        )
+
+
+def check_packages(config: TrainConfig) -> None:
+    """Refuse settings whose package is not installed.
+
+    Raises:
+        AmpError: naming the package.
+    """
+    if config.quantization is not None and find_spec("bitsandbytes") is None:
+        raise AmpError(
+            f"Quantization {config.quantization} needs bitsandbytes, which is not installed",
+            hint="pip install bitsandbytes, or --set quantization=none",
+        )
+    if config.report_to != "none" and find_spec(config.report_to) is None:
+        raise AmpError(
+            f"report_to={config.report_to} needs a package that is not installed",
+            hint=f"pip install 'amp-cli[{config.report_to}]', or --set report_to=none",
         )

@@ -21,9 +21,9 @@ from amp_cli.models.precision import why_float16
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.models.resolve import model_place
 from amp_cli.models.shapes import ESTIMATED_TOKENS, has_known_shape, outline_of_shape
-from amp_cli.training.config import COPIES, TrainConfig
+from amp_cli.training.config import COPIES, TrainConfig, check_packages
 from amp_cli.training.data import REJECTED, EncodedItems, answers_of, load_items, prepare_items
-from amp_cli.training.launch import ALLOCATOR, check_packages, plan_launch, sharing_of
+from amp_cli.training.launch import ALLOCATOR, plan_launch, sharing_of
 from amp_cli.training.memory import (
     MARGINS,
     MemoryEstimate,

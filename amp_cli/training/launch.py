@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from amp_cli.launching import (
 )
 from amp_cli.models.resolve import check_model, places_of
 from amp_cli.training.card import ADAPTER, CURVES, draw_curves
-from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig
+from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig, check_packages
 from amp_cli.training.data import REJECTED, prepare_items, usable_of
 from amp_cli.training.worker import RESULT, SEEN_WITHIN
 
@@ -346,24 +345,6 @@ def plan_launch(
     if wanted == 1 and len(gpus) > 1:
         environment[choosing_variable()] = gpus[0]  # a lone process would spread over all of them by DataParallel
     return Launch(module=WORKER, config_file=file, processes=wanted, environment=environment)
-
-
-def check_packages(config: TrainConfig) -> None:
-    """Refuse settings whose package is not installed.
-
-    Raises:
-        AmpError: naming the package.
-    """
-    if config.quantization is not None and find_spec("bitsandbytes") is None:
-        raise AmpError(
-            f"Quantization {config.quantization} needs bitsandbytes, which is not installed",
-            hint="pip install bitsandbytes, or --set quantization=none",
-        )
-    if config.report_to != "none" and find_spec(config.report_to) is None:
-        raise AmpError(
-            f"report_to={config.report_to} needs a package that is not installed",
-            hint=f"pip install 'amp-cli[{config.report_to}]', or --set report_to=none",
-        )
 
 
 MOST_PROCESSES = 4096

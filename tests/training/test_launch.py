@@ -20,9 +20,9 @@ from amp_cli.errors import AmpError
 from amp_cli.launching import Launch, parse, visible_gpus
 from amp_cli.training import launch
 from amp_cli.training import launch as follow
-from amp_cli.training.config import COPIES, FSDP, ZERO_2, load_config
+from amp_cli.training.config import COPIES, FSDP, ZERO_2, check_packages, load_config
 from amp_cli.training.data import load_items, prepare_items
-from amp_cli.training.launch import check_packages, plan_launch, sharing_of, train_model
+from amp_cli.training.launch import plan_launch, sharing_of, train_model
 from tests.support.training_items import ANSWERS, QUESTION, draw, preference, write_preferences
 from tests.training.test_trainer import RAGGED, train
 
@@ -236,7 +236,7 @@ def test_what_fsdp_cannot_share_is_refused_before_anything_starts(tmp_path: Path
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("amp_cli.training.launch.find_spec", lambda name: None)
+    monkeypatch.setattr("amp_cli.training.config.find_spec", lambda name: None)
     with pytest.raises(AmpError, match="needs bitsandbytes"):
         check_packages(replace(RAGGED, quantization="nf4"))
     with pytest.raises(AmpError, match="report_to=wandb"):
