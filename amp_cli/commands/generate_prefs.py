@@ -81,7 +81,8 @@ SamplesOption = Annotated[
     number(
         "--samples",
         help="N answers of each expert, sampled (--temperature above 0): NAME becomes the experts NAME-1 to NAME-N, "
-        "each with its own seed. They answer one after the other; a model that is loaded here is loaded for each.",
+        "each with its own seed. They answer one after the other; a model that is loaded here is loaded for each, and "
+        "best asked with --num-beams 1: beams make samples alike.",
         rich_help_panel=EXPERTS,
     ),
 ]
