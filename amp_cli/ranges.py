@@ -31,6 +31,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "thumbnail": (16, 2048),
     "held_out": (0.0, 0.999),
     "levels": (2, 8),
+    "samples": (1, 8),
     "tau": (-1.0, 1.0),  # a cosine
     # judge
     "judge_temperature": (0.0, 10.0),

@@ -76,6 +76,16 @@ ExpertOption = Annotated[
         rich_help_panel=EXPERTS,
     ),
 ]
+SamplesOption = Annotated[
+    int,
+    number(
+        "--samples",
+        help="N answers of each expert, sampled (--temperature above 0): NAME becomes the experts NAME-1 to NAME-N, "
+        "each with its own seed. They answer one after the other; a model that is loaded here is loaded for each, and "
+        "best asked with --num-beams 1: beams make samples alike.",
+        rich_help_panel=EXPERTS,
+    ),
+]
 BaseOption = Annotated[
     str | None,
     typer.Option("--base", help="Folder, hub id, or a name of `amp models`.", rich_help_panel=INCREMENTAL),
@@ -195,6 +205,7 @@ def generate_prefs(
     out: OutOption,
     method: MethodOption = None,
     expert: ExpertOption = None,
+    samples: SamplesOption = 1,
     image_root: ImageRootOption = None,
     base: BaseOption = None,
     finetune_data: FinetuneDataOption = None,
@@ -225,7 +236,7 @@ def generate_prefs(
 
     Example: amp generate-prefs data.json --method meg --expert big=13b --expert small=7b --out runs/prefs
     """
-    from amp_cli.preferences.experts import parse_expert
+    from amp_cli.preferences.experts import parse_expert, sampled
     from amp_cli.preferences.generate import GenerateSettings, generate_preferences
     from amp_cli.preferences.incremental import FineTuning
     from amp_cli.preferences.shards import generate_shard
@@ -241,7 +252,7 @@ def generate_prefs(
         data=data[0],
         out=out,
         method=method,
-        experts=tuple(parse_expert(text) for text in expert or ()),
+        experts=sampled([parse_expert(text) for text in expert or ()], samples, decoding),
         base=base,
         finetune_data=finetune_data,
         levels=levels,

@@ -89,6 +89,31 @@ def parse_expert(text: str) -> Expert:
     return Expert(name=name, model=model[:split], adapter=model[split + 1 :])
 
 
+def sampled(experts: Sequence[Expert], samples: int, decoding: Decoding) -> tuple[Expert, ...]:
+    """Return the experts that give `samples` answers for each of these: NAME-1 to NAME-N of one model, one by one.
+
+    They are experts like others, as if each had been typed, so that whatever is on disk, or goes on, knows nothing
+    of samples. The seed of an expert follows from its name.
+
+    Raises:
+        AmpError: all of an expert's answers would be the same, there is no expert, or two share a name.
+    """
+    if samples == 1:
+        return tuple(experts)
+    if not experts:
+        raise AmpError(
+            f"--samples {samples} asks for several answers of each --expert, and none is given",
+            hint="Give --expert NAME=MODEL with --method meg, or leave out --samples",
+        )
+    if decoding.temperature == 0:
+        raise AmpError(
+            f"At temperature 0 the {samples} samples of an expert would be one and the same answer",
+            hint="Give a --temperature above 0, such as 0.7, or leave out --samples",
+        )
+    refuse_repeated_names(experts)
+    return tuple(replace(one, name=f"{one.name}-{number}") for one in experts for number in range(1, samples + 1))
+
+
 def refuse_repeated_names(experts: Sequence[Expert]) -> None:
     """Candidates are joined by the expert's name, so two experts cannot share one."""
     names = [expert.name for expert in experts]

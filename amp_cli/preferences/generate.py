@@ -102,7 +102,8 @@ class GenerateSettings:
             )
         if len(self.experts) >= MOST_LEVELS:
             raise AmpError(
-                f"{len(self.experts)} experts give more than {MOST_LEVELS} levels", hint="Give fewer --expert"
+                f"{len(self.experts)} experts and the standard answer give more than {MOST_LEVELS} levels",
+                hint="Give fewer --expert, or fewer --samples of each",
             )
         if self.base or self.finetune_data or self.levels:
             raise AmpError("--base, --finetune-data and --levels belong to --method ig", hint="Give only --expert")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner, Result
 
 from amp_cli.addresses import stored
 from amp_cli.asking.answerer import Request, Running
@@ -15,6 +16,7 @@ from amp_cli.asking.faults import Patience
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
+from amp_cli.main import app
 from amp_cli.models.images import image_data_url
 from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.preferences.experts import parse_expert
@@ -308,15 +310,21 @@ def test_answers_stand_in_the_items_order_however_they_arrived(pope: Path, tmp_p
     assert len(ids) == 6
 
 
-def test_an_expert_may_be_an_endpoint(tmp_path: Path, image: Path) -> None:
-    expert = parse_expert("big=http://127.0.0.1:8000/v1#llava+more")
-    assert (expert.name, expert.model, expert.adapter) == ("big", "http://127.0.0.1:8000/v1#llava+more", None)
-    data = tmp_path / "data.jsonl"
+def three_items(folder: Path, image: Path) -> Path:
+    """A data file for `amp generate-prefs`, of the items 0, 1 and 2."""
+    data = folder / "data.jsonl"
     records = [
         {"id": str(n), "images": [str(image)], "questions": ["What is it?"], "answers": ["A red square."]}
         for n in range(3)
     ]
     data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return data
+
+
+def test_an_expert_may_be_an_endpoint(tmp_path: Path, image: Path) -> None:
+    expert = parse_expert("big=http://127.0.0.1:8000/v1#llava+more")
+    assert (expert.name, expert.model, expert.adapter) == ("big", "http://127.0.0.1:8000/v1#llava+more", None)
+    data = three_items(tmp_path, image)
     with JudgeServer("A blue circle.") as server:
         settings = GenerateSettings(
             data=data,
@@ -331,6 +339,70 @@ def test_an_expert_may_be_an_endpoint(tmp_path: Path, image: Path) -> None:
     candidates = [json.loads(line) for line in result.candidates.read_text().splitlines()]
     assert {one["id"]: one["answers"] for one in candidates} == {str(n): ["A blue circle."] for n in range(3)}
     assert Run.read(tmp_path / "prefs").facts["identity"]["models"]["big"]["model"]["url"] == server.url
+
+
+class Sampling:
+    """`amp generate-prefs` of three items, with a server whose answer is the seed it was sent."""
+
+    def __init__(self, folder: Path, image: Path) -> None:
+        self.folder, self.data = folder, three_items(folder, image)
+        self.server = JudgeServer(lambda body: f"A blue circle number {body['seed']}.")
+
+    def command(self, out: str, *options: str) -> Result:
+        words = ["generate-prefs", str(self.data), "--method", "meg", "--no-auto-check", "--json"]
+        words += ["--image-root", str(self.folder), "--out", str(self.folder / out), *options]
+        return CliRunner().invoke(app, words)
+
+    def experts(self, *names: str) -> list[str]:
+        return [word for name in names for word in ("--expert", f"{name}={self.server.url}#llava")]
+
+    def candidates(self, out: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / out / "candidates.jsonl").read_text().splitlines()]
+
+
+def test_samples_of_an_expert_are_what_as_many_typed_experts_answer(tmp_path: Path, image: Path) -> None:
+    sampling = Sampling(tmp_path, image)
+    with sampling.server as server:
+        done = sampling.command("out", *sampling.experts("big"), "--samples", "3")
+        assert done.exit_code == 0, done.output
+        told = json.loads(done.stdout)
+        assert (told["items"], told["rejected"], told["levels"]) == (3, 0, {"4": 3})
+        seeds = {one["source"]: one["answers"] for one in sampling.candidates("out")}
+        assert list(seeds) == ["big-1", "big-2", "big-3"]
+        assert len({str(answers) for answers in seeds.values()}) == 3
+        assert len(server.asked) == 9
+        typed = sampling.experts("big-1", "big-2", "big-3")
+        assert sampling.command("typed", *typed).exit_code == 0
+        assert sampling.candidates("typed") == sampling.candidates("out")
+        assert sampling.command("out", *typed).exit_code == 0  # the same run: nobody is asked again
+        assert len(server.asked) == 18
+
+
+def test_a_stopped_command_asks_for_no_sample_twice(tmp_path: Path, image: Path) -> None:
+    sampling = Sampling(tmp_path, image)
+    options = (*sampling.experts("big"), "--samples", "2", "--concurrency", "1")
+    with sampling.server as server:
+        server.faults.extend([None] * 4 + [Fault(status=401)])  # all of big-1, one of big-2
+        assert sampling.command("out", *options).exit_code == 1
+        assert len(sampling.candidates("out")) == 4
+        assert sampling.command("out", *options).exit_code == 0
+        assert len(server.paid) == 6
+        assert [one["source"] for one in sampling.candidates("out")] == ["big-1"] * 3 + ["big-2"] * 3
+
+
+def test_samples_that_cannot_be_taken_ask_nobody(tmp_path: Path, image: Path) -> None:
+    sampling = Sampling(tmp_path, image)
+    with sampling.server as server:
+        for options, reason in {
+            (*sampling.experts("big"), "--samples", "2", "--temperature", "0"): "At temperature 0 the 2 samples",
+            (*sampling.experts("big", "small"), "--samples", "4"): "8 experts and the standard answer give more than 8",
+            (*sampling.experts("big"), "--samples", "9"): "--samples",
+        }.items():
+            done = sampling.command("out", *options)
+            assert done.exit_code in (1, 2)
+            assert reason in " ".join(done.stderr.split()) or reason in str(done.exception)
+        assert server.asked == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_behind_an_endpoint_cannot_be_fine_tuned(tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ from amp_cli.asking.answerer import Answerer, Request
 from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.errors import AmpError
-from amp_cli.preferences.experts import FOLDER, Expert, collect_candidates, parse_expert, refuse_repeated_names
+from amp_cli.models.spec import Decoding
+from amp_cli.preferences.experts import (
+    FOLDER,
+    Expert,
+    collect_candidates,
+    parse_expert,
+    refuse_repeated_names,
+    sampled,
+)
 from amp_cli.records import Answer, Candidate, SourceItem
 
 ITEMS = [SourceItem(id=name, images=(), questions=("Q",), answers=("A",)) for name in ("x", "y", "z")]
@@ -73,6 +81,34 @@ def test_a_malformed_expert_is_refused(text: str) -> None:
 def test_two_experts_of_one_name_are_refused() -> None:
     with pytest.raises(AmpError, match="Two experts are called 'big'"):
         refuse_repeated_names([EXPERTS[0], EXPERTS[0]])
+
+
+def test_samples_are_numbered_experts_of_one_model_in_the_order_given() -> None:
+    tuned = Expert(name="small", model="7b", adapter="runs/a")
+    assert sampled([EXPERTS[0], tuned], 2, Decoding(temperature=0.7)) == (
+        Expert(name="big-1", model="13b"),
+        Expert(name="big-2", model="13b"),
+        Expert(name="small-1", model="7b", adapter="runs/a"),
+        Expert(name="small-2", model="7b", adapter="runs/a"),
+    )
+
+
+def test_one_sample_leaves_the_experts_as_they_are_at_any_temperature() -> None:
+    assert sampled(EXPERTS, 1, Decoding(temperature=0.0)) == EXPERTS
+    assert sampled((), 1, Decoding(temperature=0.7)) == ()
+
+
+@pytest.mark.parametrize(
+    ("experts", "temperature", "message"),
+    [
+        (EXPERTS, 0.0, "At temperature 0 the 2 samples"),
+        ((), 0.7, "--samples 2 asks for several answers of each --expert, and none is given"),
+        ((EXPERTS[0], EXPERTS[0]), 0.7, "Two experts are called 'big'$"),
+    ],
+)
+def test_samples_that_cannot_be_taken_are_refused(experts: Sequence[Expert], temperature: float, message: str) -> None:
+    with pytest.raises(AmpError, match=message):
+        sampled(experts, 2, Decoding(temperature=temperature))
 
 
 def test_candidates_come_in_the_experts_order(tmp_path: Path) -> None:

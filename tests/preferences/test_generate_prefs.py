@@ -14,7 +14,7 @@ from amp_cli.commands.generate_prefs import training_config
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.models.spec import Decoding, Loading
-from amp_cli.preferences.experts import Expert
+from amp_cli.preferences.experts import Expert, sampled
 from amp_cli.preferences.figures import Tally
 from amp_cli.preferences.generate import GenerateResult, GenerateSettings, generate_preferences
 from amp_cli.preferences.incremental import FinetuneJob
@@ -253,6 +253,10 @@ def test_nothing_to_prefer_is_an_error_that_points_to_the_numbers(tmp_path: Path
     [
         ({"experts": ()}, "No expert is given"),
         ({"experts": tuple(Expert(name=f"e{n}", model="m") for n in range(8))}, "more than 8 levels"),
+        (
+            {"experts": sampled([Expert(name="e", model="m")], 8, Decoding(temperature=0.7))},
+            "8 experts and",
+        ),
         ({"levels": 4}, "belong to --method ig"),
         ({"method": "ig"}, "--expert belongs to --method meg"),
         ({"method": "ig", "experts": ()}, "needs --base, --finetune-data and --levels"),
