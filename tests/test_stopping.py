@@ -12,9 +12,11 @@ import psutil
 import pytest
 
 from amp_cli import launching
+from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.launching import killed_by
 from tests.training.test_launch import run_script
+from tests.training.test_trainer import RAGGED
 
 ROOT = Path(__file__).resolve().parents[1]
 READY = "ready\n"
@@ -231,8 +233,14 @@ def test_the_whole_command_line_is_ready_before_its_imports() -> None:
 
 @pytest.mark.parametrize(("number", "said"), [(9, "most often because the memory was full"), (11, "signal 11")])
 def test_a_worker_that_the_system_ends_is_reported_so(tmp_path: Path, number: int, said: str) -> None:
+    kill = f"import os; os.kill(os.getpid(), {number})"
+    unseen, run = tmp_path / "unseen", tmp_path / "run"
+    unseen.mkdir()
+    with pytest.raises(AmpError, match=said):  # on a machine that does not see the run folder
+        run_script(unseen, kill)
+    Run.start(run, command="train", settings=RAGGED.to_json())
     with pytest.raises(AmpError, match=said) as caught:
-        run_script(tmp_path, f"import os; os.kill(os.getpid(), {number})")
+        run_script(run, kill)
     assert "goes on from the last checkpoint" in str(caught.value.hint)
     assert "--tokens-per-step" in str(caught.value.hint)
     assert killed_by(1) is None

@@ -13,6 +13,7 @@ from amp_cli import ui
 from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.disk.parsing import read_plain_object, read_yaml
+from amp_cli.disk.replacing import NAME
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free
 from amp_cli.disk.templates import template_path
@@ -241,7 +242,12 @@ def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None
 
 
 def _lighter(run_folder: Path, outcome: dict[str, Any]) -> str:
-    """Return what would take less memory, for a worker that was killed; it may have told what it does already."""
+    """Return what would take less memory, for a worker that was killed; it may have told what it does already.
+
+    Another machine than the main one may not see the run folder; there is no advice there.
+    """
+    if not (run_folder / NAME).is_file():
+        return ""
     config = TrainConfig.from_settings(Run.read(run_folder).settings)
     is_on = bool(outcome.get("checkpointing", config.gradient_checkpointing))
     lighter = config.lighter(checkpointing=is_on)

@@ -84,8 +84,8 @@ def test_a_step_changes_no_weight_of_the_base(first_run: Path, tmp_path: Path, m
 
     kept = []
 
-    def remembered(config: TrainConfig, device: str) -> object:
-        kept.append(load_policy(config, device))
+    def remembered(config: TrainConfig, device: str, **how: bool) -> object:
+        kept.append(load_policy(config, device, **how))
         return kept[-1]
 
     monkeypatch.setattr(session, "load_policy", remembered)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ def test_items_per_second_counts_the_items_that_an_epochs_last_update_has(
 ) -> None:
     """Three items in updates of up to two: 2, 1, 2, 1 in two epochs; ten seconds go by between two looks."""
     looks = iter(range(0, 100, 10))
-    monkeypatch.setattr(session.time, "monotonic", lambda: next(looks))
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: next(looks)))
     config = replace(RAGGED, method=method, global_batch_size=2, max_steps=4, save_steps=4)
     result = train(tmp_path, config, [preference(number, levels=2) for number in range(3)])
     assert result["items_per_second"] == 6 / 10
