@@ -163,10 +163,17 @@ def test_no_two_classes_have_one_name() -> None:
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
 
 
+def _loaded_by(module: str) -> set[str]:
+    """Return the packages that a new process has loaded once it has imported a module."""
+    code = f"import json, sys\nimport {module}\nprint(json.dumps([name.split('.')[0] for name in sys.modules]))"
+    return set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
+
+
 def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import json, sys\nimport amp_cli.main\nprint(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
-    )
-    loaded = set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
+    loaded = _loaded_by("amp_cli.main")
     heavy = {"torch", "transformers", "peft", "trl", "accelerate", "datasets", "spacy", "numpy", "scipy", "matplotlib"}
     assert not loaded & (heavy | {"jinja2", "PIL", "huggingface_hub", "yaml", "bitsandbytes"})
+
+
+def test_who_starts_a_training_does_not_load_what_its_processes_train_with() -> None:
+    assert not _loaded_by("amp_cli.training.launch") & {"peft", "trl", "bitsandbytes", "datasets"}

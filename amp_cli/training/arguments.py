@@ -2,18 +2,17 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
-
-import torch
-from accelerate import PartialState
-from peft import LoraConfig
+from typing import TYPE_CHECKING, Any
 
 from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.modes import share_weights
 from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError
-from amp_cli.models.adapters import language_lora_targets
 from amp_cli.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
 
 FOLDER = "checkpoints"
 WINDOW = 16
@@ -65,8 +64,12 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_
 """transformers' own "constant" would skip the warm-up."""
 
 
-def lora_config(config: TrainConfig, network: Any) -> LoraConfig:
+def lora_config(config: TrainConfig, network: Any) -> "LoraConfig":
     """Return the fresh adapter: LoRA on the language model's projections."""
+    from peft import LoraConfig
+
+    from amp_cli.models.adapters import language_lora_targets
+
     return LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -79,6 +82,8 @@ def lora_config(config: TrainConfig, network: Any) -> LoraConfig:
 
 def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, checkpointing: bool) -> dict[str, Any]:
     """Return the keyword arguments for TrainingArguments or SFTConfig; `precision` is the loaded model's dtype."""
+    from accelerate import PartialState
+
     state = PartialState()
     on_gpu = state.device.type == "cuda"
     at_once, often = config.items_per_batch(state.num_processes)
@@ -120,7 +125,7 @@ def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, 
     }
 
 
-def compile_mlps(network: Any, device: torch.device) -> None:
+def compile_mlps(network: Any, device: "torch.device") -> None:
     """Have torch compile each layer's MLP, adapter included, on first use; attention is ours and stays as it is.
 
     Raises:
