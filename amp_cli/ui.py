@@ -133,10 +133,12 @@ def line(text: str) -> None:
     sys.stdout.flush()
 
 
-def hint(text: str) -> None:
-    """Suggest the next command."""
+def hint(text: str, remark: str = "") -> None:
+    """Suggest the next command, with a remark on it below; within a loop nothing is suggested."""
     if not _within_a_loop:
         _talk().print(f"[cyan]Next:[/cyan] {escape(text)}")
+        if remark:
+            note(remark)
 
 
 def command_line(*words: object, **options: object) -> str:

@@ -47,6 +47,15 @@ def test_the_innermost_speaks_and_who_has_spoken_is_not_interrupted(capsys: pyte
     assert said(capsys) == ["inner", *["a word"] * 4]
 
 
+def test_within_a_loop_neither_a_hint_nor_the_remark_on_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with ui.command_within_a_loop():
+        ui.hint("amp report run", "Name other runs too.")
+        ui.note("a word")
+    assert said(capsys) == ["a word"]
+    ui.hint("amp report run", "Name other runs too.")
+    assert said(capsys) == ["Next: amp report run", "Name other runs too."]
+
+
 def test_of_the_processes_of_a_machine_only_the_first_speaks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

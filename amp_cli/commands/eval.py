@@ -266,8 +266,10 @@ def hint_report(out: Path) -> None:
     """Suggest the report of a run, and that it may show several."""
     from amp_cli import ui
 
-    ui.hint(ui.command_line("amp", "report", out, html=out.with_name(f"{out.name}.html")))
-    ui.note("Name other runs too, to have them compared.")
+    ui.hint(
+        ui.command_line("amp", "report", out, html=out.with_name(f"{out.name}.html")),
+        "Name other runs too, to have them compared.",
+    )
 
 
 def command_of(benchmark: Benchmark[Any]) -> Callable[..., None]:
