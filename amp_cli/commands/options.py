@@ -75,8 +75,13 @@ def train_line(
     )
 
 
-def _refuse_long_name(path: Path) -> Path:
-    """Refuse a name that leaves no room for what is written beside it, before hours are spent on what goes there."""
+def _named(path: Path) -> Path:
+    """Return a folder by a name that others beside it can be called after: `.` and `..` have none.
+
+    A name that leaves no room for that is refused before hours are spent on what goes there.
+    """
+    if path.name in ("", ".."):
+        path = path.resolve()
     if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
         raise typer.BadParameter(f"the name is too long, a disk takes {LONGEST_NAME} bytes: '{path.name:.60}...'")
     return path
@@ -85,9 +90,7 @@ def _refuse_long_name(path: Path) -> Path:
 LONGEST_NAME = 255 - len(".rejected.jsonl.part")
 OutOption = Annotated[
     Path,
-    typer.Option(
-        "--out", "-o", callback=_refuse_long_name, help="Folder for the results.", rich_help_panel=OUTPUT_PANEL
-    ),
+    typer.Option("--out", "-o", callback=_named, help="Folder for the results.", rich_help_panel=OUTPUT_PANEL),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Start afresh in --out.", rich_help_panel=OUTPUT_PANEL)

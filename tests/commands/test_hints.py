@@ -101,6 +101,16 @@ def test_every_option_of_a_benchmark_can_be_typed_again(name: str) -> None:
     assert {"--dtype", "--template", "--vision-tower", "--quantization", "--data", "--out"} <= set(words)
 
 
+def test_what_is_written_in_the_current_folder_is_called_after_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_evaluation(place / "pope", scenes=2, seed=0)
+    (place / "first run").mkdir()
+    monkeypatch.chdir(place / "first run")
+    words = ["eval", "pope", "--model", "tiny", "--data", "../pope", "--out", ".", "--max-new-tokens", "2"]
+    done = type_in([*words, "--num-beams", "1", "--prompt-suffix", ""])
+    here = str(place / "first run")
+    assert next_words(done) == ["report", here, "--html", f"{here}.html"]
+
+
 def test_answers_alone_are_scored_by_the_same_command(place: Path) -> None:
     write_evaluation(place / "my pope", scenes=2, seed=0)
     words = ["eval", "pope", "--model", "tiny", "--data", str(place / "my pope"), "--out", str(place / "its answers")]
