@@ -160,6 +160,7 @@ class Benchmark(Generic[Score]):
         row: (the first run's result, all runs') -> a row of answers side by side.
         explain: what the differences to the first run come from, as a sentence; "" where nothing can be said.
         columns: of its table in a report. tables: of one evaluation. curves: over training steps, the first decides.
+        tradeoff: two scores of which one is easily had at the cost of the other: drawn across and up.
         count: how many items the scores are of, called `items`. about: what else decides the numbers, as a sentence.
         reading: how to read the scores, below its part of the page.
     """
@@ -195,6 +196,7 @@ class Benchmark(Generic[Score]):
     tables: Callable[[Mapping[str, Any]], list[Table]]
     columns: tuple[Column, ...]
     curves: tuple[Column, ...] = ()
+    tradeoff: tuple[Column, Column] | None = None
     items: str = "questions"
     count: Callable[[Mapping[str, Any]], int] = lambda scores: int(scores["n"])
     about: Callable[[Mapping[str, Any]], str] = nothing_more

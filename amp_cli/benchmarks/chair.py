@@ -365,6 +365,10 @@ BENCHMARK = Benchmark(
         column("recall of objects", "recall"),
         column("words in a description", "words", lower_is_better=None),
     ),
+    tradeoff=(
+        column("CHAIR-i, the share of named objects that are not there", "chair_i", lower_is_better=True),
+        column("recall of objects", "recall"),
+    ),
     items="descriptions",
     about=about,
     reading="CHAIR-i is the share of named objects that are not there, CHAIR-s the share of descriptions with at least "

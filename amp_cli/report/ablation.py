@@ -45,8 +45,13 @@ class Question:
 
     @property
     def title(self) -> str:
-        title = self.column.title.removesuffix(" (lower is better)")
-        return title if self.benchmark in ("pope", "chair") else f"{self.benchmark} {title}"
+        return _titled(self.benchmark, self.column)
+
+
+def _titled(benchmark: str, column: Column) -> str:
+    """Return a score's title with its benchmark's name, where it does not say that itself."""
+    title = column.title.removesuffix(" (lower is better)")
+    return title if benchmark in title.lower() else f"{benchmark} {title}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +173,7 @@ def compare_variants(
     order = sorted(columns, key=lambda key: tested.index(key) if key in tested else len(tested))
     return Ablation(
         scores={variant: {key: _mean(scores[key]) for key in order} for variant, scores in by_seed.items()},
-        columns={key: f"{columns[key][0]} {columns[key][1].title}" for key in order},
+        columns={key: _titled(*columns[key]) for key in order},
         by_seed=by_seed,
         contrasts=tuple(_with_power(_corrected(contrasts))),
         control=control,
@@ -354,7 +359,7 @@ def _cell(ablation: Ablation, variant: str, key: str) -> str:
 def write_ablation(
     ablation: Ablation, out: Path, *, title: str, notes: Sequence[str], chosen_on: Ablation | None = None
 ) -> dict[str, Any]:
-    """Write the result as JSON, Markdown and a page, and the plot where descriptions were scored; return the JSON.
+    """Write the result as JSON, Markdown and a page, and the plot where a benchmark has a trade-off; return the JSON.
 
     Args:
         chosen_on: the result on the seeds that were there to choose on, where `ablation` is that on held-out ones.
@@ -362,15 +367,15 @@ def write_ablation(
     result = ablation.to_json() | {"chosen_on": None if chosen_on is None else chosen_on.to_json()}
     write_json(out / RESULT, result)
     curves = []
-    if draw_tradeoff(ablation, out / PLOT):
+    if drawn := draw_tradeoff(ablation, out / PLOT):
         source = "data:image/png;base64," + base64.b64encode((out / PLOT).read_bytes()).decode("ascii")
-        curves = [Curve(name="CHAIR-i against recall", source=source)]
+        curves = [Curve(name=drawn, source=source)]
     found, said = tables(ablation) + ([] if chosen_on is None else tables(chosen_on)[:1]), sentences(ablation)
     lines = [f"# {title}", *notes]
     for heading, columns, rows in found:
         lines += [f"## {heading}", _markdown(columns, rows)]
     lines += ["## Differences", "\n".join(f"- {one}" for one in said)]
-    lines += [f"![CHAIR-i against recall]({PLOT})"] if curves else []
+    lines += [f"![{one.name}]({PLOT})" for one in curves]
     write_text(out / MARKDOWN, "\n\n".join(lines) + "\n")
     write_text(out / PAGE, render_summary(title=title, notes=notes, tables=found, sentences=said, curves=curves))
     return result
@@ -388,39 +393,50 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 """Okabe and Ito's, which colour-blind people tell apart; yellow, too pale on white, is darker here."""
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 """As many as have no common factor with the colours, so that 63 variants differ."""
-ACROSS, UP = "chair/chair_i", "chair/recall"
 
 
-def draw_tradeoff(ablation: Ablation, path: Path) -> bool:
-    """Draw each variant's CHAIR-i against its recall: the mean, and a line to each seed. False where none is scored."""
+def draw_tradeoff(ablation: Ablation, path: Path) -> str:
+    """Draw the first trade-off that was evaluated, each variant's mean and a line to each seed.
+
+    Returns:
+        What is drawn; "" where there is nothing to draw.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = [name for name in ablation.scores if _points(ablation, name)]
-    if not drawn:
-        return False
+    benchmarks = dict.fromkeys(key.partition("/")[0] for key in ablation.columns)
+    name, tradeoff = next(((one, found) for one in benchmarks if (found := BENCHMARKS[one].tradeoff)), ("", None))
+    if tradeoff is None:
+        return ""
+    across, up = tradeoff
+    of_variants = {
+        variant: points
+        for variant, scores in ablation.by_seed.items()
+        if (points := _points(*(scores[f"{name}/{_place(one)}"] for one in tradeoff)))
+    }
+    if not of_variants:
+        return ""
     figure = Figure(figsize=(8.5, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for number, name in enumerate(drawn):
-        points = _points(ablation, name)
-        across, up = (fmean(values) for values in zip(*points, strict=True))
-        is_base = name == BASE
+    for number, (variant, points) in enumerate(of_variants.items()):
+        x, y = (fmean(values) for values in zip(*points, strict=True))
+        is_base = variant == BASE
         colour = "#1d2125" if is_base else COLOURS[number % len(COLOURS)]
         for of_seed in points:
-            axes.plot([across, of_seed[0]], [up, of_seed[1]], color=colour, alpha=0.35, linewidth=1)
+            axes.plot([x, of_seed[0]], [y, of_seed[1]], color=colour, alpha=0.35, linewidth=1)
         shape = "*" if is_base else SHAPES[number % len(SHAPES)]
-        axes.plot([across], [up], marker=shape, markersize=12 if is_base else 8, color=colour, linestyle="", label=name)
-    axes.set_xlabel("CHAIR-i: share of named things that are not there (left is better)")
-    axes.set_ylabel("recall of things (up is better)")
+        size = 12 if is_base else 8
+        axes.plot([x], [y], marker=shape, markersize=size, color=colour, linestyle="", label=variant)
+    axes.set_xlabel(f"{across.title} ({'left' if across.lower_is_better else 'right'} is better)")
+    axes.set_ylabel(f"{up.title} ({'down' if up.lower_is_better else 'up'} is better)")
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, title="mean; lines to each seed")
     disk_errors_explained(lambda: figure.savefig(path, format="png", dpi=110, metadata={"Software": None}), path)
-    return True
+    return f"{across.title}, against {up.title}"
 
 
-def _points(ablation: Ablation, variant: str) -> list[tuple[float, float]]:
-    """Return a variant's (CHAIR-i, recall) by seed, of the seeds that have both."""
-    scores = ablation.by_seed[variant]
-    pairs = zip(scores.get(ACROSS, {}).values(), scores.get(UP, {}).values(), strict=True)
-    return [(across, up) for across, up in pairs if across is not None and up is not None]
+def _points(across: Mapping[str, float | None], up: Mapping[str, float | None]) -> list[tuple[float, float]]:
+    """Return a variant's two scores by seed, of the seeds that have both."""
+    pairs = zip(across.values(), up.values(), strict=True)
+    return [(x, y) for x, y in pairs if x is not None and y is not None]
