@@ -12,6 +12,7 @@ from amp_cli.benchmarks.settings import EvalSettings, settings_of
 from amp_cli.disk.parsing import read_yaml
 from amp_cli.errors import AmpError
 from amp_cli.ranges import RANGES
+from amp_cli.world.files import EVALUATED
 
 if TYPE_CHECKING:
     from amp_cli.training.config import TrainConfig
@@ -124,7 +125,7 @@ class AblationPlan:
         }
         if world is not None:
             given["data"] = str(world)
-        return _as_typed(name, {**given, "out": str(out), **model})
+        return _as_typed(name, given, {"out": str(out), **model})
 
     def to_json(self) -> dict[str, Any]:
         """Return what the folder of an ablation must keep; seeds and variants may be added to it."""
@@ -180,6 +181,11 @@ def _check(plan: AblationPlan, *, has_files: bool) -> None:
             "`world` draws images and preferences for `base: tiny`; a plan has either it or `preferences`",
             hint="Leave out `world`, or leave out `preferences` and `image_root`",
         )
+    for name, options in plan.evaluate if plan.world is not None else ():
+        if name not in EVALUATED:
+            raise AmpError(f"`world` draws nothing for {name}", hint=f"It has {' and '.join(EVALUATED)}")
+        if "data" in options:
+            raise AmpError(f"`data` of {name} does not go with `world`, which draws it", hint="Leave out one of them")
     if plan.match not in MATCHES:
         raise AmpError(f"`match` is '{plan.match}'", hint=f"It is one of {', '.join(MATCHES)}")
     if not plan.seeds:
@@ -257,8 +263,11 @@ def _evaluations(value: Any) -> list[tuple[str, dict[str, Any]]]:
     return [(name, dict(_mapping({} if one is None else one, name))) for name, one in entries]
 
 
-def _as_typed(benchmark: str, options: Mapping[str, Any]) -> EvalSettings:
+def _as_typed(benchmark: str, options: Mapping[str, Any], own: Mapping[str, Any]) -> EvalSettings:
     """Return an evaluation's settings, its options read by the very command `amp eval BENCHMARK`.
+
+    Args:
+        options: as the plan gives them. own: those that are not the plan's to give.
 
     Raises:
         AmpError: an option that it lacks, or a value that it refuses.
@@ -269,11 +278,10 @@ def _as_typed(benchmark: str, options: Mapping[str, Any]) -> EvalSettings:
     from amp_cli.commands.eval import app, as_meant
 
     words: list[str] = []
-    own = {"out", "model", "adapter"}
     command = get_command(app).commands[benchmark]  # type: ignore[attr-defined]
-    known = {one.name: one for one in command.params if one.name not in {*NOT_OF_AN_EVALUATION} - own}
-    _refuse_unknown(options, tuple(known), f"`evaluate` for {benchmark}")
-    for name, value in options.items():
+    known = [one.name for one in command.params if one.name not in NOT_OF_AN_EVALUATION]
+    _refuse_unknown(options, known, f"`evaluate` for {benchmark}")
+    for name, value in {**options, **own}.items():
         if value is None:
             continue
         if isinstance(value, bool):
@@ -290,7 +298,9 @@ def _as_typed(benchmark: str, options: Mapping[str, Any]) -> EvalSettings:
 
 
 def _seeds(found: Mapping[str, Any], name: str) -> tuple[int, ...]:
-    seeds = tuple(_whole(one, f"a seed of `{name}`", *RANGES["seed"]) for one in _list(found.get(name) or [], name))
+    given = found.get(name)
+    given = [] if given is None else _list(given, f"`{name}`")
+    seeds = tuple(_whole(one, f"a seed of `{name}`", *RANGES["seed"]) for one in given)
     if len({*seeds}) < len(seeds):
         raise AmpError(f"`{name}` names a seed twice", hint="Name each seed once")
     return seeds
@@ -310,14 +320,18 @@ def _whole(value: Any, name: str, least: float, most: float) -> int:
 
 
 def _list(value: Any, what: str) -> Sequence[Any]:
+    if value is None:
+        raise AmpError(f"{what} is missing", hint="docs/evidence.md shows a plan")
     if not isinstance(value, list):
         raise AmpError(f"{what} is not a list", hint="Write it as [one, two]")
     return value
 
 
 def _mapping(value: Any, what: str) -> Mapping[str, Any]:
+    if value is None:
+        raise AmpError(f"{what} is missing or empty", hint="docs/evidence.md shows a plan")
     if not isinstance(value, dict) or not all(isinstance(key, str | int) for key in value):
-        raise AmpError(f"{what} is not a list of `key: value`", hint="docs/evidence.md shows a plan")
+        raise AmpError(f"{what} does not consist of `key: value` lines", hint="docs/evidence.md shows a plan")
     return {str(key): one for key, one in value.items()}
 
 

@@ -231,16 +231,16 @@ def _collect(loop: Loop, tokens: Mapping[str, int], result: dict[str, Any]) -> d
     from amp_cli.report.compare import compare_runs
     from amp_cli.report.report import build_report
     from amp_cli.report.runs import ReportRun
+    from amp_cli.world.files import EVALUATED
 
     folders = {name: loop.out / "eval" / name for name in RUNS}
     for name, folder in folders.items():
-        scores = {benchmark: read_plain_object(folder / benchmark / "scores.json") for benchmark in ("pope", "chair")}
+        scores = {benchmark: read_plain_object(folder / benchmark / "scores.json") for benchmark in EVALUATED}
         result[name] = {**scores, "train_seconds": _train_seconds(loop.out, name), "tokens": tokens.get(name)}
     pairs = (("base", "mdpo"), ("base", "dpo"), ("base", "sft"), ("dpo", "mdpo"), ("sft", "mdpo"))
     differences = {
         f"{after} - {before}": {
-            benchmark: compare_runs(folders[before] / benchmark, folders[after] / benchmark)
-            for benchmark in ("pope", "chair")
+            benchmark: compare_runs(folders[before] / benchmark, folders[after] / benchmark) for benchmark in EVALUATED
         }
         for before, after in pairs
     }

@@ -224,6 +224,10 @@ def write_standards(path: Path, scenes: Sequence[Scene], captions: Mapping[str, 
     write_json(path, conversations)
 
 
+EVALUATED = ("pope", "chair")
+"""The benchmarks that held-out scenes are written for."""
+
+
 def write_evaluation(out: Path, *, scenes: int, seed: int) -> list[Scene]:
     """Write held-out scenes: `images/`, POPE's three files, `instances.json`, `synonyms.json`."""
     rng = random_stream("evaluation scenes", seed)

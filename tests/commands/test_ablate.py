@@ -111,12 +111,20 @@ def test_what_a_plan_may_not_say_is_named(tmp_path: Path, prefs: Path, data: Pat
         ({"evaluate": [{"pope": {"num_beamz": 1}}]}, "no `num_beamz` in `evaluate` for pope"),
         ({"evaluate": [{"pope": {"num_beams": "x"}}]}, "`evaluate` for pope: Invalid value for '--num-beams'"),
         ({"evaluate": [{"pope": {"answers": "x"}}]}, "no `answers`"),
+        ({"evaluate": [{"pope": {"model": "7b"}}]}, "no `model` in `evaluate` for pope"),
+        ({"evaluate": None}, "`evaluate` is missing"),
+        ({"variants": []}, "`variants` does not consist of `key: value` lines"),
+        ({"seeds": 0}, "`seeds` is not a list"),
         ({"world": {"scenes": 8}}, "either it or `preferences`"),
     ]
     for changes, message in refused:
         with pytest.raises(AmpError) as caught:
             read_plan(plan_of(tmp_path, prefs, data, **changes))
         assert message in caught.value.message, changes
+    drawn: dict[str, Any] = {"preferences": None, "world": {"scenes": 8}}
+    for evaluate, message in (("amber", "draws nothing for amber"), ({"pope": {"data": "x"}}, "`data` of pope")):
+        with pytest.raises(AmpError, match=message):
+            read_plan(plan_of(tmp_path, prefs, data, **drawn, evaluate=[evaluate]))
     twice = plan_of(tmp_path, prefs, data)
     twice.write_text(twice.read_text() + "variants:\n  dpo: {}\n")
     with pytest.raises(AmpError, match="'variants' stands there twice"):
