@@ -186,12 +186,11 @@ def _notes(plan: "AblationPlan", *, final: bool) -> list[str]:
 
 
 def show(result: dict[str, Any], out: Path, *, as_json: bool) -> None:
-    """Print the tables of `ablation.md`'s first part, and say each difference."""
+    """Print the first table of `ablation.md`, and say each difference; the others are too wide for a terminal."""
     if as_json:
         ui.data(result)
     else:
-        for heading, columns, rows in result["tables"]:
-            ui.table(heading, columns, rows)
+        ui.table(*result["tables"][0])
     for sentence in result["sentences"]:
         ui.note(sentence)
     if result["final"]:
