@@ -79,7 +79,7 @@ def draw_curves(run_folder: Path) -> Path | None:
         "best answer against the reference, held out (nats a token)": _series(records, PROXY),
     }
     panels = {title: series for title, series in panels.items() if series}
-    figure = Figure(figsize=(6 * min(2, len(panels)), 3.6 * ((len(panels) + 1) // 2)), layout="constrained")
+    figure = Figure(figsize=(6 * min(2, len(panels)), 3.8 * ((len(panels) + 1) // 2)), layout="constrained")
     FigureCanvasAgg(figure)
     for number, (title, series) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot((len(panels) + 1) // 2, min(2, len(panels)), number)
@@ -91,7 +91,10 @@ def draw_curves(run_folder: Path) -> Path | None:
         axes.set_title("share of answer tokens right" if "mean_token_accuracy" in series else title)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-        if len(axes.get_lines()) > 1:
+        axes.locator_params(axis="x", integer=True)
+        if len(axes.get_lines()) > 4:  # with held-out items twice as many: below, where no line is hidden
+            axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+        elif len(axes.get_lines()) > 1:
             axes.legend()
     path = run_folder / CURVES
     beside = path.with_suffix(".part")  # a kill while it is drawn would leave half of it
