@@ -285,13 +285,13 @@ def _display(stack: ExitStack, outcome: dict[str, Any]) -> Callable[[dict[str, A
 
 
 def _show_row(row: dict[str, str], columns: list[str]) -> None:
-    """Show a row of the live table, under its head where that is another than the last row's."""
-    if list(row) != columns:
+    """Show a row of the live table, under a new head where it has something that the rows before lacked."""
+    if {*row} - {*columns}:
         columns[:] = row
         if "margin" in row:
             ui.note(LEGEND)
         ui.note(" ".join(f"{name:>7}" for name in columns))
-    ui.note(" ".join(f"{value:>7}" for value in row.values()))
+    ui.note(" ".join(f"{row.get(name, '-'):>7}" for name in columns))
 
 
 def _shown(metrics: dict[str, Any]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from amp_cli.training import launch
 from amp_cli.training import launch as follow
 from amp_cli.training.config import COPIES, FSDP, ZERO_2, check_packages, load_config
 from amp_cli.training.data import load_items, prepare_items
-from amp_cli.training.launch import plan_launch, sharing_of, train_model
+from amp_cli.training.launch import _show_row, plan_launch, sharing_of, train_model
 from tests.support.training_items import ANSWERS, QUESTION, draw, preference, write_preferences
 from tests.training.test_trainer import RAGGED, train
 
@@ -278,6 +278,14 @@ def test_a_crash_shows_the_last_lines_of_the_log_and_keeps_it_whole(tmp_path: Pa
 def test_a_worker_that_ends_well_but_says_no_result_has_failed(tmp_path: Path) -> None:
     with pytest.raises(AmpError, match="Training stopped"):
         run_script(tmp_path, "print('done')")
+
+
+def test_the_live_table_has_a_new_head_only_for_something_new(capsys: pytest.CaptureFixture[str]) -> None:
+    columns: list[str] = []
+    for row in ({"step": "1", "ok@1": "0.5"}, {"step": "2", "ok@1": "0.6", "ok@2": "0.7"}, {"step": "3", "ok@1": "1"}):
+        _show_row(row, columns)
+    said = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert said == [["step", "ok@1"], ["1", "0.5"], ["step", "ok@1", "ok@2"], ["2", "0.6", "0.7"], ["3", "1", "-"]]
 
 
 def test_nothing_of_the_worker_reaches_stdout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
