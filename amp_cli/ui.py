@@ -264,7 +264,7 @@ def progress(label: str, total: int, done: int = 0, unit: str = "items") -> Iter
     def stands(seconds: float) -> str:
         now = round(bar.tasks[task].completed)
         rate = (now - done) / seconds
-        left = f", about {_duration((total - now) / rate)} left" if rate else ""
+        left = f", about {duration((total - now) / rate)} left" if rate else ""
         return f"{label}: {now:,} of {total:,} {unit}{left}"
 
     with _silence.watched(activity := _Activity(None if console.is_terminal else stands)), bar:
@@ -273,7 +273,8 @@ def progress(label: str, total: int, done: int = 0, unit: str = "items") -> Iter
             activity.say()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as people say it: `40 s`, `12 min`, `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -227,7 +227,7 @@ def show_dry_run(workshop: "Workshop", *, final: bool, rate: float | None, as_js
         f"{len(cells)} cells, {len(done)} of them done", ["cell", "", "steps", "token units", "seconds left"], rows
     )
     if total is not None:
-        ui.note(f"About {total / 3600:.1f} hours one after the other")
+        ui.note(f"About {ui.duration(total)}, one after the other")
     else:
         ui.note(
             "Times are told once a cell is done, or with --rate; steps and tokens once the seed's answers are there"

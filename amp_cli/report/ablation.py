@@ -297,8 +297,8 @@ def _sentence(one: Contrast, comparisons: int) -> str:
     if one.ci95 is None or one.adjusted is None:
         return f"{start} from one training seed, which cannot tell chance from effect; train from at least two."
     low, high = (f"{bound:+.{digits}f}" for bound in one.ci95)
-    direction = "up" if one.mean > 0 else "down"
-    start += f", 95 % interval {low} to {high}, {direction} on {one.signs} seeds"
+    start += f", 95 % interval {low} to {high}"
+    start += f", {'up' if one.mean > 0 else 'down'} on {one.signs} seeds" if one.mean else ""
     corrected = f"p = {one.adjusted:.3g} after correction for {comparisons} comparisons"
     if one.is_clear:
         judged = "better" if (one.mean < 0) == one.lower_is_better else "worse"
