@@ -32,7 +32,7 @@ from amp_cli.training.arguments import (
 from amp_cli.training.card import ADAPTER, BEST, finish_adapter
 from amp_cli.training.config import ZERO_3, TrainConfig
 from amp_cli.training.data import HELD_OUT, REJECTED, EncodedItems, load_items
-from amp_cli.training.feeding import ShareLoader, unpacked
+from amp_cli.training.feeding import ShareLoader, shares_in_turn, unpacked
 from amp_cli.training.held_out import HeldOut, best_of, rows_of
 from amp_cli.training.looking import LateBar, usable_items
 from amp_cli.training.memory import choose_checkpointing, estimate_memory, room_on, spread_sample
@@ -319,12 +319,11 @@ class Session:
 
     def _fill(self, cache: ReferenceCache, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass) -> None:
         """Compute what the cache lacks of these items, each process a part of them."""
-        processes = self.state.num_processes
-        own = range(self.state.process_index, len(data), processes)
+        windows = shares_in_turn(
+            len(data), process=self.state.process_index, processes=self.state.num_processes, at_once=WINDOW
+        )
         if self.state.is_main_process:
-            report(total=len(own), done=0, label="Reference", unit="items")
-        # as many in every process: the last one may be empty
-        windows = [list(own[start : start + WINDOW]) for start in range(0, -(-len(data) // processes), WINDOW)]
+            report(total=sum(map(len, windows)), done=0, label="Reference", unit="items")
         in_step = None
         if shards_by_fsdp():
             in_step = InStep(forward=forward, fill=self._fill_item(data), shares_model=True, device=self.state.device)
