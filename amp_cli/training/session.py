@@ -17,7 +17,7 @@ from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.errors import AmpError
 from amp_cli.launching import report
-from amp_cli.models.load import LoadedModel, load_model
+from amp_cli.models.load import LoadedModel, load_model, loading_text
 from amp_cli.models.machine import MemoryPeak
 from amp_cli.models.precision import DTYPES, why_float16
 from amp_cli.models.prompts import EncodedItem
@@ -88,8 +88,7 @@ class Session:
         start, memory = time.monotonic(), MemoryPeak()
         device = self.state.device  # of several processes on CPUs, accelerate says "cpu:0"
         config = replace(self.config, dtype=self._agreed_precision())
-        packed = f" and packing it to {config.quantization}" if config.quantization else ""
-        self._doing(f"Loading '{config.base}'{packed}")
+        self._doing(loading_text(config.spec))
         loaded = load_policy(config, "cpu" if device.type == "cpu" else str(device), shares=shards_by_fsdp())
         for note in loaded.notes:
             self._note(note)
