@@ -145,17 +145,20 @@ class Session:
 
         What is too long shows when its turn comes, and is left out then.
         """
-        if not (self.run_folder / HELD_OUT).exists():
+        told: list[Any] = [None]
+        if self.state.is_main_process and (self.run_folder / HELD_OUT).exists():
+            told = [rows_of(RecordLog(self.run_folder / METRICS).read())]
+        rows = broadcast_object_list(told)[0]  # the main process decides: another machine may see the file later
+        if rows is None:
             return None
         config = self.config
         items = load_items(self.run_folder, config.method, HELD_OUT)
-        found = rows_of(RecordLog(self.run_folder / METRICS).read()) if self.state.is_main_process else []
         return HeldOut(
             data=EncodedItems(loaded, items, method=config.method, max_length=config.max_length),
             run_folder=self.run_folder,
             every=config.eval_steps or config.save_steps,
             patience=config.patience,
-            rows=broadcast_object_list([found])[0],
+            rows=rows,
         )
 
     def _finish_held_out(self, held_out: HeldOut, facts: dict[str, Any]) -> dict[str, Any]:
