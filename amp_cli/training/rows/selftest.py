@@ -248,7 +248,7 @@ def _compare(
             raise
         return unknown, (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     if not torch.equal(found.responses, expected.responses):
-        return unknown, "it returns answer tokens other than those asked for"
+        return unknown, "it gives other answer tokens than it is asked for"
     return found.differ_from(expected), None
 
 
