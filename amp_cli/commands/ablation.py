@@ -265,7 +265,8 @@ class Workshop:
         if seed != self._fed_seed:
             self._fed, self._fed_seed = {}, seed
         config, prefs = self.plan.config(variant, seed, 1), self.answers(variant, seed)
-        alike = (prefs, config.method, config.global_batch_size, config.max_length, config.reference, config.template)
+        fed = (config.global_batch_size, config.max_length, config.reference, config.template, config.held_out)
+        alike = (prefs, config.method, *fed)
         if alike not in self._fed:
             self._fed[alike] = FedTokens(config, self._outline_of(config), prefs, self.pool(seed).image_root)
         return self._fed[alike]

@@ -189,6 +189,7 @@ def train(
                 config,
                 prefs=usable.file,
                 image_root=usable.image_root,
+                has_eval_prefs=eval_prefs is not None,
                 accelerate_config=accelerate_config,
                 num_processes=num_processes,
                 planned=None if gpu is None else PlannedGpus(count=gpus or 1, memory=_memory(gpu)),

@@ -167,7 +167,7 @@ def unload_unmerged(model: PeftModel) -> tuple[Any, dict[str, LoraLayer]]:
 def needs_whole_model(folder: Path) -> str | None:
     """Return why an adapter cannot be merged layer by layer, told by its configuration; None where it can."""
     start = str(read_object(folder / "adapter_config.json").get("init_lora_weights"))
-    return f"its LoRA was started by {start}, which changes the base" if start.startswith(_STARTS_IN_BASE) else None
+    return f"its LoRA was initialised by {start}, which changes the base" if start.startswith(_STARTS_IN_BASE) else None
 
 
 def strange_layer(model: PeftModel) -> str | None:
@@ -179,7 +179,7 @@ def strange_layer(model: PeftModel) -> str | None:
         if isinstance(layer, LoraLayer):
             own = isinstance(layer, lora_layers.Linear | lora_layers.Embedding | lora_layers._ConvNd)
             if not own or type(layer).__module__ != lora_layers.__name__ or "modules_to_save" in name:
-                return f"'{name}' is a {type(layer).__name__} of its own kind"
+                return f"'{name}' is a {type(layer).__name__}, which cannot be merged on its own"
     return None
 
 

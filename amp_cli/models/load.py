@@ -123,9 +123,14 @@ def load_model(
     Raises:
         AmpError: no such model, weights missing or damaged, parts or an adapter that do not fit, or too little memory.
     """
-    packed = f" and packing it to {spec.quantization}" if spec.quantization else ""
-    with ui.busy(f"Loading '{spec.model}'{packed}"):
+    with ui.busy(loading_text(spec)):
         return _load_model(spec, trainable, as_stored, to_share, reads_weights)
+
+
+def loading_text(spec: ModelSpec) -> str:
+    """Return what is said while a model is loaded."""
+    packed = f" and packing it to {spec.quantization}" if spec.quantization else ""
+    return f"Loading '{spec.model}'{packed}"
 
 
 @reads_folder

@@ -172,7 +172,7 @@ def _rank_of(folder: Path, served: Served) -> int:
     elif config.get("modules_to_save"):
         reason = "holds whole modules beside its LoRA weights"
     elif config.get("use_dora"):
-        reason = "is of DoRA"
+        reason = "uses DoRA"
     elif any(_BESIDE_LANGUAGE.search(name) for name in names):
         reason = "changes more than the language model"
     ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]

@@ -93,8 +93,8 @@ def _warn_of_shared_images(items: Sequence[TrainItem], aside: Sequence[TrainItem
     seen = {image for item in items for image in item.images}
     if shared := sum(not seen.isdisjoint(item.images) for item in aside):
         ui.warn(
-            f"{shared:,} of {len(aside):,} items to evaluate show images that are trained on too, so what they tell is "
-            "not about new images; --held-out 0.05 or `amp prefs mix --held-out 0.05` keeps images apart"
+            f"{shared:,} of {len(aside):,} items to evaluate show images that are trained on too, so the evaluation "
+            "says little about new images; --held-out 0.05 or `amp prefs mix --held-out 0.05` keeps images apart"
         )
 
 

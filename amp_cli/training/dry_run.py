@@ -23,7 +23,7 @@ from amp_cli.models.resolve import model_place
 from amp_cli.models.shapes import ESTIMATED_TOKENS, has_known_shape, outline_of_shape
 from amp_cli.training.config import COPIES, TrainConfig, check_packages
 from amp_cli.training.data import REJECTED, EncodedItems, answers_of, load_items, prepare_items
-from amp_cli.training.launch import ALLOCATOR, plan_launch, sharing_of
+from amp_cli.training.launch import ALLOCATOR, check_held_out, plan_launch, sharing_of
 from amp_cli.training.memory import (
     MARGINS,
     MemoryEstimate,
@@ -178,6 +178,7 @@ def plan_training(
     *,
     prefs: Path,
     image_root: Path | None = None,
+    has_eval_prefs: bool = False,
     accelerate_config: str | None = None,
     num_processes: int | None = None,
     planned: PlannedGpus | None = None,
@@ -188,6 +189,7 @@ def plan_training(
     Of a model whose shape is known (`models/shapes.py`), nothing need be on this disk; tokens are then estimated.
 
     Args:
+        has_eval_prefs: whether items to evaluate are in a file of their own.
         planned: GPUs to plan for, in place of this machine's.
         rate: tokens a second that one device trains on, to tell the hours.
 
@@ -197,6 +199,7 @@ def plan_training(
     if not prefs.is_file():
         raise AmpError(f"There is no preference file '{prefs}'", hint="Make one with `amp generate-prefs`")
     check_packages(config)
+    check_held_out(config, has_file=has_eval_prefs)
     gpus = visible_gpus() if planned is None else [str(number) for number in range(planned.count)]
     launch = plan_launch(config, gpus, config_file=accelerate_config, processes=num_processes)
     outline, counted_by = _outline(config, on_gpu=bool(gpus), is_planned=planned is not None)
@@ -215,7 +218,7 @@ def plan_training(
         )
 
     estimate = estimated(config)
-    room = planned.room if planned is not None else _room(launch.processes, on_gpu=bool(gpus))
+    room = planned.room if planned is not None else _room(launch.processes, gpus=len(gpus))
     is_on, why = _choose_checkpointing(config, estimate, room, on_gpu=bool(gpus))
     fits = estimate.total(checkpointing=is_on) <= room
     reference = _choose_reference(config, data.items)
@@ -288,9 +291,9 @@ def _changes(config: TrainConfig, easier: dict[str, Any]) -> dict[str, Any] | No
     return None if changes.get("tokens_per_step", 0) > config.tokens_per_step else changes
 
 
-def _room(processes: int, *, on_gpu: bool) -> int:
-    """Return what training may take on the device that has the least."""
-    devices = [torch.device("cuda", number) for number in range(processes)] if on_gpu else [torch.device("cpu")]
+def _room(processes: int, *, gpus: int) -> int:
+    """Return what training may take on the device that has the least; other machines' GPUs cannot be looked at."""
+    devices = [torch.device("cuda", number) for number in range(min(processes, gpus))] or [torch.device("cpu")]
     return min(room_on(device, held=0, processes=processes) for device in devices)
 
 

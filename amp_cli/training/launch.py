@@ -91,7 +91,7 @@ def train_model(
         AmpError: anything the user can mend, most of it before the model loads.
     """
     check_packages(config)
-    _check_held_out(config, has_file=eval_prefs is not None)
+    check_held_out(config, has_file=eval_prefs is not None)
     launch = plan_launch(config, gpus := visible_gpus(), config_file=accelerate_config, processes=num_processes)
     if machine := machine_number(accelerate_config):
         return take_part(launch, out, machine, overwrite=overwrite)
@@ -132,7 +132,7 @@ def train_model(
     return _result_of(out)
 
 
-def _check_held_out(config: TrainConfig, *, has_file: bool) -> None:
+def check_held_out(config: TrainConfig, *, has_file: bool) -> None:
     """Refuse settings of an evaluation that there is nothing for, or two sources of items for it.
 
     Raises:

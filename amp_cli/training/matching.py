@@ -6,7 +6,7 @@ goes forward (1 unit); of a reference that is kept on disk every item is read on
 """
 
 from contextlib import redirect_stdout
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from io import StringIO
 from itertools import count
 from pathlib import Path
@@ -41,8 +41,16 @@ class FedTokens:
             why_not_shared(outline.model, max_length=config.max_length, dense_mask=dense) is None
             for dense in (False, True)
         )
+        # the bars of `usable_items` are events for a parent that reads stdout, and here there is none
         with TemporaryDirectory(prefix="amp-tokens-") as place, redirect_stdout(StringIO()):
-            prepare_items(prefs, Path(place), image_root=image_root, method=config.method)
+            prepare_items(
+                prefs,
+                Path(place),
+                image_root=image_root,
+                method=config.method,
+                held_out=config.held_out,
+                seed=config.seed,
+            )
             items = load_items(Path(place), config.method)
             encoded = EncodedItems(outline, items, method=config.method, max_length=config.max_length)
             self._data = usable_items(encoded, Path(place))
@@ -68,7 +76,11 @@ class FedTokens:
             return TRAINED * trained
         items, visits = len(self._data), steps * self._config.global_batch_size
         is_kept, _ = choose_reference(self._config.reference, items=items, visits=visits)
-        return TRAINED * trained + READ * (sum(map(self._tokens, range(items))) if is_kept else trained)
+        return TRAINED * trained + READ * (self._whole if is_kept else trained)
+
+    @cached_property
+    def _whole(self) -> int:
+        return sum(map(self._tokens, range(len(self._data))))
 
     def steps_for(self, units: int) -> int:
         """Return after how many updates, at least one, the units are nearest to `units`."""

@@ -17,7 +17,7 @@ from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.errors import AmpError
 from amp_cli.launching import report
-from amp_cli.models.load import LoadedModel, load_model
+from amp_cli.models.load import LoadedModel, load_model, loading_text
 from amp_cli.models.machine import MemoryPeak
 from amp_cli.models.precision import DTYPES, why_float16
 from amp_cli.models.prompts import EncodedItem
@@ -32,7 +32,7 @@ from amp_cli.training.arguments import (
 from amp_cli.training.card import ADAPTER, BEST, finish_adapter
 from amp_cli.training.config import ZERO_3, TrainConfig
 from amp_cli.training.data import HELD_OUT, REJECTED, EncodedItems, load_items
-from amp_cli.training.feeding import ShareLoader, unpacked
+from amp_cli.training.feeding import ShareLoader, shares_in_turn, unpacked
 from amp_cli.training.held_out import HeldOut, best_of, rows_of
 from amp_cli.training.looking import LateBar, usable_items
 from amp_cli.training.memory import choose_checkpointing, estimate_memory, room_on, spread_sample
@@ -88,8 +88,7 @@ class Session:
         start, memory = time.monotonic(), MemoryPeak()
         device = self.state.device  # of several processes on CPUs, accelerate says "cpu:0"
         config = replace(self.config, dtype=self._agreed_precision())
-        packed = f" and packing it to {config.quantization}" if config.quantization else ""
-        self._doing(f"Loading '{config.base}'{packed}")
+        self._doing(loading_text(config.spec))
         loaded = load_policy(config, "cpu" if device.type == "cpu" else str(device), shares=shards_by_fsdp())
         for note in loaded.notes:
             self._note(note)
@@ -146,17 +145,20 @@ class Session:
 
         What is too long shows when its turn comes, and is left out then.
         """
-        if not (self.run_folder / HELD_OUT).exists():
+        told: list[Any] = [None]
+        if self.state.is_main_process and (self.run_folder / HELD_OUT).exists():
+            told = [rows_of(RecordLog(self.run_folder / METRICS).read())]
+        rows = broadcast_object_list(told)[0]  # the main process decides: another machine may see the file later
+        if rows is None:
             return None
         config = self.config
         items = load_items(self.run_folder, config.method, HELD_OUT)
-        found = rows_of(RecordLog(self.run_folder / METRICS).read()) if self.state.is_main_process else []
         return HeldOut(
             data=EncodedItems(loaded, items, method=config.method, max_length=config.max_length),
             run_folder=self.run_folder,
             every=config.eval_steps or config.save_steps,
             patience=config.patience,
-            rows=broadcast_object_list([found])[0],
+            rows=rows,
         )
 
     def _finish_held_out(self, held_out: HeldOut, facts: dict[str, Any]) -> dict[str, Any]:
@@ -319,12 +321,11 @@ class Session:
 
     def _fill(self, cache: ReferenceCache, loaded: LoadedModel, data: EncodedItems, forward: ForwardPass) -> None:
         """Compute what the cache lacks of these items, each process a part of them."""
-        processes = self.state.num_processes
-        own = range(self.state.process_index, len(data), processes)
+        windows = shares_in_turn(
+            len(data), process=self.state.process_index, processes=self.state.num_processes, at_once=WINDOW
+        )
         if self.state.is_main_process:
-            report(total=len(own), done=0, label="Reference", unit="items")
-        # as many in every process: the last one may be empty
-        windows = [list(own[start : start + WINDOW]) for start in range(0, -(-len(data) // processes), WINDOW)]
+            report(total=sum(map(len, windows)), done=0, label="Reference", unit="items")
         in_step = None
         if shards_by_fsdp():
             in_step = InStep(forward=forward, fill=self._fill_item(data), shares_model=True, device=self.state.device)

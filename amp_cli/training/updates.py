@@ -216,6 +216,7 @@ class FiniteTrainer(Trainer):
         held_out = self.held_out
         if held_out is None:
             raise RuntimeError("nothing is held out")
+        # devices draw nothing: mdpo has no dropout, and sft measures without it
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             self._measure_all(held_out)
         found = {f"{PREFIX}{name}": value for name, value in self.measured().items()}

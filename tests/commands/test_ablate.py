@@ -206,6 +206,15 @@ def test_a_reference_on_disk_is_counted_once_for_each_item(tmp_path: Path, prefs
     assert kept.of(6) - kept.of(4) == 3 * (online.of(6) - online.of(4)) // 4
 
 
+def test_items_that_are_held_out_are_not_counted(tmp_path: Path, prefs: Path, data: Path) -> None:
+    plan = read_plan(plan_of(tmp_path, prefs, data))
+    config = replace(plan.config(plan.variants[0], 0, 1), reference="online", held_out=0.5)
+    count = FedTokens(config, load_outline(replace(config.spec, device="cpu")), prefs)
+    assert count.of(2) == 2 * count.of(1)  # updates of four: each holds all that is left of the eight items
+    whole = FedTokens(replace(config, held_out=0.0), load_outline(replace(config.spec, device="cpu")), prefs)
+    assert whole.of(2) > count.of(1)
+
+
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.9]) == pytest.approx([0.04, 0.09, 0.09, 0.9])
     assert holm([]) == []

@@ -112,7 +112,7 @@ def test_a_run_stands_for_its_base_and_its_adapter(model: Path, tmp_path: Path) 
         ({"weight": "base_model.model.model.vision_tower.layers.0.q_proj.lora_A.weight"}, "more than the language"),
         ({"weight": "base_model.model.model.multi_modal_projector.linear_1.lora_A.weight"}, "more than the language"),
         ({"modules_to_save": ["lm_head"]}, "holds whole modules"),
-        ({"use_dora": True}, "is of DoRA"),
+        ({"use_dora": True}, "uses DoRA"),
         ({"r": 1024}, "has ranks that are not from 1 to 512"),
     ],
 )

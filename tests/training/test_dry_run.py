@@ -17,7 +17,7 @@ from amp_cli.models.prompts import EncodedItem, EncodedResponse, encode_item
 from amp_cli.models.shapes import SHAPES, has_known_shape, outline_of_shape
 from amp_cli.models.spec import ModelSpec
 from amp_cli.training.config import TrainConfig, load_config
-from amp_cli.training.dry_run import PlannedGpus, plan_training, propose
+from amp_cli.training.dry_run import PlannedGpus, _room, plan_training, propose
 from amp_cli.training.memory import MemoryEstimate, estimate_memory
 from amp_cli.training.rows.families import stands_for_images
 from amp_cli.training.rows.forward import SHARED
@@ -220,6 +220,14 @@ def test_bad_and_long_items_are_told(tmp_path: Path) -> None:
     assert (plan.data.items, plan.data.rejected, plan.data.unusable) == (2, 1, 1)
     with pytest.raises(AmpError, match=r"None of the 2 sampled items can be trained on\. The last: the item has"):
         plan_training(load_config("tiny", overrides=["max_length=5"]), prefs=path)
+
+
+def test_of_processes_on_several_machines_only_this_ones_gpus_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"cuda:0": 30, "cuda:1": 20, "cpu": 10}
+    monkeypatch.setattr("amp_cli.training.dry_run.room_on", lambda device, **_: free[str(device)])
+    assert _room(16, gpus=2) == 20
+    assert _room(1, gpus=2) == 30
+    assert _room(4, gpus=0) == 10
 
 
 @pytest.mark.usefixtures("without_estimate")

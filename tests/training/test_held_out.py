@@ -17,6 +17,7 @@ from amp_cli.training.arguments import MARKER
 from amp_cli.training.card import draw_curves
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.data import HELD_OUT, EncodedItems, load_items, prepare_items
+from amp_cli.training.dry_run import plan_training
 from amp_cli.training.feeding import shares_in_turn
 from amp_cli.training.held_out import best_of, overtraining, rows_of, since_best
 from amp_cli.training.launch import train_model
@@ -135,6 +136,8 @@ def test_settings_without_items_or_with_two_sources_are_refused(
     prefs = write_preferences(tmp_path / "data", ITEMS[:2])
     with pytest.raises(AmpError, match=told):
         train_model(config, prefs=prefs, out=tmp_path / "run", eval_prefs=(prefs, None) if has_file else None)
+    with pytest.raises(AmpError, match=told):
+        plan_training(config, prefs=prefs, has_eval_prefs=has_file)
     assert not (tmp_path / "run").exists()
 
 

@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from amp_cli.errors import AmpError
 from amp_cli.models.prompts import EncodedItem, EncodedResponse
 from amp_cli.training import reference
-from amp_cli.training.reference import ReferenceCache, cache_identity, choose_reference, item_key
+from amp_cli.training.reference import ReferenceCache, cache_identity, check_cache, choose_reference, item_key
+from amp_cli.training.rows.forward import ForwardPass
+from amp_cli.training.sharding import InStep
 from tests.training.test_trainer import RAGGED, adapter, metrics, train
 
 CACHED = replace(RAGGED, reference="cache")
@@ -124,6 +126,52 @@ def test_an_item_is_known_by_everything_that_the_model_reads_of_it() -> None:
     ]
     assert item_key(item) == item_key(replace(item))
     assert len({item_key(item), *map(item_key, others)}) == 7
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> tuple[ReferenceCache, EncodedItem]:
+    """A cache with an item of two answer tokens, whose log-probabilities are now 0.12 nats higher in all."""
+    item = EncodedItem(responses=(response([1, 2, 3], [-1, 0, 0]),), image_inputs={})
+    cache = ReferenceCache({})
+    cache.add(item, torch.tensor([[-2.0]]))
+    monkeypatch.setattr(
+        reference, "compute_reference", lambda _, __, items, **___: [torch.tensor([[-1.88]]) for _ in items]
+    )
+    return cache, item
+
+
+def check(cache: ReferenceCache, items: list[EncodedItem], tolerance: float, in_step: InStep | None = None) -> bool:
+    return check_cache(cache, None, ForwardPass(network=None, pad_id=0), items, tolerance=tolerance, in_step=in_step)
+
+
+def test_kept_numbers_may_be_off_by_a_twentieth_of_a_nat_a_token_at_most(
+    kept: tuple[ReferenceCache, EncodedItem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, item = kept
+    with pytest.raises(AmpError, match=r"differs by 0\.06 nats a token"):
+        check(cache, [item], tolerance=0.3)  # as coarse as the self-test may be in bfloat16
+    monkeypatch.setattr(reference, "MOST_OFF", 0.1)
+    assert check(cache, [item], tolerance=0.3)
+    with pytest.raises(AmpError, match=r"differs by 0\.06 nats a token"):
+        check(cache, [item], tolerance=0.001)
+
+
+class InStepWithOther(InStep):
+    """As if another process always had something to compute."""
+
+    def any_process(self, says: bool) -> bool:
+        return True
+
+
+def test_what_another_process_has_checked_is_good_for_all_that_share_the_model(
+    kept: tuple[ReferenceCache, EncodedItem],
+) -> None:
+    cache, item = kept
+    unknown = replace(item, responses=item.responses * 2)
+    forward = ForwardPass(network=None, pad_id=0)
+    in_step = InStepWithOther(forward=forward, fill=item, shares_model=True, device=torch.device("cpu"))
+    assert not check(cache, [unknown], tolerance=0.3)
+    assert check(cache, [unknown], tolerance=0.3, in_step=in_step)  # or this process would go on asking alone
 
 
 def test_another_model_precision_or_quantization_has_another_cache() -> None:
