@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from amp_cli.dialogues.pair_style import words_of
 from amp_cli.dialogues.turns import IMAGE_TOKEN
 from amp_cli.preferences.check.findings import Finding
 from amp_cli.preferences.levels import LevelDraft, choose_levels
@@ -130,7 +131,7 @@ class LengthBias:
     equal: int = 0
 
     def take(self, item: PreferenceItem) -> None:
-        words = [sum(len(answer.split()) for answer in level.answers) for level in item.levels]
+        words = [words_of(level) for level in item.levels]
         for number, count in enumerate(words):
             (self.rest if number else self.best).add(count)
             self.levels.setdefault(number, Moments()).add(count)
