@@ -112,7 +112,7 @@ def test_what_a_plan_may_not_say_is_named(tmp_path: Path, prefs: Path, data: Pat
         assert message in caught.value.message, changes
     twice = plan_of(tmp_path, prefs, data)
     twice.write_text(twice.read_text() + "variants:\n  dpo: {}\n")
-    with pytest.raises(AmpError, match="'variants' stands there twice"):
+    with pytest.raises(AmpError, match="'variants' is given twice"):
         read_plan(twice)
 
 
