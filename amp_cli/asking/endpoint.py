@@ -4,7 +4,6 @@ Several servers of one model are `URL,URL#NAME`.
 """
 
 import asyncio
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -50,10 +49,10 @@ def split_endpoint(model: str) -> tuple[list[tuple[str, str | None]], str]:
         AmpError: no name, an address twice, or one that is none or holds a password.
     """
     given, _, name = model.partition("#")
-    addresses = [endpoint_url(one, who="model", option="--model") for one in re.split(r",(?=https?://)", given)]
+    addresses = [endpoint_url(one.strip(), who="model", option="An address of the model") for one in given.split(",")]
     shown = _shown(addresses)
     if len(set(addresses)) < len(addresses):
-        raise AmpError(f"An address stands twice in '{shown}'", hint="Give each once")
+        raise AmpError(f"An address is given twice in '{shown}'", hint="Give each once")
     if not name:
         raise AmpError(f"'{shown}' names no model", hint=f"Give its name after a #, as in {shown}#llava")
     return addresses, name

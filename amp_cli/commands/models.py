@@ -34,7 +34,7 @@ def models(
         if json:
             ui.data({"freed_bytes": freed, "conversions": [asdict(one) for one in kept_conversions()]})
         else:
-            ui.note(f"Removed conversions of {size_text(freed)}")
+            ui.note(f"Removed {size_text(freed)} of conversions")
         return
     cached = cached_bytes()
     records = [_record(model, cached) for model in KNOWN]

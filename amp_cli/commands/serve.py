@@ -10,6 +10,7 @@ import typer
 
 from amp_cli import ui
 from amp_cli.commands.options import AdapterOption, JsonOption, TemplateOption, TrustRemoteCodeOption, number
+from amp_cli.errors import AmpError
 
 
 def serve(
@@ -50,6 +51,7 @@ def serve(
             trust_remote_code=trust_remote_code,
         )
     )
+    program = None if only_print else _program(engine)
     for note in serving.notes:
         ui.warn(note)
     if json and only_print:
@@ -61,23 +63,24 @@ def serve(
         ui.step(serving.command)
     ui.hint(f"amp generate-prefs data.json --method meg --expert {serving.name}={serving.asked} --out runs/prefs")
     ui.hint(f"amp eval pope --model {serving.asked} --data DIR --out DIR")
-    if not only_print:
-        _become(serving.words, engine)
+    if program is not None:
+        sys.stdout.flush()
+        os.execv(program, [program, *serving.words[1:]])  # signals and the exit status are the server's own
 
 
-def _become(words: tuple[str, ...], engine: str) -> None:
-    """Become the server: signals and the exit status are its own."""
-    from amp_cli.errors import AmpError
+def _program(engine: str) -> str:
+    """Return the program that starts an engine.
 
-    if engine == "vllm":
-        program, is_there = shutil.which("vllm"), shutil.which("vllm") is not None
-    else:
-        program, is_there = sys.executable, find_spec("sglang") is not None
-    if program is None or not is_there:
+    Raises:
+        AmpError: the engine is not installed.
+    """
+    from amp_cli.models.serving import ENGINES
+
+    program = shutil.which("vllm") if engine == "vllm" else sys.executable if find_spec("sglang") else None
+    if program is None:
+        place = "in an environment whose bin folder is in PATH" if engine == "vllm" else "in the environment of amp"
         raise AmpError(
-            f"{'vLLM' if engine == 'vllm' else 'SGLang'} is not installed here",
-            hint=f"pip install {engine} (in an environment of its own, whose bin folder stands in PATH), "
-            "or run the command of --print where it is",
+            f"{ENGINES[engine]} is not installed here",
+            hint=f"pip install {engine} {place}, or run the command of --print where the engine is installed",
         )
-    sys.stdout.flush()
-    os.execv(program, [program, *words[1:]])
+    return program

@@ -249,7 +249,7 @@ def _refuse_repeated(path: Path, node: Any) -> None:
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise AmpError(
-                    f"'{path}', line {key.start_mark.line + 1}: '{key.value}' stands there twice",
+                    f"'{path}', line {key.start_mark.line + 1}: '{key.value}' is given twice",
                     hint="Keep one of the two",
                 )
             seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()

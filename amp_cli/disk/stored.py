@@ -3,8 +3,10 @@
 import json
 import os
 import tempfile
+from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar, overload
 
@@ -17,8 +19,9 @@ Base = TypeVar("Base")
 class _Lazy(Sequence[Record]):
     """A sequence that makes its elements when they are asked for."""
 
+    @abstractmethod
     def _one(self, number: int) -> Record:
-        raise NotImplementedError
+        """Make the element at a place from 0 on."""
 
     @overload
     def __getitem__(self, place: int) -> Record: ...
@@ -61,11 +64,8 @@ class Stored(_Lazy[Record]):
     def add(self, record: Mapping[str, Any]) -> None:
         """Write one more record."""
         line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-        disk_errors_explained(lambda: self._write(line), Path(tempfile.gettempdir()))
+        disk_errors_explained(partial(self._file.write, line), Path(tempfile.gettempdir()))
         self._starts.append(self._starts[-1] + len(line))
-
-    def _write(self, line: bytes) -> None:
-        self._file.write(line)
 
     def close_for_writing(self) -> None:
         """Hand everything to the system; only then is it read."""

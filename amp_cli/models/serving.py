@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amp_cli import ui
 from amp_cli.disk.parsing import read_object
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import ADAPTER_STEMS, stored_tensors, weight_files
@@ -21,6 +22,7 @@ from amp_cli.models.resolve import (
 )
 from amp_cli.models.templates import file_for_servers
 
+ENGINES = {"vllm": "vLLM", "sglang": "SGLang"}
 PORTS = {"vllm": 8000, "sglang": 30_000}
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as `--max-lora-rank`; https://docs.vllm.ai, vllm.config.lora."""
@@ -85,13 +87,13 @@ def serving_of(served: Served) -> Serving:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise AmpError(f"'{name}' cannot be the name of a served model", hint="Give --name letters, digits, - and _")
     if says_original(config):
-        raise _not_as_it_is(served, place, adapter)
+        raise _not_as_it_is(base, adapter, served.engine)
     template = file_for_servers(served.template, config)
     port = served.port or PORTS[served.engine]
     base_name, asked, rank = name, name, None
     if adapter is not None:
         folder = adapter_folder(adapter)
-        rank = _rank_of(folder, served)
+        rank = _rank_of(folder, hint=_merged_first(base, adapter, served.engine))
         base_name = f"{name}-base"
         asked = name if served.engine == "vllm" else f"{base_name}:{name}"
     common = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", base_name]
@@ -147,19 +149,25 @@ def _name_of(given: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def _not_as_it_is(served: Served, place: str, adapter: str | None) -> AmpError:
-    engine = {"vllm": "vLLM", "sglang": "SGLang"}[served.engine]
-    what = f"'{served.model}' is in the original LLaVA layout, which {engine} does not read"
+def _not_as_it_is(base: str, adapter: str | None, engine: str) -> AmpError:
+    what = f"'{base}' is in the original LLaVA layout, which {ENGINES[engine]} does not read"
     if adapter is not None:
-        merge = f"amp merge-lora {shlex.quote(adapter)} --base {shlex.quote(served.model)} --out merged"
-        return AmpError(what, hint=f"{merge}, then amp serve merged --engine {served.engine}")
-    out = f"{_name_of(served.model)}-hf"
-    convert = f"amp convert {shlex.quote(served.model)} --to hf --out {shlex.quote(out)}"
-    return AmpError(what, hint=f"{convert}, then amp serve {shlex.quote(out)} --engine {served.engine}")
+        return AmpError(what, hint=_merged_first(base, adapter, engine))
+    out = f"{_name_of(base)}-hf"
+    convert = ui.command_line("amp", "convert", base, to="hf", out=out)
+    return AmpError(what, hint=f"{convert}, then {ui.command_line('amp', 'serve', out, engine=engine)}")
 
 
-def _rank_of(folder: Path, served: Served) -> int:
+def _merged_first(base: str, adapter: str, engine: str) -> str:
+    merge = ui.command_line("amp", "merge-lora", adapter, base=base, out="merged")
+    return f"{merge}, then amp serve merged --engine {engine}"
+
+
+def _rank_of(folder: Path, *, hint: str) -> int:
     """Return the rank to make room for.
+
+    Args:
+        hint: what to do where the engines cannot apply the adapter.
 
     Raises:
         AmpError: the engines cannot apply the adapter beside its base.
@@ -179,9 +187,5 @@ def _rank_of(folder: Path, served: Served) -> int:
     if reason is None and not all(type(rank) is int and 1 <= rank <= RANKS[-1] for rank in ranks):
         reason = f"has ranks that are not from 1 to {RANKS[-1]}"
     if reason is not None:
-        merge = f"amp merge-lora {shlex.quote(str(served.adapter or served.model))} --out merged"
-        raise AmpError(
-            f"'{folder}' {reason}: the engines cannot serve it beside its base",
-            hint=f"{merge}, then amp serve merged --engine {served.engine}",
-        )
+        raise AmpError(f"'{folder}' {reason}: the engines cannot serve it beside its base", hint=hint)
     return next(rank for rank in RANKS if rank >= max(ranks))

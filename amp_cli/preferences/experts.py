@@ -236,7 +236,8 @@ def collect_candidates(
         asking.ask(requests, answering, log.path.parent / FOLDER / str(number))
         for item_id in rejected.by_source(expert.name) & ids.keys():
             out_of_it[ids[item_id]] = 1
-    turns = array("I", (place for batch in batched_places(requests) for place in batch))
+    bundles = chain.from_iterable(bundled_places(requests, 1))  # as one process asks, whatever its batch size
+    turns = array("I", chain.from_iterable(bundles))
     _sort_rejections(experts, ids, turns, rejected)
     starts = _sorted_candidates(experts, ids, turns, log)
     complete = (n for n in range(len(ids)) if not out_of_it[n] and all(one[n] >= 0 for one in starts))
@@ -308,11 +309,6 @@ class _Asking:
         source = self._expert.name
         if self._rejected.add(LeftOut(id=item_id, reason=f"{source}: {reason}", source=source)):
             self._advance()
-
-
-def batched_places(requests: Sequence[Request]) -> Iterator[list[int]]:
-    """Yield the places of the requests in the order in which one process asks, whatever its batch size."""
-    return chain.from_iterable(bundled_places(requests, 1))
 
 
 def _sorted_candidates(

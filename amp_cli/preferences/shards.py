@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.disk.jsonl import RecordLog, write_lines
+from amp_cli.disk.left_out import LeftOut
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free_settings, restore
 from amp_cli.errors import AmpError
@@ -24,6 +25,7 @@ from amp_cli.preferences.generate import (
     started,
 )
 from amp_cli.preferences.incremental import FineTuning
+from amp_cli.records import Candidate
 
 AGAIN = "Each shard is made by the same command, but for --shard and --out"
 
@@ -107,14 +109,14 @@ class Shards:
 
     def take_answers(self, out: Path) -> None:
         """Write candidates and rejections of all shards into the folder of one run, which sorts them."""
-        write_lines(out / CANDIDATES, self._lines(CANDIDATES))
-        write_lines(out / REJECTED, self._lines(REJECTED))  # what the data refuse is found anew
+        write_lines(out / CANDIDATES, self._lines(CANDIDATES, Candidate.from_json))
+        write_lines(out / REJECTED, self._lines(REJECTED, LeftOut.from_json))  # what the data refuse is found anew
 
-    def _lines(self, name: str) -> Iterator[bytes]:
+    def _lines(self, name: str, build: Callable[[dict[str, Any]], Candidate | LeftOut]) -> Iterator[bytes]:
         """Yield what experts said or refused, of a file of all shards."""
         for run in self.runs:
             log = RecordLog(run.out / name)
-            yield from log.lines_at(start for start, record in log.scan(dict) if "source" in record)
+            yield from log.lines_at(start for start, said in log.scan(build) if said.source is not None)
 
 
 def merge_shards(
@@ -130,10 +132,15 @@ def merge_shards(
         encoder_of: returns what compares texts in auto-check instead of the encoder that the settings name.
 
     Raises:
-        AmpError: as `Shards` does; or the data are others by now, or an item is in no shard.
+        AmpError: as `Shards` does; or the data are gone or others by now, or an item is in no shard.
     """
     shards = Shards(folders)
     settings = shards.settings(out)
+    if not settings.data.is_file():
+        raise AmpError(
+            f"The shards were made from '{settings.data}', and there is no such file here",
+            hint="Merge in the folder in which the shards were made; data and images are read again, at their places",
+        )
     prepared = prepare(settings, None, encoder_of(settings), _nobody)
     if any(value != shards.identity.get(name) for name, value in prepared.identity.items()):
         raise AmpError(

@@ -475,8 +475,18 @@ def test_several_addresses_are_stored_and_shown_without_their_secrets() -> None:
     identity = check_endpoint(ModelSpec(model=model))["model"]
     assert identity["url"] == "https://a.example/***/v1,https://b.example/v1"
     assert stored(model) == "https://a.example/***/v1,https://b.example/v1#llava"
-    with pytest.raises(AmpError, match="An address stands twice"):
+    with pytest.raises(AmpError, match="An address is given twice"):
         check_endpoint(ModelSpec(model="http://a/v1,http://a/v1/#llava"))
+    assert (
+        check_endpoint(ModelSpec(model="http://a/v1, http://b/v1#llava"))["model"]["url"] == "http://a/v1,http://b/v1"
+    )
+
+
+@pytest.mark.parametrize("second", ["", "b:8000/v1", f"me:{KEY}@b:8000/v1", "ftp://b/v1"])
+def test_each_of_several_addresses_has_to_be_one_and_is_not_repeated_where_it_is_not(second: str) -> None:
+    with pytest.raises(AmpError, match="An address of the model is not an http or https address") as caught:
+        check_endpoint(ModelSpec(model=f"http://a/v1,{second}#llava"))
+    assert KEY not in f"{caught.value} {caught.value.hint}"
 
 
 def test_a_repetition_penalty_is_sent_and_left_out_where_it_is_refused(image: Path) -> None:

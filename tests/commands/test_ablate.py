@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +30,7 @@ from amp_cli.report.ablation import COLOURS, SHAPES, _contrast, questions_of
 from amp_cli.training.matching import FedTokens
 from amp_cli.world.files import write_evaluation
 from tests.support.ablation import plan_of, run_plan, train_here
+from tests.support.answering import one_by_one
 from tests.support.training_items import preference, write_preferences
 from tests.test_architecture import ROOT
 
@@ -69,18 +70,10 @@ class Answering:
         variant, seed = settings.out.parts[-3:-1]
         wrong = self.wrong[variant, 0 if seed == "all" else int(seed.removeprefix("seed-"))]
 
-        def answer(
-            requests: Sequence[Request],
-            *,
-            done: Collection[str],
-            on_answer: Callable[[Answer], None],
-            on_reject: Callable[[str, str], None],
-        ) -> None:
-            for request in requests:
-                lies = int(request.images[0].stem) < wrong
-                on_answer(Answer(id=request.id, answers=("yes" if "dog" in request.questions[0] or lies else "no",)))
+        def say(request: Request) -> str:
+            return "yes" if "dog" in request.questions[0] or int(request.images[0].stem) < wrong else "no"
 
-        return run_benchmark(settings, answerer=answer)
+        return run_benchmark(settings, answerer=one_by_one(say))
 
 
 def no_training(config: Any, **paths: Any) -> Any:
@@ -127,7 +120,7 @@ def test_what_a_plan_may_not_say_is_named(tmp_path: Path, prefs: Path, data: Pat
             read_plan(plan_of(tmp_path, prefs, data, **drawn, evaluate=[evaluate]))
     twice = plan_of(tmp_path, prefs, data)
     twice.write_text(twice.read_text() + "variants:\n  dpo: {}\n")
-    with pytest.raises(AmpError, match="'variants' stands there twice"):
+    with pytest.raises(AmpError, match="'variants' is given twice"):
         read_plan(twice)
 
 

@@ -122,7 +122,11 @@ def test_what_engines_cannot_apply_is_to_be_merged_first(
     run = adapter_in(tmp_path / "mdpo", **change)
     with pytest.raises(AmpError, match=said) as caught:
         serving_of(Served(model=str(model), adapter=str(run)))
-    assert caught.value.hint == f"amp merge-lora {run} --out merged, then amp serve merged --engine vllm"
+    merge = shlex.join(["amp", "merge-lora", str(run), "--base", str(model), "--out", "merged"])
+    assert caught.value.hint == f"{merge}, then amp serve merged --engine vllm"
+    with pytest.raises(AmpError) as caught:  # the run in the model's place: its base is the one that it names
+        serving_of(Served(model=str(adapter_in(tmp_path / "mdpo", base=str(model), **change))))
+    assert caught.value.hint == f"{merge}, then amp serve merged --engine vllm"
 
 
 def test_an_original_checkpoint_is_to_be_converted_first(tmp_path: Path) -> None:
@@ -134,6 +138,9 @@ def test_an_original_checkpoint_is_to_be_converted_first(tmp_path: Path) -> None
     assert str(caught.value.hint).startswith(f"amp convert {original} --to hf --out llava-v1.5-7b-hf, then amp serve")
     with pytest.raises(AmpError) as caught:
         serving_of(Served(model=str(original), adapter=str(adapter_in(tmp_path / "mdpo"))))
+    assert str(caught.value.hint).startswith(f"amp merge-lora {tmp_path / 'mdpo'} --base {original}")
+    with pytest.raises(AmpError, match=f"'{original}' is in the original") as caught:
+        serving_of(Served(model=str(adapter_in(tmp_path / "mdpo", base=str(original)))))
     assert str(caught.value.hint).startswith(f"amp merge-lora {tmp_path / 'mdpo'} --base {original}")
 
 
@@ -158,7 +165,9 @@ def test_without_the_engine_the_error_says_how_to_get_it(
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert run_amp(monkeypatch, "serve", str(model)) == 1
-    assert "vLLM is not installed here" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "vLLM is not installed here" in said
+    assert "Next:" not in said  # nobody could be asked
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
 """Experts: how they are named, what is asked again after a stop, and who is left out."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest
 
 from amp_cli.asking.answerer import Answerer, Request
+from amp_cli.asking.faults import ItemRejectedError
 from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.errors import AmpError
@@ -18,7 +19,8 @@ from amp_cli.preferences.experts import (
     refuse_repeated_names,
     sampled,
 )
-from amp_cli.records import Answer, Candidate, SourceItem
+from amp_cli.records import Candidate, SourceItem
+from tests.support.answering import one_by_one
 
 ITEMS = [SourceItem(id=name, images=(), questions=("Q",), answers=("A",)) for name in ("x", "y", "z")]
 EXPERTS = (Expert(name="big", model="13b"), Expert(name="small", model="7b"))
@@ -36,25 +38,15 @@ class FakeAnswering:
     def __call__(self, expert: Expert, folder: Path) -> Answerer:
         self.loaded.append(expert.name)
 
-        def answer(
-            requests: Sequence[Request],
-            *,
-            done: Collection[str],
-            on_answer: Callable[[Answer], None],
-            on_reject: Callable[[str, str], None],
-        ) -> None:
-            for request in requests:
-                if request.id in done:
-                    continue
-                if (expert.name, request.id) == self.killed_at:
-                    raise KeyboardInterrupt
-                self.asked.append((expert.name, request.id))
-                if (expert.name, request.id) in self.refuse:
-                    on_reject(request.id, "cannot be asked")
-                else:
-                    on_answer(Answer(id=request.id, answers=(f"{expert.name} on {request.id}",)))
+        def say(request: Request) -> str:
+            if (expert.name, request.id) == self.killed_at:
+                raise KeyboardInterrupt
+            self.asked.append((expert.name, request.id))
+            if (expert.name, request.id) in self.refuse:
+                raise ItemRejectedError("cannot be asked")
+            return f"{expert.name} on {request.id}"
 
-        return answer
+        return one_by_one(say)
 
 
 def collect(folder: Path, answering: FakeAnswering) -> dict[str, tuple[Candidate, ...]]:

@@ -1,7 +1,7 @@
 """generate-prefs from end to end with faked experts: files, numbers, resumption, and settings that cannot work."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from amp_cli.preferences.generate import GenerateResult, GenerateSettings, gener
 from amp_cli.preferences.incremental import FinetuneJob
 from amp_cli.preferences.levels import build_preferences
 from amp_cli.records import Answer, Candidate, PreferenceItem, SourceItem
+from tests.support.answering import one_by_one
 
 STANDARD = "There is a dog. There is a cat."
 ANSWERS = {  # expert -> item -> answer
@@ -50,22 +51,13 @@ class FakeAnswering:
         self.answered = 0
 
     def __call__(self, expert: Expert, folder: Path) -> Answerer:
-        def answer(
-            requests: Sequence[Request],
-            *,
-            done: Collection[str],
-            on_answer: Callable[[Answer], None],
-            on_reject: Callable[[str, str], None],
-        ) -> None:
-            for request in requests:
-                if request.id in done:
-                    continue
-                if self.answered == self.killed_at:
-                    raise KeyboardInterrupt
-                self.answered += 1
-                on_answer(Answer(id=request.id, answers=(ANSWERS[expert.name][request.id],)))
+        def say(request: Request) -> str:
+            if self.answered == self.killed_at:
+                raise KeyboardInterrupt
+            self.answered += 1
+            return ANSWERS[expert.name][request.id]
 
-        return answer
+        return one_by_one(say)
 
 
 @pytest.fixture

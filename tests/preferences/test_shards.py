@@ -151,6 +151,9 @@ def test_shards_of_other_settings_or_data_are_refused_by_name(data: Path, tmp_pa
     changed = shard(data, tmp_path / "d", "2/2")
     with pytest.raises(AmpError, match="d' was made with data_hash"):
         merge([first, changed], tmp_path / "again")
+    data.rename(tmp_path / "elsewhere.jsonl")
+    with pytest.raises(AmpError, match=r"The shards were made from '.*', and there is no such file here"):
+        merge([first, second], tmp_path / "again")
 
 
 def test_an_item_that_came_after_the_shards_is_not_asked_about_by_a_merge(data: Path, tmp_path: Path) -> None:
@@ -158,6 +161,17 @@ def test_an_item_that_came_after_the_shards_is_not_asked_about_by_a_merge(data: 
     Image.new("RGB", (8, 8)).save(tmp_path / "15.png")  # of item x-30
     with pytest.raises(AmpError, match="Some items have no answer of big in any shard"):
         merge(folders, tmp_path / "merged")
+
+
+def test_a_damaged_line_is_named_in_the_shard_that_holds_it(data: Path, tmp_path: Path) -> None:
+    folders = [shard(data, tmp_path / f"s{n}", f"{n}/2") for n in (1, 2)]
+    file = folders[1] / "candidates.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0].replace('"answers"', '"answer"'), *lines[1:]]) + "\n")
+    with pytest.raises(AmpError, match=r"s2/candidates\.jsonl' is damaged: line 1"):
+        merge(folders, tmp_path / "merged")
+    file.write_text("\n".join(lines) + "\n")
+    merge(folders, tmp_path / "merged")
 
 
 def test_what_is_not_a_shard_is_refused(data: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A sweep over checkpoints: which ones are scored, the best step by hand, the warning, the files, going on."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from amp_cli.commands.sweep import _show
 from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
-from amp_cli.records import Answer
 from amp_cli.report.everything import folder_of, named_folders
 from amp_cli.report.sweep import PLOT, SWEEP, Point, Sweep, find_points, run_sweep, trained_model
+from tests.support.answering import one_by_one
 from tests.support.settings import eval_settings
 
 IMAGES = 30
@@ -111,25 +111,14 @@ class Model:
         return run_benchmark(settings, answerer=self._answerer(self.wrong[step]))
 
     def _answerer(self, wrong: int) -> Answerer:
-        def answer(
-            questions: Sequence[Request],
-            *,
-            done: Collection[str],
-            on_answer: Callable[[Answer], None],
-            on_reject: Callable[[str, str], None],
-        ) -> None:
-            for question in questions:
-                if question.id in done:
-                    continue
-                self.asked += 1
-                is_wrong = int(question.images[0].stem) < wrong
-                if question.questions[0].startswith("Is there"):
-                    text = "Yes" if ("dog" in question.questions[0]) != is_wrong else "No"
-                else:
-                    text = "A dog and a cat." if is_wrong else "A dog."
-                on_answer(Answer(id=question.id, answers=(text,)))
+        def say(request: Request) -> str:
+            self.asked += 1
+            is_wrong = int(request.images[0].stem) < wrong
+            if request.questions[0].startswith("Is there"):
+                return "Yes" if ("dog" in request.questions[0]) != is_wrong else "No"
+            return "A dog and a cat." if is_wrong else "A dog."
 
-        return answer
+        return one_by_one(say)
 
 
 def sweep_of(data: Path, model: Model, *steps: int, names: Sequence[str] = ("pope", "chair"), **changes: Any) -> Sweep:

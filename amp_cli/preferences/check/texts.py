@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from amp_cli.dialogues.pair_style import FEWEST_ITEMS, words_of
 from amp_cli.dialogues.turns import IMAGE_TOKEN
 from amp_cli.preferences.check.findings import Finding
 from amp_cli.preferences.levels import LevelDraft, choose_levels
@@ -91,8 +92,6 @@ EFFECT = 0.5
 """Cohen's d from which we warn: what Cohen calls a medium effect."""
 SHARE = 0.7
 """Share of pairs with the better answer longer (or shorter) from which we warn: 7 of 10 are guessed by length alone."""
-FEWEST_ITEMS = 20
-"""With fewer items nothing is said: chance alone gives such numbers."""
 
 
 @dataclass(kw_only=True)
@@ -130,7 +129,7 @@ class LengthBias:
     equal: int = 0
 
     def take(self, item: PreferenceItem) -> None:
-        words = [sum(len(answer.split()) for answer in level.answers) for level in item.levels]
+        words = [words_of(level) for level in item.levels]
         for number, count in enumerate(words):
             (self.rest if number else self.best).add(count)
             self.levels.setdefault(number, Moments()).add(count)
