@@ -110,6 +110,19 @@ def refuse_too_many(gpus: Sequence[str], processes: int, hint: str = "Give fewer
         raise AmpError(f"{processes} processes need {processes} GPUs; this machine shows {len(gpus)}", hint=hint)
 
 
+def use_one_thread() -> None:
+    """Compute on one thread, here and in workers, unless OMP_NUM_THREADS says how many.
+
+    The embedded model is so small that it is slower on two, most on a busy machine; and the last digits of what it
+    gives depend on their number. A PyTorch that is loaded already no longer looks at the variable.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
+
+
 def worker_environment() -> dict[str, str]:
     """Return what every worker's environment holds: wherever it is started, it must find this very package.
 

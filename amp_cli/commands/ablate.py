@@ -64,11 +64,12 @@ def ablate(
     """
     from amp_cli.commands.ablation import Workshop
     from amp_cli.commands.ablation_plan import read_plan
+    from amp_cli.launching import use_one_thread
 
     amp = context.find_root().command
     read = read_plan(plan)
     if read.base == "tiny":
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # so small a model is slower on two threads
+        use_one_thread()
     workshop = Workshop(read, out, type_in=lambda words: amp.main(words, prog_name="amp", standalone_mode=False))
     if job is not None:
         _be_a_job(workshop, job, final=final)

@@ -1,6 +1,5 @@
 """The quickstart's loop: draws the world's data, then runs the same commands a user would type."""
 
-import os
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -132,10 +131,11 @@ def run_loop(
     Args:
         type_in: runs the words of an `amp` command line and returns its exit status (None or 0 when all went well).
     """
+    from amp_cli.launching import use_one_thread
     from amp_cli.models.machine import memory_peak
 
     started = time.monotonic()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # so small a model is slower on two threads, most on a busy machine
+    use_one_thread()
     size = size or Size()
     settings = {"levels": levels, "seed": seed, **asdict(size)}
     run = Run.start(out, command="quickstart", settings=settings, seed=seed, overwrite=overwrite)

@@ -235,6 +235,23 @@ def test_what_fsdp_cannot_share_is_refused_before_anything_starts(tmp_path: Path
         plan_launch(RAGGED, ["0", "1"], config_file=str(mine))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "given", "threads"), [("", None, 1), ("import torch", None, 1), ("", "2", 2)])
+def test_one_thread_is_used_unless_their_number_is_given(before: str, given: str | None, threads: int) -> None:
+    script = f"{before}\nfrom amp_cli.launching import use_one_thread as use\nuse()\nimport torch\n"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    if given is not None:
+        environment["OMP_NUM_THREADS"] = given
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{script}import os; print(torch.get_num_threads(), os.environ['OMP_NUM_THREADS'])"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.split() == [str(threads)] * 2
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("amp_cli.training.config.find_spec", lambda name: None)
     with pytest.raises(AmpError, match="needs bitsandbytes"):
