@@ -33,7 +33,7 @@ from amp_cli.launching import (
 from amp_cli.models.resolve import check_model, places_of
 from amp_cli.training.card import ADAPTER, CURVES, draw_curves
 from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig, check_packages
-from amp_cli.training.data import REJECTED, prepare_items, usable_of
+from amp_cli.training.data import REJECTED, load_items, prepare_items, refuse_unfit_items, usable_of
 from amp_cli.training.worker import RESULT, SEEN_WITHIN
 
 
@@ -123,6 +123,8 @@ def train_model(
                 seed=config.seed,
                 pairs=config.pairs if config.method == "mdpo" else None,
             )
+            if config.image_pairs is not None or config.gap_weight:
+                refuse_unfit_items(load_items(out, config.method), config)
             run.record(accelerate_config=str(launch.config_file), processes=launch.processes)
             run_worker(launch, out)
         if not (out / CURVES).exists():
