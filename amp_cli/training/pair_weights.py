@@ -68,7 +68,8 @@ class PairWeights:
         """Measure what the weights depend on; None where all pairs weigh the same.
 
         Raises:
-            AmpError: weights are to follow the gap, and no item has numbers of auto-check or none has a gap.
+            AmpError: weights are to follow the gap, and no item has numbers of auto-check or none has a gap; or they
+                are to balance lengths, and all pairs lean one way.
         """
         if not gap and not balance:
             return None
@@ -135,11 +136,20 @@ def _leans(items: Sequence[PreferenceItem], pairs: str, tokenizer: Any) -> Itera
 
 
 def _balanced(leans: Iterable[Sequence[int]], balance: float) -> tuple[float, float]:
-    """Return what pairs with a shorter and with a longer better side weigh."""
+    """Return what pairs with a shorter and with a longer better side weigh.
+
+    Raises:
+        AmpError: all pairs lean one way.
+    """
     less = more = 0
     for lean in leans:
         less -= sum(one for one in lean if one < 0)
         more += sum(one for one in lean if one > 0)
-    if less > more:
-        return 1 - balance + balance * more / less, 1.0
-    return 1.0, 1 - balance + balance * less / more if more else 1.0
+    if less == more:
+        return 1.0, 1.0
+    if not less or not more:
+        raise AmpError(
+            f"length_balance has nothing to balance: in no pair is the better side {'shorter' if more else 'longer'}",
+            hint=f"Give --set length_alpha={'0.01' if more else '-0.01'}, which makes up for some length in every pair",
+        )
+    return (1 - balance + balance * more / less, 1.0) if less > more else (1.0, 1 - balance + balance * less / more)
