@@ -13,7 +13,7 @@ from amp_cli.disk.parsing import read_object
 from amp_cli.disk.templates import template_path
 from amp_cli.models.llava.projector import projector_files
 from amp_cli.models.resolve import adapter_folder, is_folder_name, model_place
-from amp_cli.training.config import TrainConfig
+from amp_cli.training.config import OFF, TrainConfig
 from amp_cli.training.held_out import PREFIX, PROXY
 
 ADAPTER, BEST = "adapter", "adapter-best"
@@ -57,7 +57,10 @@ def model_card(config: TrainConfig, facts: dict[str, Any]) -> str:
     base = public_base(config.base)
     on_hub = base != "tiny" and not is_folder_name(base)
     facts = {"held_out": None, **facts}
-    return template.render(config=config, base=base, base_on_hub=on_hub, facts=facts, version=__version__)
+    added = {name: getattr(config, name) for name, off in OFF.items() if getattr(config, name) != off}
+    if config.image_pairs is not None:
+        added["image_weight"] = config.image_weight
+    return template.render(config=config, base=base, base_on_hub=on_hub, facts=facts, added=added, version=__version__)
 
 
 CURVES = "curves.png"
@@ -73,9 +76,11 @@ def draw_curves(run_folder: Path) -> Path | None:
         return None
     panels = {
         "loss": _series(records, "loss"),
-        "margin (nats)": _series(records, "margin_distance_") or {},
-        "share of pairs in order": _series(records, "accuracy_distance_") or _series(records, "mean_token_accuracy"),
+        "margin (nats)": _series(records, "margin_distance_") | _series(records, "margin_images"),
+        "share of pairs in order": _series(records, "accuracy_distance_") | _series(records, "accuracy_images")
+        or _series(records, "mean_token_accuracy"),
         "reward by level (nats)": _series(records, "reward_level_"),
+        "loss of a token of the best answer (nats)": _series(records, "best_nll"),
         "best answer against the reference, held out (nats a token)": _series(records, PROXY),
     }
     panels = {title: series for title, series in panels.items() if series}
@@ -125,6 +130,8 @@ def _series(
 def _label(name: str) -> str:
     """Return the legend of a metric: what a number at its end stands for."""
     name = name.removeprefix(PREFIX)
+    if name.endswith("_images"):
+        return "beside other images"
     kind, _, number = name.rpartition("_")
     if kind.endswith("distance"):
         return "adjacent levels" if number == "1" else f"{number} levels apart"

@@ -209,6 +209,7 @@ def _hash(prefs: Path) -> str:
 
 LOG = "train.log"
 LEGEND = "ok@d: share of pairs d levels apart in order; rL: reward of level L, nats"
+IMAGES_LEGEND = "; ok@img: share of image pairs in order"
 
 
 def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None) -> dict[str, Any]:
@@ -291,7 +292,7 @@ def _show_row(row: dict[str, str], columns: list[str]) -> None:
     if {*row} - {*columns}:
         columns[:] = row
         if "margin" in row:
-            ui.note(LEGEND)
+            ui.note(LEGEND + (IMAGES_LEGEND if "ok@img" in row else ""))
         ui.note(" ".join(f"{name:>7}" for name in columns))
     ui.note(" ".join(f"{row.get(name, '-'):>7}" for name in columns))
 
@@ -305,6 +306,8 @@ def _shown(metrics: dict[str, Any]) -> dict[str, str]:
             row |= {
                 short + key.removeprefix(name): f"{metrics[key]:.{digits}f}" for key in metrics if key.startswith(name)
             }
+        if "accuracy_images" in metrics:
+            row["ok@img"] = f"{metrics['accuracy_images']:.3f}"
     elif "mean_token_accuracy" in metrics:
         row["tok ok"] = f"{metrics['mean_token_accuracy']:.3f}"
     return row
