@@ -121,7 +121,7 @@ def train_model(
                 eval_source=eval_prefs,
                 held_out=config.held_out,
                 seed=config.seed,
-                pairs=config.pairs if config.method == "mdpo" else None,
+                pairs=config.pairs if config.method == "mdpo" and not config.length_balance else None,
             )
             if config.image_pairs is not None or config.gap_weight:
                 refuse_unfit_items(load_items(out, config.method), config)
