@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from amp_cli.benchmarks import amber, chair, llava_bench, mmhal, mrhal, pope, repope
+from amp_cli.benchmarks import amber, chair, dashb, llava_bench, mmhal, mrhal, pope, repope
 from amp_cli.benchmarks.benchmark import Benchmark
 
 BENCHMARKS: dict[str, Benchmark[Any]] = {
     "pope": pope.BENCHMARK,
     "repope": repope.BENCHMARK,
+    "dashb": dashb.BENCHMARK,
     "chair": chair.BENCHMARK,
     "amber": amber.BENCHMARK,
     "mmhal": mmhal.BENCHMARK,

@@ -7,6 +7,7 @@ from amp_cli.benchmarks.benchmark import LoadedBenchmark, Option
 from amp_cli.benchmarks.pope import LIMIT, QUESTIONS, load_splits
 from amp_cli.benchmarks.pope_answers import SPLITS, adopt, answered
 from amp_cli.benchmarks.yes_no import yes_no_benchmark
+from amp_cli.benchmarks.yes_no_reading import read_letters
 
 if TYPE_CHECKING:
     from amp_cli.benchmarks.settings import EvalSettings
@@ -18,17 +19,6 @@ def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
     An item has the id that the same question has in POPE, so that answers made for POPE fit.
     """
     return load_splits(data, settings, "coco_repope", "RePOPE's label files, or run `amp download repope` first")
-
-
-def read_official(text: str) -> bool | None:
-    """Return True for yes, False for no, None for neither, as RePOPE's script does: by the letters alone.
-
-    "yes" anywhere in the answer is a yes, in "yesterday" too; else "no" anywhere is a no, in "unknown" too.
-    """
-    lower = text.lower()
-    if "yes" in lower:
-        return True
-    return False if "no" in lower else None
 
 
 BENCHMARK = yes_no_benchmark(
@@ -53,5 +43,5 @@ BENCHMARK = yes_no_benchmark(
     load=load,
     adopt=adopt,
     answered=answered,
-    official=read_official,
+    official=read_letters,
 )

@@ -255,6 +255,7 @@ def yes_no_benchmark(
     load: Callable[[Path, "EvalSettings"], LoadedBenchmark],
     adopt: Callable[[Path, Sequence[BenchmarkItem], Path, "EvalSettings"], dict[str, Answer]],
     official: Callable[[str], bool | None] = read_official,
+    suffix: str | None = None,
     **others: Any,
 ) -> Benchmark[YesNoScore]:
     """Return a benchmark of yes/no questions: items whose reference holds a `split` and a `label`, yes or no.
@@ -262,31 +263,34 @@ def yes_no_benchmark(
     Args:
         options: its own; rule and prompt suffix come with every one.
         official: how its own script reads an answer.
-        others: more fields of Benchmark.
+        suffix: what stands after each question by default; None is the usual request for one word.
+        others: more fields of Benchmark, or others than here.
     """
+    shared: dict[str, Any] = {
+        "decoding": ONE_WORD_ANSWERS,
+        "score": partial(score, official=official),
+        "summarise": summarise,
+        "is_scored": lambda one: one.reading is not None,
+        "compare": compare,
+        "tables": tables,
+        "columns": columns(splits),
+        "count": lambda scores: int(scores["overall"]["n"]),
+    }
     return Benchmark(
         name=name,
         title=title,
         help=help,
-        options=(*options, OFFICIAL, ONE_WORD),
-        decoding=ONE_WORD_ANSWERS,
+        options=(*options, OFFICIAL, ONE_WORD if suffix is None else replace(ONE_WORD, default=suffix)),
         files=files,
         load=load,
         ask=ask,
         is_yes_no=lambda item: True,
         adopt=adopt,
-        score=partial(score, official=official),
-        summarise=summarise,
         read_score=YesNoScore.from_json,
-        is_scored=lambda one: one.reading is not None,
         is_readable=lambda one: read_strict(one.answer, one.question) is not None,
         unreadable="answers cannot be read as yes or no",
-        compare=compare,
         row=row,
-        tables=tables,
-        columns=columns(splits),
-        count=lambda scores: int(scores["overall"]["n"]),
         about=margins.about,
         explain=partial(margins.explanation, group="overall"),
-        **others,
+        **shared | others,
     )

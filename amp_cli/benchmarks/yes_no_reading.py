@@ -25,6 +25,17 @@ def read_official(text: str) -> bool:
     return {"No", "not", "no"}.isdisjoint(head.replace(",", "").split(" "))
 
 
+def read_letters(text: str) -> bool | None:
+    """Return True for yes, False for no, None for neither, by the letters alone, as RePOPE's and DASH-B's scripts do.
+
+    "yes" anywhere in the answer is a yes, in "yesterday" too; else "no" anywhere is a no, in "unknown" too.
+    """
+    lower = text.lower()
+    if "yes" in lower:
+        return True
+    return False if "no" in lower else None
+
+
 def read_strict(text: str, question: str = "") -> bool | None:
     """Return True for yes, False for no, None where the answer cannot be read as either.
 
