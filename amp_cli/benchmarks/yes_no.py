@@ -256,6 +256,7 @@ def yes_no_benchmark(
     adopt: Callable[[Path, Sequence[BenchmarkItem], Path, "EvalSettings"], dict[str, Answer]],
     official: Callable[[str], bool | None] = read_official,
     suffix: str | None = None,
+    rule: Option = OFFICIAL,
     **others: Any,
 ) -> Benchmark[YesNoScore]:
     """Return a benchmark of yes/no questions: items whose reference holds a `split` and a `label`, yes or no.
@@ -263,6 +264,7 @@ def yes_no_benchmark(
     Args:
         options: its own; rule and prompt suffix come with every one.
         official: how its own script reads an answer.
+        rule: the rules by which answers can be read; `score` must know them.
         suffix: what stands after each question by default; None is the usual request for one word.
         others: more fields of Benchmark, or others than here.
     """
@@ -280,7 +282,7 @@ def yes_no_benchmark(
         name=name,
         title=title,
         help=help,
-        options=(*options, OFFICIAL, ONE_WORD if suffix is None else replace(ONE_WORD, default=suffix)),
+        options=(*options, rule, ONE_WORD if suffix is None else replace(ONE_WORD, default=suffix)),
         files=files,
         load=load,
         ask=ask,
