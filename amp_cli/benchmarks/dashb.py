@@ -14,6 +14,7 @@ from amp_cli.benchmarks.benchmark import LoadedBenchmark, Option
 from amp_cli.benchmarks.comparing import Difference, paired_differences, ratio, score_intervals
 from amp_cli.benchmarks.files import add_answer, own_answers, records_of, text_field
 from amp_cli.benchmarks.pope import label_file
+from amp_cli.benchmarks.sampling import Sampling
 from amp_cli.benchmarks.showing import Table, column, shown
 from amp_cli.benchmarks.yes_no import YesNoScore, yes_no_benchmark
 from amp_cli.benchmarks.yes_no_reading import read_letters
@@ -161,6 +162,7 @@ BENCHMARK = yes_no_benchmark(
     files=("dash_benchmark_*.json",),
     load=load,
     adopt=adopt,
+    sampling=Sampling(strata=lambda item: (item.reference["label"], item.reference["object"])),
     score=score,
     summarise=summarise,
     compare=compare,

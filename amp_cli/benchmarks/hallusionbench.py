@@ -30,6 +30,7 @@ from amp_cli.benchmarks.files import (
     text_field,
 )
 from amp_cli.benchmarks.pope import label_file
+from amp_cli.benchmarks.sampling import Sampling
 from amp_cli.benchmarks.showing import Column, Table, column, shown, title_of
 from amp_cli.benchmarks.yes_no import YesNoScore, yes_no_benchmark
 from amp_cli.benchmarks.yes_no_reading import read_words
@@ -280,6 +281,10 @@ DATA = (
     Option(name="data", help=f"Folder with {FILE} and its figures (VD, VS)."),
     Option(name="part", help="Which of its questions.", default="image", choices=tuple(PARTS)),
 )
+SAMPLING = Sampling(
+    whole=lambda item: "_".join(Place.of(item.id).set), strata=lambda item: tuple(item.id.split("_")[:2])
+)
+"""A set stays whole, and so do its figures and question pairs."""
 READING = (
     "aAcc counts questions, fAcc figures on which every question is right, qAcc questions that are right on every "
     "figure of their set; easy and hard are qAcc among figures as found and altered ones."
@@ -304,6 +309,7 @@ BENCHMARK = yes_no_benchmark(
     decoding=Decoding(max_new_tokens=128),
     files=(FILE,),
     load=load,
+    sampling=SAMPLING,
     adopt=adopt,
     score=score,
     summarise=summarise,

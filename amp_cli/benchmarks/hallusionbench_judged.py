@@ -15,6 +15,7 @@ from amp_cli.benchmarks.hallusionbench import (
     DATA,
     FILE,
     READING,
+    SAMPLING,
     SCORES,
     Outcome,
     Place,
@@ -158,6 +159,7 @@ BENCHMARK = Benchmark(
     decoding=Decoding(max_new_tokens=512),
     files=(FILE,),
     load=load,
+    sampling=SAMPLING,
     adopt=adopt,
     judge=Judged(
         temperature=0.0,

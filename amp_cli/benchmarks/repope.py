@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_cli.benchmarks.benchmark import LoadedBenchmark, Option
-from amp_cli.benchmarks.pope import LIMIT, QUESTIONS, load_splits
+from amp_cli.benchmarks.pope import QUESTIONS, SAMPLING, load_splits
 from amp_cli.benchmarks.pope_answers import SPLITS, adopt, answered
 from amp_cli.benchmarks.yes_no import yes_no_benchmark
 from amp_cli.benchmarks.yes_no_reading import read_letters
@@ -34,12 +34,12 @@ BENCHMARK = yes_no_benchmark(
     options=(
         Option(name="data", help="Folder with coco_repope_{random,popular,adversarial}.json."),
         QUESTIONS,
-        LIMIT,
     ),
     splits=SPLITS,
     files=("coco_repope_*.json",),
     images_of="pope",
     is_part=True,
+    sampling=SAMPLING,
     load=load,
     adopt=adopt,
     answered=answered,

@@ -18,6 +18,7 @@ from amp_cli.benchmarks.comparing import (
     ratio,
     score_intervals,
 )
+from amp_cli.benchmarks.sampling import Sampling
 from amp_cli.benchmarks.showing import Column, Given, Row, Table, column, shown, title_of, yes_no_reply
 from amp_cli.benchmarks.yes_no_reading import read_official, read_strict
 from amp_cli.records import Answer, BenchmarkItem, YesOrNo
@@ -275,6 +276,7 @@ def yes_no_benchmark(
         "is_scored": lambda one: one.reading is not None,
         "compare": compare,
         "tables": tables,
+        "sampling": Sampling(strata=lambda item: (item.reference["split"], item.reference["label"])),
         "columns": columns(splits),
         "count": lambda scores: int(scores["overall"]["n"]),
     }

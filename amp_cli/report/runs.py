@@ -10,6 +10,7 @@ from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.benchmark import Benchmark
 from amp_cli.benchmarks.comparing import Difference
 from amp_cli.benchmarks.runner import SCORES, read_item_scores, read_scores
+from amp_cli.benchmarks.sampling import sample_text
 from amp_cli.disk.replacing import NAME
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
@@ -58,7 +59,9 @@ class GatheredRun:
 
 def sentences(benchmark: Benchmark[Any], evaluation: Evaluation) -> list[str]:
     """Return what is to be said below its numbers: what else decides them, and what made them differ."""
-    said = (benchmark.about(evaluation.scores), benchmark.explain(evaluation.differences))
+    sample = sample_text(evaluation.scores)
+    asked = f"{sample}, chosen by --limit" if sample else ""
+    said = (asked, benchmark.about(evaluation.scores), benchmark.explain(evaluation.differences))
     return [one for one in said if one]
 
 
