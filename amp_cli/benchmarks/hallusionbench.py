@@ -251,7 +251,7 @@ def compare(pairs: Sequence[tuple[YesNoScore, YesNoScore]], rule: str) -> list[D
         sum(bool(old.correct and not new.correct) for old, new in both),
         sum(bool(new.correct and not old.correct) for old, new in both),
     )
-    paired["aAcc"] = replace(paired["aAcc"], n=len(both), p_value=p_value)
+    paired["aAcc"] = replace(paired["aAcc"], n=len(both), p_value=p_value, test="mcnemar")
     return [*(paired[name] for name in SCORES), *yes_no.compare(both, rule)]
 
 

@@ -191,7 +191,7 @@ def compare(pairs: Sequence[tuple[YesNoScore, YesNoScore]], rule: str) -> list[D
             sum(bool(new.correct and not old.correct) for old, new in members),
         )
         accuracy, f1 = paired[f"{group}/accuracy"], paired[f"{group}/f1"]
-        differences += [replace(accuracy, n=len(members), p_value=p_value), replace(f1, n=len(members))]
+        differences += [replace(accuracy, n=len(members), p_value=p_value, test="mcnemar"), replace(f1, n=len(members))]
         names = margins.NAMES if group == "overall" else ("auc",)
         differences += chosen_differences(more, [f"{group}/{name}" for name in names])
     return differences
