@@ -11,6 +11,8 @@ from amp_cli.benchmarks import (
     llava_bench,
     mmhal,
     mrhal,
+    object_halbench,
+    object_halbench_judged,
     pope,
     repope,
 )
@@ -22,10 +24,12 @@ BENCHMARKS: dict[str, Benchmark[Any]] = {
     "dashb": dashb.BENCHMARK,
     "hallusionbench": hallusionbench.BENCHMARK,
     "chair": chair.BENCHMARK,
+    "object-halbench": object_halbench.BENCHMARK,
     "amber": amber.BENCHMARK,
     "mmhal": mmhal.BENCHMARK,
     "mrhal": mrhal.BENCHMARK,
     "hallusionbench-judged": hallusionbench_judged.BENCHMARK,
+    "object-halbench-judged": object_halbench_judged.BENCHMARK,
     "llava-bench": llava_bench.BENCHMARK,
     "llava-bench-wild": llava_bench.WILD,
 }

@@ -142,6 +142,7 @@ class Benchmark(Generic[Score]):
         options: what its command offers beyond the options of every benchmark; `data` and `rule` among them.
         decoding, template: the authors' protocol, the defaults of the command and of EvalSettings.
         files: patterns of names by which its folder is known; none where they have no names of their own.
+        files_of: the benchmark whose downloaded files are its files too; "" where it has its own.
         images_of: the benchmark whose downloaded images serve where its own data brings none.
         answers_hold_truth: whether the released code's answer files hold questions and references too.
         sampling: how `--limit` chooses; None where `load` does, since its data are too large to be read whole.
@@ -178,6 +179,7 @@ class Benchmark(Generic[Score]):
     decoding: Decoding = OPEN_ENDED
     template: str = "auto"
     files: tuple[str, ...] = ()
+    files_of: str = ""
     images_of: str = ""
     answers_hold_truth: bool = False
     is_part: bool = False

@@ -158,6 +158,7 @@ BENCHMARK = Benchmark(
     options=(*DATA, OFFICIAL),
     decoding=Decoding(max_new_tokens=512),
     files=(FILE,),
+    files_of="hallusionbench",
     load=load,
     sampling=SAMPLING,
     adopt=adopt,

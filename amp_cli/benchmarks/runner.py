@@ -105,12 +105,13 @@ def run_benchmark(
 def _found_data(settings: EvalSettings) -> Path:
     """Return where `amp download` puts a benchmark's files, or an answer file that holds the truth as well."""
     name = settings.benchmark
-    folder = benchmark_folder(name)
+    stored = BENCHMARKS[name].files_of or name
+    folder = benchmark_folder(stored)
     if folder.is_dir():
         return folder
     if settings.answers is not None and BENCHMARKS[name].answers_hold_truth:
         return settings.answers
-    raise AmpError(f"The data of {name} was not found", hint=f"Give --data DIR, or run `amp download {name}` first")
+    raise AmpError(f"The data of {name} was not found", hint=f"Give --data DIR, or run `amp download {stored}` first")
 
 
 def _as_recorded(settings: EvalSettings) -> EvalSettings:
