@@ -27,6 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "images": (1, 1000),
     # data
     "limit": (1, MANY),
+    "limit_seed": (0, 2**32 - 1),
     "max_items": (1, 100_000),
     "thumbnail": (16, 2048),
     "held_out": (0.0, 0.999),

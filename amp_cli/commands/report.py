@@ -55,8 +55,9 @@ def _show(runs: "list[GatheredRun]") -> None:
     from amp_cli.benchmarks.showing import shown
     from amp_cli.report.page import difference_text, p_value_text
     from amp_cli.report.paper import quoted_table
-    from amp_cli.report.runs import sentences
+    from amp_cli.report.runs import compared, sentences
 
+    comparisons = len(compared(runs))
     for name, benchmark in BENCHMARKS.items():
         having = [run for run in runs if name in run.evaluations]
         if not having:
@@ -83,8 +84,8 @@ def _show(runs: "list[GatheredRun]") -> None:
         ]
         if differences:
             ui.table(
-                f"Difference to {having[0].name}, same items",
-                ["run", "score", "difference [95 %]", "McNemar", ""],
+                f"Difference to {having[0].name}, same items; p corrected for {comparisons} comparisons",
+                ["run", "score", "difference [95 %]", "p", ""],
                 differences,
             )
         if quoted := quoted_table(name):

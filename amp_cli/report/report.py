@@ -7,7 +7,7 @@ from typing import Any
 from amp_cli import ui
 from amp_cli.disk.jsonl import write_text
 from amp_cli.report.paper import quoted_rows
-from amp_cli.report.runs import GatheredRun, ReportRun, gather
+from amp_cli.report.runs import GatheredRun, ReportRun, compared, gather
 
 MAX_ITEMS = 600
 
@@ -50,6 +50,7 @@ def write_report(
             write_text(html, render_page(gathered, title=title, notes=notes, commands=commands, max_items=max_items))
     return {
         "runs": [run.to_json() for run in gathered],
+        "correction": {"method": "benjamini-hochberg", "comparisons": len(compared(gathered))},
         "quoted": quoted_rows(),
         "html": None if html is None else str(html),
     }
