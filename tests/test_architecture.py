@@ -64,7 +64,9 @@ def allowed(part: str) -> set[str]:
         return {*ROOMS, "benchmarks", "report"}
     if part == "compare":
         return {*ROOMS, "benchmarks", "preferences", "compare"}
-    return {*ROOMS, *STAGES, "report", "compare", "commands", "main", "__init__"}
+    if part == "push":
+        return {*ROOMS, "benchmarks", "report", "push"}
+    return {*ROOMS, *STAGES, "report", "compare", "push", "commands", "main", "__init__"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
