@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from amp_cli import ui
-from amp_cli.asking.answerer import Answerer, Request, Running, open_answerer
+from amp_cli.asking.answerer import Request, Running, open_answerer
 from amp_cli.asking.endpoint import is_endpoint
 from amp_cli.errors import AmpError
 from amp_cli.models.resolve import adapter_folder, model_and_adapter, whole_place
@@ -41,33 +41,34 @@ class LiveModel:
         """
         answers: list[Answer] = []
         reasons: list[str] = []
-        ask = self._answerer(folder)
-        ask([request], done=(), on_answer=answers.append, on_reject=lambda _, reason: reasons.append(reason))
+
+        def refuse(_: str, reason: str) -> None:
+            reasons.append(reason)
+
+        if self.loaded is None:
+            ask = open_answerer(self.spec, self.decoding, self.running, folder=folder, record=_forget)
+            ask([request], done=(), on_answer=answers.append, on_reject=refuse)
+        else:
+            from amp_cli.asking.local import answer_requests
+
+            with self.loaded.model.disable_adapter() if self.is_bare else nullcontext():
+                answer_requests(
+                    self.loaded,
+                    [request],
+                    self.decoding,
+                    batch_size=1,
+                    seed=self.running.seed,
+                    done=(),
+                    on_answer=answers.append,
+                    on_reject=refuse,
+                )
         if not answers:
             raise AmpError(reasons[0] if reasons else "there was no answer", hint="Ask again, or about another image")
         return answers[0].answers
 
-    def _answerer(self, folder: "Path") -> Answerer:
-        if self.loaded is None:
-            return open_answerer(self.spec, self.decoding, self.running, folder=folder, record=lambda **_: None)
-        from amp_cli.asking.local import answer_requests
 
-        loaded, decoding, seed, is_bare = self.loaded, self.decoding, self.running.seed, self.is_bare
-
-        def ask(requests, *, done, on_answer, on_reject):  # type: ignore[no-untyped-def]
-            with loaded.model.disable_adapter() if is_bare else nullcontext():
-                answer_requests(
-                    loaded,
-                    requests,
-                    decoding,
-                    batch_size=1,
-                    seed=seed,
-                    done=done,
-                    on_answer=on_answer,
-                    on_reject=on_reject,
-                )
-
-        return ask
+def _forget(**facts: object) -> None:
+    """Leave out what an answerer says of itself: there is no run to note it in."""
 
 
 def load_live(specs: Sequence[ModelSpec], decoding: Decoding, running: Running) -> list[LiveModel]:
