@@ -13,6 +13,7 @@ import typer
 from amp_cli import __version__, stopping, ui
 from amp_cli.commands import (
     ablate,
+    compare,
     convert,
     doctor,
     download,
@@ -21,6 +22,7 @@ from amp_cli.commands import (
     merge_lora,
     models,
     prefs,
+    push,
     quickstart,
     report,
     serve,
@@ -49,6 +51,8 @@ app.command("merge-lora", rich_help_panel="The loop")(merge_lora.merge_lora)
 app.command("convert", rich_help_panel="The loop")(convert.convert)
 app.command("serve", rich_help_panel="The loop")(serve.serve)
 app.add_typer(eval.app, name="eval", rich_help_panel="The loop")
+app.command("compare", rich_help_panel="The loop")(compare.compare)
+app.command("push", rich_help_panel="The loop")(push.push)
 app.command("report", rich_help_panel="The loop")(report.report)
 app.command("ablate", rich_help_panel="The loop")(ablate.ablate)
 

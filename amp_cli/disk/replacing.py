@@ -61,6 +61,9 @@ WRITTEN: dict[str, tuple[str, ...]] = {
     "prefs mix": ("preferences.jsonl", "held_out.jsonl", "rejected.jsonl", "mix"),
     "merge-lora": _MODEL,
     "convert": _MODEL,
+    "compare": (
+        "answers.jsonl", "rejected.jsonl", "compare.html", "answering/*/answering.*", "answering/*/answers.*.jsonl",
+    ),
     "eval all": ("all.json",),
     "eval sweep": ("sweep.json", "sweep.png"),
     "ablate": (

@@ -12,7 +12,7 @@ from amp_cli.disk.modes import share_weights
 from amp_cli.disk.parsing import read_object
 from amp_cli.disk.templates import template_path
 from amp_cli.models.llava.projector import projector_files
-from amp_cli.models.resolve import adapter_folder, is_folder_name, model_place
+from amp_cli.models.resolve import adapter_folder, is_folder_name, whole_place
 from amp_cli.training.config import TrainConfig
 from amp_cli.training.held_out import PREFIX, PROXY
 
@@ -24,8 +24,7 @@ def public_base(base: str) -> str:
     """Return how an adapter names its base: `tiny`, a hub id, or an absolute folder."""
     if base == "tiny":
         return base
-    place = model_place(base)
-    return str(Path(place).expanduser().resolve()) if is_folder_name(place) else place
+    return whole_place(base)
 
 
 def finish_adapter(
