@@ -166,9 +166,9 @@ def run_workers(launch: Launch, folder: Path, log_path: Path, on_event: Callable
                 keep(line if event is None else "".join(f"{part}\n" for part in _logged(event)))
                 if event is not None:
                     on_event(event)
-            return _as_shells_say(process.wait())
+            return as_shells_say(process.wait())
         except BaseException:
-            _stop(process)
+            stop_family(process)
             keep(process.stdout.read())
             raise
 
@@ -196,8 +196,8 @@ def killed_by(status: int) -> str | None:
     return f"a worker was ended by signal {status - 128}"
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
-    """Pass an interruption on to the group that we started, and see that all of its family ends."""
+def stop_family(process: subprocess.Popen[str]) -> None:
+    """Pass an interruption on to a process that we started with a session of its own; see that its family ends."""
     started = family(process.pid)
     try:
         os.killpg(process.pid, signal.SIGINT)
@@ -255,7 +255,8 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _as_shells_say(status: int) -> int:
+def as_shells_say(status: int) -> int:
+    """Return a process's exit status as a shell gives it: 128 and the number of the signal that ended it."""
     return 128 - status if status < 0 else status
 
 
@@ -268,10 +269,10 @@ def main() -> None:
     try:
         launch.main()
     except subprocess.CalledProcessError as error:
-        sys.exit(_as_shells_say(error.returncode))
+        sys.exit(as_shells_say(error.returncode))
     except ChildFailedError as error:
         _, first = error.get_first_failure()
-        sys.exit(_as_shells_say(first.exitcode))
+        sys.exit(as_shells_say(first.exitcode))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,13 @@ from amp_cli.commands import (
     download,
     eval,
     generate_prefs,
+    init,
     merge_lora,
     models,
     prefs,
     quickstart,
     report,
+    run,
     serve,
     train,
 )
@@ -42,6 +44,8 @@ app.command("quickstart", rich_help_panel="Start here")(quickstart.quickstart)
 app.command("doctor", rich_help_panel="Start here")(doctor.doctor)
 app.command("models", rich_help_panel="Start here")(models.models)
 app.command("download", rich_help_panel="Start here")(download.download)
+app.command("init", rich_help_panel="Start here")(init.init)
+app.command("run", rich_help_panel="The loop")(run.run)
 app.command("generate-prefs", rich_help_panel="The loop")(generate_prefs.generate_prefs)
 app.add_typer(prefs.app, name="prefs", rich_help_panel="The loop")
 app.command("train", rich_help_panel="The loop")(train.train)

@@ -229,6 +229,15 @@ def inputs_of(settings: EvalSettings) -> list[Path | None]:
     return _inputs(settings, loaded)
 
 
+def count_items(settings: EvalSettings) -> int:
+    """Return how many items an evaluation asks.
+
+    Raises:
+        AmpError: no data, or data that cannot be read.
+    """
+    return len(_loaded(settings)[2].items)
+
+
 def _loaded(settings: EvalSettings) -> tuple[EvalSettings, Benchmark[Any], LoadedBenchmark]:
     """Return the settings with data and images found, the benchmark, and its data."""
     data = settings.data or _found_data(settings)
