@@ -112,6 +112,13 @@ def busy(what: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def left_to_another() -> Iterator[None]:
+    """Say nothing of a block's duration: another process, which writes where we do, speaks meanwhile."""
+    with _silence.watched(_Activity(None)):
+        yield
+
+
 def note(text: str) -> None:
     """Say something in passing."""
     _talk().print(escape(text))

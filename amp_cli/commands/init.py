@@ -15,7 +15,7 @@ from amp_cli.errors import AmpError
 TINY = "tiny"
 SCENES = 120
 """Drawn scenes to learn from, and as many to be tested on."""
-STEPS = 80
+SETTINGS_OF_TINY: Mapping[str, object] = {"max_steps": 80, "penalty": 0.05}
 COMMAND = "init"
 ASKED_OF_TINY: Mapping[str, dict[str, Any]] = {
     "pope": {"num_beams": 1, "batch_size": 100, "max_new_tokens": 2, "prompt_suffix": ""},
@@ -120,14 +120,23 @@ def pipeline_text(
     experts: Sequence[str],
     samples: int = 3,
     temperature: float = 0.7,
-    steps: int = STEPS,
+    image_root: Path | None = None,
+    seed: int = 0,
+    settings: Mapping[str, object] | None = None,
 ) -> str:
-    """Return the text of a pipeline's file, with its comments."""
+    """Return the text of a pipeline's file, with its comments.
+
+    Args:
+        file: what the comments call it. evaluations: benchmark -> options. experts: none asks the model itself for
+            `samples` answers. settings: of `amp train --set`; None are those of a new pipeline.
+    """
     from jinja2 import Environment, StrictUndefined
 
     from amp_cli.disk.templates import template_path
 
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False, keep_trailing_newline=True
+    )
     environment.filters |= {"scalar": _scalar, "flow": _flow}
     template = template_path("pipelines", "pipeline.yaml.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(
@@ -140,7 +149,9 @@ def pipeline_text(
         experts=experts,
         samples=samples,
         temperature=temperature,
-        steps=steps,
+        image_root=None if image_root is None else str(image_root),
+        seed=seed,
+        settings=(SETTINGS_OF_TINY if base == TINY else {}) if settings is None else settings,
         is_tiny=base == TINY,
     )
 

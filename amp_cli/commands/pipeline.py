@@ -49,8 +49,9 @@ def start_command(words: Sequence[str]) -> Outcome:
     )
     assert process.stdout is not None  # PIPE
     try:
-        said = process.stdout.read()
-        status = as_shells_say(process.wait())
+        with ui.left_to_another():
+            said = process.stdout.read()
+            status = as_shells_say(process.wait())
     except BaseException:
         stop_family(process)
         raise

@@ -61,6 +61,7 @@ def do(pipeline: "Pipeline", *, again: Sequence[str], dry_run: bool, overwrite: 
     """Run a pipeline, or show what it would do; exit status 3 where a stage left items out."""
     from amp_cli.commands.pipeline import run_stages, show_results
     from amp_cli.commands.pipeline_plan import refuse_missing, show_plan
+    from amp_cli.launching import use_one_thread
 
     if dry_run and (again or overwrite):
         raise typer.BadParameter("it writes nothing, so nothing is done afresh", param_hint="--dry-run")
@@ -68,6 +69,8 @@ def do(pipeline: "Pipeline", *, again: Sequence[str], dry_run: bool, overwrite: 
         show_plan(pipeline, as_json=as_json)
         return
     pipeline.with_followers(again)
+    if pipeline.base == "tiny":
+        use_one_thread()
     refuse_missing(pipeline)
     result = run_stages(pipeline, again=again, overwrite=overwrite)
     if as_json:
