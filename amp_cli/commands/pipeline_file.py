@@ -208,7 +208,7 @@ class _Builder:
         if self.rounds is None or self.rounds == 1:
             return
         if "generate_prefs" not in self.values or MODEL not in str(self.values["generate_prefs"]):
-            example = "expert: [own={model}]"
+            example = 'expert: ["own={model}"]'
             self._refuse(
                 ("rounds",),
                 f"`rounds` is {self.rounds}, but `generate_prefs` nowhere asks {MODEL}: all rounds would be the same",
