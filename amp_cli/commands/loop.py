@@ -1,4 +1,8 @@
-"""`amp loop`: rounds in which a model answers, its answers are ranked, and the base is trained anew on them."""
+"""`amp loop`: rounds in which a model answers, its answers are ranked, and the base is trained anew on them.
+
+As RLAIF-V (arXiv 2405.17220) collects feedback on the newest model in several iterations; here auto-check gives it.
+A loop is a pipeline with `rounds`: nothing but its file is made here.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
