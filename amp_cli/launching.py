@@ -168,9 +168,9 @@ def run_workers(launch: Launch, folder: Path, log_path: Path, on_event: Callable
                 if event is not None:
                     keep("".join(f"{part}\n" for part in _logged(event)))
                     on_event(event)
-            return _as_shells_say(process.wait())
+            return as_shells_say(process.wait())
         except BaseException:
-            _stop(process)
+            stop_family(process)
             keep(process.stdout.read())
             raise
 
@@ -206,8 +206,8 @@ FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM)
 """Signals that people and schedulers send."""
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
-    """Pass an interruption on to the group that we started, and see that all of its family ends."""
+def stop_family(process: subprocess.Popen[str]) -> None:
+    """Pass an interruption on to a process that we started with a session of its own; see that its family ends."""
     started = family(process.pid)
     try:
         os.killpg(process.pid, signal.SIGINT)
@@ -284,7 +284,8 @@ def end_at_once(status: int = 0) -> NoReturn:
     os._exit(status)
 
 
-def _as_shells_say(status: int) -> int:
+def as_shells_say(status: int) -> int:
+    """Return a process's exit status as a shell gives it: 128 and the number of the signal that ended it."""
     return 128 - status if status < 0 else status
 
 
@@ -297,10 +298,10 @@ def main() -> None:
     try:
         launch.main()
     except subprocess.CalledProcessError as error:
-        end_at_once(_as_shells_say(error.returncode))
+        end_at_once(as_shells_say(error.returncode))
     except ChildFailedError as error:
         _, first = error.get_first_failure()
-        end_at_once(_as_shells_say(first.exitcode))
+        end_at_once(as_shells_say(first.exitcode))
     end_at_once()
 
 

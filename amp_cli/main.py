@@ -19,12 +19,15 @@ from amp_cli.commands import (
     download,
     eval,
     generate_prefs,
+    init,
+    loop,
     merge_lora,
     models,
     prefs,
     push,
     quickstart,
     report,
+    run,
     serve,
     train,
 )
@@ -44,6 +47,9 @@ app.command("quickstart", rich_help_panel="Start here")(quickstart.quickstart)
 app.command("doctor", rich_help_panel="Start here")(doctor.doctor)
 app.command("models", rich_help_panel="Start here")(models.models)
 app.command("download", rich_help_panel="Start here")(download.download)
+app.command("init", rich_help_panel="Start here")(init.init)
+app.command("run", rich_help_panel="The loop")(run.run)
+app.command("loop", rich_help_panel="The loop")(loop.loop)
 app.command("generate-prefs", rich_help_panel="The loop")(generate_prefs.generate_prefs)
 app.add_typer(prefs.app, name="prefs", rich_help_panel="The loop")
 app.command("train", rich_help_panel="The loop")(train.train)

@@ -67,6 +67,8 @@ RANGES: dict[str, tuple[float, float]] = {
     # an ablation
     "jobs": (1, 64),
     "job": (0, 63),
+    # a pipeline
+    "rounds": (1, 100),
     # a dry run
     "gpus": (1, 4096),
     "rate": (1, 1e9),

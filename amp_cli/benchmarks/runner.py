@@ -238,6 +238,15 @@ def inputs_of(settings: EvalSettings) -> list[Path | None]:
     return _inputs(settings, loaded)
 
 
+def count_items(settings: EvalSettings) -> int:
+    """Return how many items an evaluation asks.
+
+    Raises:
+        AmpError: no data, or data that cannot be read.
+    """
+    return len(loaded_benchmark(settings)[2].items)
+
+
 def loaded_benchmark(settings: EvalSettings) -> tuple[EvalSettings, Benchmark[Any], LoadedBenchmark]:
     """Return the settings with data and images found, the benchmark, and its data."""
     data = settings.data or _found_data(settings)

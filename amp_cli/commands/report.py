@@ -43,12 +43,12 @@ def report(
     if json:
         ui.data(result)
     else:
-        _show(gathered)
+        show(gathered)
     if html is not None:
         ui.note(f"Wrote '{html}'")
 
 
-def _show(runs: "list[GatheredRun]") -> None:
+def show(runs: "list[GatheredRun]") -> None:
     """Print a table for each benchmark, the differences, and the paper's rows."""
     from amp_cli import ui
     from amp_cli.benchmarks import BENCHMARKS

@@ -1,9 +1,10 @@
 """`amp train`: MDPO (or plain fine-tuning) with LoRA, started through `accelerate launch`."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +24,7 @@ from amp_cli.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from amp_cli.training.config import TrainConfig
     from amp_cli.training.dry_run import DryRun
 
 TRAINING = "Training"
@@ -158,24 +160,8 @@ def train(
     """
     typed = dict(locals())
     from amp_cli.commands.preferences.importing import UsablePrefs, usable_prefs
-    from amp_cli.training.config import load_config
 
-    chosen = {
-        "held_out": held_out,
-        "reference": reference,
-        "tokens_per_step": tokens_per_step,
-        "torch_compile": torch_compile or None,
-        "trust_remote_code": trust_remote_code or None,
-    }
-    config = load_config(
-        size,
-        recipe=recipe,
-        base=base,
-        adapter=adapter,
-        vision_tower=vision_tower,
-        method=method,
-        overrides=[*(changes or ()), *(f"{name}={value}" for name, value in chosen.items() if value is not None)],
-    )
+    config = config_of(typed)
     if not dry_run and (gpu or gpus or rate):
         raise typer.BadParameter("they belong to --dry-run", param_hint="--gpu, --gpus and --rate")
     if gpus and not gpu:
@@ -243,6 +229,24 @@ def train(
     if result.rejected:
         ui.warn(f"{result.rejected} items could not be used; see '{out / 'rejected.jsonl'}'")
         raise typer.Exit(3)
+
+
+def config_of(typed: Mapping[str, Any]) -> "TrainConfig":
+    """Return how the command trains with these options, given by name.
+
+    Raises:
+        AmpError: see `load_config`.
+    """
+    from amp_cli.training.config import load_config
+
+    chosen = {name: typed[name] for name in ("held_out", "reference", "tokens_per_step")}
+    chosen |= {name: typed[name] or None for name in ("torch_compile", "trust_remote_code")}
+    given = (f"{name}={value}" for name, value in chosen.items() if value is not None)
+    return load_config(
+        typed["size"],
+        overrides=[*(typed["changes"] or ()), *given],
+        **{name: typed[name] for name in ("recipe", "base", "adapter", "vision_tower", "method")},
+    )
 
 
 def _memory(text: str) -> int:

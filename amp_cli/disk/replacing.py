@@ -72,6 +72,8 @@ WRITTEN: dict[str, tuple[str, ...]] = {
         "pool/*.lock", "pool/*/pool.json", "pool/*/levels-*.jsonl", "pool/*/levels-*.lock",
         *(f"pool/*/world/{part}/{name}" for part in ("train", "test") for name in _WORLD),
     ),
+    "run": ("pipeline.yaml", "report.html"),
+    "init": tuple(f"world/{part}/{name}" for part in ("train", "test") for name in _WORLD),
     "quickstart": (
         "report.html", "quickstart.json",
         *(f"world/{part}/{name}" for part in ("train", "test") for name in _WORLD),
@@ -89,6 +91,20 @@ NESTED: dict[str, dict[str, str]] = {
         "pool/*/described": "eval ",
         "pool/*/prefs": "generate-prefs",
     },
+    "run": {
+        f"{round_}{name}": command
+        for round_ in ("", "round-*/")
+        for name, command in (
+            ("imported", "prefs import"),
+            ("prefs", "generate-prefs"),
+            ("train", "train"),
+            ("merged", "merge-lora"),
+            ("train.imported", "prefs import"),
+            ("train.held-out.imported", "prefs import"),
+        )
+    }
+    | {"eval/*/*": "eval "},
+    "init": {"described": "eval "},
     "quickstart": {
         "described": "eval ",
         "prefs": "generate-prefs",
