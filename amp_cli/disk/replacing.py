@@ -49,7 +49,7 @@ _WORLD = ("images/*.png", "coco_pope_*.json", "instances.json", "synonyms.json",
 WRITTEN: dict[str, tuple[str, ...]] = {
     "train": (
         "items.jsonl", "held_out.jsonl", "rejected.jsonl", "encodable.json", "metrics.jsonl", "result.json",
-        "train.log", "curves.png", "worker.lock", "checkpoints/README.md", "checkpoints/runs/*/*",
+        "train.log", "curves.png", "curves-dark.png", "worker.lock", "checkpoints/README.md", "checkpoints/runs/*/*",
         *(f"{place}/{name}" for place in _ADAPTERS for name in _CHECKPOINT),
     ),
     "generate-prefs": (

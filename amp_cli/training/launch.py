@@ -31,8 +31,9 @@ from amp_cli.launching import (
     worker_environment,
 )
 from amp_cli.models.resolve import check_model, places_of
-from amp_cli.training.card import ADAPTER, CURVES, draw_curves
+from amp_cli.training.card import ADAPTER
 from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig, check_packages
+from amp_cli.training.curves import CURVES, DARK_CURVES, draw_curves
 from amp_cli.training.data import REJECTED, prepare_items, usable_of
 from amp_cli.training.worker import RESULT, SEEN_WITHIN
 
@@ -125,7 +126,7 @@ def train_model(
             )
             run.record(accelerate_config=str(launch.config_file), processes=launch.processes)
             run_worker(launch, out)
-        if not (out / CURVES).exists():
+        if not all((out / name).exists() for name in (CURVES, DARK_CURVES)):
             draw_curves(out)
         result = read_plain_object(out / RESULT, steps=int, seconds=int | float, items=int)
         run.finish("done", result=result)
