@@ -9,6 +9,8 @@ import typer
 
 from amp_cli import ui
 from amp_cli.asking.answerer import Running
+from amp_cli.commands import completing
+from amp_cli.commands.defaults import settings_in_order
 from amp_cli.commands.options import (
     LOADING,
     RUNNING,
@@ -88,7 +90,12 @@ SamplesOption = Annotated[
 ]
 BaseOption = Annotated[
     str | None,
-    typer.Option("--base", help="Folder, hub id, or a name of `amp models`.", rich_help_panel=INCREMENTAL),
+    typer.Option(
+        "--base",
+        autocompletion=completing.models,
+        help="Folder, hub id, or a name of `amp models`.",
+        rich_help_panel=INCREMENTAL,
+    ),
 ]
 FinetuneDataOption = Annotated[
     Path | None,
@@ -131,7 +138,10 @@ FinetuneBatchOption = Annotated[
 FinetuneSetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--finetune-set", help="KEY=VALUE: any other setting of `amp train --set`.", rich_help_panel=INCREMENTAL
+        "--finetune-set",
+        autocompletion=completing.settings,
+        help="KEY=VALUE: any other setting of `amp train --set`.",
+        rich_help_panel=INCREMENTAL,
     ),
 ]
 PenaltyOption = Annotated[float, number("--repetition-penalty", help="Above 1 repeats less.")]
@@ -156,6 +166,7 @@ EncoderOption = Annotated[
     str,
     typer.Option(
         "--encoder",
+        autocompletion=completing.encoders,
         help="minilm (English), world (the embedded picture world's words), clip:<hub id or folder> as in the paper, "
         "or sentence:<hub id or folder>, a sentence encoder for other languages (with --tau).",
         rich_help_panel=CHECK,
@@ -265,7 +276,7 @@ def generate_prefs(
             lora_r=finetune_lora_r,
             lora_alpha=finetune_lora_alpha,
             global_batch_size=finetune_batch_size,
-            more=dict(_split_setting(text) for text in finetune_set or ()),
+            more=dict(_split_setting(text) for text in settings_in_order(context, "finetune_set")),
         ),
         loading=loading,
         decoding=decoding,
