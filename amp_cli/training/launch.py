@@ -226,7 +226,7 @@ def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None
         status = run_workers(launch, run_folder, log_path, _display(stack, outcome))
     if "error" in outcome:
         raise AmpError(outcome["error"], hint=outcome["hint"] or f"The whole log is in '{log_path}'")
-    if killed := killed_by(status):
+    if killed := killed_by(status, log_path):
         raise AmpError(
             f"Training stopped: {killed}",
             hint=f"The same command goes on from the last checkpoint. {_lighter(run_folder, outcome)}"

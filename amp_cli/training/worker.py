@@ -15,7 +15,7 @@ from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.lock import after_workers
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
-from amp_cli.launching import end_with_parent, faults_reported, report
+from amp_cli.launching import end_at_once, end_with_parent, faults_reported, report
 from amp_cli.training.config import TrainConfig
 
 RESULT = "result.json"
@@ -147,3 +147,4 @@ def _train(config: TrainConfig, run_folder: Path) -> None:
 
 if __name__ == "__main__":
     main()
+    end_at_once()
