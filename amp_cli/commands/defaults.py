@@ -163,10 +163,11 @@ class _Reading:
     ) -> dict[str, Any]:
         """Return a command's defaults; what stands in a group's table is for all its commands that have the option."""
         below: Mapping[str, Any] = getattr(command, "commands", {})
-        own = {name.replace("-", "_"): value for name, value in table.items() if name not in below}
+        mine = {name: value for name, value in table.items() if name not in below}
+        own = {_key(name): value for name, value in mine.items()}
         options = _by_key(command)
         shared = {name: one for each in below.values() for name, one in _by_key(each).items()} if path else {}
-        for name, value in own.items():
+        for name, value in mine.items():
             self._check(name, value, {**shared, **options}, path, tuple(below))
         given = {**inherited, **own}
         defaults = {str(one.name): self._meant(one, given[name]) for name, one in options.items() if name in given}
@@ -181,10 +182,10 @@ class _Reading:
         self, name: str, value: Any, options: Mapping[str, Any], path: tuple[str, ...], commands: Sequence[str]
     ) -> None:
         """Refuse an option that is not there, that a file may not give, or that has a value of another kind."""
-        if (option := options.get(name)) is None:
-            if _SECRET_NAME.fullmatch(name):
+        if (option := options.get(_key(name))) is None:
+            if _SECRET_NAME.fullmatch(_key(name)):
                 raise self._fault(path, name, "looks like a secret", _BELONGS_ELSEWHERE)
-            near = get_close_matches(name, [*options, *commands], n=1)
+            near = get_close_matches(_key(name), [*options, *commands], n=1)
             meant = f"Did you mean {near[0]}? " if near else ""
             raise self._fault(path, name, "is not known there", f"{meant}See {_page(path)}")
         inside = [one.replace("_", "-") for one in value] if isinstance(value, dict) else []
@@ -228,7 +229,11 @@ def _options(command: Any) -> list[Any]:
 
 
 def _by_key(command: Any) -> dict[str, Any]:
-    return {flag_of(one).replace("-", "_"): one for one in _options(command)}
+    return {_key(flag_of(one)): one for one in _options(command)}
+
+
+def _key(name: str) -> str:
+    return name.replace("-", "_")
 
 
 def _page(path: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""`amp train --list-settings`: each setting has a group, a meaning and a range, all of it from the settings themselves."""
+"""`amp train --list-settings`: each setting has a group, a meaning and a range, all read from the settings."""
 
 import json
 from dataclasses import MISSING, fields
