@@ -120,10 +120,13 @@ def _train(config: TrainConfig, run_folder: Path) -> None:
 
     from amp_cli.models.foreign import is_out_of_memory
     from amp_cli.training.session import Session
+    from amp_cli.training.trackers import prepare_tracker
 
     warnings.simplefilter("ignore", FutureWarning)  # libraries to one another; they would hide what matters in the log
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if config.report_to != "none" and PartialState().is_main_process:
+        prepare_tracker(config.report_to, run_folder)
     session = Session(config, run_folder)
     try:
         result = session.run()
