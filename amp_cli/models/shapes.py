@@ -17,6 +17,7 @@ import transformers as hf
 
 from amp_cli.models.load import LoadedModel
 from amp_cli.models.precision import choose_device, choose_dtype
+from amp_cli.models.processors import for_images
 from amp_cli.models.resolve import TINY, model_place
 from amp_cli.models.spec import ModelSpec
 from amp_cli.models.templates import choose_template
@@ -218,14 +219,8 @@ def _images(family: str, name: str, **settings: Any) -> Any:
     return getattr(module, f"{name}ImageProcessorPil")(**settings)
 
 
-def _without_video(kind: Any, *arguments: Any, **settings: Any) -> Any:
-    """Return a processor for images only: preparing videos needs torchvision, which is not needed to plan."""
-
-    class ForImages(kind):
-        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-            return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
-
-    return ForImages(*arguments, None, **settings)
+def _without_video(kind: Any, images: Any, tokenizer: Any, **settings: Any) -> Any:
+    return for_images(kind)(images, tokenizer, None, **settings)
 
 
 _CLIP_IMAGES = {"size": {"shortest_edge": SQUARE}, "crop_size": {"height": SQUARE, "width": SQUARE}}
