@@ -67,6 +67,7 @@ class LoadedModel:
         background: RGB colour that images are padded to a square with, or None where the model was not trained so.
         vocabulary: how many ids text can have; a LLaVA's image and padding tokens come after them and are never said.
         identity: name and revision or hash of model and adapter, dtype, quantisation, template name: for `run.json`.
+        max_pixels: of an image, which is made smaller before it is prepared; None for no limit.
         folder: where its files lie. original_config: its `config.json` where that is in the original LLaVA layout.
         notes: what the user should know about how it was loaded.
     """
@@ -81,6 +82,7 @@ class LoadedModel:
     folder: Path
     original_config: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    max_pixels: int | None = None
 
     @property
     def device(self) -> torch.device:
@@ -90,11 +92,13 @@ class LoadedModel:
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
 
-    def crop_images(self) -> None:
-        """Prepare images by cropping them at the centre, not by padding them to a square."""
-        self.background = None
-        if getattr(self.processor.image_processor, "do_pad", False):  # CLIP's processor has no such setting
-            self.processor.image_processor.do_pad = False
+    def prepare_images(self, *, pad_to_square: bool | None, max_pixels: int | None) -> None:
+        """Prepare images as a training asks for: False crops them at the centre instead of padding them to a square."""
+        self.max_pixels = max_pixels
+        if pad_to_square is False:
+            self.background = None
+            if getattr(self.processor.image_processor, "do_pad", False):  # CLIP's processor has no such setting
+                self.processor.image_processor.do_pad = False
 
 
 def load_model(
@@ -296,9 +300,7 @@ def _load_processor(source: CheckpointFolder, config: dict[str, Any], trust_remo
     if source.original is not None:
         return processor_of(source.original)
     with _explained(f"The processor of '{source.model}'"):
-        processor = load_processor(
-            source.folder, str(config.get("model_type")), trust_remote_code=trust_remote_code
-        )
+        processor = load_processor(source.folder, str(config.get("model_type")), trust_remote_code=trust_remote_code)
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise AmpError(
             f"{_with_kind(source.model, config)} has no processor for images and text",

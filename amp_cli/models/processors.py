@@ -1,10 +1,10 @@
 """Loads a family's own processor for images and text; what it has for videos is kept on the disk, and left alone.
 
-    folder on the disk     tokenizer    image settings    video settings
-                               |              |                 |
-    in memory              tokenizer    PIL's backend           -          no torchvision needed
-                               |              |                 |
-    saved again            tokenizer    image settings    copied as they were
+folder on the disk     tokenizer    image settings    video settings
+                           |              |                 |
+in memory              tokenizer    PIL's backend           -          no torchvision needed
+                           |              |                 |
+saved again            tokenizer    image settings    copied as they were
 """
 
 import shutil
@@ -77,4 +77,3 @@ def keep_video_settings(folder: Path, out: Path) -> None:
     saved = read_plain_object(out / _OF_ALL)
     if VIDEO in stored and VIDEO not in saved:
         write_json(out / _OF_ALL, {**saved, VIDEO: stored[VIDEO]})
-

@@ -22,7 +22,8 @@ _SQUARE = {"size": {"height": SIDE, "width": SIDE}, **_MEAN}
 _CROP = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}, **_MEAN}
 _LLAVA = {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
 _QWEN = {
-    "patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2, "min_pixels": 28 * 28, "max_pixels": 56 * 56, **_MEAN,
+    "patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2, "min_pixels": 28 * 28,
+    "max_pixels": 56 * 56, **_MEAN,
 }  # fmt: skip
 _MARKS = {
     "image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "vision_start_token": "<|vision_start|>",
@@ -151,7 +152,7 @@ FOLDERS: dict[str, Folder] = {
         processor=("SmolVLMProcessor", {"image_seq_len": 4}),
         images=(
             "SmolVLMImageProcessor",
-            {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": SIDE}, "do_image_splitting": True, **_MEAN},
+            {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": SIDE}, **_MEAN},
         ),
         video="SmolVLMVideoProcessor",
         tokens={
