@@ -57,6 +57,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "tokens_per_step": (1, MANY),
     "max_grad_norm": (0.0, 1e9),
     "max_length": (1, MANY),
+    "max_pixels": (784, MANY),  # a token of 28 x 28
     "save_steps": (1, MANY),
     "logging_steps": (1, MANY),
     "eval_steps": (1, MANY),

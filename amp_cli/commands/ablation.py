@@ -276,8 +276,7 @@ class Workshop:
 
         if self._outline is None:
             self._outline = load_outline(replace(config.spec, device="cpu"))
-            if config.pad_to_square is False:
-                self._outline.crop_images()
+            self._outline.prepare_images(pad_to_square=config.pad_to_square, max_pixels=config.max_pixels)
         return self._outline
 
     def probe(self) -> dict[str, float]:

@@ -56,6 +56,7 @@ class TrainConfig:
     lora_r: int = 64  # rank of LoRA
     lora_alpha: int = 16  # LoRA is scaled by lora_alpha / lora_r
     lora_dropout: float = 0.0  # sft: share of LoRA's inputs that are left out in a step
+    train_projector: bool = False  # also train what makes the tower's features the language model's, whole
     # optimisation
     learning_rate: float = 5e-5  # AdamW's, at its peak
     lr_scheduler_type: str = "cosine"  # how the learning rate falls after the warm-up
@@ -77,6 +78,7 @@ class TrainConfig:
     template: str = "auto"  # chat template: auto, authors, own, vicuna_v1, llava_v1 or a file
     trust_remote_code: bool = False  # whether Python code that comes with the model may run
     pad_to_square: bool | None = None  # images get borders (None: as the model was trained)
+    max_pixels: int | None = None  # of an image; a larger one is made smaller, its sides' ratio kept (None: no limit)
     # running
     seed: int = 0  # seed of everything random
     save_steps: int = 100  # steps between two checkpoints; a multiple of logging_steps
@@ -254,7 +256,8 @@ def known_sizes() -> list[str]:
     return sorted(file.stem for file in template_path("recipes").glob("*.yaml"))
 
 
-def _read_recipe(size: str) -> dict[str, Any]:
+def _read_recipe(size: str, *, read: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return a recipe's values; with `like: SIZE`, what it does not say is as in that recipe."""
     if size.endswith((".yaml", ".yml")):
         path = Path(size)
     else:
@@ -262,12 +265,15 @@ def _read_recipe(size: str) -> dict[str, Any]:
         if size not in known:
             raise AmpError(f"There is no recipe for size '{size}'", hint=f"Known: {', '.join(known)}, or a .yaml file")
         path = template_path("recipes", f"{size}.yaml")
+    if path in read:
+        raise AmpError(f"The recipe '{path}' is like itself", hint="Change what it says under `like`")
     values = read_yaml(path)
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise AmpError(
             f"The recipe '{path}' is not a list of `key: value`", hint="Copy one of amp's recipes and change its values"
         )
-    return values
+    other = values.pop("like", None)
+    return values if other is None else {**_read_recipe(str(other), read=(*read, path)), **values}
 
 
 def _split(override: str) -> tuple[str, str]:
