@@ -13,7 +13,7 @@ from amp_cli.disk.parsing import read_object
 from amp_cli.disk.templates import template_path
 from amp_cli.models.llava.projector import projector_files
 from amp_cli.models.resolve import adapter_folder, is_folder_name, whole_place
-from amp_cli.training.config import TrainConfig
+from amp_cli.training.config import OFF, TrainConfig
 
 ADAPTER, BEST = "adapter", "adapter-best"
 WEIGHTS = "adapter_model.safetensors"
@@ -55,4 +55,7 @@ def model_card(config: TrainConfig, facts: dict[str, Any]) -> str:
     base = public_base(config.base)
     on_hub = base != "tiny" and not is_folder_name(base)
     facts = {"held_out": None, **facts}
-    return template.render(config=config, base=base, base_on_hub=on_hub, facts=facts, version=__version__)
+    added = {name: getattr(config, name) for name, off in OFF.items() if getattr(config, name) != off}
+    if config.image_pairs is not None:
+        added["image_weight"] = config.image_weight
+    return template.render(config=config, base=base, base_on_hub=on_hub, facts=facts, added=added, version=__version__)

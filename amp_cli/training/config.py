@@ -19,6 +19,8 @@ from amp_cli.records import PAIR_SETS
 
 METHODS = ("mdpo", "sft")
 REDUCTIONS = ("sum", "mean")
+LOSS_TYPES = ("sigmoid", "plackett-luce")
+IMAGE_PAIRS = (None, "crop", "other")
 SCHEDULERS = ("cosine", "constant", "linear")
 QUANTIZATIONS = (None, "nf4", "int8")
 REPORTS = ("none", "tensorboard", "wandb", "trackio", "mlflow", "swanlab")
@@ -27,6 +29,8 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "method": METHODS,
     "pairs": PAIR_SETS,
     "reduction": REDUCTIONS,
+    "loss_type": LOSS_TYPES,
+    "image_pairs": IMAGE_PAIRS,
     "lr_scheduler_type": SCHEDULERS,
     "quantization": QUANTIZATIONS,
     "report_to": REPORTS,
@@ -52,6 +56,13 @@ class TrainConfig:
     pairs: str = "all"  # which levels are compared
     reduction: str = "sum"  # "sum" over an item's pairs (paper), or "mean" over all pairs of a batch (released code)
     round_weight: float = 0.0  # a token of round n (from 0) weighs 1 + round_weight * n
+    loss_type: str = "sigmoid"  # of each pair; or "plackett-luce": of the whole ranking (DPO, A.3)
+    image_pairs: str | None = None  # mDPO: the best response beside a "crop" of its image, or "other" images, as worse
+    image_weight: float = 1.0  # of an item's image pair
+    sft_weight: float = 0.0  # RPO, MPO: of the negative log-probability of a token of the best response
+    gap_weight: float = 0.0  # share of a pair's weight that follows auto-check's gap
+    length_balance: float = 0.0  # share of the lean in length over all pairs that their weights take out
+    length_alpha: float = 0.0  # R-DPO: reward for each token; positive teaches shorter answers, negative longer ones
     # adapter
     lora_r: int = 64  # rank of LoRA
     lora_alpha: int = 16  # LoRA is scaled by lora_alpha / lora_r
@@ -97,6 +108,7 @@ class TrainConfig:
         refuse_out_of_range(self)
         if (self.epochs is None) == (self.max_steps is None):
             raise AmpError("Give either epochs or max_steps", hint="E.g. --set max_steps=3000 --set epochs=none")
+        self._refuse_unfit_loss()
         if self.method == "mdpo" and self.per_device_batch_size is not None:
             raise AmpError(
                 "per_device_batch_size is only for sft; mdpo splits a batch into forward passes by tokens_per_step",
@@ -119,6 +131,25 @@ class TrainConfig:
                 "otherwise a resumed run would log other steps than an unbroken one",
                 hint="Set both, e.g. --set logging_steps=10 --set save_steps=100",
             )
+
+    def _refuse_unfit_loss(self) -> None:
+        """Refuse what is asked of the loss and would be without effect."""
+        asked = [name for name, off in OFF.items() if getattr(self, name) != off]
+        if self.method != "mdpo" and asked:
+            raise AmpError(f"{asked[0]} is for mdpo, and the method is {self.method}", hint=f"Leave out {asked[0]}")
+        if self.loss_type == "sigmoid":
+            return
+        if self.pairs != "all":
+            raise AmpError(
+                f"loss_type {self.loss_type} takes the whole ranking, and pairs is '{self.pairs}'",
+                hint="Leave out pairs, or give --set loss_type=sigmoid",
+            )
+        for name in ("gap_weight", "length_balance"):
+            if getattr(self, name):
+                raise AmpError(
+                    f"{name} weighs pairs, and loss_type {self.loss_type} has none",
+                    hint=f"Leave out {name}, or give --set loss_type=sigmoid",
+                )
 
     def items_per_batch(self, processes: int) -> tuple[int, int]:
         """Return how many items a process of `processes` is given at once, and how often in an update.
@@ -183,6 +214,17 @@ class TrainConfig:
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """Pick the training settings out of a run's settings; one that an older run lacks has its default."""
         return cls.from_json({one.name: settings[one.name] for one in fields(cls) if one.name in settings})
+
+
+OFF: dict[str, Any] = {
+    "loss_type": "sigmoid",
+    "image_pairs": None,
+    "sft_weight": 0.0,
+    "gap_weight": 0.0,
+    "length_balance": 0.0,
+    "length_alpha": 0.0,
+}
+"""What has been added to the paper's loss, and the value that leaves it out."""
 
 
 def load_config(
