@@ -88,13 +88,15 @@ def _count_gpus() -> int:
     """Return how many GPUs the machine has; torch is asked, which takes seconds, only where their tool is missing."""
     tool = shutil.which("nvidia-smi")
     if tool is not None:
-        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
+        listed = subprocess.run([tool, "-L"], capture_output=True, encoding="utf-8", errors="replace", check=False)
         return 0 if listed.returncode else sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
     if not any(Path(file).exists() for file in GPU_FILES):
         return 0
     ask = "import torch; print(torch.cuda.device_count())"
     all_of_them = {name: value for name, value in os.environ.items() if name not in (CHOOSES_NVIDIA, CHOOSES_AMD)}
-    said = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False, env=all_of_them)
+    said = subprocess.run(
+        [sys.executable, "-c", ask], capture_output=True, encoding="utf-8", check=False, env=all_of_them
+    )
     return int(said.stdout) if said.stdout.strip().isdigit() else 0
 
 
@@ -139,6 +141,7 @@ def worker_environment() -> dict[str, str]:
     return {
         "PYTHONPATH": f"{ours}{os.pathsep}{others}" if others else ours,
         "PYTHONSAFEPATH": "1",
+        "PYTHONUTF8": "1",  # what is said through the pipe, wherever the system's own encoding is another
         "TOKENIZERS_PARALLELISM": "false",
     }
 
@@ -159,7 +162,6 @@ def run_workers(launch: Launch, folder: Path, log_path: Path, on_event: Callable
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            text=True,
             encoding="utf-8",
             errors="replace",
             env={**os.environ, **launch.environment},
@@ -273,11 +275,12 @@ def end_with_parent() -> None:
 
 
 def _until_nobody_reads() -> None:
-    import select
+    if sys.platform != "win32":
+        import select
 
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)  # asks for nothing, so that only the pipe's end is told
-    poll.poll()
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # asks for nothing, so that only the pipe's end is told
+        poll.poll()
 
 
 def _until_parent_ends() -> None:

@@ -9,7 +9,6 @@ Any number of processes can be at work: whoever comes first holds a cell or a po
 """
 
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -311,9 +310,7 @@ def _cpu_seconds() -> float | None:
 
     None where the system forgets what has ended.
     """
-    if sys.platform == "win32":
-        return None
-    return sum(os.times()[:4])
+    return None if os.name == "nt" else sum(os.times()[:4])
 
 
 def _since(cpu: float | None) -> float | None:

@@ -113,20 +113,20 @@ def try_rendering(template: str, tokens: Mapping[str, str]) -> str | None:
 
 def _limit_self() -> None:
     """Limit time and memory by the system; under Windows a thread sees to the time, and who waits to the memory."""
-    if sys.platform == "win32":
-        threading.Thread(target=_end_after_seconds, daemon=True).start()
-        return
-    import resource
-
     import psutil
 
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime) + SECONDS
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    with suppress(ValueError, OSError):
-        limit = psutil.Process().memory_info().vms + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if sys.platform == "win32":
+        threading.Thread(target=_end_after_seconds, daemon=True).start()
+    else:
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        seconds = int(used.ru_utime + used.ru_stime) + SECONDS
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+        with suppress(ValueError, OSError):
+            limit = psutil.Process().memory_info().vms + MEMORY
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _end_after_seconds() -> None:
