@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
-from amp_cli.disk.lock import LOCK, wait_for_workers
+from amp_cli.disk.lock import LOCK, wait_for_worker
 from amp_cli.disk.parsing import read_json
 from amp_cli.errors import AmpError
 
@@ -211,7 +211,7 @@ def empty_run(folder: Path, files: Iterable[Path]) -> None:
     files = list(files)
     for lock in files:
         if lock.suffix == ".lock":
-            disk_errors_explained(partial(wait_for_workers, lock), lock)
+            disk_errors_explained(partial(wait_for_worker, lock), lock)
     facts = folder / NAME
     if facts.exists():
         known = facts_in(folder)
