@@ -202,8 +202,8 @@ SIGKILL, LAST_SIGNAL = 9, 64
 """Numbers, as a worker's status holds them: Windows has no names for them."""
 
 
-def killed_by(status: int, log_path: Path) -> str | None:
-    """Return what ended a worker, as a sentence; None where it ended by itself.
+def killed_by(status: int, log_path: Path | None = None) -> str | None:
+    """Return what ended a process, as a sentence; None where it ended by itself.
 
     A signal that comes from outside leaves no words in the log; a fault such as an abort (signal 6) does.
     """
@@ -212,7 +212,9 @@ def killed_by(status: int, log_path: Path) -> str | None:
     if status == 128 + SIGKILL:
         return "the system killed a worker (signal 9), most often because the memory was full"
     ended = f"a worker was ended by signal {status - 128}"
-    return ended if status - 128 in FROM_OUTSIDE else f"{ended}. The last lines of its log:\n{tail_of(log_path)}"
+    if log_path is None or status - 128 in FROM_OUTSIDE:
+        return ended
+    return f"{ended}. The last lines of its log:\n{tail_of(log_path)}"
 
 
 FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM)
