@@ -27,6 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "images": (1, 1000),
     # data
     "limit": (1, MANY),
+    "limit_seed": (0, 2**32 - 1),
     "max_items": (1, 100_000),
     "thumbnail": (16, 2048),
     "held_out": (0.0, 0.999),
@@ -61,6 +62,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "tokens_per_step": (1, MANY),
     "max_grad_norm": (0.0, 1e9),
     "max_length": (1, MANY),
+    "max_pixels": (784, MANY),  # a token of 28 x 28
     "save_steps": (1, MANY),
     "logging_steps": (1, MANY),
     "eval_steps": (1, MANY),
@@ -71,6 +73,8 @@ RANGES: dict[str, tuple[float, float]] = {
     # an ablation
     "jobs": (1, 64),
     "job": (0, 63),
+    # a pipeline
+    "rounds": (1, 100),
     # a dry run
     "gpus": (1, 4096),
     "rate": (1, 1e9),

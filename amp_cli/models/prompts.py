@@ -191,6 +191,23 @@ def square(loaded: LoadedModel, image: "Image") -> "Image":
     return canvas
 
 
+def shown_size(loaded: LoadedModel, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (width, height) that an image is made smaller to, its sides' ratio kept, where it has too many pixels.
+
+    What is too many is the training's to say; see `LoadedModel.prepare_images`.
+    """
+    width, height = size
+    if loaded.max_pixels is None or width * height <= loaded.max_pixels:
+        return size
+    share = (loaded.max_pixels / (width * height)) ** 0.5
+    return max(1, int(width * share)), max(1, int(height * share))
+
+
+def _shrink(loaded: LoadedModel, image: "Image") -> "Image":
+    size = shown_size(loaded, image.size)
+    return image if size == image.size else image.resize(size)  # bicubic
+
+
 class ImagesOnce:
     """An image processor that remembers what it made of images, so that all questions about them share it."""
 
@@ -267,7 +284,7 @@ def encode_dialogue(
 
 
 def _process(loaded: LoadedModel, texts: Sequence[str], images: Sequence[Sequence["Image"]]) -> Any:
-    squared = [[square(loaded, image) for image in group] for group in images]
+    squared = [[square(loaded, _shrink(loaded, image)) for image in group] for group in images]
     tokenizer = loaded.tokenizer
     give_padding(loaded)
     return loaded.processor(

@@ -320,8 +320,7 @@ def _outline(config: TrainConfig, *, on_gpu: bool, is_planned: bool) -> tuple[Lo
     estimated = has_known_shape(spec.model) and not _is_at_hand(model_place(spec.model))
     counted_by = ESTIMATED_TOKENS if estimated else f"the tokenizer of {config.base}"
     outline = outline_of_shape(spec) if estimated else load_outline(spec)
-    if config.pad_to_square is False:
-        outline.crop_images()
+    outline.prepare_images(pad_to_square=config.pad_to_square, max_pixels=config.max_pixels)
     return outline, counted_by
 
 

@@ -31,8 +31,9 @@ from amp_cli.launching import (
     worker_environment,
 )
 from amp_cli.models.resolve import check_model, places_of
-from amp_cli.training.card import ADAPTER, CURVES, draw_curves
+from amp_cli.training.card import ADAPTER
 from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig, check_packages
+from amp_cli.training.curves import CURVES, DARK_CURVES, draw_curves
 from amp_cli.training.data import REJECTED, load_items, prepare_items, refuse_unfit_items, usable_of
 from amp_cli.training.worker import RESULT, SEEN_WITHIN
 
@@ -127,7 +128,7 @@ def train_model(
                 refuse_unfit_items(load_items(out, config.method), config)
             run.record(accelerate_config=str(launch.config_file), processes=launch.processes)
             run_worker(launch, out)
-        if not (out / CURVES).exists():
+        if not all((out / name).exists() for name in (CURVES, DARK_CURVES)):
             draw_curves(out)
         result = read_plain_object(out / RESULT, steps=int, seconds=int | float, items=int)
         run.finish("done", result=result)
@@ -229,7 +230,7 @@ def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None
         status = run_workers(launch, run_folder, log_path, _display(stack, outcome))
     if "error" in outcome:
         raise AmpError(outcome["error"], hint=outcome["hint"] or f"The whole log is in '{log_path}'")
-    if killed := killed_by(status):
+    if killed := killed_by(status, log_path):
         raise AmpError(
             f"Training stopped: {killed}",
             hint=f"The same command goes on from the last checkpoint. {_lighter(run_folder, outcome)}"

@@ -60,8 +60,7 @@ def load_policy(config: TrainConfig, device: str, *, shares: bool = False) -> Lo
     """
     reads = not shares or PartialState().is_main_process
     loaded = load_model(replace(config.spec, device=device), trainable=True, to_share=shares, reads_weights=reads)
-    if config.pad_to_square is False:
-        loaded.crop_images()
+    loaded.prepare_images(pad_to_square=config.pad_to_square, max_pixels=config.max_pixels)
     if config.method == "mdpo":
         teach_log_probabilities(loaded.model if config.adapter is None else loaded.model.get_base_model())
     set_seed(config.seed)
