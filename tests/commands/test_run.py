@@ -196,6 +196,31 @@ def test_a_changed_setting_is_refused_by_name_and_a_free_one_is_not(tmp_path: Pa
         run_file(pipeline_of(tmp_path, base="7b"), commands)
 
 
+def test_results_and_files_may_lie_elsewhere_when_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pipeline_of(tmp_path)
+    run_file(path, commands := Commands())
+    commands.stages()
+    (tmp_path / "out").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    run_file(pipeline_of(tmp_path, out="moved"), commands)
+    assert commands.stages() == []
+    (tmp_path / "data.json").rename(tmp_path / "renamed.json")
+    given = {"data": "renamed.json", "method": "meg", "expert": ["own={model}"]}
+    run_file(pipeline_of(tmp_path, out="moved", generate_prefs=given), commands)
+    assert commands.stages() == ["prefs"]  # the same content: its command may go on, and has nothing to do
+
+
+def test_a_stage_that_is_to_be_done_again_may_have_other_settings(tmp_path: Path) -> None:
+    run_file(pipeline_of(tmp_path), Commands())
+    path = pipeline_of(tmp_path, train={"set": {"beta": 0.5}})
+    with pytest.raises(AmpError, match=r"was made with set\.max_steps = '4'"):
+        refuse_missing(read(path))
+    redone = [stage.name for stage in read(path).with_followers(["train"])]
+    refuse_missing(read(path), redone=redone)
+    run_file(path, commands := Commands(), again=["train"])
+    assert commands.stages() == ["train", "merged", "pope", "report.html"]
+
+
 def test_again_does_a_stage_and_what_follows_afresh_also_when_it_is_killed(tmp_path: Path) -> None:
     path = pipeline_of(tmp_path)
     run_file(path, commands := Commands())
