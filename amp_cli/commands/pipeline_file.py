@@ -337,7 +337,8 @@ class _Builder:
             at_fault = error.option or ""
             raise self.source.wrong((at_fault,) if at_fault in for_all else (*key, at_fault), error) from error
         except AmpError as error:
-            raise self.source.wrong(key, AmpError(f"{_called(key)}: {error.message}", hint=error.hint)) from error
+            told = AmpError(f"{_called(key)}: {error.message}", hint=error.hint)
+            raise self.source.wrong(_at_fault(key, given, error), told) from error
         self.stages.append(
             Stage(
                 name=name,
@@ -395,6 +396,14 @@ def _settings(
 
         return settings_of(key[1], as_meant(values))
     return None
+
+
+def _at_fault(key: tuple[str, ...], given: Mapping[str, Any], error: AmpError) -> tuple[str, ...]:
+    """Return the place of the setting under `set` that an error names; the stage's where it names none."""
+    settings = given.get("set")
+    named = [name for name in (settings if isinstance(settings, dict) else {}) if str(name) in error.message.split("'")]
+    named = named or [name for name in (settings or {}) if error.message.startswith(f"{name} ")]
+    return (*key, "set", str(named[0])) if named else key
 
 
 def _filled(value: Any, model: str) -> Any:

@@ -38,8 +38,8 @@ def line_of(path: Path, text: str) -> int:
         ({"rounds": True}, "rounds", "`rounds` is True"),
         ({"seed": -1}, "seed", "Invalid value for '--seed'"),
         ({"train": {"betta": 1}}, "betta", "There is no `betta` in `train`"),
-        ({"train": {"set": {"betta": 1}}}, "train", "`train`: There is no training setting 'betta'"),
-        ({"train": {"set": {"beta": "much"}}}, "train", "`train`: beta must be a number"),
+        ({"train": {"set": {"betta": 1}}}, "betta", "`train`: There is no training setting 'betta'"),
+        ({"train": {"set": {"beta": "much"}}}, "beta", "`train`: beta must be a number"),
         ({"train": {"size": "70b"}}, "train", "There is no recipe for size '70b'"),
         ({"train": {"held_out": 3}}, "held_out", "Invalid value for '--held-out'"),
         ({"train": {"base": "13b"}}, "13b", "`base` does not belong to `train`"),
@@ -491,7 +491,7 @@ def test_a_pipeline_with_the_embedded_model_from_images_to_the_report(tmp_path: 
     path.write_text(
         pipeline_text(
             file=path, base="tiny", out=str(tmp_path / "out"), data=tmp_path / "data.json", evaluations=asked,
-            rounds=None, experts=(), samples=2, settings={"max_steps": 1, "logging_steps": 1, "save_steps": 1},
+            rounds=1, experts=(), samples=2, settings={"max_steps": 1, "logging_steps": 1, "save_steps": 1},
         )
     )  # fmt: skip
 
