@@ -194,6 +194,12 @@ def _check(plan: AblationPlan, *, has_files: bool) -> None:
     if both := sorted({*plan.seeds} & {*plan.held_out}):
         raise AmpError(f"Seed {both[0]} is in `seeds` and in `held_out`", hint="A seed is for choosing or held out")
     names = [variant.name for variant in plan.variants]
+    alike = [name for number, name in enumerate(names) if name.lower() in map(str.lower, names[:number])]
+    if alike:
+        raise AmpError(
+            f"Another variant is called as '{alike[0]}' is, but for capital letters",
+            hint="Many systems would give both one folder; choose another name",
+        )
     if plan.control not in names:
         raise AmpError(f"The control '{plan.control}' is not one of the variants", hint=f"Variants: {', '.join(names)}")
     for variant in plan.variants:
@@ -206,14 +212,17 @@ def _check(plan: AblationPlan, *, has_files: bool) -> None:
         plan.evaluation(place, plan.seeds[0], Path("out"), {"model": plan.base}, None)
 
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,58}[A-Za-z0-9_-])?")
+"""What can be a folder everywhere: Windows drops a dot at the end."""
+DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+"""Names that mean a device under Windows."""
 
 
 def _variant(name: str, value: Any) -> Variant:
-    if NAME.fullmatch(name) is None or name.lower() == BASE:
+    if NAME.fullmatch(name) is None or DEVICE.fullmatch(name) or name.lower() == BASE:
         raise AmpError(
             f"'{name}' cannot name a variant",
-            hint="Letters, digits, '.', '_' and '-', at most 60; 'base' is the untrained model",
+            hint="Letters, digits, '.', '_' and '-', at most 60; 'base' is the untrained model, 'con' Windows' console",
         )
     where = f"variant '{name}'"
     given = dict(_mapping({} if value is None else value, where))

@@ -9,6 +9,8 @@ import typer
 
 from amp_cli import ui
 from amp_cli.asking.answerer import Running
+from amp_cli.commands import completing
+from amp_cli.commands.defaults import settings_in_order
 from amp_cli.commands.options import (
     LOADING,
     RUNNING,
@@ -88,7 +90,12 @@ SamplesOption = Annotated[
 ]
 BaseOption = Annotated[
     str | None,
-    typer.Option("--base", help="Folder, hub id, or a name of `amp models`.", rich_help_panel=INCREMENTAL),
+    typer.Option(
+        "--base",
+        autocompletion=completing.models,
+        help="Folder, hub id, or a name of `amp models`.",
+        rich_help_panel=INCREMENTAL,
+    ),
 ]
 FinetuneDataOption = Annotated[
     Path | None,
@@ -131,7 +138,10 @@ FinetuneBatchOption = Annotated[
 FinetuneSetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--finetune-set", help="KEY=VALUE: any other setting of `amp train --set`.", rich_help_panel=INCREMENTAL
+        "--finetune-set",
+        autocompletion=completing.settings,
+        help="KEY=VALUE: any other setting of `amp train --set`.",
+        rich_help_panel=INCREMENTAL,
     ),
 ]
 PenaltyOption = Annotated[float, number("--repetition-penalty", help="Above 1 repeats less.")]
@@ -156,6 +166,7 @@ EncoderOption = Annotated[
     str,
     typer.Option(
         "--encoder",
+        autocompletion=completing.encoders,
         help="minilm (English), world (the embedded picture world's words), clip:<hub id or folder> as in the paper, "
         "or sentence:<hub id or folder>, a sentence encoder for other languages (with --tau).",
         rich_help_panel=CHECK,
@@ -246,7 +257,7 @@ def generate_prefs(
     if merge:
         _finish(_merged(context, data, out, overwrite=overwrite), json=json)
         return
-    settings = settings_of(typed)
+    settings = settings_of(typed, context)
     if shard is not None:
         _finish(generate_shard(settings, overwrite=overwrite), json=json)
         return
@@ -259,8 +270,11 @@ def generate_prefs(
     _finish(result, json=json)
 
 
-def settings_of(typed: Mapping[str, Any]) -> "GenerateSettings":
+def settings_of(typed: Mapping[str, Any], context: typer.Context | None = None) -> "GenerateSettings":
     """Return what the command is asked to make with these options, given by name, the groups as records.
+
+    Args:
+        context: of a command line, whose --finetune-set may come from several places.
 
     Raises:
         AmpError: they do not go together.
@@ -274,6 +288,7 @@ def settings_of(typed: Mapping[str, Any]) -> "GenerateSettings":
     if len(typed["data"]) > 1:
         raise typer.BadParameter("one file is read; several folders of shards go with --merge", param_hint="DATA")
     tuning = ("epochs", "learning_rate", "lora_r", "lora_alpha", "global_batch_size")
+    changes = typed["finetune_set"] or () if context is None else settings_in_order(context, "finetune_set")
     finetune = {name: typed[f"finetune_{name.removeprefix('global_')}"] for name in tuning}
     as_they_are = (
         *("out", "method", "base", "finetune_data", "levels", "image_root", "finetune_image_root", "shard"),
@@ -285,7 +300,7 @@ def settings_of(typed: Mapping[str, Any]) -> "GenerateSettings":
         tuning=FineTuning(
             **finetune,
             max_steps=typed["finetune_steps"],
-            more=dict(_split_setting(text) for text in typed["finetune_set"] or ()),
+            more=dict(_split_setting(text) for text in changes),
         ),
         coverage=typed["autocheck_coverage"],
         compare_attributes=typed["attribute_check"],
