@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_cli.benchmarks import BENCHMARKS
-from amp_cli.commands.command_lines import WrongOptionError, find_command, options_offered, values_of, words_of
+from amp_cli.commands.file_options import WrongOptionError, find_command, options_offered, values_of, words_of
 from amp_cli.disk.parsing import read_text, read_yaml, yaml_lines
-from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.models.resolve import model_and_adapter
 from amp_cli.ranges import RANGES
+from amp_cli.training.config import known_sizes
 
 if TYPE_CHECKING:
     from amp_cli.benchmarks.settings import EvalSettings
@@ -264,9 +264,8 @@ class _Builder:
         if self._of("train").get("prefs") is None:
             own["prefs"] = str(self.out / made / "preferences.jsonl")
             needs.append(made)
-        sizes = {file.stem for file in template_path("recipes").glob("*.yaml")}
         given = dict(self._of("train"))
-        if self.base in sizes and "size" not in given:
+        if self.base in known_sizes() and "size" not in given:
             own["size"] = self.base
         else:
             own["base"] = self.base
