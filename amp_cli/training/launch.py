@@ -392,9 +392,15 @@ def _refuse_unshareable(config: TrainConfig, file: Path) -> None:
     """Refuse what cannot be shared by FSDP as `sharding.shard` does it.
 
     Raises:
-        AmpError: the file asks for FSDP 1, or the base is in 8 bits.
+        AmpError: the file asks for FSDP 1, the base is in 8 bits, or the projector is to be trained.
     """
     settings = _settings_of(file)
+    if config.train_projector and str(settings["distributed_type"]).upper() in ("FSDP", "DEEPSPEED"):
+        raise AmpError(
+            "train_projector needs processes that each hold the whole model; "
+            f"'{file}' shares it by {settings['distributed_type']}",
+            hint="Leave out --accelerate-config, or train_projector",
+        )
     if str(settings["distributed_type"]).upper() != "FSDP":
         return
     version = _part(settings, "fsdp_config").get("fsdp_version", 1)
