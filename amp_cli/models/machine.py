@@ -16,6 +16,7 @@ from typing import Any
 from amp_cli.disk.templates import PACKAGE
 from amp_cli.downloads.zoo import SIZES, cached_bytes
 from amp_cli.launching import visible_gpus
+from amp_cli.models.packages import VISION
 from amp_cli.models.resolve import TINY
 
 GB = 1e9
@@ -58,7 +59,10 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What `amp doctor` found. `problems` are broken requirements, `warnings` what some commands will miss."""
+    """What `amp doctor` found. `problems` are broken requirements, `warnings` what some commands will miss.
+
+    `vision` are the packages of that extra, which some families need, and the versions that are installed.
+    """
 
     python: str
     packages: tuple[Package, ...]
@@ -75,6 +79,7 @@ class Machine:
     hub_reachable: bool | None
     cached_models: tuple[str, ...]
     keys: dict[str, bool]
+    vision: dict[str, str | None]
     fits: tuple[Fit, ...]
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -105,7 +110,7 @@ def measure_machine(*, ask_network: bool = False) -> Machine:
     return Machine(
         python=sys.version.split()[0],
         packages=packages,
-        cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        cores=_cores(),
         memory_gb=round(memory_gb, 1),
         memory_free_gb=round(memory_free, 1),
         disk_free_gb=round(shutil.disk_usage(_existing(cache)).free / GB, 1),
@@ -118,6 +123,7 @@ def measure_machine(*, ask_network: bool = False) -> Machine:
         hub_reachable=_reaches(constants.ENDPOINT) if ask_network else None,
         cached_models=tuple(sorted(cached_bytes())),
         keys={name: bool(os.environ.get(name)) for name in KEYS} | {"HF_TOKEN": get_token() is not None},
+        vision={name: _version(name) for name in VISION},
         fits=what_fits(max((gpu.memory_gb for gpu in gpus), default=0.0), memory_gb),
         problems=tuple(problems),
         warnings=(
@@ -125,6 +131,14 @@ def measure_machine(*, ask_network: bool = False) -> Machine:
             *_unusable_gpus(torch_version, len(gpus)),
         ),
     )
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    cores = os.cpu_count() or 1
+    if sys.platform == "linux":
+        cores = len(os.sched_getaffinity(0))
+    return cores
 
 
 def _has_apple_gpu(torch_version: str | None) -> bool:
@@ -210,10 +224,7 @@ def needed_packages() -> tuple[Package, ...]:
         requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            installed = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            installed = None
+        installed = _version(requirement.name)
         packages.append(
             Package(
                 name=requirement.name,
@@ -223,6 +234,13 @@ def needed_packages() -> tuple[Package, ...]:
             )
         )
     return tuple(packages)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def what_fits(gpu_gb: float, memory_gb: float) -> tuple[Fit, ...]:
@@ -298,7 +316,7 @@ def _limits() -> list[tuple[int, int]]:
     Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst; a container may see its own group as the root.)
     """
     found = []
-    lines = _OWN_CGROUPS.read_text().splitlines() if _OWN_CGROUPS.is_file() else []
+    lines = _OWN_CGROUPS.read_text(encoding="utf-8").splitlines() if _OWN_CGROUPS.is_file() else []
     for line in lines:
         _, controllers, own = line.split(":", 2)
         if controllers == "":
@@ -316,8 +334,8 @@ def _limits() -> list[tuple[int, int]]:
 def _limit_of(group: Path, file: str, counted: tuple[str, ...]) -> tuple[int, int] | None:
     """Return a control group's limit and what of it is used; None where it has no limit, or is not to be seen."""
     try:
-        limit = (group / file).read_text().strip()
-        statistics = (group / "memory.stat").read_text().splitlines()
+        limit = (group / file).read_text(encoding="utf-8").strip()
+        statistics = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     values = dict(line.split(maxsplit=1) for line in statistics)

@@ -34,10 +34,28 @@ class EncodedResponse:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedItem:
-    """All levels of one item; `image_inputs` holds the processor's image tensors once (empty for text only)."""
+    """All levels of one item; `image_inputs` holds the processor's image tensors once (empty for text only).
+
+    Attributes:
+        beside_other_images: the best response once more, beside images that do not show what it tells; None where no
+            such pair is trained on.
+        pair_weights: of the item's pairs, in the order of `pairs_of`; None where all weigh the same.
+    """
 
     responses: tuple[EncodedResponse, ...]
     image_inputs: dict[str, torch.Tensor]
+    beside_other_images: "EncodedItem | None" = None
+    pair_weights: tuple[float, ...] | None = None
+
+    @property
+    def parts(self) -> "tuple[EncodedItem, ...]":
+        """What has a prefix of its own: the levels behind the item's images, and the best response behind others."""
+        return (self,) if self.beside_other_images is None else (self, self.beside_other_images)
+
+    @property
+    def all_responses(self) -> tuple[EncodedResponse, ...]:
+        """The responses of all parts, the levels first."""
+        return tuple(response for part in self.parts for response in part.responses)
 
 
 def render(

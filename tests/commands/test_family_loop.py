@@ -188,7 +188,7 @@ def test_a_projector_is_refused_where_there_is_none_or_the_model_is_shared() -> 
     with pytest.raises(AmpError, match="train_projector is for a fresh adapter"):
         TrainConfig(base="tiny", adapter="a", train_projector=True, max_steps=1)
     config = TrainConfig(base="tiny", train_projector=True, max_steps=1)
-    with pytest.raises(AmpError, match="train_projector needs processes that each hold the whole model"):
+    with pytest.raises(AmpError, match="train_projector needs the whole model in each process"):
         launch.plan_launch(config, ["0", "1"], config_file="fsdp")
     launch.plan_launch(config, ["0", "1"])
     network = torch.nn.Linear(1, 1)
