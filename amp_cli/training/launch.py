@@ -395,11 +395,7 @@ def _part(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _refuse_unshareable(config: TrainConfig, file: Path) -> None:
-    """Refuse what cannot be shared by FSDP as `sharding.shard` does it.
-
-    Raises:
-        AmpError: the file asks for FSDP 1, the base is in 8 bits, or the projector is to be trained.
-    """
+    """Refuse what FSDP as `sharding.shard` does it cannot share, and a projector that is trained in shares."""
     settings = _settings_of(file)
     kind = str(settings["distributed_type"]).upper()
     if config.train_projector and kind in ("FSDP", "DEEPSPEED"):
