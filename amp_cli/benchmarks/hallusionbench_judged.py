@@ -140,9 +140,11 @@ def compare_judged(pairs: Sequence[tuple[JudgedScore, JudgedScore]], rule: str) 
     return [paired[name] for name in SCORES]
 
 
-def said_of(ratings: Sequence[float]) -> str:
+def said_of(ratings: Sequence[float]) -> judged.Rated:
     """Say what the judge found of an answer."""
-    return next((word for word, code in CODES.items() if ratings[0] == code), f"{ratings[0]:g} (mean of repeats)")
+    found = ratings[0]
+    words = next((word for word, code in CODES.items() if found == code), f"{found:g} (mean of repeats)")
+    return judged.Rated(words=words, fault=float(found != CODES["correct"]), made_up=found == CODES["incorrect"])
 
 
 BENCHMARK = Benchmark(

@@ -105,9 +105,14 @@ def compare(pairs: Sequence[tuple[JudgedScore, JudgedScore]], rule: str) -> list
     return chosen_differences(paired, object_halbench.SCORES)
 
 
-def said_of(ratings: Sequence[float]) -> str:
+def said_of(ratings: Sequence[float]) -> judged.Rated:
     """Say how many objects the judge listed and how many are not there."""
-    return f"{ratings[0]:g} of COCO's objects listed, {ratings[1]:g} not in the image"
+    listed, invented = ratings
+    return judged.Rated(
+        words=f"{listed:g} of COCO's objects listed, {invented:g} not in the image",
+        fault=invented / listed if listed else 0.0,
+        made_up=invented > 0,
+    )
 
 
 BENCHMARK = Benchmark(

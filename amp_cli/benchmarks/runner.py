@@ -63,9 +63,9 @@ def run_benchmark(
     begin = time.monotonic()
     if settings.only in ("judge", "score"):
         settings = _as_recorded(settings)
-    settings, benchmark, loaded = _loaded(settings)
+    settings, benchmark, loaded = loaded_benchmark(settings)
     data = settings.data
-    assert data is not None  # _loaded has found it
+    assert data is not None  # loaded_benchmark has found it
     for warning in loaded.warnings:
         ui.warn(warning)
     given = _given_answers(benchmark, loaded.items, settings, data)
@@ -234,11 +234,20 @@ def inputs_of(settings: EvalSettings) -> list[Path | None]:
     Raises:
         AmpError: it cannot be done: no data, or data that cannot be read.
     """
-    settings, _, loaded = _loaded(settings)
+    settings, _, loaded = loaded_benchmark(settings)
     return _inputs(settings, loaded)
 
 
-def _loaded(settings: EvalSettings) -> tuple[EvalSettings, Benchmark[Any], LoadedBenchmark]:
+def count_items(settings: EvalSettings) -> int:
+    """Return how many items an evaluation asks.
+
+    Raises:
+        AmpError: no data, or data that cannot be read.
+    """
+    return len(loaded_benchmark(settings)[2].items)
+
+
+def loaded_benchmark(settings: EvalSettings) -> tuple[EvalSettings, Benchmark[Any], LoadedBenchmark]:
     """Return the settings with data and images found, the benchmark, and its data."""
     data = settings.data or _found_data(settings)
     benchmark = BENCHMARKS[settings.benchmark]

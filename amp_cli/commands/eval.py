@@ -11,6 +11,7 @@ from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.benchmark import OFFICIAL, Benchmark, Option
 from amp_cli.benchmarks.settings import EvalSettings, settings_of
 from amp_cli.commands import sweep
+from amp_cli.commands.command_line import CommandLine
 from amp_cli.commands.options import (
     DATA_PANEL,
     DECODING,
@@ -294,7 +295,7 @@ def command_of(benchmark: Benchmark[Any]) -> Callable[..., None]:
     return command(lambda options: evaluate(benchmark, options), options_of(benchmark), help=benchmark.help)
 
 
-app = typer.Typer(help="Evaluate a model: answer, judge, score. Every benchmark is a command.", no_args_is_help=True)
+app = CommandLine(help="Evaluate a model: answer, judge, score. Every benchmark is a command.", no_args_is_help=True)
 for _benchmark in BENCHMARKS.values():
     _panel = "Without a judge" if _benchmark.judge is None else "With a judge"
     app.command(_benchmark.name, rich_help_panel=_panel)(command_of(_benchmark))

@@ -368,7 +368,7 @@ def write_ablation(
     curves = []
     if drawn := draw_tradeoff(ablation, out / PLOT):
         source = "data:image/png;base64," + base64.b64encode((out / PLOT).read_bytes()).decode("ascii")
-        curves = [Curve(name=drawn, source=source)]
+        curves = [Curve(name=drawn, source=source, seen="")]
     found, said = tables(ablation) + ([] if chosen_on is None else tables(chosen_on)[:1]), sentences(ablation)
     lines = [f"# {title}", *notes]
     for heading, columns, rows in found:

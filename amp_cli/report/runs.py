@@ -174,7 +174,8 @@ def name_runs(paths: Sequence[Path]) -> list[ReportRun]:
         groups = [folder.parent if folder.name in BENCHMARKS else folder for folder in folders]
         trained = [folder for folder in _run_folders(path, "train") if folder not in groups]
         runs += [
-            ReportRun(name=str(group.relative_to(path)), path=group) for group in dict.fromkeys([*groups, *trained])
+            ReportRun(name=group.relative_to(path).as_posix(), path=group)
+            for group in dict.fromkeys([*groups, *trained])
         ]
     names = [run.name for run in runs]
     return [run if names.count(run.name) == 1 else ReportRun(name=str(run.path), path=run.path) for run in runs]
