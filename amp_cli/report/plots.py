@@ -101,7 +101,7 @@ def difference_text(difference: Difference) -> str:
 
 def judgement_of(difference: Difference, lower_is_better: bool | None) -> str:
     """Return "better", "worse", "other" where neither end is good, "same", or "" where the interval contains zero."""
-    if difference.difference == 0 and difference.ci95 == (0, 0):
+    if difference.difference == 0 and difference.ci95 == (0.0, 0.0):
         return "same"
     if not difference.is_clear or difference.difference is None:
         return ""

@@ -59,14 +59,14 @@ def test_what_may_be_chance_is_called_so_and_nothing_better_is_claimed() -> None
     assert opening.title == "new against base: no clear difference in 1 score"
     assert opening.sentence == ("The difference between new and base in CHAIR-i from 0.300 to 0.280 may be chance.")
     mixed = opening_of([BASE, run("new", GAIN, CHANCE)]).sentence
-    assert mixed.endswith("to 0.700, the difference in CHAIR-i from 0.300 to 0.280 may be chance.")
+    assert mixed.endswith("to 0.700; the difference in CHAIR-i from 0.300 to 0.280 may be chance.")
 
 
 def test_a_loss_alone_and_an_equal_score_are_told() -> None:
     worse = of("overall/accuracy", 0.7, 0.6, -0.15, -0.05)
     same = of("chair_i", 0.3, 0.3, 0.0, 0.0)
     assert opening_of([BASE, run("new", worse, same)]).sentence == (
-        "new is clearly worse than base in POPE accuracy (all) from 0.700 to 0.600, "
+        "new is clearly worse than base in POPE accuracy (all) from 0.700 to 0.600; "
         "there is no difference in CHAIR-i, 0.300."
     )
     assert judgement_of(same, True) == "same"
