@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from amp_cli.benchmarks.sampling import sample_text
+
 Table = tuple[str, list[str], list[list[str]]]
 """Title, columns, rows."""
 DIGITS = {"words": 1, "relative": 1, "score": 2, "reference": 2, "model": 2, "margin": 2, "threshold_at_balance": 2}
@@ -69,7 +71,9 @@ def column(title: str, path: str, *, lower_is_better: bool | None = False, full:
 
 def title_of(scores: Mapping[str, Any]) -> str:
     """Return the title of an evaluation's table."""
-    return f"{scores['benchmark'].upper()}, rule {scores['rule']}; below each score its 95 % interval"
+    sample = sample_text(scores)
+    asked = f", {sample}" if sample else ""
+    return f"{scores['benchmark'].upper()}, rule {scores['rule']}{asked}; below each score its 95 % interval"
 
 
 def block_rows(blocks: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:

@@ -47,13 +47,13 @@ def report(
     if json:
         ui.data(result)
     else:
-        _show(gathered)
+        show(gathered)
         ui.note(result["headline"])
     if html is not None:
         ui.note(f"Wrote '{html}'")
 
 
-def _show(runs: "list[GatheredRun]") -> None:
+def show(runs: "list[GatheredRun]") -> None:
     """Print a table for each benchmark, the differences, and the paper's rows."""
     from amp_cli import ui
     from amp_cli.benchmarks import BENCHMARKS
@@ -61,8 +61,9 @@ def _show(runs: "list[GatheredRun]") -> None:
     from amp_cli.report.page import p_value_text
     from amp_cli.report.paper import quoted_table
     from amp_cli.report.plots import difference_text
-    from amp_cli.report.runs import sentences
+    from amp_cli.report.runs import compared, sentences
 
+    comparisons = len(compared(runs))
     for name, benchmark in BENCHMARKS.items():
         having = [run for run in runs if name in run.evaluations]
         if not having:
@@ -89,8 +90,8 @@ def _show(runs: "list[GatheredRun]") -> None:
         ]
         if differences:
             ui.table(
-                f"Difference to {having[0].name}, same items",
-                ["run", "score", "difference [95 %]", "McNemar", ""],
+                f"Difference to {having[0].name}, same items; p corrected for {comparisons} comparisons",
+                ["run", "score", "difference [95 %]", "p", ""],
                 differences,
             )
         if quoted := quoted_table(name):

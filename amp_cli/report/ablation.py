@@ -19,7 +19,7 @@ from statistics import fmean, variance
 from typing import Any
 
 from amp_cli.benchmarks import BENCHMARKS
-from amp_cli.benchmarks.comparing import MOST_SEEDS, Difference, Spread, holm, items_factor, seeds_needed
+from amp_cli.benchmarks.comparing import LEVEL, MOST_SEEDS, Difference, Spread, holm, items_factor, seeds_needed
 from amp_cli.benchmarks.runner import read_scores
 from amp_cli.benchmarks.showing import Column, Table, digits_of, shown
 from amp_cli.disk.jsonl import disk_errors_explained, write_json, write_text
@@ -29,7 +29,6 @@ from amp_cli.report.page import Curve, render_summary
 
 RESULT, PLOT, PAGE, MARKDOWN = "ablation.json", "ablation.png", "ablation.html", "ablation.md"
 BASE = "base"
-LEVEL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,10 +190,15 @@ def _cell(column: Column, name: str, run: GatheredRun) -> Cell:
 
 
 def p_value_text(difference: Difference) -> str:
-    """Return McNemar's p where there is one."""
+    """Return `p = 0.004, corrected 0.012`; McNemar's p where that is the test."""
     if difference.p_value is None:
         return ""
-    return "p < 0.001" if difference.p_value < 0.001 else f"p = {difference.p_value:.3f}"
+    corrected = "" if difference.adjusted is None else f", corrected {_p(difference.adjusted).removeprefix('= ')}"
+    return f"p {_p(difference.p_value)}{corrected}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
 def _curves(runs: Sequence[GatheredRun]) -> list[Curve]:

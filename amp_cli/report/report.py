@@ -8,7 +8,7 @@ from amp_cli import ui
 from amp_cli.disk.jsonl import write_text
 from amp_cli.report.opening import opening_of
 from amp_cli.report.paper import quoted_rows
-from amp_cli.report.runs import GatheredRun, ReportRun, gather
+from amp_cli.report.runs import GatheredRun, ReportRun, compared, gather
 
 MAX_ITEMS = 600
 
@@ -55,6 +55,7 @@ def write_report(
     return {
         "headline": opening.sentence,
         "runs": [run.to_json() for run in gathered],
+        "correction": {"method": "benjamini-hochberg", "comparisons": len(compared(gathered))},
         "quoted": quoted_rows(),
         "html": None if html is None else str(html),
     }

@@ -12,8 +12,8 @@ from amp_cli.disk.modes import share_weights
 from amp_cli.disk.parsing import read_object
 from amp_cli.disk.templates import template_path
 from amp_cli.models.llava.projector import projector_files
-from amp_cli.models.resolve import adapter_folder, is_folder_name, model_place
-from amp_cli.training.config import TrainConfig
+from amp_cli.models.resolve import adapter_folder, is_folder_name, whole_place
+from amp_cli.training.config import OFF, TrainConfig
 
 ADAPTER, BEST = "adapter", "adapter-best"
 WEIGHTS = "adapter_model.safetensors"
@@ -23,8 +23,7 @@ def public_base(base: str) -> str:
     """Return how an adapter names its base: `tiny`, a hub id, or an absolute folder."""
     if base == "tiny":
         return base
-    place = model_place(base)
-    return str(Path(place).expanduser().resolve()) if is_folder_name(place) else place
+    return whole_place(base)
 
 
 def finish_adapter(
@@ -56,4 +55,7 @@ def model_card(config: TrainConfig, facts: dict[str, Any]) -> str:
     base = public_base(config.base)
     on_hub = base != "tiny" and not is_folder_name(base)
     facts = {"held_out": None, **facts}
-    return template.render(config=config, base=base, base_on_hub=on_hub, facts=facts, version=__version__)
+    added = {name: getattr(config, name) for name, off in OFF.items() if getattr(config, name) != off}
+    if config.image_pairs is not None:
+        added["image_weight"] = config.image_weight
+    return template.render(config=config, base=base, base_on_hub=on_hub, facts=facts, added=added, version=__version__)

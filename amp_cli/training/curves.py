@@ -86,9 +86,11 @@ def _draw(records: Sequence[Mapping[str, Any]], path: Path, looks: Looks) -> Non
 def _panels(records: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
     panels = {
         "loss": _series(records, "loss"),
-        "margin (nats)": _series(records, "margin_distance_"),
-        "share of pairs in order": _series(records, "accuracy_distance_") or _series(records, "mean_token_accuracy"),
+        "margin (nats)": _series(records, "margin_distance_") | _series(records, "margin_images"),
+        "share of pairs in order": _series(records, "accuracy_distance_") | _series(records, "accuracy_images")
+        or _series(records, "mean_token_accuracy"),
         "reward by level (nats)": _series(records, "reward_level_"),
+        "loss of a token of the best answer (nats)": _series(records, "best_nll"),
         "best answer against the reference, held out (nats a token)": _series(records, PROXY),
     }
     return {title: series for title, series in panels.items() if series}
@@ -168,6 +170,8 @@ def _series(records: Sequence[Mapping[str, Any]], prefix: str, *, is_whole_name:
 def _label(name: str) -> str:
     """Return the legend of a metric: what a number at its end stands for."""
     name = name.removeprefix(PREFIX)
+    if name.endswith("_images"):
+        return "beside other images"
     kind, _, number = name.rpartition("_")
     if kind.endswith("distance"):
         return "adjacent levels" if number == "1" else f"{number} levels apart"

@@ -325,9 +325,17 @@ report(result={"steps": 1})
 
 
 def test_a_line_that_two_processes_wrote_into_is_no_event() -> None:
-    assert parse('amp-event {"step": 1}\n') == {"step": 1}
-    assert parse('amp-event {"stamp-event {"step": 2}\n') is None
-    assert parse("step 1\n") is None
+    assert parse('amp-event {"step": 1}\n') == ("", {"step": 1})
+    torn = 'amp-event {"stamp-event {"step": 2}\n'
+    assert parse(torn) == (torn, None)
+    assert parse("step 1\n") == ("step 1\n", None)
+
+
+def test_a_bar_that_did_not_end_its_line_hides_no_event() -> None:
+    assert parse('  50%|####  | 1/2amp-event {"result": {"loss": 0.5}}\n') == (
+        "  50%|####  | 1/2\n",
+        {"result": {"loss": 0.5}},
+    )
 
 
 def test_an_interruption_reaches_the_worker_and_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
