@@ -17,7 +17,8 @@ LONGER_SIDE = 512
 """Pixels of an image on the page."""
 TOLD = (
     ("right", "right"), ("wrong", "wrong"), ("unclear", "unclear"), ("supported", "supported mentions"),
-    ("unsupported", "unsupported mentions"), ("answers_with_unsupported", "answers with unsupported ones"), ("words", "mean words"),
+    ("unsupported", "unsupported mentions"), ("answers_with_unsupported", "answers with unsupported ones"),
+    ("words", "mean words"),
 )  # fmt: skip
 """What is counted of a side -> what its row is called."""
 
