@@ -15,6 +15,7 @@ from amp_cli.downloads.zoo import find_model
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import ADAPTER_STEMS, weight_files
 from amp_cli.models.llava.settings import refuse_other_models
+from amp_cli.models.packages import refuse_missing_package
 from amp_cli.models.spec import ModelSpec
 
 TINY = Path(__file__).resolve().parent.parent / "world" / "tiny"
@@ -132,6 +133,7 @@ def check_model(spec: ModelSpec) -> dict[str, Any]:
     base, adapter = model_and_adapter(spec.model, spec.adapter)
     config, folder = model_config(base)
     refuse_other_models(base, config)
+    refuse_missing_package(base, config)
     refuse_unusable_model(base, folder)
     identity: dict[str, Any] = {"model": {**identity_of(base, folder), "name": spec.model}}
     if adapter is not None:

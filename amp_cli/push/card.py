@@ -16,7 +16,8 @@ from amp_cli.downloads.zoo import find_model as known_model
 from amp_cli.errors import AmpError
 from amp_cli.models.resolve import folder_identity
 from amp_cli.push.files import PushedModel, Upload, refuse_private, without_places
-from amp_cli.report.page import difference_text, render_summary
+from amp_cli.report.page import render_summary
+from amp_cli.report.plots import difference_text
 from amp_cli.report.runs import GatheredRun, gather, name_runs
 
 CARD, REPORT_JSON, REPORT_HTML = "README.md", "report.json", "report.html"

@@ -9,6 +9,7 @@ from amp_cli.disk.modes import share_weights
 from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError
 from amp_cli.training.config import TrainConfig
+from amp_cli.training.trackers import PROJECT, run_name
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,8 @@ def mark_complete(checkpoint: Path, *, step: int, of: int) -> None:
     """
     (checkpoint / "README.md").unlink(missing_ok=True)
     share_weights(checkpoint)
-    files = {str(file.relative_to(checkpoint)): file.stat().st_size for file in checkpoint.rglob("*") if file.is_file()}
+    sizes = ((file, file.stat().st_size) for file in checkpoint.rglob("*") if file.is_file())
+    files = {file.relative_to(checkpoint).as_posix(): size for file, size in sizes}
     write_json(checkpoint / MARKER, {"step": step, "of": of, "files": files})
 
 
@@ -120,6 +122,8 @@ def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, 
         "save_steps": config.save_steps,
         "save_total_limit": config.keep_checkpoints,
         "report_to": config.report_to,
+        "project": PROJECT,
+        "run_name": None if config.report_to == "none" else run_name(run_folder),
         "disable_tqdm": True,
         "ddp_find_unused_parameters": False,
     }

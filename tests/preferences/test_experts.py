@@ -160,7 +160,7 @@ def test_candidates_stand_in_one_order_whoever_finished_first(tmp_path: Path) ->
 def test_what_processes_of_a_killed_command_had_finished_is_not_asked_again(tmp_path: Path) -> None:
     folder = tmp_path / FOLDER / "1"
     folder.mkdir(parents=True)
-    (folder / "answering.lock").touch()
+    (folder / "answering.0.lock").touch()
     (folder / "answers.0.jsonl").write_text('{"id": "z", "answers": ["big on z"]}\n{"id": "y", "reason": "too dark"}\n')
     answering = FakeAnswering()
     assert set(collect(tmp_path, answering)) == {"x", "z"}
