@@ -185,16 +185,17 @@ def refuse_private(name: str, text: str, model: PushedModel) -> None:
     Raises:
         AmpError: naming file and folder.
     """
-    for place in _places_here(model):
-        if place in text:
+    for place in (model.folder.resolve().parent, Path.home(), Path.cwd()):
+        if any(begin in text for begin in _beginnings(place)):
             raise AmpError(
-                f"'{name}' names the folder '{place.rstrip('/')}' of this machine, so nothing was uploaded",
+                f"'{name}' names the folder '{place}' of this machine, so nothing was uploaded",
                 hint=f"Take it out of '{model.folder / name}', then push again",
             )
 
 
-def _places_here(model: PushedModel) -> Iterator[str]:
-    """Yield folders that nobody else should read of, as they begin a path."""
-    for place in (model.folder.resolve().parent, Path.home(), Path.cwd()):
-        if place != Path(place.anchor):
-            yield f"{place}/"
+def _beginnings(place: Path) -> Iterator[str]:
+    """Yield how paths in a folder begin, as texts and JSON have them; of a short one with the separator behind it."""
+    if place == Path(place.anchor):
+        return
+    for text in {str(place), place.as_posix(), str(place).replace("\\", "\\\\")}:
+        yield from [text] if len(place.parts) > 2 else [f"{text}/", f"{text}\\"]
