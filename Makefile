@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 OUT ?= demo
 SEED ?= 0
 
-.PHONY: demo test test-fast test-judge test-deepspeed check format bench clean
+.PHONY: demo test test-fast test-judge test-deepspeed check format docs bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("amp needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; give another with: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -33,15 +33,21 @@ test-deepspeed: $(STAMP)  ## two processes train as one by DeepSpeed ZeRO-2 and 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[deepspeed]'
 	$(BIN)/python -m pytest -m deepspeed
 
-check: $(STAMP)  ## what CI runs: format, lint, types, tests
+check: $(STAMP)  ## what CI runs: format, lint, types (here, and as Windows and macOS have Python's library), tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 	$(PYTEST)
 
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(STAMP)  ## the guides as pages, in site/; installs mkdocs-material
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: $(STAMP)  ## speed and memory, side by side in one run
 	$(BIN)/python tests/bench/startup.py

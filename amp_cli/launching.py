@@ -7,12 +7,12 @@ amp ── python -m amp_cli.launching ── a worker for each process, all of 
 import atexit
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +27,11 @@ from amp_cli.stopping import family, kill_all
 
 TAIL = 15
 """Lines of the log that an error shows."""
+if sys.platform == "win32":
+    NEW_GROUP = subprocess.CREATE_NEW_PROCESS_GROUP
+else:
+    NEW_GROUP = 0
+"""What `Popen(creationflags=)` takes under Windows in the place of `start_new_session`."""
 PATIENCE = 0.4
 """Seconds that an interrupted worker has to end by itself; what it has finished is on disk at any time."""
 
@@ -84,13 +89,15 @@ def _count_gpus() -> int:
     """Return how many GPUs the machine has; torch is asked, which takes seconds, only where their tool is missing."""
     tool = shutil.which("nvidia-smi")
     if tool is not None:
-        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
+        listed = subprocess.run([tool, "-L"], capture_output=True, encoding="utf-8", errors="replace", check=False)
         return 0 if listed.returncode else sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
     if not any(Path(file).exists() for file in GPU_FILES):
         return 0
     ask = "import torch; print(torch.cuda.device_count())"
     all_of_them = {name: value for name, value in os.environ.items() if name not in (CHOOSES_NVIDIA, CHOOSES_AMD)}
-    said = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False, env=all_of_them)
+    said = subprocess.run(
+        [sys.executable, "-c", ask], capture_output=True, encoding="utf-8", check=False, env=all_of_them
+    )
     return int(said.stdout) if said.stdout.strip().isdigit() else 0
 
 
@@ -135,6 +142,7 @@ def worker_environment() -> dict[str, str]:
     return {
         "PYTHONPATH": f"{ours}{os.pathsep}{others}" if others else ours,
         "PYTHONSAFEPATH": "1",
+        "PYTHONUTF8": "1",  # what is said through the pipe, wherever the system's own encoding is another
         "TOKENIZERS_PARALLELISM": "false",
     }
 
@@ -155,10 +163,11 @@ def run_workers(launch: Launch, folder: Path, log_path: Path, on_event: Callable
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             env={**os.environ, **launch.environment},
             start_new_session=True,  # so that Ctrl-C reaches it once, from us
+            creationflags=NEW_GROUP,
         )
         assert process.stdout is not None  # PIPE
         try:
@@ -168,9 +177,9 @@ def run_workers(launch: Launch, folder: Path, log_path: Path, on_event: Callable
                 if event is not None:
                     keep("".join(f"{part}\n" for part in _logged(event)))
                     on_event(event)
-            return _as_shells_say(process.wait())
+            return as_shells_say(process.wait())
         except BaseException:
-            _stop(process)
+            stop_family(process)
             keep(process.stdout.read())
             raise
 
@@ -189,30 +198,39 @@ def tail_of(log_path: Path) -> str:
     return "\n".join(log_path.read_text(encoding="utf-8").splitlines()[-TAIL:])
 
 
-def killed_by(status: int, log_path: Path) -> str | None:
-    """Return what ended a worker, as a sentence; None where it ended by itself.
+SIGKILL, LAST_SIGNAL = 9, 64
+"""Numbers, as a worker's status holds them: Windows has no names for them."""
+
+
+def killed_by(status: int, log_path: Path | None = None) -> str | None:
+    """Return what ended a process, as a sentence; None where it ended by itself.
 
     A signal that comes from outside leaves no words in the log; a fault such as an abort (signal 6) does.
     """
-    if status <= 128:
+    if not 128 < status <= 128 + LAST_SIGNAL:
         return None
-    if status == 128 + signal.SIGKILL:
+    if status == 128 + SIGKILL:
         return "the system killed a worker (signal 9), most often because the memory was full"
     ended = f"a worker was ended by signal {status - 128}"
-    return ended if status - 128 in FROM_OUTSIDE else f"{ended}. The last lines of its log:\n{tail_of(log_path)}"
+    if log_path is None or status - 128 in FROM_OUTSIDE:
+        return ended
+    return f"{ended}. The last lines of its log:\n{tail_of(log_path)}"
 
 
 FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM)
 """Signals that people and schedulers send."""
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
-    """Pass an interruption on to the group that we started, and see that all of its family ends."""
+def stop_family(process: subprocess.Popen[str]) -> None:
+    """Pass an interruption on to a process that we started with a session of its own; see that its family ends."""
     started = family(process.pid)
     try:
-        os.killpg(process.pid, signal.SIGINT)
+        if sys.platform == "win32":
+            process.send_signal(signal.CTRL_BREAK_EVENT)  # a group of its own hears no Ctrl-C
+        else:
+            os.killpg(process.pid, signal.SIGINT)
         process.wait(timeout=PATIENCE)
-    except (ProcessLookupError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.TimeoutExpired):  # it has ended, or has no console to be told through
         pass
     finally:
         process.kill()
@@ -259,16 +277,49 @@ def faults_reported() -> Iterator[None]:
         sys.exit(1)
 
 
+LOOK_EVERY = 0.5
+"""Seconds between two looks at the process that started us, where its pipe does not tell of its end."""
+
+
 def end_with_parent() -> None:
     """End as soon as nobody reads our stdout any more: the command that started us was killed."""
+    watch = _until_nobody_reads if sys.platform == "linux" else _until_parent_ends
 
-    def watch() -> None:
+    def end() -> None:
+        watch()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def _until_nobody_reads() -> None:
+    if sys.platform != "win32":
+        import select
+
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)  # asks for nothing, so that only the pipe's end is told
         poll.poll()
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+
+def _until_parent_ends() -> None:
+    """Wait for the end of the process that started us; of all in the line from `amp` down, each waits for the last.
+
+    Only Linux is known to tell of a pipe that nobody reads without being asked for anything else.
+    """
+    import psutil
+
+    try:
+        parent = psutil.Process().parent()  # None where its number has gone to a process that began after us
+    except psutil.NoSuchProcess:
+        return
+    while parent is not None and parent.pid != ORPHANAGE and parent.is_running():
+        if parent.status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(LOOK_EVERY)
+
+
+ORPHANAGE = 1
+"""The process that macOS makes the parent of those whose own has ended."""
 
 
 def end_at_once(status: int = 0) -> NoReturn:
@@ -284,7 +335,8 @@ def end_at_once(status: int = 0) -> NoReturn:
     os._exit(status)
 
 
-def _as_shells_say(status: int) -> int:
+def as_shells_say(status: int) -> int:
+    """Return a process's exit status as a shell gives it: 128 and the number of the signal that ended it."""
     return 128 - status if status < 0 else status
 
 
@@ -297,10 +349,10 @@ def main() -> None:
     try:
         launch.main()
     except subprocess.CalledProcessError as error:
-        end_at_once(_as_shells_say(error.returncode))
+        end_at_once(as_shells_say(error.returncode))
     except ChildFailedError as error:
         _, first = error.get_first_failure()
-        end_at_once(_as_shells_say(first.exitcode))
+        end_at_once(as_shells_say(first.exitcode))
     end_at_once()
 
 

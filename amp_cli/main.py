@@ -15,16 +15,21 @@ import typer
 from amp_cli import __version__, stopping, ui
 from amp_cli.commands import (
     ablate,
+    compare,
     convert,
     doctor,
     download,
     eval,
     generate_prefs,
+    init,
+    loop,
     merge_lora,
     models,
     prefs,
+    push,
     quickstart,
     report,
+    run,
     serve,
     train,
     version,
@@ -48,6 +53,9 @@ app.command("doctor", rich_help_panel="Start here")(doctor.doctor)
 app.command("models", rich_help_panel="Start here")(models.models)
 app.command("download", rich_help_panel="Start here")(download.download)
 app.command("version", rich_help_panel="Start here")(version.version)
+app.command("init", rich_help_panel="Start here")(init.init)
+app.command("run", rich_help_panel="The loop")(run.run)
+app.command("loop", rich_help_panel="The loop")(loop.loop)
 app.command("generate-prefs", rich_help_panel="The loop")(generate_prefs.generate_prefs)
 app.add_typer(prefs.app, name="prefs", rich_help_panel="The loop")
 app.command("train", rich_help_panel="The loop")(train.train)
@@ -55,6 +63,8 @@ app.command("merge-lora", rich_help_panel="The loop")(merge_lora.merge_lora)
 app.command("convert", rich_help_panel="The loop")(convert.convert)
 app.command("serve", rich_help_panel="The loop")(serve.serve)
 app.add_typer(eval.app, name="eval", rich_help_panel="The loop")
+app.command("compare", rich_help_panel="The loop")(compare.compare)
+app.command("push", rich_help_panel="The loop")(push.push)
 app.command("report", rich_help_panel="The loop")(report.report)
 app.command("ablate", rich_help_panel="The loop")(ablate.ablate)
 

@@ -8,8 +8,8 @@ Whatever a kill -9 leaves, the next start mends; so the second way loses nothing
 
 import contextlib
 import os
-import select
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+if sys.platform == "win32":
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGBREAK)
+else:
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 0.7
 """Seconds that a command has to end by itself; a library may be in long work, or swallow the exception."""
 
@@ -50,6 +53,11 @@ def closed(run: OpenRun) -> None:
     """Forget a run that has ended by itself."""
     if run in _open_runs:
         _open_runs.remove(run)
+
+
+def leave_it_to_parent() -> None:
+    """Say nothing when told to stop: the command that started this process says it."""
+    _said.acquire(blocking=False)
 
 
 def is_told() -> bool:
@@ -104,14 +112,15 @@ def _listen() -> Callable[[], None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     if before[signal.SIGTERM] is _interrupt:
         return lambda: None
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
+    reader, writer = socket.socketpair()  # Windows waits for sockets alone
+    writer.setblocking(False)
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     sys.unraisablehook = _pass_over
-    os.register_at_fork(after_in_child=_listen_no_more)
+    if sys.platform != "win32":
+        os.register_at_fork(after_in_child=_listen_no_more)
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
 
     def listen_no_more() -> None:
@@ -119,7 +128,7 @@ def _listen() -> Callable[[], None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         sys.unraisablehook = sys.__unraisablehook__
-        os.close(writer)  # ends the thread that watches
+        writer.close()  # ends the thread that watches
 
     return listen_no_more
 
@@ -148,17 +157,19 @@ def _pass_over(fault: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(fault)
 
 
-def _watch(reader: int) -> None:
+def _watch(reader: socket.socket) -> None:
     """Wait for the first signal, then for a second one or for the end of patience, and end the process."""
-    while (told := os.read(reader, 1)) and told[0] not in SIGNALS:
+    while (told := reader.recv(1)) and told[0] not in SIGNALS:
         continue
     if not told:
-        os.close(reader)
+        reader.close()
         return
     first = told[0]
     if not sys.stderr.isatty():  # on a terminal a bar that is still there would wipe it out
         _say(first)
-    select.select([reader], [], [], GRACE)
+    reader.settimeout(GRACE)
+    with contextlib.suppress(TimeoutError):
+        reader.recv(1)
     _told.append(first)
     _leave()
     kill_all(family(os.getpid()))
@@ -209,6 +220,8 @@ def family(pid: int) -> list[int]:
 
 def kill_all(pids: Sequence[int]) -> None:
     """Kill what `family` found a moment ago; what has ended meanwhile is passed over."""
+    import psutil
+
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()

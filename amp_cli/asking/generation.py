@@ -118,8 +118,8 @@ PROBABILITY_DIGITS = 4
 
 
 def _rounded(beginnings: torch.Tensor) -> list[YesOrNo]:
-    """Return the probabilities of (prompts, 2) log-probabilities."""
-    pairs = beginnings.double().exp().clamp(max=1.0).tolist()
+    """Return the probabilities of (prompts, 2) log-probabilities; in float64, which Apple's GPUs do not have."""
+    pairs = beginnings.cpu().double().exp().clamp(max=1.0).tolist()
     return [
         YesOrNo(**{word: float(f"{one:.{PROBABILITY_DIGITS}g}") for word, one in zip(("yes", "no"), pair, strict=True)})
         for pair in pairs

@@ -9,9 +9,9 @@ from typing import Any
 
 from amp_cli import ui
 from amp_cli.asking.answerer import Record, Request, Running
-from amp_cli.asking.worker import JOB, LOCK, LOG, REQUESTS
+from amp_cli.asking.worker import JOB, LOCKS, LOG, REQUESTS
 from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, write_json, write_records
-from amp_cli.disk.lock import wait_for_workers
+from amp_cli.disk.lock import wait_for_worker
 from amp_cli.errors import AmpError
 from amp_cli.launching import (
     Launch,
@@ -148,9 +148,11 @@ def take_over(
     folder: Path, *, on_answer: Callable[[Answer], None], on_reject: Callable[[str, str], None], done: Collection[str]
 ) -> None:
     """Take over what the workers of a killed command had finished in the folder; they themselves are waited for."""
-    if not (folder / LOCK).exists():
+    locks = sorted(folder.glob(LOCKS))
+    if not locks:
         return
-    wait_for_workers(folder / LOCK)
+    for lock in locks:
+        wait_for_worker(lock)
     finished = set(done)
 
     def keep(answer: Answer) -> None:

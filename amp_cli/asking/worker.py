@@ -9,22 +9,25 @@ from typing import Any
 
 from amp_cli.asking.answerer import Request
 from amp_cli.disk.jsonl import RecordLog
-from amp_cli.disk.lock import after_workers
+from amp_cli.disk.lock import after_worker
 from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.stored import Stored
 from amp_cli.launching import end_at_once, end_with_parent, faults_reported, report
 from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer
 
-JOB, LOCK, LOG = "answering.json", "answering.lock", "answering.log"
+JOB, LOG = "answering.json", "answering.log"
 REQUESTS = "answering.jsonl"
+LOCKS = "answering*.lock"
+"""One for each process; earlier versions had one for all."""
 
 
 def main() -> None:
     """Answer what `answering.json` asks; a fault that the user can mend is reported as a sentence."""
     folder = Path(sys.argv[1])
     end_with_parent()
-    with faults_reported(), after_workers(folder / LOCK, shared=True):  # who wants to be alone waits for all of us
+    lock = folder / LOCKS.replace("*", f".{os.environ['RANK']}")
+    with faults_reported(), after_worker(lock):  # the next command waits for all of us
         _answer_share(folder, read_plain_object(folder / JOB))
 
 

@@ -140,12 +140,13 @@ def run_ablation(
             read_plain_object(file, undone=int) for cell in cells if (file := workshop.folder(cell) / CELL).is_file()
         ]
         run.finish(cells=len(done), failed=failed)
+    taken = [one["cpu_seconds"] for one in done]
     return {
         **result,
         "failed": failed,
         "undone": sum(one["undone"] for one in done),
         "final": run.facts.get("final"),
-        "cpu_seconds": round(sum(one["cpu_seconds"] for one in done), 1),
+        "cpu_seconds": None if None in taken else round(sum(taken), 1),
         "out": str(out),
     }
 
@@ -201,9 +202,9 @@ def show(result: dict[str, Any], out: Path, *, as_json: bool) -> None:
         ui.warn(f"{result['undone']:,} answers have no score; see rejected.jsonl in the cells' folders")
     for one in result["failed"]:
         ui.warn(f"{one['variant']}, seed {one['seed']}, failed: {one['reason']}. The same command tries it again")
-    ui.note(
-        f"Wrote 'ablation.json', '.md' and '.html' in '{out}'; {result['cpu_seconds']:,.0f} CPU seconds in all cells"
-    )
+    cpu = result["cpu_seconds"]
+    took = "" if cpu is None else f"; {cpu:,.0f} CPU seconds in all cells"
+    ui.note(f"Wrote 'ablation.json', '.md' and '.html' in '{out}'{took}")
 
 
 def show_dry_run(workshop: "Workshop", *, final: bool, rate: float | None, as_json: bool) -> None:
@@ -311,7 +312,7 @@ POLL_SECONDS = 0.5
 def _in_jobs(workshop: "Workshop", cells: "Sequence[AblationCell]", plan: Path, jobs: int, *, final: bool) -> None:
     """Have so many processes of this command do the cells, and follow them to the end."""
     from amp_cli.commands.ablation import CELL, FAILED
-    from amp_cli.launching import tail_of, visible_gpus, worker_environment
+    from amp_cli.launching import NEW_GROUP, tail_of, visible_gpus, worker_environment
 
     out, gpus = workshop.out, visible_gpus()
     environment = {
@@ -335,6 +336,7 @@ def _in_jobs(workshop: "Workshop", cells: "Sequence[AblationCell]", plan: Path, 
                         stderr=stream,
                         env={**environment, **own},
                         start_new_session=True,  # so that Ctrl-C reaches it once, from us
+                        creationflags=NEW_GROUP,
                     )
                 )
         folders = [workshop.folder(cell) for cell in cells]

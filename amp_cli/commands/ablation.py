@@ -8,7 +8,7 @@
 Any number of processes can be at work: whoever comes first holds a cell or a pool by a lock, the others take the next.
 """
 
-import resource
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -165,7 +165,7 @@ class Workshop:
             failed = {"variant": cell.variant.name, "seed": cell.seed, "reason": error.message, "hint": error.hint}
             write_json(folder / FAILED, failed)
             return
-        took = {"seconds": round(time.monotonic() - begin, 1), "cpu_seconds": round(_cpu_seconds() - cpu, 1)}
+        took = {"seconds": round(time.monotonic() - begin, 1), "cpu_seconds": _since(cpu)}
         write_json(folder / CELL, {**facts, **took})
 
     def _do_all(self, cell: AblationCell, folder: Path) -> dict[str, Any]:
@@ -266,7 +266,7 @@ class Workshop:
             self._fed, self._fed_seed = {}, seed
         config, prefs = self.plan.config(variant, seed, 1), self.answers(variant, seed)
         fed = (config.global_batch_size, config.max_length, config.reference, config.template, config.held_out)
-        alike = (prefs, config.method, *fed)
+        alike = (prefs, config.method, config.image_pairs, *fed)
         if alike not in self._fed:
             self._fed[alike] = FedTokens(config, self._outline_of(config), prefs, self.pool(seed).image_root)
         return self._fed[alike]
@@ -276,8 +276,7 @@ class Workshop:
 
         if self._outline is None:
             self._outline = load_outline(replace(config.spec, device="cpu"))
-            if config.pad_to_square is False:
-                self._outline.crop_images()
+            self._outline.prepare_images(pad_to_square=config.pad_to_square, max_pixels=config.max_pixels)
         return self._outline
 
     def probe(self) -> dict[str, float]:
@@ -305,10 +304,17 @@ def _plain(variant: Variant) -> dict[str, Any]:
     return {**asdict(variant), "levels": None if variant.levels is None else list(variant.levels)}
 
 
-def _cpu_seconds() -> float:
-    """Return the CPU time of this process and of the workers that it has started and that have ended."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+def _cpu_seconds() -> float | None:
+    """Return the CPU time of this process and of the workers that it has started and that have ended.
+
+    None where the system forgets what has ended.
+    """
+    return None if os.name == "nt" else sum(os.times()[:4])
+
+
+def _since(cpu: float | None) -> float | None:
+    now = _cpu_seconds()
+    return None if now is None or cpu is None else round(now - cpu, 1)
 
 
 def _read_items(prefs: Path) -> list[PreferenceItem]:

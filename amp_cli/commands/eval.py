@@ -77,12 +77,23 @@ def options_of(benchmark: Benchmark[Any]) -> Options:
         "answers": (AnswersOption, None),
         **(JUDGE.options if is_judged else {}),
         **own,
+        **limits_of(benchmark),
         "only": (OnlyJudgedOption if is_judged else OnlyOption, None),
         **said,
         **DECODING.with_defaults(**decoding).options,
         **RUNNING.options,
         "overwrite": (OverwriteOption, False),
         "json": (JsonOption, False),
+    }
+
+
+def limits_of(benchmark: Benchmark[Any]) -> Options:
+    """Return the options by which only some of a benchmark's items are asked."""
+    counted = "images" if benchmark.sampling is None else benchmark.sampling.unit
+    what = f"Ask about so many {counted} only" if counted else f"Ask only so many {benchmark.items}"
+    return {
+        "limit": declared(Option(name="limit", help=f"{what}, ever the same; a higher limit adds to them.")),
+        "limit_seed": declared(Option(name="limit_seed", help="Another seed, other ones.", default=0)),
     }
 
 
@@ -179,10 +190,16 @@ EVERYTHING: Options = {
     "limit": (
         Annotated[
             int | None,
-            number("--limit", help="Images of POPE, RePOPE and CHAIR, always the same.", rich_help_panel=DATA_PANEL),
+            number(
+                "--limit",
+                help="So many of each benchmark only, ever the same: images of POPE, RePOPE and CHAIR, questions of "
+                "the others.",
+                rich_help_panel=DATA_PANEL,
+            ),
         ],
         None,
     ),
+    "limit_seed": declared(Option(name="limit_seed", help="Another seed, other ones.", default=0)),
     **MODEL.only("adapter", "vision_tower").options,
     **JUDGE.only(
         "judge",

@@ -308,6 +308,14 @@ def _under(title: str, kind: Any) -> Any:
     return Annotated[plain, option]
 
 
+def records_of(groups: Mapping[str, OptionGroup], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of each group, made of what a command was given by name."""
+    return {
+        parameter: group.make(**{name: values[name] for name in (*group.options, *group.shared) if name in values})
+        for parameter, group in groups.items()
+    }
+
+
 def takes(**groups: OptionGroup) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command groups of options: each parameter that names a group gets the record made of its options.
 
@@ -323,12 +331,7 @@ def takes(**groups: OptionGroup) -> Callable[[Callable[..., Any]], Callable[...,
 
         @wraps(command)
         def run(**values: Any) -> Any:
-            records = {
-                parameter: group.make(
-                    **{name: values[name] for name in (*group.options, *group.shared) if name in values}
-                )
-                for parameter, group in groups.items()
-            }
+            records = records_of(groups, values)
             return command(**{name: values[name] for name in own if name not in groups}, **records)
 
         parameters: list[inspect.Parameter] = []

@@ -1,10 +1,11 @@
 """`amp train`: MDPO (or plain fine-tuning) with LoRA, started through `accelerate launch`."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +28,7 @@ from amp_cli.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from amp_cli.training.config import TrainConfig
     from amp_cli.training.dry_run import DryRun
 
 TRAINING = "Training"
@@ -229,24 +231,8 @@ def train(
     """
     typed = {name: value for name, value in locals().items() if name != "context"}
     from amp_cli.commands.preferences.importing import UsablePrefs, usable_prefs
-    from amp_cli.training.config import load_config
 
-    chosen = {
-        "held_out": held_out,
-        "reference": reference,
-        "tokens_per_step": tokens_per_step,
-        "torch_compile": torch_compile or None,
-        "trust_remote_code": trust_remote_code or None,
-    }
-    config = load_config(
-        size,
-        recipe=recipe,
-        base=base,
-        adapter=adapter,
-        vision_tower=vision_tower,
-        method=method,
-        overrides=settings_in_order(context, "changes", chosen),
-    )
+    config = config_of(typed, context)
     if not dry_run and (gpu or gpus or rate):
         raise typer.BadParameter("they belong to --dry-run", param_hint="--gpu, --gpus and --rate")
     if gpus and not gpu:
@@ -314,6 +300,28 @@ def train(
     if result.rejected:
         ui.warn(f"{result.rejected} items could not be used; see '{out / 'rejected.jsonl'}'")
         raise typer.Exit(3)
+
+
+def config_of(typed: Mapping[str, Any], context: typer.Context | None = None) -> "TrainConfig":
+    """Return how the command trains with these options, given by name.
+
+    Args:
+        context: of a command line, whose settings may come from several places.
+
+    Raises:
+        AmpError: see `load_config`.
+    """
+    from amp_cli.training.config import load_config
+
+    flags = {name: typed[name] for name in ("held_out", "reference", "tokens_per_step")}
+    flags |= {name: typed[name] or None for name in ("torch_compile", "trust_remote_code")}
+    if context is None:
+        given = [f"{name}={value}" for name, value in flags.items() if value is not None]
+        settings = [*(typed["changes"] or ()), *given]
+    else:
+        settings = settings_in_order(context, "changes", flags)
+    chosen = {name: typed[name] for name in ("recipe", "base", "adapter", "vision_tower", "method")}
+    return load_config(typed["size"], overrides=settings, **chosen)
 
 
 def _memory(text: str) -> int:

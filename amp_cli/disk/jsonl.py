@@ -84,7 +84,7 @@ def write_text(path: Path, text: str) -> None:
     def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.name + ".part")
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", newline="\n")
         beside.replace(path)
 
     disk_errors_explained(write, path)
@@ -208,8 +208,8 @@ class RecordLog:
 
         def write() -> None:
             self._make_whole()
-            with jsonlines.open(self.path, mode="a", dumps=_one_line, flush=True) as writer:
-                writer.write(record)
+            with self.path.open("a", encoding="utf-8", newline="\n") as stream:
+                jsonlines.Writer(stream, dumps=_one_line, flush=True).write(record)
 
         disk_errors_explained(write, self.path)
 
@@ -255,7 +255,8 @@ def _content_hash(path: Path) -> str:
         refuse_special_file(path)
         _add_file(digest, path)
         return digest.hexdigest()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+    files = (file for file in path.rglob("*") if file.is_file())
+    for file in sorted(files, key=lambda file: file.relative_to(path).parts):  # Windows would sort without the case
         digest.update(file.relative_to(path).as_posix().encode())
         _add_file(digest, file)
     return digest.hexdigest()

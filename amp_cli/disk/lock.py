@@ -1,17 +1,22 @@
-"""One command at a time in one place: a lock that ends with its process, and says who holds it."""
+"""One command at a time in one place: a lock that ends with its process, and says who holds it.
+
+Under Windows nobody else may read the first byte of a file that is locked (it is a brace), nor remove or rename it.
+"""
 
 import errno
-import fcntl
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
+
+from filelock import lock_descriptor
 
 from amp_cli import ui
 from amp_cli.disk.jsonl import disk_errors_explained
@@ -21,6 +26,8 @@ from amp_cli.errors import AmpError, OccupiedError
 LOCK = "run.lock"
 BEGINNING = '{"pid": '
 """How every lock of ours begins, unless its holder has not written yet."""
+FREED_TO_CHANGE = sys.platform == "win32"
+"""Whether a file must be closed before it is removed or its folder renamed."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems without locks answer, such as Lustre mounted without `flock`."""
 PAUSE = 0.5
@@ -98,48 +105,47 @@ def in_turn_at(place: Path, command: str) -> Iterator[None]:
 
 
 @contextmanager
-def after_workers(lock: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold the lock file of worker processes for a block, once those of a killed command have ended.
-
-    Args:
-        shared: beside others that hold it so, as the workers of one command do.
+def after_worker(lock: Path) -> Iterator[None]:
+    """Hold the lock file of a worker process for a block, once that of a killed command has ended.
 
     Raises:
-        OccupiedError: they have not ended after `WORKERS_SECONDS`.
+        OccupiedError: it has not ended after `WORKERS_SECONDS`.
     """
-    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    with lock.open("a") as stream:
+    with lock.open("ab") as stream:
         for _ in range(WORKERS_SECONDS * 10):
             try:
-                fcntl.flock(stream, how | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.1)
+                if lock_descriptor(stream.fileno(), blocking=False):
+                    break
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise
                 break
+            time.sleep(0.1)
         else:
             raise OccupiedError(f"Worker processes are at work in '{lock.parent}'", hint="Wait for them, or end them")
         yield
 
 
-def wait_for_workers(lock: Path) -> None:
-    """Wait until nobody holds the lock file of worker processes.
+def wait_for_worker(lock: Path) -> None:
+    """Wait until nobody holds the lock file of a worker process.
 
     Raises:
-        OccupiedError: they have not ended after `WORKERS_SECONDS`.
+        OccupiedError: it has not ended after `WORKERS_SECONDS`.
     """
-    with after_workers(lock):
+    with after_worker(lock):
         pass
 
 
 def rename_held(folder: Path, name: Path) -> None:
     """Rename a folder that this process may hold; it holds it still."""
-    folder.rename(name)
     held = _HELD.pop(_key(folder / LOCK), None)
+    if held is not None and FREED_TO_CHANGE:
+        held.stream.close()
+    folder.rename(name)
     if held is not None:
         held.file = name / LOCK
+        if FREED_TO_CHANGE:
+            held.stream = _locked(held.file, name)
         _HELD[_key(held.file)] = held
 
 
@@ -159,18 +165,18 @@ def _claim(lock: Path, place: Path, command: str) -> None:
 def _locked(lock: Path, place: Path) -> IO[str]:
     """Open and lock the file; one that its last holder has removed meanwhile is made again."""
     while True:
-        stream = lock.open("a+", encoding="utf-8", errors="replace")
+        stream = lock.open("a+", encoding="utf-8", errors="replace", newline="\n")
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            with stream:
-                raise _occupied(place, _what_it_says(stream)) from error
+            is_ours = lock_descriptor(stream.fileno(), blocking=False)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 stream.close()
                 raise
             ui.warn(f"'{place}' lies on a file system without locks; see that no other command writes there")
             return stream
+        if not is_ours:
+            with stream:
+                raise _occupied(place, _what_it_says(stream))
         if _is_still(lock, stream):
             return stream
         stream.close()
@@ -179,9 +185,9 @@ def _locked(lock: Path, place: Path) -> IO[str]:
 def _what_it_says(stream: IO[str]) -> str:
     """Return what the holder wrote into its lock; one that has it for an instant only has not written yet."""
     for _ in range(20):
-        stream.seek(0)
+        stream.seek(1)
         if said := stream.read():
-            return said
+            return BEGINNING[0] + said
         time.sleep(0.01)
     return ""
 
@@ -227,7 +233,11 @@ def _release(lock: Path) -> None:
         return
     del _HELD[_key(lock)]
     with held.stream:
-        if _is_still(held.file, held.stream):
+        if FREED_TO_CHANGE:
+            held.stream.close()
+            with suppress(PermissionError):  # the next one has it already
+                held.file.unlink(missing_ok=True)
+        elif _is_still(held.file, held.stream):
             held.file.unlink()
         folder = held.file.parent
         if held.made_folder and folder.is_dir() and not any(folder.iterdir()):

@@ -2,18 +2,33 @@
 
 import json
 import os
+import sys
 import tempfile
+import threading
 from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar, overload
+from typing import IO, Any, Generic, TypeVar, overload
 
 from amp_cli.disk.jsonl import disk_errors_explained
 
 Record = TypeVar("Record")
 Base = TypeVar("Base")
+
+
+if sys.platform == "win32":
+    _turn = threading.Lock()
+
+    def _read_at(file: IO[bytes], start: int, size: int) -> bytes:
+        with _turn:  # there is one place in the file for all threads
+            file.seek(start)
+            return file.read(size)
+else:
+
+    def _read_at(file: IO[bytes], start: int, size: int) -> bytes:
+        return os.pread(file.fileno(), size, start)
 
 
 class _Lazy(Sequence[Record]):
@@ -43,7 +58,7 @@ class Stored(_Lazy[Record]):
         build: makes a record of what a line holds.
     """
 
-    def __init__(self, file: BinaryIO, build: Callable[[dict[str, Any]], Record]) -> None:
+    def __init__(self, file: IO[bytes], build: Callable[[dict[str, Any]], Record]) -> None:
         self._file = file
         self._build = build
         self._starts = array("Q", [0])
@@ -76,7 +91,7 @@ class Stored(_Lazy[Record]):
 
     def _one(self, number: int) -> Record:
         start, end = self._starts[number], self._starts[number + 1]
-        return self._build(json.loads(os.pread(self._file.fileno(), end - start, start)))
+        return self._build(json.loads(_read_at(self._file, start, end - start)))
 
 
 class Chosen(_Lazy[Record], Generic[Base, Record]):

@@ -144,7 +144,11 @@ class _Transfer:
 
     def _once(self, advance: Advance) -> None:
         done = self._resumable_bytes()
-        headers = {"Range": f"bytes={done}-", "If-Range": _validator_place(self.part).read_text()} if done else {}
+        headers = (
+            {"Range": f"bytes={done}-", "If-Range": _validator_place(self.part).read_text(encoding="utf-8")}
+            if done
+            else {}
+        )
         with self.client.stream("GET", self.url, headers=headers) as response:
             if response.status_code == 416:  # longer than the file on the server: not the same file
                 self.part.unlink()

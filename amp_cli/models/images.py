@@ -47,8 +47,10 @@ def image_place(name: str, root: Path) -> Path:
         AmpError: a relative path that leaves `root`, in its text or through a link.
     """
     base = _followed_folder(str(root if root.is_absolute() else Path.cwd() / root))
-    place = _followed_file(name if name.startswith(os.sep) else f"{base}{os.sep}{name}")
-    if name.startswith(os.sep):
+    named = name.replace("/", os.sep)
+    is_whole = os.path.isabs(named)  # noqa: PTH117 (this runs for every record of millions)
+    place = _followed_file(named if is_whole else f"{base}{os.sep}{named}")
+    if is_whole:
         return Path(place)
     if not _is_below(place, base) and not _is_blob_of(place, base):
         raise AmpError(f"The image path '{name}' leaves the folder '{root}'", hint="Give --image-root")
@@ -95,6 +97,7 @@ def _followed(path: Path | str) -> str:
 
 
 def _is_below(place: str, folder: str) -> bool:
+    place, folder = os.path.normcase(place), os.path.normcase(folder)  # alike but for the case under Windows
     return place == folder or place.startswith(folder.rstrip(os.sep) + os.sep)
 
 

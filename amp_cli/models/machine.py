@@ -105,7 +105,7 @@ def measure_machine(*, ask_network: bool = False) -> Machine:
     return Machine(
         python=sys.version.split()[0],
         packages=packages,
-        cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        cores=_cores(),
         memory_gb=round(memory_gb, 1),
         memory_free_gb=round(memory_free, 1),
         disk_free_gb=round(shutil.disk_usage(_existing(cache)).free / GB, 1),
@@ -125,6 +125,14 @@ def measure_machine(*, ask_network: bool = False) -> Machine:
             *_unusable_gpus(torch_version, len(gpus)),
         ),
     )
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    cores = os.cpu_count() or 1
+    if sys.platform == "linux":
+        cores = len(os.sched_getaffinity(0))
+    return cores
 
 
 def _has_apple_gpu(torch_version: str | None) -> bool:
@@ -298,7 +306,7 @@ def _limits() -> list[tuple[int, int]]:
     Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst; a container may see its own group as the root.)
     """
     found = []
-    lines = _OWN_CGROUPS.read_text().splitlines() if _OWN_CGROUPS.is_file() else []
+    lines = _OWN_CGROUPS.read_text(encoding="utf-8").splitlines() if _OWN_CGROUPS.is_file() else []
     for line in lines:
         _, controllers, own = line.split(":", 2)
         if controllers == "":
@@ -316,8 +324,8 @@ def _limits() -> list[tuple[int, int]]:
 def _limit_of(group: Path, file: str, counted: tuple[str, ...]) -> tuple[int, int] | None:
     """Return a control group's limit and what of it is used; None where it has no limit, or is not to be seen."""
     try:
-        limit = (group / file).read_text().strip()
-        statistics = (group / "memory.stat").read_text().splitlines()
+        limit = (group / file).read_text(encoding="utf-8").strip()
+        statistics = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     values = dict(line.split(maxsplit=1) for line in statistics)

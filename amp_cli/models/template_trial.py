@@ -4,11 +4,12 @@ This file is also the script that the process runs, so it imports nothing of our
 """
 
 import json
-import resource
+import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,6 +24,8 @@ MEMORY = 512 << 20
 """Bytes beyond what the process starts with."""
 LONGEST = 1 << 20
 """Characters that a few words may become, and bytes that a template may have."""
+OUT_OF_TIME = 124
+"""The status of a process that has ended itself, where the system does not count its time."""
 QUESTION = "Is there a dog in this image?"
 
 
@@ -64,9 +67,15 @@ def _fault(template: str, tokens: str) -> str | None:
     if process.returncode == 0 and answer:
         fault: str | None = json.loads(answer)
         return fault
-    if process.returncode == -signal.SIGXCPU:
+    if process.returncode in _SAY_OUT_OF_TIME:
         return "it takes too long"
     return f"the process that tries it ended with status {process.returncode}"
+
+
+if sys.platform == "win32":
+    _SAY_OUT_OF_TIME = (OUT_OF_TIME,)
+else:
+    _SAY_OUT_OF_TIME = (OUT_OF_TIME, -signal.SIGXCPU)
 
 
 def _main() -> None:
@@ -103,15 +112,29 @@ def try_rendering(template: str, tokens: Mapping[str, str]) -> str | None:
 
 
 def _limit_self() -> None:
+    """Limit time and memory by the system; under Windows a thread sees to the time, and who waits to the memory."""
     import psutil
 
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime) + SECONDS
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    with suppress(ValueError, OSError):
-        limit = psutil.Process().memory_info().vms + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if sys.platform == "win32":
+        threading.Thread(target=_end_after_seconds, daemon=True).start()
+    else:
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        seconds = int(used.ru_utime + used.ru_stime) + SECONDS
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+        with suppress(ValueError, OSError):
+            limit = psutil.Process().memory_info().vms + MEMORY
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _end_after_seconds() -> None:
+    """End this process when it has taken `SECONDS` of CPU time from now on."""
+    end = time.process_time() + SECONDS
+    while time.process_time() < end:
+        time.sleep(0.05)
+    os._exit(OUT_OF_TIME)
 
 
 def _dialogues() -> list[tuple[list[dict[str, Any]], bool]]:

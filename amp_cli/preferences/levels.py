@@ -157,7 +157,7 @@ def _with_levels(
     paths = tuple(Path(image) for image in item.images)
     preference = PreferenceItem(
         id=item.id,
-        images=tuple(str(path.relative_to(out) if path.is_relative_to(out) else path) for path in paths),
+        images=tuple(path.relative_to(out).as_posix() if path.is_relative_to(out) else str(path) for path in paths),
         questions=item.questions,
         levels=tuple(draft.level for draft in levels.kept),
         frame=item.frame,

@@ -172,7 +172,7 @@ def written_beside(path: Path, *, as_list: bool = False) -> Iterator[RecordWrite
     """Yield a writer for `path`, which stands there only when the block has ended without an error."""
     beside = path.with_name(path.name + ".part")
     disk_errors_explained(lambda: path.parent.mkdir(parents=True, exist_ok=True), path)
-    stream = disk_errors_explained(lambda: beside.open("w", encoding="utf-8"), path)
+    stream = disk_errors_explained(lambda: beside.open("w", encoding="utf-8", newline="\n"), path)
     try:
         with full_disk_told(path), stream:
             writer = RecordWriter(stream, path, as_list=as_list)

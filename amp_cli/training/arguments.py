@@ -28,7 +28,8 @@ def mark_complete(checkpoint: Path, *, step: int, of: int) -> None:
     """
     (checkpoint / "README.md").unlink(missing_ok=True)
     share_weights(checkpoint)
-    files = {str(file.relative_to(checkpoint)): file.stat().st_size for file in checkpoint.rglob("*") if file.is_file()}
+    sizes = ((file, file.stat().st_size) for file in checkpoint.rglob("*") if file.is_file())
+    files = {file.relative_to(checkpoint).as_posix(): size for file, size in sizes}
     write_json(checkpoint / MARKER, {"step": step, "of": of, "files": files})
 
 

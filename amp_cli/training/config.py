@@ -19,6 +19,8 @@ from amp_cli.records import PAIR_SETS
 
 METHODS = ("mdpo", "sft")
 REDUCTIONS = ("sum", "mean")
+LOSS_TYPES = ("sigmoid", "plackett-luce")
+IMAGE_PAIRS = (None, "crop", "other")
 SCHEDULERS = ("cosine", "constant", "linear")
 QUANTIZATIONS = (None, "nf4", "int8")
 REPORTS = ("none", "tensorboard", "wandb", "trackio", "mlflow", "swanlab")
@@ -27,6 +29,8 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "method": METHODS,
     "pairs": PAIR_SETS,
     "reduction": REDUCTIONS,
+    "loss_type": LOSS_TYPES,
+    "image_pairs": IMAGE_PAIRS,
     "lr_scheduler_type": SCHEDULERS,
     "quantization": QUANTIZATIONS,
     "report_to": REPORTS,
@@ -55,10 +59,18 @@ class TrainConfig:
     pairs: str = "all"  # which levels are compared
     reduction: str = "sum"  # "sum" over an item's pairs (paper), or "mean" over all pairs of a batch (released code)
     round_weight: float = 0.0  # a token of round n (from 0) weighs 1 + round_weight * n
+    loss_type: str = "sigmoid"  # of each pair; or "plackett-luce": of the whole ranking (DPO, A.3)
+    image_pairs: str | None = None  # mDPO: the best response beside a "crop" of its image, or "other" images, as worse
+    image_weight: float = 1.0  # of an item's image pair
+    sft_weight: float = 0.0  # RPO, MPO: of the negative log-probability of a token of the best response
+    gap_weight: float = 0.0  # share of a pair's weight that follows auto-check's gap
+    length_balance: float = 0.0  # share of the lean in length over all pairs that their weights take out
+    length_alpha: float = 0.0  # R-DPO: reward for each token; positive teaches shorter answers, negative longer ones
     # adapter
     lora_r: int = 64  # rank of LoRA
     lora_alpha: int = 16  # LoRA is scaled by lora_alpha / lora_r
     lora_dropout: float = 0.0  # sft: share of LoRA's inputs that are left out in a step
+    train_projector: bool = False  # also train what makes the tower's features the language model's, whole
     # optimisation
     learning_rate: float = 5e-5  # AdamW's, at its peak
     lr_scheduler_type: str = "cosine"  # how the learning rate falls after the warm-up
@@ -80,6 +92,7 @@ class TrainConfig:
     template: str = "auto"  # chat template: auto, authors, own, vicuna_v1, llava_v1 or a file
     trust_remote_code: bool = False  # whether Python code that comes with the model may run
     pad_to_square: bool | None = None  # images get borders (None: as the model was trained)
+    max_pixels: int | None = None  # of an image; a larger one is made smaller, its sides' ratio kept (None: no limit)
     # running
     seed: int = 0  # seed of everything random
     save_steps: int = 100  # steps between two checkpoints; a multiple of logging_steps
@@ -98,6 +111,7 @@ class TrainConfig:
         refuse_out_of_range(self)
         if (self.epochs is None) == (self.max_steps is None):
             raise AmpError("Give either epochs or max_steps", hint="E.g. --set max_steps=3000 --set epochs=none")
+        self._refuse_unfit_loss()
         if self.method == "mdpo" and self.per_device_batch_size is not None:
             raise AmpError(
                 "per_device_batch_size is only for sft; mdpo splits a batch into forward passes by tokens_per_step",
@@ -120,6 +134,25 @@ class TrainConfig:
                 "otherwise a resumed run would log other steps than an unbroken one",
                 hint="Set both, e.g. --set logging_steps=10 --set save_steps=100",
             )
+
+    def _refuse_unfit_loss(self) -> None:
+        """Refuse what is asked of the loss and would be without effect."""
+        asked = [name for name, off in OFF.items() if getattr(self, name) != off]
+        if self.method != "mdpo" and asked:
+            raise AmpError(f"{asked[0]} is for mdpo, and the method is {self.method}", hint=f"Leave out {asked[0]}")
+        if self.loss_type == "sigmoid":
+            return
+        if self.pairs != "all":
+            raise AmpError(
+                f"loss_type {self.loss_type} takes the whole ranking, and pairs is '{self.pairs}'",
+                hint="Leave out pairs, or give --set loss_type=sigmoid",
+            )
+        for name in ("gap_weight", "length_balance"):
+            if getattr(self, name):
+                raise AmpError(
+                    f"{name} weighs pairs, and loss_type {self.loss_type} has none",
+                    hint=f"Leave out {name}, or give --set loss_type=sigmoid",
+                )
 
     def items_per_batch(self, processes: int) -> tuple[int, int]:
         """Return how many items a process of `processes` is given at once, and how often in an update.
@@ -184,6 +217,17 @@ class TrainConfig:
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """Pick the training settings out of a run's settings; one that an older run lacks has its default."""
         return cls.from_json({one.name: settings[one.name] for one in fields(cls) if one.name in settings})
+
+
+OFF: dict[str, Any] = {
+    "loss_type": "sigmoid",
+    "image_pairs": None,
+    "sft_weight": 0.0,
+    "gap_weight": 0.0,
+    "length_balance": 0.0,
+    "length_alpha": 0.0,
+}
+"""What has been added to the paper's loss, and the value that leaves it out."""
 
 
 def load_config(
@@ -257,7 +301,8 @@ def known_sizes() -> list[str]:
     return sorted(file.stem for file in template_path("recipes").glob("*.yaml"))
 
 
-def _read_recipe(size: str) -> dict[str, Any]:
+def _read_recipe(size: str, *, read: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return a recipe's values; with `like: SIZE`, what it does not say is as in that recipe."""
     if size.endswith((".yaml", ".yml")):
         path = Path(size)
     else:
@@ -265,12 +310,15 @@ def _read_recipe(size: str) -> dict[str, Any]:
         if size not in known:
             raise AmpError(f"There is no recipe for size '{size}'", hint=f"Known: {', '.join(known)}, or a .yaml file")
         path = template_path("recipes", f"{size}.yaml")
+    if path in read:
+        raise AmpError(f"The recipe '{path}' is like itself", hint="Change what it says under `like`")
     values = read_yaml(path)
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise AmpError(
             f"The recipe '{path}' is not a list of `key: value`", hint="Copy one of amp's recipes and change its values"
         )
-    return values
+    other = values.pop("like", None)
+    return values if other is None else {**_read_recipe(str(other), read=(*read, path)), **values}
 
 
 def _split(override: str) -> tuple[str, str]:

@@ -1,7 +1,6 @@
 """The training process: `python -m amp_cli.training.worker RUN_FOLDER`, started by launch.py through accelerate."""
 
 import os
-import resource
 import sys
 import time
 import warnings
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.disk.jsonl import write_json
-from amp_cli.disk.lock import after_workers
+from amp_cli.disk.lock import after_worker
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.launching import end_at_once, end_with_parent, faults_reported, report
@@ -43,11 +42,17 @@ MANY_FILES = 65536
 
 
 def allow_many_files() -> None:
-    """Raise the soft limit of open files as far as the hard one allows; many systems begin with 1,024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    """Raise the soft limit of open files as far as the hard one allows; many systems begin with 1,024.
+
+    Windows sets no such limit.
+    """
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _skip_needless_imports(config: TrainConfig) -> None:
@@ -68,7 +73,7 @@ def _alone_in(run_folder: Path) -> Iterator[None]:
     if int(os.environ.get("RANK", "0")):
         yield
         return
-    with after_workers(run_folder / "worker.lock"):
+    with after_worker(run_folder / "worker.lock"):
         yield
 
 

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from amp_cli.disk import lock
-from amp_cli.disk.lock import LOCK, after_workers, alone_at, alone_in, rename_held
+from amp_cli.disk.lock import LOCK, after_worker, alone_at, alone_in, rename_held
 from amp_cli.disk.run import Run, make_whole
 from amp_cli.errors import AmpError, OccupiedError
 
@@ -70,13 +71,9 @@ def test_a_strangers_lock_file_is_neither_written_nor_removed(tmp_path: Path, co
 
 
 def test_a_lock_held_by_a_stranger_is_told_too(tmp_path: Path) -> None:
-    import fcntl
-
     (tmp_path / LOCK).write_bytes(b"[" * 100_000)
-    with (tmp_path / LOCK).open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        with pytest.raises(OccupiedError, match="by another process"):
-            Run.start(tmp_path, command="train", settings={})
+    with FileLock(tmp_path / LOCK), pytest.raises(OccupiedError, match="by another process"):
+        Run.start(tmp_path, command="train", settings={})
 
 
 def test_a_command_may_open_in_its_own_process_what_it_holds(tmp_path: Path) -> None:
@@ -124,25 +121,34 @@ def test_the_place_of_one_file_is_held_by_a_lock_beside_it(tmp_path: Path) -> No
     assert [*tmp_path.iterdir()] == []
 
 
-def test_workers_share_their_lock_and_who_wants_to_be_alone_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_begins_while_a_worker_is_at_work_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "WORKERS_SECONDS", 1)
     file = tmp_path / "worker.lock"
-    alone = pytest.raises(OccupiedError, match="Worker processes are at work")
-    with after_workers(file, shared=True), after_workers(file, shared=True), alone, after_workers(file):
+    at_work = pytest.raises(OccupiedError, match="Worker processes are at work")
+    with after_worker(file), at_work, after_worker(file):
         pass
-    with after_workers(file):
+    with after_worker(file):
         pass
 
 
 def test_workers_begin_on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(lock, "lock_descriptor", refuse)
     begun = []
-    for shared in (True, False):
-        with after_workers(tmp_path / "worker.lock", shared=shared):
-            begun.append(shared)
-    assert begun == [True, False]
+    with after_worker(tmp_path / "worker.lock"):
+        begun.append("worker")
+    assert begun == ["worker"]
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock, "lock_descriptor", refuse)
+    Run.start(tmp_path / "run", command="train", settings={}).finish()
+    assert "file system without locks" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["run.json"]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from amp_cli.disk.one_file import PAGE_MARK, alone_writing, is_page, is_rejected_list, refuse_foreign_file
 from amp_cli.errors import AmpError, OccupiedError
@@ -56,9 +57,5 @@ def test_a_list_of_what_was_left_out_is_known_by_its_lines(tmp_path: Path) -> No
 
 
 def test_the_place_is_held_while_it_is_written(tmp_path: Path) -> None:
-    import fcntl
-
-    with (tmp_path / "r.html.lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(OccupiedError, match=r"r\.html' is in use"):
-            write(tmp_path / "r.html")
+    with FileLock(tmp_path / "r.html.lock"), pytest.raises(OccupiedError, match=r"r\.html' is in use"):
+        write(tmp_path / "r.html")

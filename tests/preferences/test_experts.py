@@ -17,6 +17,7 @@ from amp_cli.preferences.experts import (
     collect_candidates,
     parse_expert,
     refuse_repeated_names,
+    request_of,
     sampled,
 )
 from amp_cli.records import Candidate, SourceItem
@@ -52,7 +53,7 @@ class FakeAnswering:
 def collect(folder: Path, answering: FakeAnswering) -> dict[str, tuple[Candidate, ...]]:
     rejected = LeftOutLog.open(folder / "rejected.jsonl")
     log = RecordLog(folder / "candidates.jsonl")
-    return collect_candidates(EXPERTS, ITEMS, log=log, answering=answering, rejected=rejected)
+    return collect_candidates(EXPERTS, list(map(request_of, ITEMS)), log=log, answering=answering, rejected=rejected)
 
 
 def test_an_expert_is_a_name_a_model_and_perhaps_an_adapter(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_candidates_stand_in_one_order_whoever_finished_first(tmp_path: Path) ->
 def test_what_processes_of_a_killed_command_had_finished_is_not_asked_again(tmp_path: Path) -> None:
     folder = tmp_path / FOLDER / "1"
     folder.mkdir(parents=True)
-    (folder / "answering.lock").touch()
+    (folder / "answering.0.lock").touch()
     (folder / "answers.0.jsonl").write_text('{"id": "z", "answers": ["big on z"]}\n{"id": "y", "reason": "too dark"}\n')
     answering = FakeAnswering()
     assert set(collect(tmp_path, answering)) == {"x", "z"}

@@ -437,6 +437,7 @@ def test_the_same_call_after_kill_9_ends_bit_equal_to_an_unbroken_run(
     assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
     assert not list((tmp_path / "run" / "checkpoints").rglob("README.md"))
     monkeypatch.setattr(launch, "run_worker", lambda *_: pytest.fail("a finished run starts no worker"))
+    assert (tmp_path / "run" / "curves-dark.png").stat().st_size > 1000
     curves = tmp_path / "run" / "curves.png"
     drawn = curves.read_bytes()
     curves.unlink()  # as a kill after the last step would leave it

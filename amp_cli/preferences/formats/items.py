@@ -56,7 +56,7 @@ class ImportedImages:
         if not _is_inside(path, self._out):
             return path
         self.in_result = self.in_result or Path(path)
-        return path[len(self._out) :].lstrip(os.sep)
+        return path[len(self._out) :].lstrip(os.sep).replace(os.sep, "/")
 
     def _written(self, content: bytes) -> str:
         import hashlib
@@ -83,7 +83,7 @@ class ImportedImages:
 
 
 def _is_inside(path: str, folder: str) -> bool:
-    return path.startswith(folder.rstrip(os.sep) + os.sep)
+    return os.path.normcase(path).startswith(os.path.normcase(folder).rstrip(os.sep) + os.sep)
 
 
 def _checked_suffix(path: Path) -> str:
