@@ -13,6 +13,7 @@ from amp_cli.commands.command_line import CommandLine
 from amp_cli.commands.defaults import (
     PREFIX,
     apply_config,
+    forget_defaults,
     found_config,
     read_config,
     settings_in_order,
@@ -176,6 +177,15 @@ def test_a_variable_that_no_option_has_is_told(place: Path) -> None:
 def test_a_command_that_is_started_by_another_reads_nothing_again() -> None:
     environment = {"AMP_ABLATE_JOBS": "2", "AMP_HOME": "/x", "AMP_TRAIN_SEED": "1"}
     assert without_defaults(environment, "ablate") == {"AMP_HOME": "/x", "AMP_TRAIN_SEED": "1"}
+
+
+def test_a_stage_of_a_pipeline_takes_no_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMP_GENERATE_PREFS_SEED", "1")
+    monkeypatch.setenv("AMP_CONFIG", "amp.toml")
+    forget_defaults("generate-prefs")
+    assert "AMP_GENERATE_PREFS_SEED" not in os.environ
+    assert os.environ["AMP_CONFIG"] == "none"
+    assert "AMP_HOME" in os.environ
 
 
 def test_no_option_of_amp_itself_is_called_like_a_command() -> None:
