@@ -44,7 +44,10 @@ COPIES, FSDP, ZERO_2, ZERO_3 = SHARINGS = ("copies", "fsdp", "zero-2", "zero-3")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides the result of a training run; each field is a `--set` key."""
+    """Everything that decides the result of a training run; each field is a `--set` key.
+
+    The comment behind a field is what `amp train --list-settings` says of it, the one above a group is its title.
+    """
 
     base: str  # model to start from, and the reference
     adapter: str | None = None  # LoRA adapter to go on training; the reference is the base without it
