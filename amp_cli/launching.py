@@ -4,6 +4,7 @@ amp ── python -m amp_cli.launching ── a worker for each process, all of 
        accelerate, or torch's elastic agent    events, and the text for the log; its end tells them that amp is gone
 """
 
+import atexit
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from amp_cli.disk.jsonl import disk_errors_explained, full_disk_told
 from amp_cli.disk.templates import template_path
@@ -171,13 +172,14 @@ def run_workers(launch: Launch, folder: Path, log_path: Path, on_event: Callable
         assert process.stdout is not None  # PIPE
         try:
             for line in process.stdout:
-                event = parse(line)
-                keep(line if event is None else "".join(f"{part}\n" for part in _logged(event)))
+                said, event = parse(line)
+                keep(said)
                 if event is not None:
+                    keep("".join(f"{part}\n" for part in _logged(event)))
                     on_event(event)
-            return _as_shells_say(process.wait())
+            return as_shells_say(process.wait())
         except BaseException:
-            _stop(process)
+            stop_family(process)
             keep(process.stdout.read())
             raise
 
@@ -200,17 +202,27 @@ SIGKILL, LAST_SIGNAL = 9, 64
 """Numbers, as a worker's status holds them: Windows has no names for them."""
 
 
-def killed_by(status: int) -> str | None:
-    """Return what ended a worker, as a sentence; None where it ended by itself."""
+def killed_by(status: int, log_path: Path | None = None) -> str | None:
+    """Return what ended a process, as a sentence; None where it ended by itself.
+
+    A signal that comes from outside leaves no words in the log; a fault such as an abort (signal 6) does.
+    """
     if not 128 < status <= 128 + LAST_SIGNAL:
         return None
     if status == 128 + SIGKILL:
         return "the system killed a worker (signal 9), most often because the memory was full"
-    return f"a worker was ended by signal {status - 128}"
+    ended = f"a worker was ended by signal {status - 128}"
+    if log_path is None or status - 128 in FROM_OUTSIDE:
+        return ended
+    return f"{ended}. The last lines of its log:\n{tail_of(log_path)}"
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
-    """Pass an interruption on to the group that we started, and see that all of its family ends."""
+FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM)
+"""Signals that people and schedulers send."""
+
+
+def stop_family(process: subprocess.Popen[str]) -> None:
+    """Pass an interruption on to a process that we started with a session of its own; see that its family ends."""
     started = family(process.pid)
     try:
         if sys.platform == "win32":
@@ -235,15 +247,21 @@ def report(**event: Any) -> None:
     sys.stdout.flush()
 
 
-def parse(line: str) -> dict[str, Any] | None:
-    """Return the event of a line, or None when the line is ordinary output."""
-    if not line.startswith(MARK):
-        return None
+def parse(line: str) -> tuple[str, dict[str, Any] | None]:
+    """Return what of a line is ordinary output, and its event or None.
+
+    What a library has said without ending its line (a bar) stands before the event.
+    """
+    said, mark, told = line.partition(MARK)
+    if not mark:
+        return line, None
     try:
-        event = json.loads(line.removeprefix(MARK))
+        event = json.loads(told)
     except json.JSONDecodeError:  # two processes wrote into one line
-        return None
-    return event if isinstance(event, dict) else None
+        return line, None
+    if not isinstance(event, dict):
+        return line, None
+    return said and f"{said}\n", event
 
 
 @contextmanager
@@ -304,7 +322,21 @@ ORPHANAGE = 1
 """The process that macOS makes the parent of those whose own has ended."""
 
 
-def _as_shells_say(status: int) -> int:
+def end_at_once(status: int = 0) -> NoReturn:
+    """End this process, whose work is done, without taking Python apart.
+
+    While it does that, a thread of gloo's or of torch's store that asks for Python is unwound through C++ code that
+    allows no such thing, which ends the process by signal 6: rarely, after all is on disk, and told as a failure.
+    What was to run at the end (a tracker's last upload) has run.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def as_shells_say(status: int) -> int:
+    """Return a process's exit status as a shell gives it: 128 and the number of the signal that ended it."""
     return 128 - status if status < 0 else status
 
 
@@ -317,10 +349,11 @@ def main() -> None:
     try:
         launch.main()
     except subprocess.CalledProcessError as error:
-        sys.exit(_as_shells_say(error.returncode))
+        end_at_once(as_shells_say(error.returncode))
     except ChildFailedError as error:
         _, first = error.get_first_failure()
-        sys.exit(_as_shells_say(first.exitcode))
+        end_at_once(as_shells_say(first.exitcode))
+    end_at_once()
 
 
 if __name__ == "__main__":

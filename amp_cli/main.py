@@ -2,10 +2,12 @@
 
 import os
 import sys
+from pathlib import Path
 
 if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m amp_cli.main`
     del sys.path[0]  # the current folder, whose yaml.py is not the library
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, NoReturn
 
 import typer
@@ -13,28 +15,36 @@ import typer
 from amp_cli import __version__, stopping, ui
 from amp_cli.commands import (
     ablate,
+    compare,
     convert,
     doctor,
     download,
     eval,
     generate_prefs,
+    init,
+    loop,
     merge_lora,
     models,
     prefs,
+    push,
     quickstart,
     report,
+    run,
     serve,
     train,
+    version,
 )
+from amp_cli.commands.command_line import CommandLine
+from amp_cli.commands.defaults import PREFIX, apply_config
 from amp_cli.disk.jsonl import full_disk_told
 from amp_cli.errors import AmpError
 from amp_cli.records import is_storable
 
-app = typer.Typer(
+app = CommandLine(
     name="amp",
     help="Make vision-language models hallucinate less, by multi-level preference learning.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"auto_envvar_prefix": PREFIX},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -42,6 +52,10 @@ app.command("quickstart", rich_help_panel="Start here")(quickstart.quickstart)
 app.command("doctor", rich_help_panel="Start here")(doctor.doctor)
 app.command("models", rich_help_panel="Start here")(models.models)
 app.command("download", rich_help_panel="Start here")(download.download)
+app.command("version", rich_help_panel="Start here")(version.version)
+app.command("init", rich_help_panel="Start here")(init.init)
+app.command("run", rich_help_panel="The loop")(run.run)
+app.command("loop", rich_help_panel="The loop")(loop.loop)
 app.command("generate-prefs", rich_help_panel="The loop")(generate_prefs.generate_prefs)
 app.add_typer(prefs.app, name="prefs", rich_help_panel="The loop")
 app.command("train", rich_help_panel="The loop")(train.train)
@@ -49,6 +63,8 @@ app.command("merge-lora", rich_help_panel="The loop")(merge_lora.merge_lora)
 app.command("convert", rich_help_panel="The loop")(convert.convert)
 app.command("serve", rich_help_panel="The loop")(serve.serve)
 app.add_typer(eval.app, name="eval", rich_help_panel="The loop")
+app.command("compare", rich_help_panel="The loop")(compare.compare)
+app.command("push", rich_help_panel="The loop")(push.push)
 app.command("report", rich_help_panel="The loop")(report.report)
 app.command("ablate", rich_help_panel="The loop")(ablate.ablate)
 
@@ -71,7 +87,18 @@ def _start(
             help="Keep the conversion of an original LLaVA checkpoint on disk, for faster loading next time.",
         ),
     ] = False,
-    version: Annotated[
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            is_eager=True,
+            callback=apply_config,
+            expose_value=False,
+            help="File with defaults, or none (default: the amp.toml of this folder, or of the nearest above it)",
+            show_default=False,
+        ),
+    ] = None,
+    show_version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
@@ -87,9 +114,9 @@ def main() -> None:
     With `--json`, an error is an object on stdout as well: {"error", "hint"}.
     """
     try:
-        with stopping.heard(), full_disk_told(), ui.busy(f"amp {' '.join(sys.argv[1:2])} is at work"):
+        with stopping.heard(), full_disk_told(), _told_if_slow():
             _refuse_unreadable_words(sys.argv[1:])
-            status = app(standalone_mode=False)
+            status = app(standalone_mode=False, prog_name="amp")
             if stopping.is_told():  # typer has made a status of it
                 raise stopping.Stopped
     except AmpError as error:
@@ -107,6 +134,17 @@ def main() -> None:
     except typer.Abort:
         sys.exit(1)
     sys.exit(status)
+
+
+def _told_if_slow() -> AbstractContextManager[None]:
+    """Say that a command is at work; not where a shell asks what it may offer, whose line would be written over."""
+    if COMPLETING in os.environ:
+        return nullcontext()
+    return ui.busy(f"{' '.join(('amp', *sys.argv[1:2]))} is at work")
+
+
+COMPLETING = "_AMP_COMPLETE"
+"""The variable by which typer's completion scripts ask."""
 
 
 def _fail(message: str, hint: str, status: int = 1) -> NoReturn:

@@ -27,6 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "images": (1, 1000),
     # data
     "limit": (1, MANY),
+    "limit_seed": (0, 2**32 - 1),
     "max_items": (1, 100_000),
     "thumbnail": (16, 2048),
     "held_out": (0.0, 0.999),
@@ -44,6 +45,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "beta": (0.0, 1e9),
     "penalty": (0.0, 1e9),
     "round_weight": (0.0, 1e9),
+    "image_weight": (0.0, 1e9),
+    "sft_weight": (0.0, 1e9),
+    "gap_weight": (0.0, 1.0),
+    "length_balance": (0.0, 1.0),
+    "length_alpha": (-1e3, 1e3),
     "lora_r": (1, 16_384),
     "lora_alpha": (1, 65_536),
     "lora_dropout": (0.0, 0.999),
@@ -56,6 +62,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "tokens_per_step": (1, MANY),
     "max_grad_norm": (0.0, 1e9),
     "max_length": (1, MANY),
+    "max_pixels": (784, MANY),  # a token of 28 x 28
     "save_steps": (1, MANY),
     "logging_steps": (1, MANY),
     "eval_steps": (1, MANY),
@@ -66,6 +73,8 @@ RANGES: dict[str, tuple[float, float]] = {
     # an ablation
     "jobs": (1, 64),
     "job": (0, 63),
+    # a pipeline
+    "rounds": (1, 100),
     # a dry run
     "gpus": (1, 4096),
     "rate": (1, 1e9),

@@ -55,6 +55,11 @@ def closed(run: OpenRun) -> None:
         _open_runs.remove(run)
 
 
+def leave_it_to_parent() -> None:
+    """Say nothing when told to stop: the command that started this process says it."""
+    _said.acquire(blocking=False)
+
+
 def is_told() -> bool:
     """Whether this process was told to stop."""
     return bool(_told)

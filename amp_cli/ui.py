@@ -112,6 +112,13 @@ def busy(what: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def left_to_another() -> Iterator[None]:
+    """Say nothing of a block's duration: another process, which writes where we do, speaks meanwhile."""
+    with _silence.watched(_Activity(None)):
+        yield
+
+
 def note(text: str) -> None:
     """Say something in passing."""
     _talk().print(escape(text))
@@ -156,19 +163,27 @@ def command_line(*words: object, **options: object) -> str:
 
 
 @contextmanager
-def command_within_a_loop() -> Iterator[None]:
-    """Run a command as one step of another: its result table and its hint are not shown, its talk is."""
+def within_a_loop() -> Iterator[None]:
+    """Run a command as one step of another, which suggests what comes next, and says what went wrong."""
     global _within_a_loop
     _within_a_loop = True
     try:
-        with redirect_stdout(StringIO()):
-            yield
+        yield
     finally:
         _within_a_loop = False
 
 
+@contextmanager
+def command_within_a_loop() -> Iterator[None]:
+    """Run a command as one step of another: its result table and its hint are not shown, its talk is."""
+    with within_a_loop(), redirect_stdout(StringIO()):
+        yield
+
+
 def error(message: str, fix: str) -> None:
-    """Say what went wrong and what to try."""
+    """Say what went wrong and what to try; within a loop the loop says it."""
+    if _within_a_loop:
+        return
     console = _talk()
     console.print(f"[red]Error:[/red] {escape(_printable(message))}")
     console.print(f"[cyan]Hint:[/cyan] {escape(_printable(fix))}")

@@ -3,6 +3,9 @@
 import os
 import tempfile
 
+for key in [name for name in os.environ if name.startswith("AMP_")]:
+    os.environ.pop(key)  # defaults of the user's
+os.environ["AMP_CONFIG"] = "none"
 _HOME = tempfile.TemporaryDirectory(prefix="amp-tests-")
 os.environ["AMP_HOME"] = _HOME.name  # nothing of the user's cache is read or written
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -62,7 +62,11 @@ def allowed(part: str) -> set[str]:
         return {*ROOMS, part}
     if part == "report":
         return {*ROOMS, "benchmarks", "report"}
-    return {*ROOMS, *STAGES, "report", "commands", "main", "__init__"}
+    if part == "compare":
+        return {*ROOMS, "benchmarks", "preferences", "compare"}
+    if part == "push":
+        return {*ROOMS, "benchmarks", "report", "push"}
+    return {*ROOMS, *STAGES, "report", "compare", "push", "commands", "main", "__init__"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -243,7 +243,29 @@ def test_a_worker_that_the_system_ends_is_reported_so(tmp_path: Path, number: in
         run_script(run, kill)
     assert "goes on from the last checkpoint" in str(caught.value.hint)
     assert "--tokens-per-step" in str(caught.value.hint)
-    assert killed_by(1) is None
+    assert killed_by(1, tmp_path) is None
+
+
+def test_the_last_words_of_a_worker_that_aborted_are_shown(tmp_path: Path) -> None:
+    with pytest.raises(AmpError, match=r"(?s)signal 6\. The last lines of its log:.*connection was lost"):
+        run_script(tmp_path, "import os; print('the connection was lost', flush=True); os.abort()")
+
+
+def test_a_worker_ends_without_being_taken_apart_once_all_is_said(tmp_path: Path) -> None:
+    script = """
+import atexit, json, sys
+from amp_cli.launching import end_at_once, report
+class Aborts:
+    def __del__(self):
+        import os
+        os.abort()
+kept = Aborts()
+atexit.register(lambda: report(result={"uploaded": 1}))
+sys.stderr.write("all is done")
+end_at_once()
+"""
+    assert run_script(tmp_path, script) == {"uploaded": 1}
+    assert "all is done" in (tmp_path / "train.log").read_text()
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from threading import local
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from amp_cli.models.prompts import (
     square,
     with_own_tokenizer,
 )
+from amp_cli.models.resolve import adapter_folder, check_model, model_and_adapter, whole_place
 from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer
 
@@ -150,13 +151,26 @@ ALONE_TOO_LARGE = 20
 
 
 class LocalAnswerer:
-    """A model in this process. Its memory is given back before the next one comes."""
+    """A model in this process. Its memory is given back before the next one comes.
 
-    def __init__(self, spec: ModelSpec, decoding: Decoding, running: Running, record: Record) -> None:
+    Args:
+        load: gives the model; one that it keeps stays in memory.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        decoding: Decoding,
+        running: Running,
+        record: Record,
+        *,
+        load: "Callable[[ModelSpec], LoadedModel] | None" = None,
+    ) -> None:
         self._spec = spec
         self._decoding = decoding
         self._running = running
         self._record = record
+        self._load = load or load_to_answer
 
     def __call__(
         self,
@@ -167,7 +181,7 @@ class LocalAnswerer:
         on_reject: Callable[[str, str], None],
     ) -> None:
         """Answer what is not in `done`."""
-        loaded = load_to_answer(self._spec)
+        loaded = self._load(self._spec)
         for note in loaded.notes:
             ui.warn(note)
         self._record(model=loaded.identity, device=str(loaded.device))
@@ -193,10 +207,50 @@ def load_to_answer(spec: ModelSpec) -> LoadedModel:
     A quantised base keeps it apart: packed weights cannot take it up without a loss.
     """
     loaded = load_model(spec)
+    _merge_in_memory(loaded, spec)
+    return loaded
+
+
+def _merge_in_memory(loaded: LoadedModel, spec: ModelSpec) -> None:
     if hasattr(loaded.model, "merge_and_unload") and spec.quantization is None:
         with torch.no_grad():
             loaded.model = loaded.model.merge_and_unload().eval()
-    return loaded
+
+
+class KeptBase:
+    """Loads models to answer in turn; a base that its adapter comes right after is loaded once for both.
+
+    Args:
+        specs: the models in the order in which they will be loaded; one that has answered already may be left out.
+    """
+
+    def __init__(self, specs: Sequence[ModelSpec]) -> None:
+        self._specs = specs
+        self._kept: tuple[ModelSpec, LoadedModel] | None = None
+
+    def __call__(self, spec: ModelSpec) -> LoadedModel:
+        """Return the model; an adapter is attached to the base that answered before it, and merged there."""
+        base, adapter = _base_and_adapter(spec)
+        kept, self._kept = self._kept, None
+        if adapter is None:
+            loaded = load_to_answer(spec)
+            following = [_base_and_adapter(one) for one in self._specs[self._specs.index(spec) + 1 :][:1]]
+            if any(next_base == base and its_adapter is not None for next_base, its_adapter in following):
+                self._kept = (base, loaded)
+            return loaded
+        if kept is None or kept[0] != base:
+            return load_to_answer(spec)
+        from amp_cli.models.adapters import attach_adapter
+
+        loaded = replace(kept[1], name=spec.model, identity={**kept[1].identity, **check_model(spec)})
+        loaded.model = attach_adapter(loaded.model, adapter_folder(adapter), adapter).eval()
+        _merge_in_memory(loaded, spec)
+        return loaded
+
+
+def _base_and_adapter(spec: ModelSpec) -> tuple[ModelSpec, str | None]:
+    base, adapter = model_and_adapter(spec.model, spec.adapter)
+    return replace(spec, model=whole_place(base), adapter=None), adapter
 
 
 def answer_requests(

@@ -131,7 +131,7 @@ class Shares:
             status = run_workers(self._launch, self._folder, log_path, take)
         if "error" in fault:
             raise AmpError(fault["error"], hint=fault["hint"])
-        if killed := killed_by(status):
+        if killed := killed_by(status, log_path):
             raise AmpError(
                 f"Answering stopped: {killed}",
                 hint="Finished answers are kept, the same command goes on; a smaller --batch-size or "

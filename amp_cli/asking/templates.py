@@ -16,6 +16,8 @@ PLACEHOLDERS = {
     "mmhal": ("contents", "question", "reference", "answer"),
     "mrhal": ("contents", "rounds", "dialogue"),
     "llava-bench": ("context", "question", "reference", "answer"),
+    "hallusionbench": ("question", "reference", "answer"),
+    "object-halbench": ("question", "answer"),
 }
 """What a template may hold, in the order of an official template's empty braces; besides `{fence}`."""
 OFFICIAL_SCRIPTS = {"mmhal": ("eval_gpt4.py", "eval_gpt_mmhal.py"), "mrhal": ("eval_gpt_mrhal.py", "eval_gpt4.py")}
@@ -100,7 +102,7 @@ def choose_judge_template(benchmark: str, *, file: Path | None = None, data: Pat
     """Return the template of `--judge-template`, else the official one among the benchmark's files, else our own.
 
     Args:
-        benchmark: `mmhal`, `mrhal` or `llava-bench`, whose official wording is `read_rules`' matter.
+        benchmark: a key of PLACEHOLDERS; the official wording of `llava-bench` is `read_rules`' matter.
         data: the benchmark's folder; its official script is looked for in it and one folder above.
     """
     if file is not None:
@@ -180,12 +182,16 @@ def read_rules(path: Path) -> dict[str, str]:
 Messages = tuple[tuple[str, str], ...]
 
 
+def filled(template: JudgeTemplate, **values: str) -> Messages:
+    """Return a template with its values, which stand in the order of an official template's empty braces."""
+    return (("user", template.fill(values | {"fence": mark(values.values())})),)
+
+
 def mmhal_prompt(
     template: JudgeTemplate, *, contents: Sequence[str], question: str, reference: str, answer: str
 ) -> Messages:
     """Return what the judge is told of one question."""
-    values = {"contents": ", ".join(contents), "question": question, "reference": reference, "answer": answer}
-    return (("user", template.fill(values | {"fence": mark(values.values())})),)
+    return filled(template, contents=", ".join(contents), question=question, reference=reference, answer=answer)
 
 
 def mrhal_prompt(
@@ -234,8 +240,7 @@ def llava_bench_prompt(
     template: JudgeTemplate, *, context: str, question: str, reference: str, answer: str
 ) -> Messages:
     """Return what the judge is told of one question and its two answers, by a template."""
-    values = {"context": context, "question": question, "reference": reference, "answer": answer}
-    return (("user", template.fill(values | {"fence": mark(values.values())})),)
+    return filled(template, context=context, question=question, reference=reference, answer=answer)
 
 
 def llava_bench_rule_prompt(rule: str, *, context: str, question: str, reference: str, answer: str) -> Messages:

@@ -12,7 +12,7 @@ from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.lock import after_worker
 from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.stored import Stored
-from amp_cli.launching import end_with_parent, faults_reported, report
+from amp_cli.launching import end_at_once, end_with_parent, faults_reported, report
 from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer
 
@@ -72,3 +72,4 @@ def _answer_share(folder: Path, job: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     main()
+    end_at_once()

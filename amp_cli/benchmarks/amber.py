@@ -36,6 +36,7 @@ from amp_cli.benchmarks.comparing import (
     ratio,
     score_intervals,
 )
+from amp_cli.benchmarks.sampling import Sampling
 from amp_cli.benchmarks.showing import (
     Given,
     Reply,
@@ -412,6 +413,11 @@ def about(scores: Mapping[str, Any]) -> str:
     return "; ".join(said)
 
 
+def _strata(item: BenchmarkItem) -> tuple[str, ...]:
+    truth = item.reference["truth"]
+    return item.reference["kind"], truth if isinstance(truth, str) else ""
+
+
 BENCHMARK = Benchmark(
     name="amber",
     title="AMBER: what descriptions invent, and yes/no questions",
@@ -427,6 +433,7 @@ BENCHMARK = Benchmark(
     ),
     files=("query_*.json",),
     load=load,
+    sampling=Sampling(strata=_strata),
     ask=ask,
     is_yes_no=lambda item: item.reference["kind"] != GENERATIVE,
     adopt=adopt,

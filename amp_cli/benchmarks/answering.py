@@ -42,7 +42,7 @@ def answer_items(
     if not pending:
         _put_in_order(log, items)
         return
-    folder = _folder(pending, data, settings.image_root)
+    folder = folder_of_images(pending, data, settings.image_root)
     run.record(image_folder=str(folder))
     faults: dict[str, str] = {}
     with ui.progress("checking images", len(pending)) as advance:
@@ -94,7 +94,7 @@ def _put_in_order(log: RecordLog, items: Sequence[BenchmarkItem]) -> None:
         write_records(log.path, in_order)
 
 
-def _folder(items: Sequence[BenchmarkItem], data: Path, image_root: Path | None) -> Path:
+def folder_of_images(items: Sequence[BenchmarkItem], data: Path, image_root: Path | None) -> Path:
     """Return the folder of the images; those that only an archive among the data holds are unpacked."""
     folder = image_folder(items, data, image_root)
     if image_root is None and not holds_images(folder, items):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from amp_cli.benchmarks.comparing import Difference
+from amp_cli.benchmarks.sampling import BY_ITEM, Sampling
 from amp_cli.benchmarks.showing import Column, Given, Row, Table
 from amp_cli.models.spec import Decoding
 from amp_cli.records import Answer, BenchmarkItem, Verdict
@@ -54,10 +55,14 @@ ONE_WORD_ANSWERS = Decoding(num_beams=4, max_new_tokens=16)
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedBenchmark:
-    """The items, the files they came from (their content is the data's identity), and facts worth recording."""
+    """The items, the files they came from (their content is the data's identity), and facts worth recording.
+
+    `whole` is how many items there are where these are only those that `--limit` asks for.
+    """
 
     items: tuple[BenchmarkItem, ...]
     files: tuple[Path, ...]
+    whole: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -137,8 +142,10 @@ class Benchmark(Generic[Score]):
         options: what its command offers beyond the options of every benchmark; `data` and `rule` among them.
         decoding, template: the authors' protocol, the defaults of the command and of EvalSettings.
         files: patterns of names by which its folder is known; none where they have no names of their own.
+        files_of: the benchmark whose downloaded files are its files too; "" where it has its own.
         images_of: the benchmark whose downloaded images serve where its own data brings none.
         answers_hold_truth: whether the released code's answer files hold questions and references too.
+        sampling: how `--limit` chooses; None where `load` does, since its data are too large to be read whole.
         is_part: whether it asks only some of another benchmark's questions; answers to the others are left aside.
 
     What it does:
@@ -172,9 +179,11 @@ class Benchmark(Generic[Score]):
     decoding: Decoding = OPEN_ENDED
     template: str = "auto"
     files: tuple[str, ...] = ()
+    files_of: str = ""
     images_of: str = ""
     answers_hold_truth: bool = False
     is_part: bool = False
+    sampling: Sampling | None = BY_ITEM
 
     settle: Callable[["EvalSettings"], "EvalSettings"] = as_given
     load: Callable[[Path, "EvalSettings"], LoadedBenchmark]

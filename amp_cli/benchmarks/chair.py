@@ -134,6 +134,9 @@ def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
     names, images, objects = read_instances(files.instances)
     vocabulary = read_vocabulary(files.synonyms, names)
     sample = _sample(images, files.instances, data, settings)
+    whole = None
+    if settings.limit is not None:
+        whole = len(_sample(images, files.instances, data, replace(settings, limit=None)).ids)
     identity = sample.to_json()
     captions = captions_by_image(files.captions, sample.ids)
     is_plain = settings.rule == "plain"
@@ -164,15 +167,16 @@ def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
         warnings.append(
             f"Scored are the {len(items):,} of {len(images):,} images that are described, a list of their own"
         )
-    return LoadedBenchmark(items=items, files=files.truth, facts=facts, warnings=tuple(warnings))
+    return LoadedBenchmark(items=items, files=files.truth, facts=facts, warnings=tuple(warnings), whole=whole)
 
 
 def _sample(images: Mapping[Any, str], file: Path, data: Path, settings: "EvalSettings") -> Sample:
     """Return which images are to be described, or which are described in a file of answers, now or when it was read."""
+    limit, seed = settings.limit, settings.limit_seed
     given = given_on_disk(settings) if settings.answers is None else _read(settings.answers, images)
     if given is None:
-        return choose_images(images, settings.sample, settings.limit, data)
-    sample = described_images(images, given, settings.limit, data)
+        return choose_images(images, settings.sample, limit, data, seed)
+    sample = described_images(images, given, limit, data, seed)
     if not sample.ids:
         raise AmpError(
             f"'{file}' has none of the {len(given):,} images that are described, first '{next(iter(given), '')}'",
@@ -327,7 +331,6 @@ BENCHMARK = Benchmark(
     """,
     options=(
         Option(name="data", help="Folder with COCO's instances*.json (captions*.json beside it)."),
-        Option(name="limit", help="Describe only so many images, always the same."),
         Option(
             name="sample",
             help="Which of COCO's images: POPE's 500, the first 500 by hash, or all; auto is pope if it is at hand.",
@@ -353,6 +356,7 @@ BENCHMARK = Benchmark(
     score=score,
     summarise=summarise,
     read_score=ChairScore.from_json,
+    sampling=None,
     is_scored=lambda one: one.is_scored,
     is_readable=lambda one: one.is_scored and bool(one.mentions),
     unreadable="descriptions name none of the objects looked for, or are not in English and unscored",

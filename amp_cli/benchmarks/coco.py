@@ -1,7 +1,7 @@
 """COCO's annotations, and which of its images are described: the same ones for everybody."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from amp_cli.benchmarks.files import records_of
 from amp_cli.benchmarks.pope import label_file
 from amp_cli.benchmarks.pope_answers import SPLITS
+from amp_cli.benchmarks.sampling import place_of
 from amp_cli.benchmarks.vocabulary import HINT
 from amp_cli.disk.parsing import read_json, read_object
 from amp_cli.downloads.places import benchmark_folder
@@ -97,15 +98,15 @@ def read_instances(file: Path) -> tuple[list[str], dict[Any, str], dict[Any, set
     return list(categories.values()), images, objects
 
 
-def choose_images(images: Mapping[Any, str], sample: str, limit: int | None, data: Path) -> Sample:
+def choose_images(images: Mapping[Any, str], sample: str, limit: int | None, data: Path, seed: int = 0) -> Sample:
     """Return the images to describe: the same ones for everybody who has the same annotations.
 
     A file of at most PINNED images is taken whole. Of a larger one (COCO has 40,504) `pope` takes POPE's images,
     `hash` the PINNED whose ids' salted SHA-256 come first, `all` every one. `limit` takes the first so many in the
-    order of the hashes.
+    order of the hashes, which is another one with another seed.
     """
     rule = "all" if len(images) <= PINNED else sample
-    chosen = _chosen(images, rule, limit, data)
+    chosen = _chosen(images, rule, limit, data, seed)
     if rule == "pope" and not chosen:
         raise AmpError(
             f"None of {len(images):,} annotated images is one of POPE's",
@@ -114,20 +115,22 @@ def choose_images(images: Mapping[Any, str], sample: str, limit: int | None, dat
     return Sample(rule=rule, ids=chosen)
 
 
-def _chosen(images: Mapping[Any, str], rule: str, limit: int | None, data: Path) -> tuple[Any, ...]:
+def _chosen(images: Mapping[Any, str], rule: str, limit: int | None, data: Path, seed: int) -> tuple[Any, ...]:
     wanted = pope_images(data) if rule == "pope" else None
     among = [image_id for image_id, name in images.items() if wanted is None or _number(name) in wanted]
     if limit is None and rule == "all":
         return tuple(among)
     number = PINNED if limit is None and rule == "hash" else limit
-    return tuple(sorted(among, key=_place)[:number])
+    return tuple(sorted(among, key=_place_by(0 if limit is None else seed))[:number])
 
 
 DESCRIBED = "described"
 """The rule that takes the images that an answer file describes, whichever they are."""
 
 
-def described_images(images: Mapping[Any, str], described: Collection[str], limit: int | None, data: Path) -> Sample:
+def described_images(
+    images: Mapping[Any, str], described: Collection[str], limit: int | None, data: Path, seed: int = 0
+) -> Sample:
     """Return those of the images that are described, under the name of the list that they are, if they are one.
 
     Args:
@@ -136,9 +139,9 @@ def described_images(images: Mapping[Any, str], described: Collection[str], limi
     wanted = set(described)
     ids: tuple[Any, ...] = tuple(image_id for image_id in images if str(image_id) in wanted)
     if limit is not None:
-        ids = tuple(sorted(ids, key=_place)[:limit])
+        ids = tuple(sorted(ids, key=_place_by(seed))[:limit])
     for rule in ("all", "hash", *(("pope",) if _pope_files(data) else ())):
-        chosen = _chosen(images, rule, limit, data)
+        chosen = _chosen(images, rule, limit, data, seed)
         if set(chosen) == set(ids):
             return Sample(rule=rule, ids=chosen)
     return Sample(rule=DESCRIBED, ids=ids)
@@ -175,8 +178,8 @@ def _number(name: str) -> str:
     return PurePosixPath(name).stem.rpartition("_")[2]
 
 
-def _place(image_id: Any) -> bytes:
-    return hashlib.sha256(f"{SALT}{image_id}".encode()).digest()
+def _place_by(seed: int) -> Callable[[Any], bytes]:
+    return lambda image_id: place_of(f"{SALT}{image_id}", seed)
 
 
 def captions_by_image(file: Path | None, wanted: Collection[Any]) -> dict[Any, list[str]]:

@@ -1,8 +1,12 @@
-"""Intervals of one run's scores, differences of two runs over the same items, and what they say over several seeds."""
+"""Intervals of one run's scores, differences of two runs over the same items, their tests, correction and power.
+
+Two runs of a report: each difference has a paired test, all of them together are corrected by Benjamini and Hochberg,
+and an unclear one says how many items would show 2 points. Several seeds of an ablation: Holm, and how many seeds.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import sqrt
+from dataclasses import dataclass, replace
+from math import ceil, sqrt
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from amp_cli import ui
@@ -88,7 +92,11 @@ class Difference:
     Attributes:
         name: as in `scores.json`, with its group where it has one: `adversarial/accuracy`, `conv/relative`.
         ci95: 95 % interval of other - base, by a bootstrap that draws images and keeps the pair together.
-        p_value: exact McNemar test (accuracy of yes/no questions only), two-sided; it takes questions as independent.
+        p_value: two-sided; by `test`. None where nothing varies.
+        test: `mcnemar`, exact, of accuracies of yes/no questions, which it takes as independent; else `bootstrap`: the
+            difference over its standard error, by the normal distribution.
+        error: the standard deviation of other - base in the draws.
+        adjusted: p_value corrected for all differences of a report; None where it stands alone.
     """
 
     benchmark: str = ""
@@ -97,6 +105,9 @@ class Difference:
     other: float | None
     ci95: tuple[float, float] | None
     p_value: float | None = None
+    test: str = "bootstrap"
+    error: float | None = None
+    adjusted: float | None = None
     n: int
 
     @property
@@ -106,8 +117,9 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval lies on one side of zero."""
-        return self.ci95 is not None and (self.ci95[0] > 0 or self.ci95[1] < 0)
+        """Whether the interval lies on one side of zero, and the corrected p-value, where there is one, below 0.05."""
+        is_one_sided = self.ci95 is not None and (self.ci95[0] > 0 or self.ci95[1] < 0)
+        return is_one_sided and (self.adjusted is None or self.adjusted < LEVEL)
 
     @property
     def direction(self) -> int:
@@ -123,6 +135,9 @@ class Difference:
             "difference": self.difference,
             "ci95": None if self.ci95 is None else list(self.ci95),
             "p_value": self.p_value,
+            "test": self.test,
+            "adjusted": self.adjusted,
+            "error": self.error,
             "n": self.n,
             "clear": self.is_clear,
         }
@@ -157,7 +172,13 @@ def difference_of(name: str, base: "Array", other: "Array", draws: "Array", *, n
     """Return the difference of two scores, (1,) each, whose interval is that of other - base in the draws."""
     bounds = interval(draws)
     ci95 = None if bounds is None else (bounds[0], bounds[1])
-    return Difference(name=name, base=_number(base), other=_number(other), ci95=ci95, n=n)
+    found = Difference(name=name, base=_number(base), other=_number(other), ci95=ci95, n=n)
+    if bounds is None or found.difference is None:
+        return found
+    import numpy as np
+
+    error = float(np.std(draws[~np.isnan(draws)]))
+    return replace(found, error=error, p_value=wald(found.difference, error))
 
 
 def chosen_differences(differences: Mapping[str, Difference], names: Sequence[str]) -> list[Difference]:
@@ -174,11 +195,21 @@ def mcnemar(only_base: int, only_other: int) -> float:
     return float(binomtest(only_base, discordant, 0.5).pvalue) if discordant else 1.0
 
 
+def wald(difference: float, error: float) -> float | None:
+    """Return the two-sided p-value of a difference with a standard error; None where nothing varies but it is not 0."""
+    from scipy.stats import norm
+
+    if not error:
+        return 1.0 if difference == 0 else None
+    return float(2 * norm.sf(abs(difference) / error))
+
+
 def _number(value: "Array") -> float | None:
     number = float(value[0])
     return None if number != number else number
 
 
+LEVEL = 0.05
 POWER = 0.8
 MOST_SEEDS = 200
 """Seeds beyond which "more seeds" is no advice."""
@@ -198,6 +229,31 @@ class Spread:
         if self.shared:
             return sqrt(self.between / seeds + items)
         return sqrt(max(self.between, self.items) / seeds)
+
+
+def false_discoveries(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values corrected so that of those below a level, at most that share is expected to be false.
+
+    Y. Benjamini and Y. Hochberg, "Controlling the false discovery rate", 1995.
+    """
+    from scipy.stats import false_discovery_control
+
+    return [float(one) for one in false_discovery_control(p_values)] if p_values else []
+
+
+def items_needed(error: float, items: int, effect: float) -> int:
+    """Return how many items would show a difference as large as `effect` in 4 of 5 tries, at the level 0.05.
+
+    The variance of a paired difference falls with the number of items: of right and wrong answers it is their
+    discordance, of ratings that of the differences, and of either what questions about one image have in common.
+
+    Args:
+        error: the standard error of the difference over `items`.
+    """
+    from scipy.stats import norm
+
+    needed = float(norm.isf(LEVEL / 2) + norm.isf(1 - POWER)) * error / effect
+    return ceil(items * needed**2)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

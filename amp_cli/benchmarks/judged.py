@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_cli.benchmarks.benchmark import OFFICIAL, Benchmark, Judged, LoadedBenchmark, Option
 from amp_cli.benchmarks.comparing import Difference, chosen_differences, interval, paired_differences, resampled_totals
-from amp_cli.benchmarks.ratings import Reading
+from amp_cli.benchmarks.ratings import HALLUCINATED, HIGHEST, Reading
 from amp_cli.benchmarks.showing import Column, Given, Piece, Reply, Row, Table
 from amp_cli.records import Answer, BenchmarkItem
 
@@ -174,12 +174,25 @@ def unscored(scores: Sequence[JudgedScore]) -> int:
     return sum(not one.readable for one in scores)
 
 
-def rated_of_six(ratings: Sequence[float]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Rated:
+    """What ratings mean: in words, the share of the best rating that is missing, and whether something is made up."""
+
+    words: str
+    fault: float
+    made_up: bool = False
+
+
+def rated_of_six(ratings: Sequence[float]) -> Rated:
     """Say how an answer, or every round's, was rated."""
-    return f"rated {', '.join(f'{rating:g}' for rating in ratings)} of 6"
+    return Rated(
+        words=f"rated {', '.join(f'{rating:g}' for rating in ratings)} of {HIGHEST}",
+        fault=1 - sum(ratings) / len(ratings) / HIGHEST,
+        made_up=min(ratings) < HALLUCINATED,
+    )
 
 
-def row(first: JudgedScore, given: Given[JudgedScore], rated: Callable[[Sequence[float]], str]) -> Row:
+def row(first: JudgedScore, given: Given[JudgedScore], rated: Callable[[Sequence[float]], Rated]) -> Row:
     """Return a question's answers side by side, each with its rating and what the judge said."""
     return Row(
         images=first.images,
@@ -193,17 +206,18 @@ def row(first: JudgedScore, given: Given[JudgedScore], rated: Callable[[Sequence
     )
 
 
-def _reply(run: str, one: JudgedScore, rated: Callable[[Sequence[float]], str]) -> Reply:
-    reasons = [reading.reason for reading in one.readings if reading.reason]
+def _reply(run: str, one: JudgedScore, rated: Callable[[Sequence[float]], Rated]) -> Reply:
+    pieces = (Piece(text=_rounds(one.answers) or "(the answer was not given)"),)
     if one.ratings is None:
+        reasons = [reading.reason for reading in one.readings if reading.reason]
         summary = f"unscored: {reasons[0]}" if reasons else "unscored"
-    else:
-        summary = rated(one.ratings)
-        if len(one.readings) > 1:
-            summary += f" (mean; {len(one.readable)} of {len(one.readings)} verdicts could be read)"
-    text = _rounds(one.answers) or "(the answer was not given)"
-    verdict = "unclear" if one.ratings is None else ""
-    return Reply(run=run, pieces=(Piece(text=text),), verdict=verdict, summary=summary, judged=one.verdicts)
+        return Reply(run=run, pieces=pieces, verdict="unclear", summary=summary, judged=one.verdicts, fault=0.5)
+    meant = rated(one.ratings)
+    summary = meant.words
+    if len(one.readings) > 1:
+        summary += f" (mean; {len(one.readable)} of {len(one.readings)} verdicts could be read)"
+    fault = meant.fault if math.isfinite(meant.fault) else 0.5
+    return Reply(run=run, pieces=pieces, summary=summary, judged=one.verdicts, fault=fault, made_up=meant.made_up)
 
 
 def _rounds(texts: Sequence[str]) -> str:
@@ -251,7 +265,7 @@ def judged_benchmark(
     tables: Callable[[Mapping[str, Any]], list[Table]],
     columns: tuple[Column, ...],
     differences: Sequence[str],
-    rated: Callable[[Sequence[float]], str] = rated_of_six,
+    rated: Callable[[Sequence[float]], Rated] = rated_of_six,
     **others: Any,
 ) -> Benchmark[JudgedScore]:
     """Return a benchmark whose answers are rated by a judge.

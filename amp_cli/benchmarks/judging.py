@@ -116,8 +116,10 @@ def collect_verdicts(
     limit = settings.judging.judge_max_tokens
     done = {(one.id, one.repeat) for one in kept if not _was_cut_shorter(one, limit)}
     if judging.judge is None:
-        if not done:
-            write_records(log.path, (verdict.to_json() for verdict in judging.verdicts))
+        asked = {item.id for item in items}
+        given = [verdict for verdict in judging.verdicts if verdict.id in asked]
+        if {(one.id, one.repeat) for one in given} - done:
+            write_records(log.path, (verdict.to_json() for verdict in given))
         return
     requests = [
         JudgeRequest(

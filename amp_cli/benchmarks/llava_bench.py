@@ -27,6 +27,7 @@ from amp_cli.benchmarks.files import (
 from amp_cli.benchmarks.judged import (
     JudgedScore,
     Measured,
+    Rated,
     contributions,
     data_options,
     judged_benchmark,
@@ -338,10 +339,10 @@ def _relative(title: str, group: str) -> Column:
     return replace(column(title, f"{place}/relative", full=120.0), difference=f"{group}/relative")
 
 
-def rated(ratings: Sequence[float]) -> str:
+def rated(ratings: Sequence[float]) -> Rated:
     """Say how the answer was rated beside the reference."""
     reference, model = ratings
-    return f"rated {model:g} of 10, the reference {reference:g}"
+    return Rated(words=f"rated {model:g} of 10, the reference {reference:g}", fault=1 - model / 10)
 
 
 BENCHMARK = judged_benchmark(

@@ -26,6 +26,7 @@ from amp_cli.benchmarks.files import (
 )
 from amp_cli.benchmarks.judged import JudgedScore, contributions, judged_benchmark, measure, unscored
 from amp_cli.benchmarks.ratings import HALLUCINATED, Reading, read_mmhal_official, read_mmhal_strict
+from amp_cli.benchmarks.sampling import Sampling
 from amp_cli.benchmarks.showing import Column, Table, block_rows, column, title_of
 from amp_cli.disk.parsing import UnreadableError, parse_json
 from amp_cli.errors import AmpError
@@ -281,6 +282,7 @@ BENCHMARK = judged_benchmark(
     files=(TEMPLATE, ARCHIVE),
     answers_hold_truth=True,
     load=load,
+    sampling=Sampling(strata=lambda item: (item.reference["type"],)),
     adopt=adopt,
     judge=Judged(
         temperature=0.0,

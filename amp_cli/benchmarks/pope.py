@@ -12,6 +12,7 @@ from amp_cli.benchmarks.answer_files import question_key
 from amp_cli.benchmarks.benchmark import LoadedBenchmark, Option
 from amp_cli.benchmarks.files import records_of
 from amp_cli.benchmarks.pope_answers import SPLITS, adopt, answered
+from amp_cli.benchmarks.sampling import Sampling, about_images
 from amp_cli.benchmarks.showing import column
 from amp_cli.benchmarks.yes_no import yes_no_benchmark
 from amp_cli.disk.jsonl import content_hash
@@ -28,7 +29,8 @@ VERSIONS = {
 QUESTIONS = Option(
     name="questions", help="JSONL with question_id, image, text, and category or one split (default: found)."
 )
-LIMIT = Option(name="limit", help="Ask about so many images only, always the same.")
+SAMPLING = Sampling(whole=about_images, unit="images")
+"""All questions about an image, in every split, are asked or none, so that half of the answers stay yes."""
 
 
 def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
@@ -43,8 +45,6 @@ def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
         return replace(loaded, facts={"data_version": f"POPE's questions of {stem}", **loaded.facts})
     questions = loaded.facts["questions"]
     version = VERSIONS.get(questions["random"], "another size") if "random" in questions else "without the random split"
-    if settings.limit is not None:
-        version = f"the questions about {settings.limit:,} images"
     return replace(loaded, facts={"data_version": version, **loaded.facts})
 
 
@@ -82,8 +82,6 @@ def load_splits(
     items = [
         item for split, file in files.items() for item in labelled_items(file, split, odd=odd if is_official else None)
     ]
-    if settings.limit is not None:
-        items = of_first_images(items, settings.limit)
     absent = [split for split in SPLITS if split not in files]
     return LoadedBenchmark(
         items=tuple(items),
@@ -165,14 +163,6 @@ def _label(said: object, where: str, odd: list[str] | None) -> str:
     return label
 
 
-def of_first_images(items: Sequence[BenchmarkItem], limit: int) -> list[BenchmarkItem]:
-    """Return all questions, in every split, about `limit` images: those whose names' SHA-256 come first."""
-    different = {item.images for item in items}
-    first = sorted(different, key=lambda images: hashlib.sha256("\n".join(images).encode()).digest())[:limit]
-    kept = set(first)
-    return [item for item in items if item.images in kept]
-
-
 def _item_id(split: str, image: str, key: str, occurrence: int) -> str:
     digest = hashlib.sha256(f"{image}\n{key}".encode()).hexdigest()[:8]
     item_id = f"{split}-{PurePosixPath(image).stem}-{digest}"
@@ -189,12 +179,12 @@ BENCHMARK = yes_no_benchmark(
     options=(
         Option(name="data", help="Folder with coco_pope_{random,popular,adversarial}.json."),
         QUESTIONS,
-        LIMIT,
     ),
     splits=SPLITS,
     files=("coco_pope_*.json", "*_pope_*.json"),
     load=load,
     adopt=adopt,
     answered=answered,
+    sampling=SAMPLING,
     curves=(column("POPE accuracy", "overall/accuracy"),),
 )

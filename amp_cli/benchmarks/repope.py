@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amp_cli.benchmarks.benchmark import LoadedBenchmark, Option
-from amp_cli.benchmarks.pope import LIMIT, QUESTIONS, load_splits
+from amp_cli.benchmarks.pope import QUESTIONS, SAMPLING, load_splits
 from amp_cli.benchmarks.pope_answers import SPLITS, adopt, answered
 from amp_cli.benchmarks.yes_no import yes_no_benchmark
+from amp_cli.benchmarks.yes_no_reading import read_letters
 
 if TYPE_CHECKING:
     from amp_cli.benchmarks.settings import EvalSettings
@@ -18,17 +19,6 @@ def load(data: Path, settings: "EvalSettings") -> LoadedBenchmark:
     An item has the id that the same question has in POPE, so that answers made for POPE fit.
     """
     return load_splits(data, settings, "coco_repope", "RePOPE's label files, or run `amp download repope` first")
-
-
-def read_official(text: str) -> bool | None:
-    """Return True for yes, False for no, None for neither, as RePOPE's script does: by the letters alone.
-
-    "yes" anywhere in the answer is a yes, in "yesterday" too; else "no" anywhere is a no, in "unknown" too.
-    """
-    lower = text.lower()
-    if "yes" in lower:
-        return True
-    return False if "no" in lower else None
 
 
 BENCHMARK = yes_no_benchmark(
@@ -44,14 +34,14 @@ BENCHMARK = yes_no_benchmark(
     options=(
         Option(name="data", help="Folder with coco_repope_{random,popular,adversarial}.json."),
         QUESTIONS,
-        LIMIT,
     ),
     splits=SPLITS,
     files=("coco_repope_*.json",),
     images_of="pope",
     is_part=True,
+    sampling=SAMPLING,
     load=load,
     adopt=adopt,
     answered=answered,
-    official=read_official,
+    official=read_letters,
 )

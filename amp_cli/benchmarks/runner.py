@@ -16,10 +16,12 @@ from amp_cli.benchmarks.answering import REJECTED, answer_items
 from amp_cli.benchmarks.benchmark import Benchmark, ItemScore, LoadedBenchmark
 from amp_cli.benchmarks.files import check_complete, downloaded_images
 from amp_cli.benchmarks.judging import Judging, collect_verdicts, prepare_judging, refuse_other_judge, score_verdicts
+from amp_cli.benchmarks.sampling import sample_text, take
 from amp_cli.benchmarks.settings import EvalSettings, settings_of
 from amp_cli.disk.jsonl import RecordLog, content_hash, write_json, write_records
 from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.disk.parsing import read_plain_object
+from amp_cli.disk.replacing import NAME
 from amp_cli.disk.run import Run
 from amp_cli.disk.settings import flatten
 from amp_cli.downloads.places import benchmark_folder
@@ -61,9 +63,9 @@ def run_benchmark(
     begin = time.monotonic()
     if settings.only in ("judge", "score"):
         settings = _as_recorded(settings)
-    settings, benchmark, loaded = _loaded(settings)
+    settings, benchmark, loaded = loaded_benchmark(settings)
     data = settings.data
-    assert data is not None  # _loaded has found it
+    assert data is not None  # loaded_benchmark has found it
     for warning in loaded.warnings:
         ui.warn(warning)
     given = _given_answers(benchmark, loaded.items, settings, data)
@@ -72,10 +74,11 @@ def run_benchmark(
         loaded = benchmark.answered(loaded, given)
         for warning in loaded.warnings if loaded.warnings is not warned else ():
             ui.warn(warning)
-    adopted = None if settings.answers is None or given is None else _adopted(benchmark, loaded.items, settings, given)
+    whole, loaded = loaded, sampled(benchmark, loaded, settings)
+    adopted = None if settings.answers is None or given is None else _adopted(benchmark, loaded, settings, given)
     judging = None
     if benchmark.judge is not None and settings.only not in ("answer", "score"):
-        judging = prepare_judging(benchmark.judge, loaded.items, data, settings, judge)
+        judging = prepare_judging(benchmark.judge, whole.items, data, settings, judge)
         if not settings.overwrite:
             refuse_other_judge(settings.out, judging)
     run = _opened(settings, loaded, answerer)
@@ -93,7 +96,7 @@ def run_benchmark(
         if settings.only == "answer":
             scores, rejected = _answered(loaded.items, answers, settings)
         else:
-            scores, rejected, unread = _scored(benchmark, loaded.items, answers, settings, judging, run)
+            scores, rejected, unread = _scored(benchmark, loaded, answers, settings, judging, run)
         seconds = time.monotonic() - begin
         run.finish(data=loaded.facts, rule=settings.rule, scores=scores, seconds=round(seconds, 1))
     return EvalResult(scores=scores, rejected=rejected, out=settings.out, seconds=seconds, unread=unread)
@@ -102,12 +105,13 @@ def run_benchmark(
 def _found_data(settings: EvalSettings) -> Path:
     """Return where `amp download` puts a benchmark's files, or an answer file that holds the truth as well."""
     name = settings.benchmark
-    folder = benchmark_folder(name)
+    stored = BENCHMARKS[name].files_of or name
+    folder = benchmark_folder(stored)
     if folder.is_dir():
         return folder
     if settings.answers is not None and BENCHMARKS[name].answers_hold_truth:
         return settings.answers
-    raise AmpError(f"The data of {name} was not found", hint=f"Give --data DIR, or run `amp download {name}` first")
+    raise AmpError(f"The data of {name} was not found", hint=f"Give --data DIR, or run `amp download {stored}` first")
 
 
 def _as_recorded(settings: EvalSettings) -> EvalSettings:
@@ -160,11 +164,15 @@ def _given_answers(
 
 
 def _adopted(
-    benchmark: Benchmark[Any], items: Sequence[BenchmarkItem], settings: EvalSettings, answers: Mapping[str, Answer]
+    benchmark: Benchmark[Any], loaded: LoadedBenchmark, settings: EvalSettings, answers: Mapping[str, Answer]
 ) -> Adopted:
-    """Return the answers to the items, all of which must have one."""
-    path = settings.answers
+    """Return the answers to the items, all of which must have one; with --limit, others are left aside."""
+    path, items = settings.answers, loaded.items
     assert path is not None  # they were read from it
+    if loaded.whole is not None and not benchmark.is_part:
+        kept = {item.id: answers[item.id] for item in items if item.id in answers}
+        check_complete(items, kept, path)
+        return Adopted(answers=kept, left_aside=len(answers) - len(kept))
     if not benchmark.is_part:
         check_complete(items, answers, path)
         return Adopted(answers=dict(answers), left_aside=0)
@@ -184,6 +192,7 @@ def _opened(settings: EvalSettings, loaded: LoadedBenchmark, answerer: Answerer 
         if settings.only == "judge":
             run.record(settings=flatten(settings) | {"answers": run.settings.get("answers")})
         return run
+    _refuse_fewer(settings)
     identity: dict[str, Any] = {"data_files": {file.name: content_hash(file) for file in loaded.files}}
     if settings.answers is not None:
         identity["answer_file"] = content_hash(settings.answers)
@@ -225,17 +234,52 @@ def inputs_of(settings: EvalSettings) -> list[Path | None]:
     Raises:
         AmpError: it cannot be done: no data, or data that cannot be read.
     """
-    settings, _, loaded = _loaded(settings)
+    settings, _, loaded = loaded_benchmark(settings)
     return _inputs(settings, loaded)
 
 
-def _loaded(settings: EvalSettings) -> tuple[EvalSettings, Benchmark[Any], LoadedBenchmark]:
+def count_items(settings: EvalSettings) -> int:
+    """Return how many items an evaluation asks.
+
+    Raises:
+        AmpError: no data, or data that cannot be read.
+    """
+    return len(loaded_benchmark(settings)[2].items)
+
+
+def loaded_benchmark(settings: EvalSettings) -> tuple[EvalSettings, Benchmark[Any], LoadedBenchmark]:
     """Return the settings with data and images found, the benchmark, and its data."""
     data = settings.data or _found_data(settings)
     benchmark = BENCHMARKS[settings.benchmark]
     images = settings.image_root or downloaded_images(benchmark.images_of, data)
     settings = benchmark.settle(replace(settings, data=data, image_root=images))
     return settings, benchmark, benchmark.load(data, settings)
+
+
+def sampled(benchmark: Benchmark[Any], loaded: LoadedBenchmark, settings: EvalSettings) -> LoadedBenchmark:
+    """Return what `--limit` asks for, and of how many items that is; all of it where the limit leaves nothing out."""
+    items = loaded.items
+    if settings.limit is not None and benchmark.sampling is not None:
+        items = take(items, benchmark.sampling, settings.limit, settings.limit_seed)
+        loaded = replace(loaded, items=items, whole=len(loaded.items))
+    if loaded.whole is None or loaded.whole <= len(items):
+        return replace(loaded, whole=None)
+    asked = {"asked": len(items), "of": loaded.whole, "seed": settings.limit_seed}
+    return replace(loaded, facts=loaded.facts | {"limit": asked})
+
+
+def _refuse_fewer(settings: EvalSettings) -> None:
+    """Refuse to go on with a lower limit than before: the answers beyond it would be neither scored nor asked for."""
+    if settings.overwrite or not (settings.out / NAME).is_file():
+        return
+    recorded = Run.read(settings.out).settings
+    old, new = recorded.get("limit"), settings.limit
+    if recorded.get("benchmark") == settings.benchmark and new is not None and (old is None or new < old):
+        asked = "everything" if old is None else f"--limit {old}"
+        raise AmpError(
+            f"'{settings.out}' was made with {asked}, and --limit {new} asks for less",
+            hint=f"Give a higher --limit or none, or --answers {settings.out / ANSWERS} and a new --out",
+        )
 
 
 def _answers(items: Sequence[BenchmarkItem], out: Path) -> dict[str, Answer]:
@@ -261,7 +305,7 @@ def _answered(
 
 def _scored(
     benchmark: Benchmark[Any],
-    items: Sequence[BenchmarkItem],
+    loaded: LoadedBenchmark,
     answers: Mapping[str, Answer],
     settings: EvalSettings,
     judging: Judging | None,
@@ -272,6 +316,7 @@ def _scored(
     Returns:
         the scores, item id -> reason for items that were left out, and how many were all that could not be read.
     """
+    items = loaded.items
     scores: Sequence[ItemScore]
     facts: dict[str, Any] = {}
     if benchmark.judge is not None:
@@ -287,6 +332,9 @@ def _scored(
             raise AmpError(f"Not one item could be scored: {first}", hint=f"See '{settings.out / REJECTED}'")
     summary: dict[str, Any] = {"benchmark": benchmark.name, "rule": settings.rule}
     summary |= benchmark.summarise(scores, settings.rule) | facts
+    if loaded.whole is not None:
+        summary["limit"] = {"asked": len(items), "of": loaded.whole, "items": benchmark.items}
+        summary["limit"]["seed"] = settings.limit_seed
     if benchmark.is_part:
         summary["left_aside"] = run.facts.get("left_aside", 0)
     write_records(settings.out / ITEMS, (one.to_json() for one in scores))
@@ -338,6 +386,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
     try:
         BENCHMARKS[scores["benchmark"]].tables(scores)
         BENCHMARKS[scores["benchmark"]].about(scores)
+        sample_text(scores)
         BENCHMARKS[scores["benchmark"]].count(scores)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise AmpError(f"'{path}' is damaged: {type(error).__name__} at {error}", hint=hint) from error

@@ -47,7 +47,8 @@ class EvalSettings:
     answers: Path | None = None
     questions: Path | None = free(None)
     synonyms: Path | None = free(None)
-    limit: int | None = None
+    limit: int | None = free(None)
+    limit_seed: int = 0
     part: str = OWN
     sample: str = OWN
     rule: str = free(OWN)

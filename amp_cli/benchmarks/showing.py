@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from amp_cli.benchmarks.sampling import sample_text
+
 Table = tuple[str, list[str], list[list[str]]]
 """Title, columns, rows."""
 DIGITS = {"words": 1, "relative": 1, "score": 2, "reference": 2, "model": 2, "margin": 2, "threshold_at_balance": 2}
@@ -69,7 +71,9 @@ def column(title: str, path: str, *, lower_is_better: bool | None = False, full:
 
 def title_of(scores: Mapping[str, Any]) -> str:
     """Return the title of an evaluation's table."""
-    return f"{scores['benchmark'].upper()}, rule {scores['rule']}; below each score its 95 % interval"
+    sample = sample_text(scores)
+    asked = f", {sample}" if sample else ""
+    return f"{scores['benchmark'].upper()}, rule {scores['rule']}{asked}; below each score its 95 % interval"
 
 
 def block_rows(blocks: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -98,7 +102,12 @@ class Piece:
 class Reply:
     """One run's answer to a question.
 
-    `verdict` is "right", "wrong" or "unclear", "" for a description; `judged` what a judge said, one text per repeat.
+    Attributes:
+        verdict: "right", "wrong" or "unclear", "" for a description.
+        judged: what a judge said, one text per repeat.
+        fault: how much is wrong with it, to sort by: the number of invented objects, 1 for a wrong answer, or the
+            share of the best rating that a judge took off.
+        made_up: whether it was found to say something that is not in the image.
     """
 
     run: str
@@ -106,6 +115,8 @@ class Reply:
     verdict: str = ""
     summary: str = ""
     judged: tuple[str, ...] = ()
+    fault: float = 0.0
+    made_up: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +140,16 @@ class Row:
         """Return a run's reply, None where it has not answered."""
         return next((reply for reply in self.replies if reply.run == run), None)
 
+    def invents(self, reply: Reply) -> bool:
+        """Whether a reply says what is not there: an invented object, a low rating, or a yes where the truth is no."""
+        return reply.made_up or (self.is_short and self.truth == "no" and reply.verdict == "wrong")
+
+    @property
+    def difference(self) -> float:
+        """How far the runs are apart in what is wrong with their answers; 0 or more."""
+        faults = [reply.fault for reply in self.replies]
+        return max(faults, default=0.0) - min(faults, default=0.0)
+
 
 One = TypeVar("One")
 Given = Sequence[tuple[str, One]]
@@ -138,7 +159,8 @@ Given = Sequence[tuple[str, One]]
 def yes_no_reply(run: str, answer: str, correct: bool | None) -> Reply:
     """Return an answer to a yes/no question with its verdict."""
     verdict = {True: "right", False: "wrong", None: "unclear"}[correct]
-    return Reply(run=run, pieces=(Piece(text=answer or "(empty answer)"),), verdict=verdict)
+    fault = {"right": 0.0, "wrong": 1.0, "unclear": 0.5}[verdict]
+    return Reply(run=run, pieces=(Piece(text=answer or "(empty answer)"),), verdict=verdict, fault=fault)
 
 
 def description_reply(
@@ -151,7 +173,8 @@ def description_reply(
     """
     summary = f"not in the image: {', '.join(invented)}" if invented else "nothing invented"
     summary += f"; not mentioned: {', '.join(dict.fromkeys(missed))}" if missed else ""
-    return Reply(run=run, pieces=_pieces(text, spans), summary=summary)
+    pieces = _pieces(text, spans) or (Piece(text="(empty answer)"),)
+    return Reply(run=run, pieces=pieces, summary=summary, fault=float(len(invented)), made_up=bool(invented))
 
 
 def kind_of(*, is_counted: bool, is_invented: bool) -> str:

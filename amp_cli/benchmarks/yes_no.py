@@ -18,6 +18,7 @@ from amp_cli.benchmarks.comparing import (
     ratio,
     score_intervals,
 )
+from amp_cli.benchmarks.sampling import Sampling
 from amp_cli.benchmarks.showing import Column, Given, Row, Table, column, shown, title_of, yes_no_reply
 from amp_cli.benchmarks.yes_no_reading import read_official, read_strict
 from amp_cli.records import Answer, BenchmarkItem, YesOrNo
@@ -190,7 +191,7 @@ def compare(pairs: Sequence[tuple[YesNoScore, YesNoScore]], rule: str) -> list[D
             sum(bool(new.correct and not old.correct) for old, new in members),
         )
         accuracy, f1 = paired[f"{group}/accuracy"], paired[f"{group}/f1"]
-        differences += [replace(accuracy, n=len(members), p_value=p_value), replace(f1, n=len(members))]
+        differences += [replace(accuracy, n=len(members), p_value=p_value, test="mcnemar"), replace(f1, n=len(members))]
         names = margins.NAMES if group == "overall" else ("auc",)
         differences += chosen_differences(more, [f"{group}/{name}" for name in names])
     return differences
@@ -255,6 +256,8 @@ def yes_no_benchmark(
     load: Callable[[Path, "EvalSettings"], LoadedBenchmark],
     adopt: Callable[[Path, Sequence[BenchmarkItem], Path, "EvalSettings"], dict[str, Answer]],
     official: Callable[[str], bool | None] = read_official,
+    suffix: str | None = None,
+    rule: Option = OFFICIAL,
     **others: Any,
 ) -> Benchmark[YesNoScore]:
     """Return a benchmark of yes/no questions: items whose reference holds a `split` and a `label`, yes or no.
@@ -262,31 +265,36 @@ def yes_no_benchmark(
     Args:
         options: its own; rule and prompt suffix come with every one.
         official: how its own script reads an answer.
-        others: more fields of Benchmark.
+        rule: the rules by which answers can be read; `score` must know them.
+        suffix: what stands after each question by default; None is the usual request for one word.
+        others: more fields of Benchmark, or others than here.
     """
+    shared: dict[str, Any] = {
+        "decoding": ONE_WORD_ANSWERS,
+        "score": partial(score, official=official),
+        "summarise": summarise,
+        "is_scored": lambda one: one.reading is not None,
+        "compare": compare,
+        "tables": tables,
+        "sampling": Sampling(strata=lambda item: (item.reference["split"], item.reference["label"])),
+        "columns": columns(splits),
+        "count": lambda scores: int(scores["overall"]["n"]),
+    }
     return Benchmark(
         name=name,
         title=title,
         help=help,
-        options=(*options, OFFICIAL, ONE_WORD),
-        decoding=ONE_WORD_ANSWERS,
+        options=(*options, rule, ONE_WORD if suffix is None else replace(ONE_WORD, default=suffix)),
         files=files,
         load=load,
         ask=ask,
         is_yes_no=lambda item: True,
         adopt=adopt,
-        score=partial(score, official=official),
-        summarise=summarise,
         read_score=YesNoScore.from_json,
-        is_scored=lambda one: one.reading is not None,
         is_readable=lambda one: read_strict(one.answer, one.question) is not None,
         unreadable="answers cannot be read as yes or no",
-        compare=compare,
         row=row,
-        tables=tables,
-        columns=columns(splits),
-        count=lambda scores: int(scores["overall"]["n"]),
         about=margins.about,
         explain=partial(margins.explanation, group="overall"),
-        **others,
+        **shared | others,
     )

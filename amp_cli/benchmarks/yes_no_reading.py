@@ -25,6 +25,37 @@ def read_official(text: str) -> bool:
     return {"No", "not", "no"}.isdisjoint(head.replace(",", "").split(" "))
 
 
+def read_letters(text: str) -> bool | None:
+    """Return True for yes, False for no, None for neither, by the letters alone, as RePOPE's and DASH-B's scripts do.
+
+    "yes" anywhere in the answer is a yes, in "yesterday" too; else "no" anywhere is a no, in "unknown" too.
+    """
+    lower = text.lower()
+    if "yes" in lower:
+        return True
+    return False if "no" in lower else None
+
+
+_DROPPED = ';/[]"{}()=+\\_-><@`,?!'
+_FULL_STOPS = 32
+"""So many are taken out: where it was meant to give flags, VLMEvalKit gives a number of replacements."""
+
+
+def read_words(text: str) -> bool | None:
+    """Return True for yes, False for no, None for neither or both, as VLMEvalKit's exact matching does.
+
+    Case aside, words are what stands between blanks without punctuation. A mark is dropped wherever one of it has a
+    blank beside it, or digits stand around a comma; else it separates. Colons, quotes and line breaks' kin stay.
+    """
+    lower = text.lower()
+    plain = lower
+    for mark in _DROPPED:
+        is_dropped = f"{mark} " in lower or f" {mark}" in lower or re.search(r"\d,\d", lower) is not None
+        plain = plain.replace(mark, "" if is_dropped else " ")
+    words = re.sub(r"\.(?!\d)", "", plain, count=_FULL_STOPS).split()
+    return None if ("yes" in words) == ("no" in words) else "yes" in words
+
+
 def read_strict(text: str, question: str = "") -> bool | None:
     """Return True for yes, False for no, None where the answer cannot be read as either.
 

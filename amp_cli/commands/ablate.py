@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amp_cli import stopping, ui
+from amp_cli.commands.defaults import NONE, without_defaults
 from amp_cli.commands.options import RUNNING_PANEL, JsonOption, OutOption, OverwriteOption, number
 from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.run import Run
@@ -314,13 +315,17 @@ def _in_jobs(workshop: "Workshop", cells: "Sequence[AblationCell]", plan: Path, 
     from amp_cli.launching import NEW_GROUP, tail_of, visible_gpus, worker_environment
 
     out, gpus = workshop.out, visible_gpus()
-    environment = {**os.environ, **worker_environment()}
+    environment = {
+        **without_defaults(os.environ, "ablate"),
+        **worker_environment(),
+    }  # this command has read them already
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     logs = [out / f"job-{job}.log" for job in range(jobs)]
     children: list[subprocess.Popen[bytes]] = []
     try:
         for job, log in enumerate(logs):
-            words = [sys.executable, "-P", "-m", "amp_cli", "ablate", str(plan), "--out", str(out), "--job", str(job)]
+            words = [*(sys.executable, "-P", "-m", "amp_cli", "--config", NONE, "ablate", str(plan))]
+            words += ["--out", str(out), "--job", str(job)]
             own = {"CUDA_VISIBLE_DEVICES": gpus[job]} if gpus else {}
             with log.open("ab") as stream:
                 children.append(

@@ -266,7 +266,7 @@ class Workshop:
             self._fed, self._fed_seed = {}, seed
         config, prefs = self.plan.config(variant, seed, 1), self.answers(variant, seed)
         fed = (config.global_batch_size, config.max_length, config.reference, config.template, config.held_out)
-        alike = (prefs, config.method, *fed)
+        alike = (prefs, config.method, config.image_pairs, *fed)
         if alike not in self._fed:
             self._fed[alike] = FedTokens(config, self._outline_of(config), prefs, self.pool(seed).image_root)
         return self._fed[alike]
@@ -276,8 +276,7 @@ class Workshop:
 
         if self._outline is None:
             self._outline = load_outline(replace(config.spec, device="cpu"))
-            if config.pad_to_square is False:
-                self._outline.crop_images()
+            self._outline.prepare_images(pad_to_square=config.pad_to_square, max_pixels=config.max_pixels)
         return self._outline
 
     def probe(self) -> dict[str, float]:

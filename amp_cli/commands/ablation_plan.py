@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.settings import EvalSettings, settings_of
+from amp_cli.commands.command_lines import find_command, options_offered, values_of, words_of
 from amp_cli.disk.parsing import read_yaml
 from amp_cli.errors import AmpError
 from amp_cli.ranges import RANGES
@@ -29,7 +30,7 @@ NOT_OF_A_VARIANT = {
     "epochs": "the plan's `steps` and `match` say it",
 }
 """Settings of `amp train` that are the plan's own, and why."""
-NOT_OF_AN_EVALUATION = ("out", "model", "adapter", "answers", "only", "overwrite", "json", "verdicts", "help")
+NOT_OF_AN_EVALUATION = ("out", "model", "adapter", "answers", "only", "overwrite", "json", "verdicts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,28 +282,15 @@ def _as_typed(benchmark: str, options: Mapping[str, Any], own: Mapping[str, Any]
     Raises:
         AmpError: an option that it lacks, or a value that it refuses.
     """
-    import typer
     from typer.main import get_command
 
     from amp_cli.commands.eval import app, as_meant
 
-    words: list[str] = []
-    command = get_command(app).commands[benchmark]  # type: ignore[attr-defined]
-    known = [one.name for one in command.params if one.name not in NOT_OF_AN_EVALUATION]
-    _refuse_unknown(options, known, f"`evaluate` for {benchmark}")
-    for name, value in {**options, **own}.items():
-        if value is None:
-            continue
-        if isinstance(value, bool):
-            words += [f"--{name.replace('_', '-')}"] if value else []
-        else:
-            words += [f"--{name.replace('_', '-')}={value}".replace("\n", "\\n")]
-    try:
-        values = command.make_context(benchmark, words).params
-    except typer.TyperException as error:
-        raise AmpError(
-            f"`evaluate` for {benchmark}: {error.format_message()}", hint=f"See amp eval {benchmark} --help"
-        ) from error
+    where = f"`evaluate` for {benchmark}"
+    command = find_command(get_command(app), [benchmark])
+    offered = options_offered(command, without=NOT_OF_AN_EVALUATION)
+    words = words_of(offered, options, where) + words_of(options_offered(command), own, where)
+    values = values_of(command, f"eval {benchmark}", offered, words, where)
     return settings_of(benchmark, as_meant(values))
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from amp_cli.commands import completing
 from amp_cli.commands.options import OUTPUT_PANEL, JsonOption
 
 if TYPE_CHECKING:
@@ -17,7 +18,11 @@ FEW = 12
 def download(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME...]", help="Models, adapters, benchmarks, or hub ids (owner/name)."),
+        typer.Argument(
+            metavar="[NAME...]",
+            autocompletion=completing.downloads,
+            help="Models, adapters, benchmarks, or hub ids (owner/name).",
+        ),
     ] = None,
     mirror: Annotated[
         str | None,

@@ -11,6 +11,7 @@ from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.benchmark import OFFICIAL, Benchmark, Option
 from amp_cli.benchmarks.settings import EvalSettings, settings_of
 from amp_cli.commands import sweep
+from amp_cli.commands.command_line import CommandLine
 from amp_cli.commands.options import (
     DATA_PANEL,
     DECODING,
@@ -76,12 +77,23 @@ def options_of(benchmark: Benchmark[Any]) -> Options:
         "answers": (AnswersOption, None),
         **(JUDGE.options if is_judged else {}),
         **own,
+        **limits_of(benchmark),
         "only": (OnlyJudgedOption if is_judged else OnlyOption, None),
         **said,
         **DECODING.with_defaults(**decoding).options,
         **RUNNING.options,
         "overwrite": (OverwriteOption, False),
         "json": (JsonOption, False),
+    }
+
+
+def limits_of(benchmark: Benchmark[Any]) -> Options:
+    """Return the options by which only some of a benchmark's items are asked."""
+    counted = "images" if benchmark.sampling is None else benchmark.sampling.unit
+    what = f"Ask about so many {counted} only" if counted else f"Ask only so many {benchmark.items}"
+    return {
+        "limit": declared(Option(name="limit", help=f"{what}, ever the same; a higher limit adds to them.")),
+        "limit_seed": declared(Option(name="limit_seed", help="Another seed, other ones.", default=0)),
     }
 
 
@@ -178,10 +190,16 @@ EVERYTHING: Options = {
     "limit": (
         Annotated[
             int | None,
-            number("--limit", help="Images of POPE, RePOPE and CHAIR, always the same.", rich_help_panel=DATA_PANEL),
+            number(
+                "--limit",
+                help="So many of each benchmark only, ever the same: images of POPE, RePOPE and CHAIR, questions of "
+                "the others.",
+                rich_help_panel=DATA_PANEL,
+            ),
         ],
         None,
     ),
+    "limit_seed": declared(Option(name="limit_seed", help="Another seed, other ones.", default=0)),
     **MODEL.only("adapter", "vision_tower").options,
     **JUDGE.only(
         "judge",
@@ -277,7 +295,7 @@ def command_of(benchmark: Benchmark[Any]) -> Callable[..., None]:
     return command(lambda options: evaluate(benchmark, options), options_of(benchmark), help=benchmark.help)
 
 
-app = typer.Typer(help="Evaluate a model: answer, judge, score. Every benchmark is a command.", no_args_is_help=True)
+app = CommandLine(help="Evaluate a model: answer, judge, score. Every benchmark is a command.", no_args_is_help=True)
 for _benchmark in BENCHMARKS.values():
     _panel = "Without a judge" if _benchmark.judge is None else "With a judge"
     app.command(_benchmark.name, rich_help_panel=_panel)(command_of(_benchmark))

@@ -9,6 +9,8 @@ import typer
 
 from amp_cli import ui
 from amp_cli.asking.answerer import Running
+from amp_cli.commands import completing
+from amp_cli.commands.defaults import settings_in_order
 from amp_cli.commands.options import (
     LOADING,
     RUNNING,
@@ -88,7 +90,12 @@ SamplesOption = Annotated[
 ]
 BaseOption = Annotated[
     str | None,
-    typer.Option("--base", help="Folder, hub id, or a name of `amp models`.", rich_help_panel=INCREMENTAL),
+    typer.Option(
+        "--base",
+        autocompletion=completing.models,
+        help="Folder, hub id, or a name of `amp models`.",
+        rich_help_panel=INCREMENTAL,
+    ),
 ]
 FinetuneDataOption = Annotated[
     Path | None,
@@ -131,7 +138,10 @@ FinetuneBatchOption = Annotated[
 FinetuneSetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--finetune-set", help="KEY=VALUE: any other setting of `amp train --set`.", rich_help_panel=INCREMENTAL
+        "--finetune-set",
+        autocompletion=completing.settings,
+        help="KEY=VALUE: any other setting of `amp train --set`.",
+        rich_help_panel=INCREMENTAL,
     ),
 ]
 PenaltyOption = Annotated[float, number("--repetition-penalty", help="Above 1 repeats less.")]
@@ -156,6 +166,7 @@ EncoderOption = Annotated[
     str,
     typer.Option(
         "--encoder",
+        autocompletion=completing.encoders,
         help="minilm (English), world (the embedded picture world's words), clip:<hub id or folder> as in the paper, "
         "or sentence:<hub id or folder>, a sentence encoder for other languages (with --tau).",
         rich_help_panel=CHECK,
@@ -198,7 +209,10 @@ SpacyOption = Annotated[
 ]
 
 
-@takes(decoding=PAPERS, loading=LOADING, running=RUNNING)
+GROUPS = {"decoding": PAPERS, "loading": LOADING, "running": RUNNING}
+
+
+@takes(**GROUPS)
 def generate_prefs(
     context: typer.Context,
     data: DataArgument,
@@ -236,48 +250,14 @@ def generate_prefs(
 
     Example: amp generate-prefs data.json --method meg --expert big=13b --expert small=7b --out runs/prefs
     """
-    from amp_cli.preferences.experts import parse_expert, sampled
-    from amp_cli.preferences.generate import GenerateSettings, generate_preferences
-    from amp_cli.preferences.incremental import FineTuning
+    typed = dict(locals())
+    from amp_cli.preferences.generate import generate_preferences
     from amp_cli.preferences.shards import generate_shard
 
     if merge:
         _finish(_merged(context, data, out, overwrite=overwrite), json=json)
         return
-    if method is None:
-        raise typer.BadParameter("say how the answers are made: meg or ig", param_hint="--method")
-    if len(data) > 1:
-        raise typer.BadParameter("one file is read; several folders of shards go with --merge", param_hint="DATA")
-    settings = GenerateSettings(
-        data=data[0],
-        out=out,
-        method=method,
-        experts=sampled([parse_expert(text) for text in expert or ()], samples, decoding),
-        base=base,
-        finetune_data=finetune_data,
-        levels=levels,
-        image_root=image_root,
-        finetune_image_root=finetune_image_root,
-        tuning=FineTuning(
-            epochs=finetune_epochs,
-            max_steps=finetune_steps,
-            learning_rate=finetune_learning_rate,
-            lora_r=finetune_lora_r,
-            lora_alpha=finetune_lora_alpha,
-            global_batch_size=finetune_batch_size,
-            more=dict(_split_setting(text) for text in finetune_set or ()),
-        ),
-        loading=loading,
-        decoding=decoding,
-        running=running,
-        shard=shard,
-        auto_check=auto_check,
-        encoder=encoder,
-        tau=tau,
-        coverage=autocheck_coverage,
-        compare_attributes=attribute_check,
-        spacy_model=spacy_model,
-    )
+    settings = settings_of(typed, context)
     if shard is not None:
         _finish(generate_shard(settings, overwrite=overwrite), json=json)
         return
@@ -288,6 +268,44 @@ def generate_prefs(
         overwrite=overwrite,
     )
     _finish(result, json=json)
+
+
+def settings_of(typed: Mapping[str, Any], context: typer.Context | None = None) -> "GenerateSettings":
+    """Return what the command is asked to make with these options, given by name, the groups as records.
+
+    Args:
+        context: of a command line, whose --finetune-set may come from several places.
+
+    Raises:
+        AmpError: they do not go together.
+    """
+    from amp_cli.preferences.experts import parse_expert, sampled
+    from amp_cli.preferences.generate import GenerateSettings
+    from amp_cli.preferences.incremental import FineTuning
+
+    if typed["method"] is None:
+        raise typer.BadParameter("say how the answers are made: meg or ig", param_hint="--method")
+    if len(typed["data"]) > 1:
+        raise typer.BadParameter("one file is read; several folders of shards go with --merge", param_hint="DATA")
+    tuning = ("epochs", "learning_rate", "lora_r", "lora_alpha", "global_batch_size")
+    changes = typed["finetune_set"] or () if context is None else settings_in_order(context, "finetune_set")
+    finetune = {name: typed[f"finetune_{name.removeprefix('global_')}"] for name in tuning}
+    as_they_are = (
+        *("out", "method", "base", "finetune_data", "levels", "image_root", "finetune_image_root", "shard"),
+        *("auto_check", "encoder", "tau", "spacy_model", "loading", "decoding", "running"),
+    )
+    return GenerateSettings(
+        data=typed["data"][0],
+        experts=sampled([parse_expert(text) for text in typed["expert"] or ()], typed["samples"], typed["decoding"]),
+        tuning=FineTuning(
+            **finetune,
+            max_steps=typed["finetune_steps"],
+            more=dict(_split_setting(text) for text in changes),
+        ),
+        coverage=typed["autocheck_coverage"],
+        compare_attributes=typed["attribute_check"],
+        **{name: typed[name] for name in as_they_are},
+    )
 
 
 def _merged(context: typer.Context, folders: list[Path], out: Path, *, overwrite: bool) -> "GenerateResult":

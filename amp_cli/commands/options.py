@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -14,6 +14,7 @@ import typer
 from amp_cli import ui
 from amp_cli.asking.answerer import Running
 from amp_cli.asking.judge import JudgeSettings
+from amp_cli.commands import completing
 from amp_cli.models.spec import Decoding, Loading, ModelSpec
 from amp_cli.ranges import RANGES
 
@@ -56,7 +57,8 @@ def typed_again(
 def options_in(command: Callable[..., None]) -> dict[str, tuple[Any, Any]]:
     """Return a command's options: name -> annotated type and default."""
     types = get_type_hints(command, include_extras=True)
-    return {name: (types[name], one.default) for name, one in inspect.signature(command).parameters.items()}
+    parameters = inspect.signature(command).parameters
+    return {name: (types[name], one.default) for name, one in parameters.items() if types[name] is not typer.Context}
 
 
 def train_line(
@@ -95,56 +97,57 @@ OutOption = Annotated[
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Start afresh in --out.", rich_help_panel=OUTPUT_PANEL)
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object instead of a table.", rich_help_panel=OUTPUT_PANEL)
-]
+JSON_HELP = "Print one JSON object instead of a table."
+JsonOption = Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT_PANEL)]
+_of_model = partial(typer.Option, rich_help_panel=MODEL_PANEL)
 ModelOption = Annotated[
     str,
-    typer.Option(
+    _of_model(
         "--model",
+        autocompletion=completing.models,
         help="Folder, hub id, or a name of `amp models`: 7b, amp-meg-7b, tiny, ...",
-        rich_help_panel=MODEL_PANEL,
     ),
 ]
 AdapterOption = Annotated[
     str | None,
-    typer.Option("--adapter", help="LoRA adapter: folder, run folder or hub id.", rich_help_panel=MODEL_PANEL),
+    _of_model("--adapter", autocompletion=completing.adapters, help="LoRA adapter: folder, run folder or hub id."),
 ]
 VisionTowerOption = Annotated[
     str | None,
-    typer.Option(
-        "--vision-tower",
-        help="Tower of an original LLaVA checkpoint: folder or hub id (default: the one it names)",
-        rich_help_panel=MODEL_PANEL,
+    _of_model(
+        "--vision-tower", help="Tower of an original LLaVA checkpoint: folder or hub id (default: the one it names)"
     ),
 ]
 DtypeOption = Annotated[
     str,
-    typer.Option(
+    _of_model(
         "--dtype",
+        autocompletion=completing.dtypes,
         help="float32, bfloat16, float16, stored (as on disk) or auto: float32 on a CPU, bfloat16 on a GPU, float16 on "
         "an older one.",
-        rich_help_panel=MODEL_PANEL,
     ),
 ]
 DeviceOption = Annotated[
-    str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.", rich_help_panel=MODEL_PANEL)
+    str,
+    _of_model("--device", autocompletion=completing.devices, help="cpu, cuda, cuda:1, mps or auto."),
 ]
 QuantizationOption = Annotated[
     str | None,
-    typer.Option("--quantization", help="nf4 (4 bit) or int8, through bitsandbytes.", rich_help_panel=MODEL_PANEL),
+    _of_model(
+        "--quantization", autocompletion=completing.quantizations, help="nf4 (4 bit) or int8, through bitsandbytes."
+    ),
 ]
 TemplateOption = Annotated[
     str,
-    typer.Option(
+    _of_model(
         "--template",
+        autocompletion=completing.templates,
         help="Chat template: auto, authors (llava_v1 for LLaVA-1.5), own (the model's), vicuna_v1, llava_v1 or a file.",
-        rich_help_panel=MODEL_PANEL,
     ),
 ]
 TrustRemoteCodeOption = Annotated[
     bool,
-    typer.Option("--trust-remote-code", help="Run Python code that comes with the model.", rich_help_panel=MODEL_PANEL),
+    _of_model("--trust-remote-code", help="Run Python code that comes with the model."),
 ]
 ImageRootOption = Annotated[
     Path | None,
@@ -165,6 +168,7 @@ OptionalModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
+        autocompletion=completing.models,
         help="Folder, hub id, a name of `amp models` (7b, amp-meg-7b, tiny), or an endpoint's URL#NAME "
         "(several servers: URL,URL#NAME).",
         rich_help_panel=MODEL_PANEL,
@@ -195,76 +199,63 @@ ProcessesOption = Annotated[
         show_default=False,
     ),
 ]
+_of_judge = partial(typer.Option, rich_help_panel=JUDGE_PANEL)
+_judge_number = partial(number, rich_help_panel=JUDGE_PANEL)
 JudgeOption = Annotated[
     str | None,
-    typer.Option(
+    _of_judge(
         "--judge",
         metavar="NAME",
         help="Model of an OpenAI-compatible endpoint (key: OPENAI_API_KEY), local:MODEL, or replay:FILE of replies.",
-        rich_help_panel=JUDGE_PANEL,
     ),
 ]
 JudgeUrlOption = Annotated[
     str | None,
-    typer.Option(
+    _of_judge(
         "--judge-url",
         metavar="URL",
         help="The endpoint, as in http://127.0.0.1:8000/v1 (default: OPENAI_BASE_URL, else OpenAI's)",
-        rich_help_panel=JUDGE_PANEL,
     ),
 ]
 JudgeApiVersionOption = Annotated[
     str | None,
-    typer.Option(
+    _of_judge(
         "--judge-api-version",
         metavar="VERSION",
         help="What stands after ?api-version= in an address of classic Azure, as in 2024-10-21.",
-        rich_help_panel=JUDGE_PANEL,
     ),
 ]
 JudgeTemplateOption = Annotated[
     Path | None,
-    typer.Option(
+    _of_judge(
         "--judge-template",
         help="What the judge is told (default: the official file beside the data, else our own wording)",
-        rich_help_panel=JUDGE_PANEL,
     ),
 ]
 JudgeTemperatureOption = Annotated[
     float | None,
-    number("--judge-temperature", help="Temperature (default: the benchmark's own)", rich_help_panel=JUDGE_PANEL),
+    _judge_number("--judge-temperature", help="Temperature (default: the benchmark's own)"),
 ]
 JudgeTokensOption = Annotated[
     int,
-    number(
-        "--judge-max-tokens",
-        help="Longest reply; a judge that reasons at length needs 16,384 or so.",
-        rich_help_panel=JUDGE_PANEL,
-    ),
+    _judge_number("--judge-max-tokens", help="Longest reply; a judge that reasons at length needs 16,384 or so."),
 ]
-JudgeConcurrencyOption = Annotated[
-    int, number("--judge-concurrency", help="Requests under way at once.", rich_help_panel=JUDGE_PANEL)
-]
+JudgeConcurrencyOption = Annotated[int, _judge_number("--judge-concurrency", help="Requests under way at once.")]
 JudgeTimeoutOption = Annotated[
     float,
-    number("--judge-timeout", help="Seconds until a reply is given up.", rich_help_panel=JUDGE_PANEL),
+    _judge_number("--judge-timeout", help="Seconds until a reply is given up."),
 ]
 MaxCostOption = Annotated[
     float | None,
-    number("--max-cost", help="Stop before it costs more, in --price's money.", rich_help_panel=JUDGE_PANEL),
+    _judge_number("--max-cost", help="Stop before it costs more, in --price's money."),
 ]
 PriceOption = Annotated[
     str | None,
-    typer.Option(
-        "--price",
-        metavar="IN,OUT",
-        help="What a million prompt and completion tokens cost, as in 2.5,10.",
-        rich_help_panel=JUDGE_PANEL,
-    ),
+    _of_judge("--price", metavar="IN,OUT", help="What a million prompt and completion tokens cost, as in 2.5,10."),
 ]
 RepeatOption = Annotated[
     int,
-    number("--repeat", help="Verdicts per item; their spread is reported.", rich_help_panel=JUDGE_PANEL),
+    _judge_number("--repeat", help="Verdicts per item; their spread is reported."),
 ]
 VerdictsOption = Annotated[
     Path | None,
@@ -317,6 +308,14 @@ def _under(title: str, kind: Any) -> Any:
     return Annotated[plain, option]
 
 
+def records_of(groups: Mapping[str, OptionGroup], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of each group, made of what a command was given by name."""
+    return {
+        parameter: group.make(**{name: values[name] for name in (*group.options, *group.shared) if name in values})
+        for parameter, group in groups.items()
+    }
+
+
 def takes(**groups: OptionGroup) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command groups of options: each parameter that names a group gets the record made of its options.
 
@@ -332,12 +331,7 @@ def takes(**groups: OptionGroup) -> Callable[[Callable[..., Any]], Callable[...,
 
         @wraps(command)
         def run(**values: Any) -> Any:
-            records = {
-                parameter: group.make(
-                    **{name: values[name] for name in (*group.options, *group.shared) if name in values}
-                )
-                for parameter, group in groups.items()
-            }
+            records = records_of(groups, values)
             return command(**{name: values[name] for name in own if name not in groups}, **records)
 
         parameters: list[inspect.Parameter] = []

@@ -1,10 +1,9 @@
 """`amp prefs`: preference data in and out, checked, counted, looked at, mixed."""
 
-import typer
-
+from amp_cli.commands.command_line import CommandLine
 from amp_cli.commands.preferences import checking, exporting, importing, mixing, stats, view
 
-app = typer.Typer(help="Preference data: import, check, look at, mix and export it.", no_args_is_help=True)
+app = CommandLine(help="Preference data: import, check, look at, mix and export it.", no_args_is_help=True)
 
 app.command("import")(importing.import_prefs)
 app.command("check")(checking.check)

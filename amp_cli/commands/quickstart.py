@@ -252,7 +252,6 @@ def _collect(loop: Loop, tokens: Mapping[str, int], result: dict[str, Any]) -> d
     build_report(
         [ReportRun(name=RUNS[name], path=folder) for name, folder in folders.items()]
         + [ReportRun(name="MDPO training", path=loop.out / "train" / "mdpo")],
-        title="A vision-language model learns to hallucinate less",
         notes=notes(result),
         commands=loop.commands,
         html=loop.out / "report.html",

@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of `amp eval` or `amp train`, or folders that hold such. The first is the base."),
+        typer.Argument(
+            help="Folders of `amp eval` or `amp train`, or folders that hold such. The first is the "
+            "base; the page opens with the last."
+        ),
     ],
     html: Annotated[
         Path | None, typer.Option("--html", help="Write one self-contained page here.", rich_help_panel=OUTPUT_PANEL)
     ] = None,
     title: Annotated[
-        str, typer.Option("--title", help="The page's title.", rich_help_panel=OUTPUT_PANEL)
-    ] = "Evaluation report",
+        str | None,
+        typer.Option("--title", help="The page's title (default: what came out).", rich_help_panel=OUTPUT_PANEL),
+    ] = None,
     max_items: Annotated[
         int, number("--max-items", help="Questions listed on the page.", rich_help_panel=OUTPUT_PANEL)
     ] = 600,
@@ -43,20 +47,23 @@ def report(
     if json:
         ui.data(result)
     else:
-        _show(gathered)
+        show(gathered)
+        ui.note(result["headline"])
     if html is not None:
         ui.note(f"Wrote '{html}'")
 
 
-def _show(runs: "list[GatheredRun]") -> None:
+def show(runs: "list[GatheredRun]") -> None:
     """Print a table for each benchmark, the differences, and the paper's rows."""
     from amp_cli import ui
     from amp_cli.benchmarks import BENCHMARKS
     from amp_cli.benchmarks.showing import shown
-    from amp_cli.report.page import difference_text, p_value_text
+    from amp_cli.report.page import p_value_text
     from amp_cli.report.paper import quoted_table
-    from amp_cli.report.runs import sentences
+    from amp_cli.report.plots import difference_text
+    from amp_cli.report.runs import compared, sentences
 
+    comparisons = len(compared(runs))
     for name, benchmark in BENCHMARKS.items():
         having = [run for run in runs if name in run.evaluations]
         if not having:
@@ -83,8 +90,8 @@ def _show(runs: "list[GatheredRun]") -> None:
         ]
         if differences:
             ui.table(
-                f"Difference to {having[0].name}, same items",
-                ["run", "score", "difference [95 %]", "McNemar", ""],
+                f"Difference to {having[0].name}, same items; p corrected for {comparisons} comparisons",
+                ["run", "score", "difference [95 %]", "p", ""],
                 differences,
             )
         if quoted := quoted_table(name):

@@ -9,12 +9,15 @@ from typing import Annotated, Literal
 import typer
 
 from amp_cli import ui
+from amp_cli.commands import completing
 from amp_cli.commands.options import AdapterOption, JsonOption, TemplateOption, TrustRemoteCodeOption, number
 from amp_cli.errors import AmpError
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="Folder, hub id, or a name of `amp models`.")],
+    model: Annotated[
+        str, typer.Argument(autocompletion=completing.models, help="Folder, hub id, or a name of `amp models`.")
+    ],
     engine: Annotated[Literal["vllm", "sglang"], typer.Option("--engine", help="Which server.")] = "vllm",
     only_print: Annotated[bool, typer.Option("--print", help="Print the command and start nothing.")] = False,
     adapter: AdapterOption = None,

@@ -1,18 +1,23 @@
 """`amp train`: MDPO (or plain fine-tuning) with LoRA, started through `accelerate launch`."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from amp_cli import ui
+from amp_cli.commands import completing
+from amp_cli.commands.defaults import settings_in_order
 from amp_cli.commands.options import (
+    JSON_HELP,
     MODEL_PANEL,
+    OUTPUT_PANEL,
     RUNNING_PANEL,
     ImageRootOption,
-    JsonOption,
     OutOption,
     OverwriteOption,
     TrustRemoteCodeOption,
@@ -23,12 +28,41 @@ from amp_cli.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from amp_cli.training.config import TrainConfig
     from amp_cli.training.dry_run import DryRun
 
 TRAINING = "Training"
 
 
+def _show_settings(context: typer.Context, asked: bool) -> None:
+    """Show every setting and stop; what decides their values is eager, and so has been read."""
+    if not asked:
+        return
+    from amp_cli.training.config import split_settings
+    from amp_cli.training.settings_list import list_settings, shown
+
+    size, recipe = context.params["size"], context.params["recipe"]
+    listed = list_settings(size, recipe, split_settings(settings_in_order(context, "changes")))
+    if context.params["json"]:
+        ui.data({"size": size, "recipe": recipe, "settings": [asdict(one) for one in listed]})
+        raise typer.Exit
+    for group in dict.fromkeys(one.group for one in listed):
+        rows = []
+        for one in listed:
+            instead = "" if one.is_required else f"; default {shown(one.default)}"
+            by = {"default": "", "recipe": f" ({size}{instead})", "set": f" (--set{instead})"}[one.origin]
+            if one.group == group:
+                rows.append(
+                    (f"{one.name}*" * one.may_change or one.name, shown(one.value) + by, one.allowed, one.meaning)
+                )
+        ui.table(f"{group[0].upper()}{group[1:]}", ("setting", "value", "may be", "what it is"), rows)
+    ui.note(f"Values are those of {size} by its recipe '{recipe}'. * may differ when a run goes on")
+    ui.hint(f"amp train --size {size} --set {listed[4].name}={shown(listed[4].value)} --prefs FILE --out DIR")
+    raise typer.Exit
+
+
 def train(
+    context: typer.Context,
     prefs: Annotated[
         Path,
         typer.Option("--prefs", help="Preferences of `amp generate-prefs`, or what `amp prefs import` takes."),
@@ -36,16 +70,28 @@ def train(
     out: OutOption,
     size: Annotated[
         str,
-        typer.Option("--size", help="Recipe: 7b, 13b, tiny, or a .yaml file of your own.", rich_help_panel=TRAINING),
+        typer.Option(
+            "--size",
+            is_eager=True,
+            autocompletion=completing.sizes,
+            help="Recipe: 7b, 13b, tiny, or a .yaml file of your own.",
+            rich_help_panel=TRAINING,
+        ),
     ] = "7b",
     base: Annotated[
         str | None,
-        typer.Option("--base", help="Model to start from (default: the recipe's)", rich_help_panel=MODEL_PANEL),
+        typer.Option(
+            "--base",
+            autocompletion=completing.models,
+            help="Model to start from (default: the recipe's)",
+            rich_help_panel=MODEL_PANEL,
+        ),
     ] = None,
     adapter: Annotated[
         str | None,
         typer.Option(
             "--adapter",
+            autocompletion=completing.adapters,
             help="LoRA adapter to go on with; the reference stays the base without it",
             rich_help_panel=MODEL_PANEL,
         ),
@@ -53,24 +99,50 @@ def train(
     vision_tower: VisionTowerOption = None,
     trust_remote_code: TrustRemoteCodeOption = False,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="Variant of the recipe: paper or released.", rich_help_panel=TRAINING)
+        str,
+        typer.Option(
+            "--recipe",
+            is_eager=True,
+            autocompletion=completing.recipes,
+            help="Variant of the recipe: paper or released.",
+            rich_help_panel=TRAINING,
+        ),
     ] = "paper",
     method: Annotated[
         str | None,
         typer.Option(
             "--method",
+            autocompletion=completing.methods,
             help="mdpo, or sft: plain fine-tuning on the best response (default: mdpo)",
             rich_help_panel=TRAINING,
         ),
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.", rich_help_panel=TRAINING),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            is_eager=True,
+            autocompletion=completing.settings,
+            help="Change one setting; repeatable.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
+    list_settings: Annotated[
+        bool,
+        typer.Option(
+            "--list-settings",
+            callback=_show_settings,
+            expose_value=False,
+            help="Show what --set can change, with values, ranges and meanings, and exit.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
     reference: Annotated[
         str | None,
         typer.Option(
             "--reference",
+            autocompletion=completing.references,
             metavar="online|cache|auto",
             help="mdpo: reference log-probabilities in every step, once to disk, or as it pays (default: auto)",
             rich_help_panel=TRAINING,
@@ -95,6 +167,7 @@ def train(
         str | None,
         typer.Option(
             "--accelerate-config",
+            autocompletion=completing.accelerate_configs,
             help="Accelerate file, or fsdp, deepspeed_zero2, multi_node, ... (default: by the machine's GPUs)",
             rich_help_panel=RUNNING_PANEL,
         ),
@@ -150,32 +223,16 @@ def train(
         ),
     ] = None,
     overwrite: OverwriteOption = False,
-    json: JsonOption = False,
+    json: Annotated[bool, typer.Option("--json", is_eager=True, help=JSON_HELP, rich_help_panel=OUTPUT_PANEL)] = False,
 ) -> None:
     """Train a LoRA adapter on multi-level preferences (MDPO). The same command goes on where it stopped.
 
     Example: amp train --size 7b --prefs prefs/preferences.jsonl --out runs/train
     """
-    typed = dict(locals())
+    typed = {name: value for name, value in locals().items() if name != "context"}
     from amp_cli.commands.preferences.importing import UsablePrefs, usable_prefs
-    from amp_cli.training.config import load_config
 
-    chosen = {
-        "held_out": held_out,
-        "reference": reference,
-        "tokens_per_step": tokens_per_step,
-        "torch_compile": torch_compile or None,
-        "trust_remote_code": trust_remote_code or None,
-    }
-    config = load_config(
-        size,
-        recipe=recipe,
-        base=base,
-        adapter=adapter,
-        vision_tower=vision_tower,
-        method=method,
-        overrides=[*(changes or ()), *(f"{name}={value}" for name, value in chosen.items() if value is not None)],
-    )
+    config = config_of(typed, context)
     if not dry_run and (gpu or gpus or rate):
         raise typer.BadParameter("they belong to --dry-run", param_hint="--gpu, --gpus and --rate")
     if gpus and not gpu:
@@ -243,6 +300,28 @@ def train(
     if result.rejected:
         ui.warn(f"{result.rejected} items could not be used; see '{out / 'rejected.jsonl'}'")
         raise typer.Exit(3)
+
+
+def config_of(typed: Mapping[str, Any], context: typer.Context | None = None) -> "TrainConfig":
+    """Return how the command trains with these options, given by name.
+
+    Args:
+        context: of a command line, whose settings may come from several places.
+
+    Raises:
+        AmpError: see `load_config`.
+    """
+    from amp_cli.training.config import load_config
+
+    flags = {name: typed[name] for name in ("held_out", "reference", "tokens_per_step")}
+    flags |= {name: typed[name] or None for name in ("torch_compile", "trust_remote_code")}
+    if context is None:
+        given = [f"{name}={value}" for name, value in flags.items() if value is not None]
+        settings = [*(typed["changes"] or ()), *given]
+    else:
+        settings = settings_in_order(context, "changes", flags)
+    chosen = {name: typed[name] for name in ("recipe", "base", "adapter", "vision_tower", "method")}
+    return load_config(typed["size"], overrides=settings, **chosen)
 
 
 def _memory(text: str) -> int:

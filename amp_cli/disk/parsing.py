@@ -240,6 +240,27 @@ def read_yaml(path: Path) -> Any:
         raise AmpError(f"'{path}' is not valid YAML: {said:.120}{place}", hint=hint) from error
 
 
+def yaml_lines(path: Path) -> dict[tuple[str, ...], int]:
+    """Return the line, counted from 1, of each key and list element of a YAML file that `read_yaml` has read.
+
+    The place of an element is the keys that lead to it; in a list its number from 0, as a text.
+    """
+    import yaml
+
+    found: dict[tuple[str, ...], int] = {}
+
+    def look(node: Any, place: tuple[str, ...]) -> None:
+        inner = node.value if isinstance(node, yaml.MappingNode | yaml.SequenceNode) else ()
+        for number, one in enumerate(inner):
+            key, value = one if isinstance(node, yaml.MappingNode) else (one, one)
+            here = (*place, str(key.value) if isinstance(node, yaml.MappingNode) else str(number))
+            found[here] = key.start_mark.line + 1
+            look(value, here)
+
+    look(yaml.compose(read_text(path), Loader=yaml.SafeLoader), ())
+    return found
+
+
 def _refuse_repeated(path: Path, node: Any) -> None:
     """Refuse a mapping that names a key twice, of which YAML's reader would take the last."""
     import yaml

@@ -49,7 +49,7 @@ _WORLD = ("images/*.png", "coco_pope_*.json", "instances.json", "synonyms.json",
 WRITTEN: dict[str, tuple[str, ...]] = {
     "train": (
         "items.jsonl", "held_out.jsonl", "rejected.jsonl", "encodable.json", "metrics.jsonl", "result.json",
-        "train.log", "curves.png", "worker.lock", "checkpoints/README.md", "checkpoints/runs/*/*",
+        "train.log", "curves.png", "curves-dark.png", "worker.lock", "checkpoints/README.md", "checkpoints/runs/*/*",
         *(f"{place}/{name}" for place in _ADAPTERS for name in _CHECKPOINT),
     ),
     "generate-prefs": (
@@ -61,6 +61,9 @@ WRITTEN: dict[str, tuple[str, ...]] = {
     "prefs mix": ("preferences.jsonl", "held_out.jsonl", "rejected.jsonl", "mix"),
     "merge-lora": _MODEL,
     "convert": _MODEL,
+    "compare": (
+        "answers.jsonl", "rejected.jsonl", "compare.html", "answering/*/answering.*", "answering/*/answers.*.jsonl",
+    ),
     "eval all": ("all.json",),
     "eval sweep": ("sweep.json", "sweep.png"),
     "ablate": (
@@ -69,6 +72,8 @@ WRITTEN: dict[str, tuple[str, ...]] = {
         "pool/*.lock", "pool/*/pool.json", "pool/*/levels-*.jsonl", "pool/*/levels-*.lock",
         *(f"pool/*/world/{part}/{name}" for part in ("train", "test") for name in _WORLD),
     ),
+    "run": ("pipeline.yaml", "report.html"),
+    "init": tuple(f"world/{part}/{name}" for part in ("train", "test") for name in _WORLD),
     "quickstart": (
         "report.html", "quickstart.json",
         *(f"world/{part}/{name}" for part in ("train", "test") for name in _WORLD),
@@ -86,6 +91,20 @@ NESTED: dict[str, dict[str, str]] = {
         "pool/*/described": "eval ",
         "pool/*/prefs": "generate-prefs",
     },
+    "run": {
+        f"{round_}{name}": command
+        for round_ in ("", "round-*/")
+        for name, command in (
+            ("imported", "prefs import"),
+            ("prefs", "generate-prefs"),
+            ("train", "train"),
+            ("merged", "merge-lora"),
+            ("train.imported", "prefs import"),
+            ("train.held-out.imported", "prefs import"),
+        )
+    }
+    | {"eval/*/*": "eval "},
+    "init": {"described": "eval "},
     "quickstart": {
         "described": "eval ",
         "prefs": "generate-prefs",

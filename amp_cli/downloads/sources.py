@@ -1,8 +1,8 @@
 """What each benchmark consists of and where its owners keep it: pinned addresses, sizes, checksums, contents.
 
 A size or checksum stands here only if its owner or several public projects state it: LLaVA-Bench's come from the Git
-LFS pointers of its repository, RePOPE's are the blob ids of its repository, the archives' MD5 come from LAVIS, GluonCV
-and others. Elsewhere the content is checked.
+LFS pointers of its repository, those of RePOPE, DASH-B, HallusionBench and Object HalBench are blob ids of theirs, the
+archives' MD5 come from LAVIS, GluonCV and others. Elsewhere the content is checked.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +21,9 @@ REPOPE_COMMIT = "bcf22e5690d587cce34e1728af3efdcfaf747d29"
 LLAVA_COMMIT = "8959d5c383ed194be6baf94c99d050bdbc2d137f"
 LLAVA_RULES_COMMIT = "181a2f811f1eb0b794c25e87204491d812c05f8d"
 AMBER_COMMIT = "5e1fd52f8ea69150c70f0ba15de70af3a907a1fd"
+DASHB_COMMIT = "1538d01da15ef152dca8a8405da3f9444e26661d"
+HALLUSION_COMMIT = "744007c232c292942c7f80eb61edb2465482da31"
+RLAIFV_COMMIT = "83d917b2e8118ca8e7877a796d72af9bb3e6b356"
 COCO = "https://s3.amazonaws.com/images.cocodataset.org"
 """The bucket behind images.cocodataset.org, whose own certificate does not fit its name."""
 
@@ -85,6 +88,13 @@ def _repope(split: str, questions: int, size: int, blob: str) -> RemoteFile:
     return _github("YanNeu/RePOPE", REPOPE_COMMIT, path, name, bytes=size, checksum=f"git:{blob}", check=check)
 
 
+def _dashb(split: str, size: int, blob: str) -> RemoteFile:
+    name, check = f"dash_benchmark_{split}.json", key_check("coco", "spurious_imagenet")
+    return _github(
+        "YanNeu/DASH-B", DASHB_COMMIT, f"images/{name}", name, bytes=size, checksum=f"git:{blob}", check=check
+    )
+
+
 def _amber(path: str, check: Callable[[Path], str]) -> RemoteFile:
     return _github("junyangwang0410/AMBER", AMBER_COMMIT, f"data/{path}", path, check=check)
 
@@ -135,6 +145,60 @@ BENCHMARK_FILES: tuple[BenchmarkFiles, ...] = (
         ),
         note="amp eval repope --answers POPE_RUN/answers.jsonl scores answers made for POPE; "
         "the images are those of `amp download pope`",
+    ),
+    BenchmarkFiles(
+        name="dashb",
+        what="DASH-B: 2,682 yes/no questions, half about objects that are not there",
+        files=(
+            _dashb("neg", 42487, "f682284c1c4178d9f7831430b237c96e3100935e"),
+            _dashb("pos", 32227, "076c80004a98b85c9a0577e4fd1b8b83017c949a"),
+        ),
+        note="The images are two archives of the authors' cloud "
+        "(https://nc.mlcloud.uni-tuebingen.de/index.php/s/HJKbBWpgLFz4rN5/download/neg.zip and "
+        ".../s/ppZeYNayJXiogjP/download/pos.zip): unpack them so that {folder}/neg/coco and {folder}/pos/coco exist",
+    ),
+    BenchmarkFiles(
+        name="hallusionbench",
+        what="HallusionBench: 1,129 yes/no questions, 951 of them on 346 figures",
+        files=(
+            _github(
+                "tianyi-lab/HallusionBench",
+                HALLUSION_COMMIT,
+                "HallusionBench.json",
+                "HallusionBench.json",
+                bytes=431987,
+                checksum="git:a19eb17b6225c5fb6db0a0843fa460fa808319cf",
+                check=record_check((1129,), ("category", "set_id", "figure_id", "question", "gt_answer"), "questions"),
+            ),
+        ),
+        note="The figures are on Google Drive and must be downloaded by hand "
+        "(https://drive.google.com/file/d/1eeO1i0G9BSZTE1yd5XeFwmrbe1hwyf_0/view): "
+        "unpack them so that {folder}/hallusion_bench/VD exists",
+    ),
+    BenchmarkFiles(
+        name="object-halbench",
+        what="Object HalBench: 300 questions with their COCO images, and COCO's annotations",
+        files=(
+            _github(
+                "RLHF-V/RLAIF-V",
+                RLAIFV_COMMIT,
+                "eval/data/obj_halbench_300_with_image.jsonl",
+                "obj_halbench_300_with_image.jsonl",
+                checksum="git:cb8e15a81a1ddf720f306fda0decefb1ed80c31f",
+                check=record_check((300,), ("image_id", "question"), "questions"),
+            ),
+            _github(
+                "RLHF-V/RLAIF-V",
+                RLAIFV_COMMIT,
+                "eval/data/synonyms_refine.txt",
+                "synonyms_refine.txt",
+                bytes=3594,
+                checksum="git:87b25aa23b342364e017e84714ff76cec1b069f4",
+                check=text_check,
+            ),
+        ),
+        members=Members(archive=ANNOTATIONS, wanted=_annotation_files),
+        note="amp eval object-halbench --data {folder}; the images are in the file of questions",
     ),
     BenchmarkFiles(
         name="llava-bench",

@@ -18,6 +18,7 @@ class KnownModel:
         licence: as its owners' card states it; None where it states none, or where we have not seen it.
         download_gb: of the weights, as the hub's file list shows them, rounded; None where not known.
         is_encoder: a vision tower or text encoder, no model to talk to.
+        has_recipe: whether `amp train --size` has a recipe of this name.
     """
 
     name: str
@@ -29,6 +30,7 @@ class KnownModel:
     download_gb: float | None = None
     base: str | None = None
     is_encoder: bool = False
+    has_recipe: bool = False
 
     @property
     def obstacle(self) -> str | None:
@@ -98,6 +100,7 @@ def _family(
     layout: str = TRANSFORMERS,
     licence: str | None = None,
     download_gb: float | None = None,
+    has_recipe: bool = False,
 ) -> KnownModel:
     return KnownModel(
         name=name,
@@ -107,11 +110,17 @@ def _family(
         what=what,
         licence=licence,
         download_gb=download_gb,
+        has_recipe=has_recipe,
     )
+
+
+def _trained(name: str, hub_id: str, parameters: float, what: str, licence: str | None = None) -> KnownModel:
+    return _family(name, hub_id, parameters, what, licence=licence, has_recipe=True)
 
 
 _15, _16 = "LLaVA-1.5; base and MEG expert", "LLaVA-1.6 on Vicuna"
 _OWN = "LLaVA-1.5 as its authors store it"
+_GEMMA = "Gemma 3; its terms are accepted on the hub first (HF_TOKEN)"
 
 KNOWN: tuple[KnownModel, ...] = (
     KnownModel(
@@ -121,9 +130,20 @@ KNOWN: tuple[KnownModel, ...] = (
         parameters=0.0014,
         what="built in; knows only the drawn world of `amp quickstart`",
         licence="Apache-2.0",
+        has_recipe=True,
     ),
-    _family("7b", "llava-hf/llava-1.5-7b-hf", 7.06, _15, licence="llama2", download_gb=14.1),
-    _family("13b", "llava-hf/llava-1.5-13b-hf", 13.35, _15, licence="llama2", download_gb=26.7),
+    _family("7b", "llava-hf/llava-1.5-7b-hf", 7.06, _15, licence="llama2", download_gb=14.1, has_recipe=True),
+    _family("13b", "llava-hf/llava-1.5-13b-hf", 13.35, _15, licence="llama2", download_gb=26.7, has_recipe=True),
+    _trained("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", 3.75, "Qwen2.5-VL"),
+    _trained("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", 8.29, "Qwen2.5-VL", "Apache-2.0"),
+    _trained("qwen3-vl-4b", "Qwen/Qwen3-VL-4B-Instruct", 4.44, "Qwen3-VL", "Apache-2.0"),
+    _trained("qwen3-vl-8b", "Qwen/Qwen3-VL-8B-Instruct", 8.77, "Qwen3-VL", "Apache-2.0"),
+    _trained("internvl3-2b", "OpenGVLab/InternVL3-2B-hf", 2.09, "InternVL3 in transformers' layout"),
+    _trained("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", 7.94, "InternVL3 in transformers' layout"),
+    _trained("gemma-3-4b", "google/gemma-3-4b-it", 4.30, _GEMMA, "gemma"),
+    _trained("gemma-3-12b", "google/gemma-3-12b-it", 12.19, _GEMMA, "gemma"),
+    _trained("smolvlm2-2.2b", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", 2.25, "SmolVLM2", "Apache-2.0"),
+    _trained("llava-onevision-7b", "llava-hf/llava-onevision-qwen2-7b-ov-hf", 8.03, "LLaVA-OneVision on Qwen2"),
     _base("7b", 7.06),
     _base("13b", 13.35),
     _adapter("MEG", "7b", 7.06),
@@ -131,15 +151,9 @@ KNOWN: tuple[KnownModel, ...] = (
     _adapter("MEG", "13b", 13.35),
     _adapter("IG", "13b", 13.35),
     _family("llava-1.6-34b", "llava-hf/llava-v1.6-34b-hf", 34.75, "MEG's strongest expert", licence="Apache-2.0"),
-    _family("llava-1.6-13b", "llava-hf/llava-v1.6-vicuna-13b-hf", 13.35, _16),
-    _family("llava-1.6-7b", "llava-hf/llava-v1.6-vicuna-7b-hf", 7.06, _16, licence="llama2"),
-    _family(
-        "llava-1.6-mistral-7b",
-        "llava-hf/llava-v1.6-mistral-7b-hf",
-        7.57,
-        "LLaVA-1.6 on Mistral",
-        licence="Apache-2.0",
-    ),
+    _trained("llava-1.6-13b", "llava-hf/llava-v1.6-vicuna-13b-hf", 13.35, _16),
+    _trained("llava-1.6-7b", "llava-hf/llava-v1.6-vicuna-7b-hf", 7.06, _16, "llama2"),
+    _trained("llava-1.6-mistral-7b", "llava-hf/llava-v1.6-mistral-7b-hf", 7.57, "LLaVA-1.6 on Mistral", "Apache-2.0"),
     _family("llava-1.5-13b-original", "liuhaotian/llava-v1.5-13b", 13.35, _OWN, ORIGINAL),
     _family("llava-1.5-7b-original", "liuhaotian/llava-v1.5-7b", 7.06, _OWN, ORIGINAL, licence="llama2"),
     _family(
@@ -175,7 +189,7 @@ KNOWN: tuple[KnownModel, ...] = (
     ),
 )
 
-SIZES: tuple[KnownModel, ...] = tuple(model for model in KNOWN if model.name in ("tiny", "7b", "13b"))
+SIZES: tuple[KnownModel, ...] = tuple(model for model in KNOWN if model.has_recipe)
 """What `amp train --size` knows."""
 
 

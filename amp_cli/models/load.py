@@ -1,6 +1,5 @@
 """The one place that loads models: any transformers vision-language model, or an original LLaVA checkpoint."""
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoProcessor,
     AutoTokenizer,
     GenerationConfig,
     LlavaForConditionalGeneration,
@@ -37,6 +35,7 @@ from amp_cli.models.llava.original import (
 )
 from amp_cli.models.llava.source import CheckpointFolder, find_outline, find_source
 from amp_cli.models.llava.to_hf import keep_small_files, save_processor
+from amp_cli.models.packages import needs_package
 from amp_cli.models.precision import (
     choose_device,
     choose_dtype,
@@ -46,6 +45,7 @@ from amp_cli.models.precision import (
     refuse_too_large,
     why_float16,
 )
+from amp_cli.models.processors import keep_video_settings, load_processor
 from amp_cli.models.resolve import check_model, local_folder, model_and_adapter, model_config
 from amp_cli.models.spec import ModelSpec
 from amp_cli.models.templates import FOR_LLAVA, choose_template
@@ -53,9 +53,6 @@ from amp_cli.models.templates import FOR_LLAVA, choose_template
 if TYPE_CHECKING:
     import torch
 
-
-_PACKAGES = {"pil": "pillow", "cv2": "opencv-python", "pytorch": "torch"}
-"""What transformers calls packages -> what they are installed by."""
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that its own code still uses
 
@@ -70,6 +67,7 @@ class LoadedModel:
         background: RGB colour that images are padded to a square with, or None where the model was not trained so.
         vocabulary: how many ids text can have; a LLaVA's image and padding tokens come after them and are never said.
         identity: name and revision or hash of model and adapter, dtype, quantisation, template name: for `run.json`.
+        max_pixels: of an image, which is made smaller before it is prepared; None for no limit.
         folder: where its files lie. original_config: its `config.json` where that is in the original LLaVA layout.
         notes: what the user should know about how it was loaded.
     """
@@ -84,6 +82,7 @@ class LoadedModel:
     folder: Path
     original_config: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    max_pixels: int | None = None
 
     @property
     def device(self) -> torch.device:
@@ -93,11 +92,13 @@ class LoadedModel:
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
 
-    def crop_images(self) -> None:
-        """Prepare images by cropping them at the centre, not by padding them to a square."""
-        self.background = None
-        if getattr(self.processor.image_processor, "do_pad", False):  # CLIP's processor has no such setting
-            self.processor.image_processor.do_pad = False
+    def prepare_images(self, *, pad_to_square: bool | None, max_pixels: int | None) -> None:
+        """Prepare images as a training asks for: False crops them at the centre instead of padding them to a square."""
+        self.max_pixels = max_pixels
+        if pad_to_square is False:
+            self.background = None
+            if getattr(self.processor.image_processor, "do_pad", False):  # CLIP's processor has no such setting
+                self.processor.image_processor.do_pad = False
 
 
 def load_model(
@@ -137,6 +138,7 @@ def loading_text(spec: ModelSpec) -> str:
 def _load_model(spec: ModelSpec, trainable: bool, as_stored: bool, to_share: bool, reads_weights: bool) -> LoadedModel:
     source = find_source(spec)
     config, place = source.config(), choose_device(spec.device)
+    processor = _load_processor(source, config, spec.trust_remote_code)  # first: it may need a package that is missing
     precision, torch_dtype = choose_dtype(spec.dtype, place, config)
     if as_stored:
         torch_dtype = most_used_precision(source.tensors())
@@ -156,7 +158,7 @@ def _load_model(spec: ModelSpec, trainable: bool, as_stored: bool, to_share: boo
         network = _build_network(source, config, torch_dtype, spec.trust_remote_code)
         network.name_or_path = str(source.folder)
     identity = {**source.identity, "dtype": precision, "quantization": spec.quantization}
-    loaded = _with_processor(network, source, config, identity, spec)
+    loaded = _with_processor(network, processor, source, config, identity, spec)
     if source.adapter is not None:
         from amp_cli.models.adapters import attach_adapter
 
@@ -180,14 +182,19 @@ def load_outline(spec: ModelSpec) -> LoadedModel:
     source = find_outline(spec)
     config = source.config()
     precision, torch_dtype = choose_dtype(spec.dtype, choose_device(spec.device), config)
+    processor = _load_processor(source, config, spec.trust_remote_code)
     network = _build_network(source, config, torch_dtype, spec.trust_remote_code)
-    return _with_processor(network, source, config, {"dtype": precision}, spec)
+    return _with_processor(network, processor, source, config, {"dtype": precision}, spec)
 
 
 def _with_processor(
-    network: Any, source: CheckpointFolder, config: dict[str, Any], identity: dict[str, Any], spec: ModelSpec
+    network: Any,
+    processor: Any,
+    source: CheckpointFolder,
+    config: dict[str, Any],
+    identity: dict[str, Any],
+    spec: ModelSpec,
 ) -> LoadedModel:
-    processor = _load_processor(source, config, spec.trust_remote_code)
     template = spec.template
     if source.original_config is not None:
         template = FOR_LLAVA.get(template, template)
@@ -290,14 +297,15 @@ def _from_original(checkpoint: OriginalCheckpoint, options: dict[str, Any]) -> t
 
 
 def _load_processor(source: CheckpointFolder, config: dict[str, Any], trust_remote_code: bool) -> Any:
-    """Load the processor; LLaVA's images go through the PIL backend, which is the one its training used."""
     if source.original is not None:
         return processor_of(source.original)
-    backend = {"backend": "pil"} if config.get("model_type") == "llava" else {}
     with _explained(f"The processor of '{source.model}'"):
-        processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=trust_remote_code, **backend)
+        processor = load_processor(source.folder, str(config.get("model_type")), trust_remote_code=trust_remote_code)
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
-        raise AmpError(f"'{source.model}' has no processor for images and text", hint="Give a vision-language model")
+        raise AmpError(
+            f"{_with_kind(source.model, config)} has no processor for images and text",
+            hint="Give a vision-language model",
+        )
     return processor
 
 
@@ -323,6 +331,7 @@ def save_beside_weights(loaded: LoadedModel, out: Path) -> None:
     """Write the processor with the chat template in use, and what the original layout would need again."""
     loaded.processor.chat_template = loaded.chat_template
     save_processor(loaded.processor, out)
+    keep_video_settings(loaded.folder, out)
     keep_small_files(loaded.folder, loaded.original_config, out)
 
 
@@ -332,7 +341,7 @@ def _explained(what: str, *, done: str = "loaded") -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise _needs_package(what, error) from error
+        raise needs_package(what, error) from error
     except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
@@ -344,19 +353,6 @@ def _explained(what: str, *, done: str = "loaded") -> Iterator[None]:
 
 def _with_kind(model: str, config: Mapping[str, Any]) -> str:
     return f"'{model}' (model type '{config.get('model_type', 'unknown')}')"
-
-
-def _needs_package(what: str, error: ImportError) -> AmpError:
-    """Return a whole sentence for a package that transformers looked for in vain, by what it says of it."""
-    said = re.search(r"requires the (\S+) library|No module named '([^'.]+)|pip install (\S+)", str(error))
-    if said is None:
-        return AmpError(f"{what} could not be loaded: {_first_line(error)}", hint="See what is installed: amp doctor")
-    package = next(name for name in said.groups() if name).strip("`'.").lower()
-    package = _PACKAGES.get(package, package)
-    return AmpError(
-        f"{what} needs the package {package}, which is not installed",
-        hint=f"pip install {package}, then give the command again",
-    )
 
 
 def _first_line(error: Exception) -> str:

@@ -34,10 +34,28 @@ class EncodedResponse:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedItem:
-    """All levels of one item; `image_inputs` holds the processor's image tensors once (empty for text only)."""
+    """All levels of one item; `image_inputs` holds the processor's image tensors once (empty for text only).
+
+    Attributes:
+        beside_other_images: the best response once more, beside images that do not show what it tells; None where no
+            such pair is trained on.
+        pair_weights: of the item's pairs, in the order of `pairs_of`; None where all weigh the same.
+    """
 
     responses: tuple[EncodedResponse, ...]
     image_inputs: dict[str, torch.Tensor]
+    beside_other_images: "EncodedItem | None" = None
+    pair_weights: tuple[float, ...] | None = None
+
+    @property
+    def parts(self) -> "tuple[EncodedItem, ...]":
+        """What has a prefix of its own: the levels behind the item's images, and the best response behind others."""
+        return (self,) if self.beside_other_images is None else (self, self.beside_other_images)
+
+    @property
+    def all_responses(self) -> tuple[EncodedResponse, ...]:
+        """The responses of all parts, the levels first."""
+        return tuple(response for part in self.parts for response in part.responses)
 
 
 def render(
@@ -173,6 +191,23 @@ def square(loaded: LoadedModel, image: "Image") -> "Image":
     return canvas
 
 
+def shown_size(loaded: LoadedModel, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (width, height) that an image is made smaller to, its sides' ratio kept, where it has too many pixels.
+
+    What is too many is the training's to say; see `LoadedModel.prepare_images`.
+    """
+    width, height = size
+    if loaded.max_pixels is None or width * height <= loaded.max_pixels:
+        return size
+    share = (loaded.max_pixels / (width * height)) ** 0.5
+    return max(1, int(width * share)), max(1, int(height * share))
+
+
+def _shrink(loaded: LoadedModel, image: "Image") -> "Image":
+    size = shown_size(loaded, image.size)
+    return image if size == image.size else image.resize(size)  # bicubic
+
+
 class ImagesOnce:
     """An image processor that remembers what it made of images, so that all questions about them share it."""
 
@@ -249,7 +284,7 @@ def encode_dialogue(
 
 
 def _process(loaded: LoadedModel, texts: Sequence[str], images: Sequence[Sequence["Image"]]) -> Any:
-    squared = [[square(loaded, image) for image in group] for group in images]
+    squared = [[square(loaded, _shrink(loaded, image)) for image in group] for group in images]
     tokenizer = loaded.tokenizer
     give_padding(loaded)
     return loaded.processor(

@@ -8,11 +8,14 @@ from amp_cli import ui
 from amp_cli.disk.data_files import refuse_special_file
 from amp_cli.disk.jsonl import content_hash
 from amp_cli.disk.parsing import read_object
+from amp_cli.disk.replacing import NAME
+from amp_cli.disk.run import Run
 from amp_cli.downloads.hub_files import PICKLES, SAFE, SMALL, explained
 from amp_cli.downloads.zoo import find_model
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import ADAPTER_STEMS, weight_files
 from amp_cli.models.llava.settings import refuse_other_models
+from amp_cli.models.packages import refuse_missing_package
 from amp_cli.models.spec import ModelSpec
 
 TINY = Path(__file__).resolve().parent.parent / "world" / "tiny"
@@ -25,6 +28,12 @@ def model_place(model: str) -> str:
         return str(TINY)
     known = None if Path(model).is_dir() else find_model(model)
     return (known.hub_id if known else None) or model
+
+
+def whole_place(model: str) -> str:
+    """Return what a MODEL argument means as the same text however it is spelled: a whole path, or a hub id."""
+    place = model_place(model)
+    return str(Path(place).expanduser().resolve()) if is_folder_name(place) else place
 
 
 def model_and_adapter(model: str, adapter: str | None) -> tuple[str, str | None]:
@@ -124,6 +133,7 @@ def check_model(spec: ModelSpec) -> dict[str, Any]:
     base, adapter = model_and_adapter(spec.model, spec.adapter)
     config, folder = model_config(base)
     refuse_other_models(base, config)
+    refuse_missing_package(base, config)
     refuse_unusable_model(base, folder)
     identity: dict[str, Any] = {"model": {**identity_of(base, folder), "name": spec.model}}
     if adapter is not None:
@@ -179,6 +189,20 @@ def adapter_folder(adapter: str) -> Path:
         f"'{adapter}' does not hold a LoRA adapter (adapter_config.json)",
         hint="Give an adapter folder or a finished run of `amp train`",
     )
+
+
+def training_run_of(adapter: Path) -> Run | None:
+    """Return the run of `amp train` that an adapter's folder lies in; None where it lies in none."""
+    if not (adapter.parent / NAME).is_file():
+        return None
+    run = Run.read(adapter.parent)
+    return run if run.facts.get("command") == "train" else None
+
+
+def recorded_base(adapter: Path) -> str:
+    """Return the base that the run around an adapter names, or else the adapter's own configuration; '' for none."""
+    run = training_run_of(adapter)
+    return str(run.settings["base"] if run else adapter_base(adapter))
 
 
 def places_of(*names: str | None) -> list[Path]:

@@ -17,6 +17,7 @@ import transformers as hf
 
 from amp_cli.models.load import LoadedModel
 from amp_cli.models.precision import choose_device, choose_dtype
+from amp_cli.models.processors import for_images
 from amp_cli.models.resolve import TINY, model_place
 from amp_cli.models.spec import ModelSpec
 from amp_cli.models.templates import choose_template
@@ -87,6 +88,23 @@ def _qwen(published: float, text: dict[str, Any], *, tied: bool) -> Shape:
     return Shape(kind="qwen2_5_vl", config=config, published=published)
 
 
+def _qwen3(published: float, text: dict[str, Any], tower: dict[str, Any], *, tied: bool) -> Shape:
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    text = {**text, "head_dim": 128, "rope_parameters": rope, "tie_word_embeddings": tied}
+    tower = {**tower, "num_heads": 16, "patch_size": 16, "out_hidden_size": text["hidden_size"]}
+    config = {"text_config": text, "vision_config": tower, "tie_word_embeddings": tied}
+    return Shape(kind="qwen3_vl", config=config, published=published)
+
+
+def _gemma(published: float, text: dict[str, Any]) -> Shape:
+    config = {
+        "text_config": {**text, "head_dim": 256, "sliding_window": 1024},
+        "vision_config": _tower(1152, 4304, 27, 896, vision_use_head=False),
+        "mm_tokens_per_image": 256,
+    }
+    return Shape(kind="gemma3", config=config, published=published)
+
+
 def _internvl(published: float, text: dict[str, Any]) -> Shape:
     config = {"text_config": {"model_type": "qwen2", **text}, "vision_config": _tower(1024, 4096, 24, [448, 448])}
     return Shape(kind="internvl", config=config, published=published)
@@ -112,15 +130,20 @@ SHAPES: dict[str, Shape] = {
     ),
     "Qwen/Qwen2.5-VL-3B-Instruct": _qwen(3.75, _text(2048, 11008, 36, 16, 2, 151936), tied=True),
     "Qwen/Qwen2.5-VL-7B-Instruct": _qwen(8.29, _text(*_QWEN_7B, 152064), tied=False),
-    "google/gemma-3-4b-it": Shape(
-        kind="gemma3",
-        config={
-            "text_config": _text(2560, 10240, 34, 8, 4, 262208, head_dim=256, sliding_window=1024),
-            "vision_config": _tower(1152, 4304, 27, 896, vision_use_head=False),
-            "mm_tokens_per_image": 256,
-        },
-        published=4.30,
+    "Qwen/Qwen3-VL-4B-Instruct": _qwen3(
+        4.44,
+        _text(2560, 9728, 36, 32, 8, 151936),
+        {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]},
+        tied=True,
     ),
+    "Qwen/Qwen3-VL-8B-Instruct": _qwen3(
+        8.77,
+        _text(4096, 12288, 36, 32, 8, 151936),
+        {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]},
+        tied=False,
+    ),
+    "google/gemma-3-4b-it": _gemma(4.30, _text(2560, 10240, 34, 8, 4, 262208)),
+    "google/gemma-3-12b-it": _gemma(12.19, _text(3840, 15360, 48, 16, 8, 262208)),
     "HuggingFaceTB/SmolVLM2-2.2B-Instruct": Shape(
         kind="smolvlm",
         config={
@@ -218,14 +241,8 @@ def _images(family: str, name: str, **settings: Any) -> Any:
     return getattr(module, f"{name}ImageProcessorPil")(**settings)
 
 
-def _without_video(kind: Any, *arguments: Any, **settings: Any) -> Any:
-    """Return a processor for images only: preparing videos needs torchvision, which is not needed to plan."""
-
-    class ForImages(kind):
-        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-            return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
-
-    return ForImages(*arguments, None, **settings)
+def _without_video(kind: Any, images: Any, tokenizer: Any, **settings: Any) -> Any:
+    return for_images(kind)(images, tokenizer, None, **settings)
 
 
 _CLIP_IMAGES = {"size": {"shortest_edge": SQUARE}, "crop_size": {"height": SQUARE, "width": SQUARE}}
@@ -234,6 +251,12 @@ _SIDES = {
     side: {"size": {"height": side, "width": side}}
     for side in (384, 448, 896)
 }  # fmt: skip
+
+_QWEN_TOKENS = {
+    "image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "vision_start_token": "<|vision_start|>",
+    "vision_end_token": "<|vision_end|>",
+}  # fmt: skip
+_QWEN_SHOWN = "<|vision_start|><|image_pad|><|vision_end|>"
 
 PROCESSORS: dict[str, Preparation] = {
     "llava": Preparation(
@@ -259,14 +282,20 @@ PROCESSORS: dict[str, Preparation] = {
         ),
     ),
     "qwen2_5_vl": Preparation(
-        tokens={
-            "image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "vision_start_token": "<|vision_start|>",
-            "vision_end_token": "<|vision_end|>",
-        },
+        tokens=_QWEN_TOKENS,
         build=lambda tokenizer: _without_video(
             hf.Qwen2_5_VLProcessor, _images("qwen2_vl", "Qwen2VL"), tokenizer
         ),
-        shown="<|vision_start|><|image_pad|><|vision_end|>",
+        shown=_QWEN_SHOWN,
+    ),
+    "qwen3_vl": Preparation(
+        tokens=_QWEN_TOKENS,
+        build=lambda tokenizer: _without_video(
+            hf.Qwen3VLProcessor,
+            _images("qwen2_vl", "Qwen2VL", patch_size=16, size={"shortest_edge": 256**2, "longest_edge": 4096**2}),
+            tokenizer,
+        ),
+        shown=_QWEN_SHOWN,
     ),
     "internvl": Preparation(
         tokens={

@@ -18,7 +18,6 @@ from amp_cli.asking.endpoint import is_endpoint
 from amp_cli.asking.processes import take_over
 from amp_cli.disk.jsonl import RecordLog, disk_errors_explained, write_lines
 from amp_cli.disk.left_out import LeftOut, LeftOutLog
-from amp_cli.disk.stored import Chosen
 from amp_cli.errors import AmpError
 from amp_cli.models.spec import Decoding, Loading
 from amp_cli.preferences.levels import STANDARD
@@ -207,20 +206,19 @@ class _Done(Collection[str]):
 
 def collect_candidates(
     experts: Sequence[Expert],
-    items: Sequence[SourceItem],
+    requests: Sequence[Request],
     *,
     log: RecordLog,
     answering: Answering,
     rejected: LeftOutLog,
     share: NodeShare | None = None,
 ) -> Candidates:
-    """Return the candidates of all items that every expert could answer; in the file they stand as one process asks.
+    """Return the candidates of all requests that every expert could answer; in the file they stand as one process asks.
 
     What stands in `log` is not asked again, and an expert with nothing left to do is not loaded. An item that one
     expert cannot answer is not put to the next.
     """
-    ids = {item.id: place for place, item in enumerate(items)}
-    requests = Chosen(items, _request)
+    ids = {request.id: place for place, request in enumerate(requests)}
     written = {expert.name: bytearray(len(ids)) for expert in experts}
     for _, candidate in log.scan(Candidate.from_json):
         if candidate.source not in written:
@@ -244,7 +242,8 @@ def collect_candidates(
     return Candidates(log, ids, starts, array("I", complete))
 
 
-def _request(item: SourceItem) -> Request:
+def request_of(item: SourceItem) -> Request:
+    """Return an item as an expert is asked it."""
     return Request(id=item.id, images=tuple(map(Path, item.images)), questions=item.questions, frame=item.frame)
 
 

@@ -27,6 +27,7 @@ from amp_cli.preferences.experts import (
     NodeShare,
     collect_candidates,
     refuse_repeated_names,
+    request_of,
 )
 from amp_cli.preferences.figures import Figures, Tally, summarise
 from amp_cli.preferences.incremental import BASE, Finetune, FineTuning, finetune_series, nested_subsets, series_names
@@ -296,7 +297,7 @@ def ask_experts(settings: GenerateSettings, prepared: Prepared) -> tuple[Candida
     rejected = _rejected(settings.out / REJECTED, prepared)
     candidates = collect_candidates(
         _experts(settings, prepared),
-        prepared.sources.items,
+        Chosen(prepared.sources.items, request_of),
         log=RecordLog(settings.out / CANDIDATES),
         answering=prepared.answering,
         rejected=rejected,

@@ -19,7 +19,7 @@ from statistics import fmean, variance
 from typing import Any
 
 from amp_cli.benchmarks import BENCHMARKS
-from amp_cli.benchmarks.comparing import MOST_SEEDS, Difference, Spread, holm, items_factor, seeds_needed
+from amp_cli.benchmarks.comparing import LEVEL, MOST_SEEDS, Difference, Spread, holm, items_factor, seeds_needed
 from amp_cli.benchmarks.runner import read_scores
 from amp_cli.benchmarks.showing import Column, Table, digits_of, shown
 from amp_cli.disk.jsonl import disk_errors_explained, write_json, write_text
@@ -29,7 +29,6 @@ from amp_cli.report.page import Curve, render_summary
 
 RESULT, PLOT, PAGE, MARKDOWN = "ablation.json", "ablation.png", "ablation.html", "ablation.md"
 BASE = "base"
-LEVEL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,7 +368,7 @@ def write_ablation(
     curves = []
     if drawn := draw_tradeoff(ablation, out / PLOT):
         source = "data:image/png;base64," + base64.b64encode((out / PLOT).read_bytes()).decode("ascii")
-        curves = [Curve(name=drawn, source=source)]
+        curves = [Curve(name=drawn, source=source, seen="")]
     found, said = tables(ablation) + ([] if chosen_on is None else tables(chosen_on)[:1]), sentences(ablation)
     lines = [f"# {title}", *notes]
     for heading, columns, rows in found:

@@ -48,7 +48,9 @@ def plan(given: Mapping[str, Path], *, judge: str | None) -> Plan:
     for name in BENCHMARKS:
         folder = folder_of(name, given)
         if folder is None:
-            left_out[name] = f"its files are not at hand: --data {name}=DIR, or `amp download {name}`"
+            left_out[name] = (
+                f"its files are not at hand: --data {name}=DIR, or `amp download {BENCHMARKS[name].files_of or name}`"
+            )
         elif BENCHMARKS[name].judge is not None and judge is None:
             left_out[name] = "it is rated by a judge, and no --judge is given"
         else:
@@ -140,8 +142,8 @@ def folder_of(name: str, given: Mapping[str, Path]) -> Path | None:
     """Return the folder of a benchmark's files: given by name, given for all, downloaded; None where there is none."""
     if name in given:
         return given[name]
-    patterns = BENCHMARKS[name].files
-    for folder, wanted in ((given.get(EVERY), patterns), (benchmark_folder(name), patterns or ANY)):
+    patterns, stored = BENCHMARKS[name].files, BENCHMARKS[name].files_of or name
+    for folder, wanted in ((given.get(EVERY), patterns), (benchmark_folder(stored), patterns or ANY)):
         if folder is not None and folder.is_dir() and any(next(folder.rglob(one), None) for one in wanted):
             return folder
     return None

@@ -1,15 +1,16 @@
 """The runs of a report: finds their folders, reads their scores, compares each with the first."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from amp_cli import ui
 from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.benchmark import Benchmark
-from amp_cli.benchmarks.comparing import Difference
+from amp_cli.benchmarks.comparing import Difference, false_discoveries, items_needed
 from amp_cli.benchmarks.runner import SCORES, read_item_scores, read_scores
+from amp_cli.benchmarks.sampling import sample_text
 from amp_cli.disk.replacing import NAME
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
@@ -50,7 +51,9 @@ class GatheredRun:
             "path": str(self.path),
             "scores": {name: one.scores for name, one in self.evaluations.items()},
             "differences": [
-                difference.to_json() for one in self.evaluations.values() for difference in one.differences
+                one.to_json() | {"items_needed": needed_for_points(BENCHMARKS[name], one)}
+                for name, evaluation in self.evaluations.items()
+                for one in evaluation.differences
             ],
             "training": [str(folder) for folder in self.training],
         }
@@ -58,8 +61,39 @@ class GatheredRun:
 
 def sentences(benchmark: Benchmark[Any], evaluation: Evaluation) -> list[str]:
     """Return what is to be said below its numbers: what else decides them, and what made them differ."""
-    said = (benchmark.about(evaluation.scores), benchmark.explain(evaluation.differences))
-    return [one for one in said if one]
+    sample = sample_text(evaluation.scores)
+    asked = f"{sample}, chosen by --limit" if sample else ""
+    said = (asked, benchmark.about(evaluation.scores), benchmark.explain(evaluation.differences))
+    return [one for one in (*said, power(benchmark, evaluation)) if one]
+
+
+POINTS = 0.02
+"""2 points: the difference that an unclear score is measured by, as a share of its full scale."""
+
+
+def power(benchmark: Benchmark[Any], evaluation: Evaluation) -> str:
+    """Say how many items would show 2 points in the scores that are not clear; "" where none is unclear."""
+    named = {one.name: one for one in evaluation.differences}
+    needs = []
+    for column in benchmark.columns:
+        one = named.get(column.difference or "")
+        needed = None if one is None or one.is_clear else needed_for_points(benchmark, one)
+        if one is not None and needed is not None:
+            needs.append(f"{column.title}: {needed:,} (here {one.n:,})")
+    if not needs:
+        return ""
+    return (
+        f"What is not clear needs so many {benchmark.items} to show a difference of 2 % of its scale in 4 of 5 tries: "
+        + "; ".join(needs)
+    )
+
+
+def needed_for_points(benchmark: Benchmark[Any], difference: Difference) -> int | None:
+    """Return how many items would show 2 points; None of scores of which neither end is good, or nothing varies."""
+    column = next((one for one in benchmark.columns if one.difference == difference.name), None)
+    if column is None or column.lower_is_better is None or not difference.error:
+        return None
+    return items_needed(difference.error, difference.n, POINTS * column.full)
 
 
 def gather(runs: Sequence[ReportRun]) -> list[GatheredRun]:
@@ -89,7 +123,30 @@ def gather(runs: Sequence[ReportRun]) -> list[GatheredRun]:
                 hint="Give folders that `amp eval` or `amp train` wrote",
             )
         gathered.append(GatheredRun(name=run.name, path=run.path, evaluations=evaluations, training=training))
-    return gathered
+    return _corrected(gathered)
+
+
+def _corrected(runs: Sequence[GatheredRun]) -> list[GatheredRun]:
+    """Return the runs with the p-values of all their differences corrected for their number."""
+    adjusted = iter(false_discoveries([one.p_value for one in compared(runs) if one.p_value is not None]))
+
+    def correct(evaluation: Evaluation) -> Evaluation:
+        ones = evaluation.differences
+        return replace(
+            evaluation,
+            differences=tuple(one if one.p_value is None else replace(one, adjusted=next(adjusted)) for one in ones),
+        )
+
+    return [
+        replace(run, evaluations={name: correct(evaluation) for name, evaluation in run.evaluations.items()})
+        for run in runs
+    ]
+
+
+def compared(runs: Sequence[GatheredRun]) -> list[Difference]:
+    """Return all differences of all runs to the first that were tested."""
+    ones = [one for run in runs for evaluation in run.evaluations.values() for one in evaluation.differences]
+    return [one for one in ones if one.p_value is not None]
 
 
 def _differences(base: Evaluation, folder: Path, scores: dict[str, Any]) -> tuple[Difference, ...]:

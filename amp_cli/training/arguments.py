@@ -9,6 +9,7 @@ from amp_cli.disk.modes import share_weights
 from amp_cli.disk.parsing import read_plain_object
 from amp_cli.errors import AmpError
 from amp_cli.training.config import TrainConfig
+from amp_cli.training.trackers import PROJECT, run_name
 
 if TYPE_CHECKING:
     import torch
@@ -121,6 +122,8 @@ def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, 
         "save_steps": config.save_steps,
         "save_total_limit": config.keep_checkpoints,
         "report_to": config.report_to,
+        "project": PROJECT,
+        "run_name": None if config.report_to == "none" else run_name(run_folder),
         "disable_tqdm": True,
         "ddp_find_unused_parameters": False,
     }

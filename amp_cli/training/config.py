@@ -13,17 +13,30 @@ from amp_cli.disk.parsing import read_object, read_yaml
 from amp_cli.disk.settings import free
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
-from amp_cli.models.resolve import adapter_folder, model_and_adapter
 from amp_cli.models.spec import ModelSpec
 from amp_cli.ranges import refuse_out_of_range
 from amp_cli.records import PAIR_SETS
 
 METHODS = ("mdpo", "sft")
 REDUCTIONS = ("sum", "mean")
+LOSS_TYPES = ("sigmoid", "plackett-luce")
+IMAGE_PAIRS = (None, "crop", "other")
 SCHEDULERS = ("cosine", "constant", "linear")
 QUANTIZATIONS = (None, "nf4", "int8")
-REPORTS = ("none", "tensorboard", "wandb")
+REPORTS = ("none", "tensorboard", "wandb", "trackio", "mlflow", "swanlab")
 REFERENCES = ("auto", "online", "cache")
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "method": METHODS,
+    "pairs": PAIR_SETS,
+    "reduction": REDUCTIONS,
+    "loss_type": LOSS_TYPES,
+    "image_pairs": IMAGE_PAIRS,
+    "lr_scheduler_type": SCHEDULERS,
+    "quantization": QUANTIZATIONS,
+    "report_to": REPORTS,
+    "reference": REFERENCES,
+}
+"""Setting -> the texts that it may be."""
 
 COPIES, FSDP, ZERO_2, ZERO_3 = SHARINGS = ("copies", "fsdp", "zero-2", "zero-3")
 """What processes share: nothing; all of the model by FSDP; AdamW's moments; all of the model by DeepSpeed."""
@@ -35,62 +48,67 @@ class TrainConfig:
 
     base: str  # model to start from, and the reference
     adapter: str | None = None  # LoRA adapter to go on training; the reference is the base without it
-    vision_tower: str | None = None  # of an original LLaVA checkpoint, in place of what it names
-    method: str = "mdpo"  # or "sft": plain fine-tuning on the best response
+    vision_tower: str | None = None  # tower of an original LLaVA checkpoint (None: what it names)
+    method: str = "mdpo"  # "sft" is plain fine-tuning on the best response
     # loss
-    beta: float = 0.1
+    beta: float = 0.1  # how far the policy may leave the reference: smaller is farther
     penalty: float = 1.0  # weight of the term that holds the best response's likelihood up
-    pairs: str = "all"
-    reduction: str = "sum"
+    pairs: str = "all"  # which levels are compared
+    reduction: str = "sum"  # "sum" over an item's pairs (paper), or "mean" over all pairs of a batch (released code)
     round_weight: float = 0.0  # a token of round n (from 0) weighs 1 + round_weight * n
+    loss_type: str = "sigmoid"  # of each pair; or "plackett-luce": of the whole ranking (DPO, A.3)
+    image_pairs: str | None = None  # mDPO: the best response beside a "crop" of its image, or "other" images, as worse
+    image_weight: float = 1.0  # of an item's image pair
+    sft_weight: float = 0.0  # RPO, MPO: of the negative log-probability of a token of the best response
+    gap_weight: float = 0.0  # share of a pair's weight that follows auto-check's gap
+    length_balance: float = 0.0  # share of the lean in length over all pairs that their weights take out
+    length_alpha: float = 0.0  # R-DPO: reward for each token; positive teaches shorter answers, negative longer ones
     # adapter
-    lora_r: int = 64
-    lora_alpha: int = 16
-    lora_dropout: float = 0.0
+    lora_r: int = 64  # rank of LoRA
+    lora_alpha: int = 16  # LoRA is scaled by lora_alpha / lora_r
+    lora_dropout: float = 0.0  # sft: share of LoRA's inputs that are left out in a step
+    train_projector: bool = False  # also train what makes the tower's features the language model's, whole
     # optimisation
-    learning_rate: float = 5e-5  # peak
-    lr_scheduler_type: str = "cosine"
-    warmup_steps: float = 0.0  # below 1: share of all steps
-    epochs: float | None = None  # this or max_steps
-    max_steps: int | None = None
+    learning_rate: float = 5e-5  # AdamW's, at its peak
+    lr_scheduler_type: str = "cosine"  # how the learning rate falls after the warm-up
+    warmup_steps: float = 0.0  # steps until the peak; below 1: share of all steps
+    epochs: float | None = None  # passes over all items; this or max_steps
+    max_steps: int | None = None  # updates in all; this or epochs
     global_batch_size: int = 16  # items in one update, over all devices
     tokens_per_step: int = free(4096)  # mdpo: tokens in one forward pass of a device; an item that has more goes alone
     per_device_batch_size: int | None = free(None)  # sft: items in one forward pass (None: 1)
-    max_grad_norm: float = 0.3
+    max_grad_norm: float = 0.3  # a longer gradient is cut to this; 0: none is
     # speed and memory
-    reference: str = free("auto")  # its log-probabilities: "online" in every step, "cache" once to disk, or as it pays
-    gradient_checkpointing: bool | None = free(None)  # None: where the estimate says that memory would not do without
-    torch_compile: bool = free(default=False)  # the language model's MLPs
+    reference: str = free("auto")  # log-probabilities: "online" in every step, "cache" once to disk, or as it pays
+    gradient_checkpointing: bool | None = free(None)  # less memory, more time (None: where memory would not do)
+    torch_compile: bool = free(default=False)  # compile the language model's MLPs
     # model and data
     max_length: int = 4096  # tokens of a row, image tokens included; longer items are rejected
-    quantization: str | None = None
-    dtype: str = "auto"
-    template: str = "auto"
+    quantization: str | None = None  # of the base, through bitsandbytes (None: as its weights are)
+    dtype: str = "auto"  # precision of the base: float32, bfloat16, float16, stored or auto
+    template: str = "auto"  # chat template: auto, authors, own, vicuna_v1, llava_v1 or a file
     trust_remote_code: bool = False  # whether Python code that comes with the model may run
-    pad_to_square: bool | None = None  # None: as the model was trained
+    pad_to_square: bool | None = None  # images get borders (None: as the model was trained)
+    max_pixels: int | None = None  # of an image; a larger one is made smaller, its sides' ratio kept (None: no limit)
     # running
-    seed: int = 0
-    save_steps: int = 100
+    seed: int = 0  # seed of everything random
+    save_steps: int = 100  # steps between two checkpoints; a multiple of logging_steps
     held_out: float = 0.0  # share of the items that is evaluated and not trained on; no image is on both sides
     eval_steps: int | None = None  # steps between two evaluations of held-out items (None: save_steps)
     patience: int | None = None  # evaluations without a better one after which training ends (None: it does not)
-    keep_checkpoints: int = free(2)  # the newest; `amp eval sweep` scores those that are kept
-    logging_steps: int = 10
-    report_to: str = free("none")
+    keep_checkpoints: int = free(2)  # how many of the newest; `amp eval sweep` scores those that are kept
+    logging_steps: int = 10  # steps between two lines of metrics.jsonl
+    report_to: str = free("none")  # who else gets the metrics; its package must be installed
     data_workers: int = free(0)  # processes that read images ahead
-    threads: int | None = free(None)  # CPU threads of a process; None: torch decides
+    threads: int | None = free(None)  # CPU threads of a process (None: torch decides)
 
     def __post_init__(self) -> None:
-        _refuse_outside("method", self.method, METHODS)
-        _refuse_outside("pairs", self.pairs, PAIR_SETS)
-        _refuse_outside("reduction", self.reduction, REDUCTIONS)
-        _refuse_outside("lr_scheduler_type", self.lr_scheduler_type, SCHEDULERS)
-        _refuse_outside("quantization", self.quantization, QUANTIZATIONS)
-        _refuse_outside("report_to", self.report_to, REPORTS)
-        _refuse_outside("reference", self.reference, REFERENCES)
+        for name, allowed in CHOICES.items():
+            _refuse_outside(name, getattr(self, name), allowed)
         refuse_out_of_range(self)
         if (self.epochs is None) == (self.max_steps is None):
             raise AmpError("Give either epochs or max_steps", hint="E.g. --set max_steps=3000 --set epochs=none")
+        self._refuse_unfit_loss()
         if self.method == "mdpo" and self.per_device_batch_size is not None:
             raise AmpError(
                 "per_device_batch_size is only for sft; mdpo splits a batch into forward passes by tokens_per_step",
@@ -113,6 +131,25 @@ class TrainConfig:
                 "otherwise a resumed run would log other steps than an unbroken one",
                 hint="Set both, e.g. --set logging_steps=10 --set save_steps=100",
             )
+
+    def _refuse_unfit_loss(self) -> None:
+        """Refuse what is asked of the loss and would be without effect."""
+        asked = [name for name, off in OFF.items() if getattr(self, name) != off]
+        if self.method != "mdpo" and asked:
+            raise AmpError(f"{asked[0]} is for mdpo, and the method is {self.method}", hint=f"Leave out {asked[0]}")
+        if self.loss_type == "sigmoid":
+            return
+        if self.pairs != "all":
+            raise AmpError(
+                f"loss_type {self.loss_type} takes the whole ranking, and pairs is '{self.pairs}'",
+                hint="Leave out pairs, or give --set loss_type=sigmoid",
+            )
+        for name in ("gap_weight", "length_balance"):
+            if getattr(self, name):
+                raise AmpError(
+                    f"{name} weighs pairs, and loss_type {self.loss_type} has none",
+                    hint=f"Leave out {name}, or give --set loss_type=sigmoid",
+                )
 
     def items_per_batch(self, processes: int) -> tuple[int, int]:
         """Return how many items a process of `processes` is given at once, and how often in an update.
@@ -179,6 +216,17 @@ class TrainConfig:
         return cls.from_json({one.name: settings[one.name] for one in fields(cls) if one.name in settings})
 
 
+OFF: dict[str, Any] = {
+    "loss_type": "sigmoid",
+    "image_pairs": None,
+    "sft_weight": 0.0,
+    "gap_weight": 0.0,
+    "length_balance": 0.0,
+    "length_alpha": 0.0,
+}
+"""What has been added to the paper's loss, and the value that leaves it out."""
+
+
 def load_config(
     size: str,
     *,
@@ -198,17 +246,10 @@ def load_config(
     Raises:
         AmpError: unknown size, variant or key, or a value that does not fit.
     """
-    values = _read_recipe(size)
-    variants = values.pop("recipes", {})
-    if recipe not in variants:
-        raise AmpError(f"'{size}' has no recipe '{recipe}'", hint=f"It has: {', '.join(variants) or 'none'}")
-    values |= variants[recipe] or {}
-    given = dict(_split(override) for override in overrides)
-    if "max_steps" in given and "epochs" not in given:
-        values["epochs"] = None
-    if "epochs" in given and "max_steps" not in given:
-        values["max_steps"] = None
-    values |= given
+    from amp_cli.models.resolve import model_and_adapter  # brings torch along
+
+    given = split_settings(overrides)
+    values = recipe_values(size, recipe, given)
     chosen = {"base": base, "adapter": adapter, "vision_tower": vision_tower, "method": method}
     values |= {name: value for name, value in chosen.items() if value is not None}
     values["base"], values["adapter"] = model_and_adapter(values["base"], values.get("adapter"))
@@ -217,8 +258,33 @@ def load_config(
     return TrainConfig.from_json(values)
 
 
+def recipe_values(size: str, recipe: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a recipe's variant says, with the given settings in place of its own.
+
+    Raises:
+        AmpError: unknown size or variant.
+    """
+    values = _read_recipe(size)
+    variants = values.pop("recipes", {})
+    if recipe not in variants:
+        raise AmpError(f"'{size}' has no recipe '{recipe}'", hint=f"It has: {', '.join(variants) or 'none'}")
+    values |= variants[recipe] or {}
+    if "max_steps" in given and "epochs" not in given:
+        values["epochs"] = None
+    if "epochs" in given and "max_steps" not in given:
+        values["max_steps"] = None
+    return {**values, **given}
+
+
+def split_settings(texts: Sequence[str]) -> dict[str, str]:
+    """Return `key=value` texts as an object; the last of a key counts."""
+    return dict(_split(text) for text in texts)
+
+
 def _rank_of(adapter: str, given: Mapping[str, str]) -> dict[str, int]:
     """Return an adapter's rank and alpha; refuse others that are given."""
+    from amp_cli.models.resolve import adapter_folder
+
     stored = read_object(adapter_folder(adapter) / "adapter_config.json", r=int, lora_alpha=int | float)
     values = {"lora_r": int(stored["r"]), "lora_alpha": int(stored["lora_alpha"])}
     for name, value in values.items():
@@ -227,20 +293,29 @@ def _rank_of(adapter: str, given: Mapping[str, str]) -> dict[str, int]:
     return values
 
 
-def _read_recipe(size: str) -> dict[str, Any]:
+def known_sizes() -> list[str]:
+    """Return the names of our recipes."""
+    return sorted(file.stem for file in template_path("recipes").glob("*.yaml"))
+
+
+def _read_recipe(size: str, *, read: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return a recipe's values; with `like: SIZE`, what it does not say is as in that recipe."""
     if size.endswith((".yaml", ".yml")):
         path = Path(size)
     else:
-        known = sorted(file.stem for file in template_path("recipes").glob("*.yaml"))
+        known = known_sizes()
         if size not in known:
             raise AmpError(f"There is no recipe for size '{size}'", hint=f"Known: {', '.join(known)}, or a .yaml file")
         path = template_path("recipes", f"{size}.yaml")
+    if path in read:
+        raise AmpError(f"The recipe '{path}' is like itself", hint="Change what it says under `like`")
     values = read_yaml(path)
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise AmpError(
             f"The recipe '{path}' is not a list of `key: value`", hint="Copy one of amp's recipes and change its values"
         )
-    return values
+    other = values.pop("like", None)
+    return values if other is None else {**_read_recipe(str(other), read=(*read, path)), **values}
 
 
 def _split(override: str) -> tuple[str, str]:
@@ -256,7 +331,8 @@ def _typed(name: str, value: Any) -> Any:
     if name not in known:
         near = get_close_matches(name, known, n=1, cutoff=0.0)
         raise AmpError(
-            f"There is no training setting '{name}'", hint=f"Did you mean '{near[0]}'? All: {', '.join(sorted(known))}"
+            f"There is no training setting '{name}'",
+            hint=f"Did you mean '{near[0]}'? `amp train --list-settings` shows all",
         )
     hint = get_type_hints(TrainConfig)[name]
     kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -274,7 +350,7 @@ def _typed(name: str, value: Any) -> Any:
     if converted is None:
         raise AmpError(
             f"{name} must be {_TYPE_WORDS[kind]}, not {value!r:.40}",
-            hint=f"E.g. --set {name}=VALUE; the recipes in docs/training.md show all settings",
+            hint=f"Give --set {name}=VALUE; `amp train --list-settings` says what it may be",
         )
     return converted
 
@@ -305,7 +381,7 @@ def _refuse_outside(name: str, value: str | None, allowed: Sequence[str | None])
     if value not in allowed:
         raise AmpError(
             f"{name} must be one of {', '.join(str(one) for one in allowed)}, not '{value}'",
-            hint=f"E.g. --set {name}=VALUE; the recipes in docs/training.md show all settings",
+            hint=f"Give --set {name}=VALUE; `amp train --list-settings` says what it may be",
         )
 
 

@@ -21,6 +21,9 @@ from amp_cli.models.images import find_image, hold_out, look_at_image, open_imag
 from amp_cli.models.load import LoadedModel
 from amp_cli.models.prompts import EncodedItem, encode_item
 from amp_cli.records import PreferenceItem, SourceItem
+from amp_cli.training.config import TrainConfig
+from amp_cli.training.image_pairs import OtherImages
+from amp_cli.training.pair_weights import PairWeights
 
 TrainItem = PreferenceItem | SourceItem
 
@@ -155,6 +158,17 @@ def parse_item(record: dict[str, object], method: str) -> TrainItem:
     return PreferenceItem.from_json(record)
 
 
+def refuse_unfit_items(items: Sequence[TrainItem], config: TrainConfig) -> None:
+    """Refuse settings of the loss for which items lack images or auto-check's numbers.
+
+    Raises:
+        AmpError: naming the setting.
+    """
+    OtherImages.among(items, kind=config.image_pairs, seed=config.seed)
+    preferences = [item for item in items if isinstance(item, PreferenceItem)]
+    PairWeights.measured(preferences, pairs=config.pairs, gap=config.gap_weight, balance=0.0, tokenizer=None)
+
+
 def answers_of(item: TrainItem, method: str) -> list[tuple[str, ...]]:
     """Return the responses to train on: every level, or for `sft` the best one alone."""
     if isinstance(item, SourceItem):
@@ -227,13 +241,32 @@ class EncodedItems(Dataset[EncodedItem]):
     """
 
     def __init__(
-        self, loaded: LoadedModel, items: Sequence[TrainItem], *, method: str, max_length: int | None = None
+        self,
+        loaded: LoadedModel,
+        items: Sequence[TrainItem],
+        *,
+        method: str,
+        max_length: int | None = None,
+        other_images: OtherImages | None = None,
+        weights: PairWeights | None = None,
     ) -> None:
         self.loaded = loaded
         self.items = items
         self.method = method
         self.max_length = max_length
+        self.other_images = other_images
+        self.weights = weights
         self._keep()
+
+    @classmethod
+    def for_training(cls, loaded: LoadedModel, items: Sequence[TrainItem], config: TrainConfig) -> "EncodedItems":
+        """Return items as they are trained on with these settings, before pairs are weighed.
+
+        Raises:
+            AmpError: image pairs are wanted, and there are no images for them.
+        """
+        images = OtherImages.among(items, kind=config.image_pairs, seed=config.seed)
+        return cls(loaded, items, method=config.method, max_length=config.max_length, other_images=images)
 
     def _keep(self) -> None:
         # where they do not fit, those that were read last come again too late
@@ -265,7 +298,13 @@ class EncodedItems(Dataset[EncodedItem]):
         item = self.items[number]
         images = [open_image(Path(name)) for name in item.images]
         encoded = encode_item(self.loaded, item.questions, answers_of(item, self.method), images, item.frame)
-        length = max(len(response.input_ids) for response in encoded.responses)
+        if self.other_images is not None and images:
+            best, others = answers_of(item, self.method)[:1], self.other_images.of(item, images)
+            beside = encode_item(self.loaded, item.questions, best, others, item.frame)
+            encoded = replace(encoded, beside_other_images=beside)
+        if self.weights is not None and isinstance(item, PreferenceItem):
+            encoded = replace(encoded, pair_weights=self.weights.of(item))
+        length = max(len(response.input_ids) for response in encoded.all_responses)
         if self.max_length is not None and length > self.max_length:
             raise RecordError(f"the item has {length} tokens; max_length is {self.max_length}")
         return encoded
@@ -293,5 +332,16 @@ class EncodedItems(Dataset[EncodedItem]):
         """Return the same data with some items alone."""
         if len(numbers) == len(self.items):
             return self
-        items = [self.items[number] for number in numbers]
-        return EncodedItems(self.loaded, items, method=self.method, max_length=self.max_length)
+        return self._with(items=[self.items[number] for number in numbers])
+
+    def weighed(self, weights: PairWeights | None) -> "EncodedItems":
+        """Return the same data with pairs that weigh so."""
+        return self if weights is None else self._with(weights=weights)
+
+    def beside(self, items: Sequence[TrainItem]) -> "EncodedItems":
+        """Return other items, with the same settings."""
+        return self._with(items=items)
+
+    def _with(self, **changed: Any) -> "EncodedItems":
+        names = ("loaded", "items", "method", "max_length", "other_images", "weights")
+        return EncodedItems(**{name: getattr(self, name) for name in names} | changed)

@@ -22,7 +22,7 @@ from amp_cli.models.prompts import EncodedItem
 from amp_cli.models.resolve import model_place
 from amp_cli.models.shapes import ESTIMATED_TOKENS, has_known_shape, outline_of_shape
 from amp_cli.training.config import COPIES, TrainConfig, check_packages
-from amp_cli.training.data import REJECTED, EncodedItems, answers_of, load_items, prepare_items
+from amp_cli.training.data import REJECTED, EncodedItems, answers_of, load_items, prepare_items, refuse_unfit_items
 from amp_cli.training.launch import ALLOCATOR, check_held_out, plan_launch, sharing_of
 from amp_cli.training.memory import (
     MARGINS,
@@ -320,8 +320,7 @@ def _outline(config: TrainConfig, *, on_gpu: bool, is_planned: bool) -> tuple[Lo
     estimated = has_known_shape(spec.model) and not _is_at_hand(model_place(spec.model))
     counted_by = ESTIMATED_TOKENS if estimated else f"the tokenizer of {config.base}"
     outline = outline_of_shape(spec) if estimated else load_outline(spec)
-    if config.pad_to_square is False:
-        outline.crop_images()
+    outline.prepare_images(pad_to_square=config.pad_to_square, max_pixels=config.max_pixels)
     return outline, counted_by
 
 
@@ -348,7 +347,8 @@ def _look_at_data(
         )
         items = load_items(run_folder, config.method)
         rejected = LeftOutLog.open(run_folder / REJECTED).count
-    data = EncodedItems(outline, items, method=config.method, max_length=config.max_length)
+    refuse_unfit_items(items, config)
+    data = EncodedItems.for_training(outline, items, config)
     numbers = spread_sample(len(items), SAMPLED)
     encoded, last = [], "no item"
     with ui.progress("Encoding", len(numbers)) as advance:
@@ -368,7 +368,7 @@ def _look_at_data(
 
 
 def _facts(encoded: Sequence[EncodedItem], levels: Sequence[int], *, rejected: int, sampled: int) -> DataFacts:
-    apart = [sum(len(response.input_ids) for response in item.responses) for item in encoded]
+    apart = [sum(len(response.input_ids) for response in item.all_responses) for item in encoded]
     unique = [unique_tokens(item) for item in encoded]
     counts = Counter(levels)
     return DataFacts(

@@ -15,17 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from amp_cli.training.arguments import FOLDER
+from amp_cli.training.curves import PREFIX, PROXY
 from amp_cli.training.data import EncodedItems
 
 Row = Mapping[str, Any]
 
-PREFIX = "held_out_"
 LOSS, ACCURACY, PAIRS = f"{PREFIX}loss", f"{PREFIX}accuracy", f"{PREFIX}pairs"
-PROXY = f"{PREFIX}best_per_token"
-"""Mean log-probability of a token of the best answer under the policy minus that under the reference, nats.
-
-A stand-in for recall: what the best answer names and the model no longer expects, it no longer says.
-"""
 FALL = 0.1
 """Nats a token that `PROXY` may fall, from its highest and below the reference: a tenth of each token's probability."""
 LEAST_DROP = 0.02

@@ -31,9 +31,10 @@ from amp_cli.launching import (
     worker_environment,
 )
 from amp_cli.models.resolve import check_model, places_of
-from amp_cli.training.card import ADAPTER, CURVES, draw_curves
+from amp_cli.training.card import ADAPTER
 from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig, check_packages
-from amp_cli.training.data import REJECTED, prepare_items, usable_of
+from amp_cli.training.curves import CURVES, DARK_CURVES, draw_curves
+from amp_cli.training.data import REJECTED, load_items, prepare_items, refuse_unfit_items, usable_of
 from amp_cli.training.worker import RESULT, SEEN_WITHIN
 
 
@@ -123,9 +124,11 @@ def train_model(
                 seed=config.seed,
                 pairs=config.pairs if config.method == "mdpo" else None,
             )
+            if config.image_pairs is not None or config.gap_weight:
+                refuse_unfit_items(load_items(out, config.method), config)
             run.record(accelerate_config=str(launch.config_file), processes=launch.processes)
             run_worker(launch, out)
-        if not (out / CURVES).exists():
+        if not all((out / name).exists() for name in (CURVES, DARK_CURVES)):
             draw_curves(out)
         result = read_plain_object(out / RESULT, steps=int, seconds=int | float, items=int)
         run.finish("done", result=result)
@@ -207,6 +210,7 @@ def _hash(prefs: Path) -> str:
 
 LOG = "train.log"
 LEGEND = "ok@d: share of pairs d levels apart in order; rL: reward of level L, nats"
+IMAGES_LEGEND = "; ok@img: share of image pairs in order"
 
 
 def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None) -> dict[str, Any]:
@@ -226,7 +230,7 @@ def run_worker(launch: Launch, run_folder: Path, *, log_path: Path | None = None
         status = run_workers(launch, run_folder, log_path, _display(stack, outcome))
     if "error" in outcome:
         raise AmpError(outcome["error"], hint=outcome["hint"] or f"The whole log is in '{log_path}'")
-    if killed := killed_by(status):
+    if killed := killed_by(status, log_path):
         raise AmpError(
             f"Training stopped: {killed}",
             hint=f"The same command goes on from the last checkpoint. {_lighter(run_folder, outcome)}"
@@ -289,7 +293,7 @@ def _show_row(row: dict[str, str], columns: list[str]) -> None:
     if {*row} - {*columns}:
         columns[:] = row
         if "margin" in row:
-            ui.note(LEGEND)
+            ui.note(LEGEND + (IMAGES_LEGEND if "ok@img" in row else ""))
         ui.note(" ".join(f"{name:>7}" for name in columns))
     ui.note(" ".join(f"{row.get(name, '-'):>7}" for name in columns))
 
@@ -303,6 +307,8 @@ def _shown(metrics: dict[str, Any]) -> dict[str, str]:
             row |= {
                 short + key.removeprefix(name): f"{metrics[key]:.{digits}f}" for key in metrics if key.startswith(name)
             }
+        if "accuracy_images" in metrics:
+            row["ok@img"] = f"{metrics['accuracy_images']:.3f}"
     elif "mean_token_accuracy" in metrics:
         row["tok ok"] = f"{metrics['mean_token_accuracy']:.3f}"
     return row

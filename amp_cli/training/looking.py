@@ -29,7 +29,7 @@ from amp_cli.errors import AmpError, RecordError
 from amp_cli.launching import report
 from amp_cli.models.images import image_size
 from amp_cli.models.load import LoadedModel
-from amp_cli.models.prompts import TextRules, image_tokens, text_length
+from amp_cli.models.prompts import TextRules, image_tokens, shown_size, text_length
 from amp_cli.training.data import REJECTED, SYSTEMATIC, EncodedItems, answers_of, refuse_systematic, unusable
 
 ENCODABLE = "encodable.json"
@@ -217,7 +217,7 @@ class ImageTokens:
 
     def _told(self, size: tuple[int, int]) -> int:
         """Return what the processor says of an image of this (width, height); 0 where it says nothing."""
-        width, height = size
+        width, height = shown_size(self._loaded, size)
         try:
             told = self._loaded.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
         except (AttributeError, KeyError, TypeError, ValueError):  # many lack it, or lack what it looks at

@@ -52,7 +52,7 @@ class FedTokens:
                 seed=config.seed,
             )
             items = load_items(Path(place), config.method)
-            encoded = EncodedItems(outline, items, method=config.method, max_length=config.max_length)
+            encoded = EncodedItems.for_training(outline, items, config)
             self._data = usable_items(encoded, Path(place))
         self._data.first_usable(range(len(self._data)), 1)
         self._tokens = lru_cache(maxsize=None)(self._count)
@@ -66,7 +66,7 @@ class FedTokens:
             return 0
 
     def _of(self, item: EncodedItem) -> int:
-        return unique_tokens(item) if self._shares_prefix else sum(len(one.input_ids) for one in item.responses)
+        return unique_tokens(item) if self._shares_prefix else sum(len(one.input_ids) for one in item.all_responses)
 
     def of(self, steps: int) -> int:
         """Return the units of the first `steps` updates, the reference's included."""

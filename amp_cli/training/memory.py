@@ -276,12 +276,14 @@ def _headless(batch: Batch) -> Batch:
 
 def _without_images(item: EncodedItem, network: Any) -> EncodedItem:
     """Return an item of as many tokens, all of them text: what the language model holds is the same."""
+    other = item.beside_other_images
 
     def text(ids: torch.Tensor) -> torch.Tensor:
         return ids.masked_fill(stands_for_images(network, ids), 0)
 
     responses = tuple(replace(response, input_ids=text(response.input_ids)) for response in item.responses)
-    return EncodedItem(responses=responses, image_inputs={})
+    beside = None if other is None else _without_images(other, network)
+    return EncodedItem(responses=responses, image_inputs={}, beside_other_images=beside)
 
 
 class Outline:
@@ -373,7 +375,7 @@ class Outline:
             return 0, 0
         try:
             with self._counted() as counter, self._precision():
-                features = self.model(images=[item.image_inputs])  # held until the block ends
+                features = self.model(images=[part.image_inputs for part in item.parts])  # held until the block ends
                 kept = sum(leaf.untyped_storage().nbytes() for leaf in tree_leaves(features))
         except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException):
             return None, 0

@@ -18,8 +18,7 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from amp_cli import ui
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
-from amp_cli.disk.replacing import NAME
-from amp_cli.disk.run import Run, make_whole
+from amp_cli.disk.run import make_whole
 from amp_cli.downloads.places import check_space, size_text
 from amp_cli.downloads.reports import Progress
 from amp_cli.errors import AmpError
@@ -38,7 +37,16 @@ from amp_cli.models.load import LoadedModel, load_model, save_beside_weights, sa
 from amp_cli.models.machine import HELD_MEMORY, free_memory, memory_peak
 from amp_cli.models.precision import DTYPES, bytes_in, choose_dtype, refuse_not_finite
 from amp_cli.models.prompts import encode_prompts
-from amp_cli.models.resolve import adapter_base, adapter_folder, check_model, is_folder_name, model_place, places_of
+from amp_cli.models.resolve import (
+    adapter_base,
+    adapter_folder,
+    check_model,
+    is_folder_name,
+    model_place,
+    places_of,
+    recorded_base,
+    training_run_of,
+)
 from amp_cli.models.spec import ModelSpec
 from amp_cli.training.card import BEST
 
@@ -147,18 +155,10 @@ def _best_adapter(run: str) -> str:
 
 def _recorded_base(adapter: Path) -> str:
     """Return the base that the run's settings name, or else the adapter's own configuration."""
-    recorded = _run_of(adapter)
-    base = str(recorded.settings["base"] if recorded else adapter_base(adapter))
+    base = recorded_base(adapter)
     if not base:
         raise AmpError(f"The adapter '{adapter}' does not name its base model", hint="Give --base MODEL")
     return base
-
-
-def _run_of(adapter: Path) -> Run | None:
-    if not (adapter.parent / NAME).is_file():
-        return None
-    run = Run.read(adapter.parent)
-    return run if run.facts.get("command") == "train" else None
 
 
 def _refuse_other_base(adapter: Path, given: str, identity: dict[str, str]) -> None:
@@ -166,7 +166,7 @@ def _refuse_other_base(adapter: Path, given: str, identity: dict[str, str]) -> N
 
     A name that is somebody else's folder tells nothing here: the user is taken at their word, and told so.
     """
-    recorded = _run_of(adapter)
+    recorded = training_run_of(adapter)
     names = [name for name in (recorded.settings["base"] if recorded else "", adapter_base(adapter)) if name]
     if not names or any(_same_name(name, given) for name in names):
         return

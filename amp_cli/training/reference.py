@@ -27,10 +27,12 @@ MOST_OFF = 0.05
 def item_key(item: EncodedItem) -> str:
     """Return the SHA-256 (hex) of all that the model reads of an item: tokens, what is supervised, and images."""
     digest = hashlib.sha256()
-    parts = [(name, value) for name, value in sorted(item.image_inputs.items())]
-    for response in item.responses:
-        parts += [("input_ids", response.input_ids), ("round", response.round)]  # round is -1 where not supervised
-    for name, value in parts:
+    read = []
+    for part in item.parts:
+        read += sorted(part.image_inputs.items())
+        for response in part.responses:
+            read += [("input_ids", response.input_ids), ("round", response.round)]  # round is -1 where not supervised
+    for name, value in read:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
         digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -57,6 +59,8 @@ def choose_reference(wanted: str, *, items: int, visits: float) -> tuple[bool, s
 
 class ReferenceCache:
     """Log-probabilities by item, (levels, rounds) float64 each, in safetensors files named by their content.
+
+    Where an image pair is trained on, one more row tells of the best response beside other images.
 
     The folder is named by the model's identity; items are known by all that the model reads of them, so that other
     preferences, templates or images never meet the wrong numbers. A damaged file is left out and computed again.
@@ -144,7 +148,7 @@ def compute_reference(
     tokens_per_step: int,
     in_step: InStep | None = None,
 ) -> list[torch.Tensor]:
-    """Return each item's (levels, rounds) log-probabilities under the model with its adapter off.
+    """Return each item's (responses of all parts, rounds) log-probabilities under the model with its adapter off.
 
     Args:
         in_step: where processes share the model, so that all must compute something at the same time.
@@ -161,9 +165,10 @@ def compute_reference(
             read, idle = (own, []) if in_step is None else in_step.filled(own, passes.tower_calls)
             batch = forward.lay_out(read).to(device)
             sums = forward.round_logps(model, batch, forward.show_images(model, batch, idle=idle))
-            for item, levels in zip(own, torch.split(sums, batch.levels.tolist()), strict=False):  # but for what fills
+            counts = [len(item.all_responses) for item in read]
+            for item, rows in zip(own, torch.split(sums, counts), strict=False):  # but for what fills
                 rounds = max(int(response.round.max()) for response in item.responses) + 1
-                found[id(item)] = levels[:, :rounds]
+                found[id(item)] = rows[:, :rounds]
     return [found[id(item)] for item in items]
 
 
@@ -193,7 +198,7 @@ def check_cache(
         return False
     computed = compute_reference(model, forward, known, tokens_per_step=1, in_step=in_step)  # a longer item goes alone
     for item, sums in zip(known, computed, strict=True):
-        tokens = torch.tensor([int(response.supervised.sum()) for response in item.responses])
+        tokens = torch.tensor([int(response.supervised.sum()) for response in item.all_responses])
         difference = float(((sums.cpu() - cache.round_logps([item])).sum(dim=1).abs() / tokens).max())
         if not difference <= min(tolerance, MOST_OFF):
             raise AmpError(

@@ -21,6 +21,7 @@ from amp_cli.models.load import LoadedModel, load_model, loading_text
 from amp_cli.models.machine import MemoryPeak
 from amp_cli.models.precision import DTYPES, why_float16
 from amp_cli.models.prompts import EncodedItem
+from amp_cli.records import PreferenceItem
 from amp_cli.training.arguments import (
     WINDOW,
     compile_mlps,
@@ -36,6 +37,7 @@ from amp_cli.training.feeding import ShareLoader, shares_in_turn, unpacked
 from amp_cli.training.held_out import HeldOut, best_of, rows_of
 from amp_cli.training.looking import LateBar, usable_items
 from amp_cli.training.memory import choose_checkpointing, estimate_memory, room_on, spread_sample
+from amp_cli.training.pair_weights import PairWeights
 from amp_cli.training.reference import ReferenceCache, cache_identity, check_cache, choose_reference, fill_cache
 from amp_cli.training.rows.forward import ForwardPass
 from amp_cli.training.rows.logprobs import teach_log_probabilities
@@ -58,8 +60,7 @@ def load_policy(config: TrainConfig, device: str, *, shares: bool = False) -> Lo
     """
     reads = not shares or PartialState().is_main_process
     loaded = load_model(replace(config.spec, device=device), trainable=True, to_share=shares, reads_weights=reads)
-    if config.pad_to_square is False:
-        loaded.crop_images()
+    loaded.prepare_images(pad_to_square=config.pad_to_square, max_pixels=config.max_pixels)
     if config.method == "mdpo":
         teach_log_probabilities(loaded.model if config.adapter is None else loaded.model.get_base_model())
     set_seed(config.seed)
@@ -93,10 +94,9 @@ class Session:
         for note in loaded.notes:
             self._note(note)
         items = load_items(self.run_folder, self.config.method)
-        encoded = EncodedItems(loaded, items, method=self.config.method, max_length=self.config.max_length)
-        data = usable_items(encoded, self.run_folder)
+        data = self._weighed(usable_items(EncodedItems.for_training(loaded, items, self.config), self.run_folder))
         resumed_from = self._tidy()
-        self.held_out = self._hold_out(loaded)
+        self.held_out = self._hold_out(data)
         callback = RunReport(self.run_folder, self.held_out)
         trainer = self._trainer(loaded, data, callback)
         ready = time.monotonic()
@@ -140,7 +140,21 @@ class Session:
         resumed_from: tuple[Path, int, int] | None = broadcast_object_list([found])[0]
         return resumed_from
 
-    def _hold_out(self, loaded: LoadedModel) -> HeldOut | None:
+    def _weighed(self, data: EncodedItems) -> EncodedItems:
+        """Return the data with their pairs weighed, where the settings ask for that; every process finds the same."""
+        config = self.config
+        weights = PairWeights.measured(
+            [item for item in data.items if isinstance(item, PreferenceItem)],
+            pairs=config.pairs,
+            gap=config.gap_weight,
+            balance=config.length_balance,
+            tokenizer=data.loaded.tokenizer,
+        )
+        for line in [] if weights is None else weights.told():
+            self._say(line)
+        return data.weighed(weights)
+
+    def _hold_out(self, data: EncodedItems) -> HeldOut | None:
         """Return the items to evaluate, where there are any, and what was found up to the step that is gone on from.
 
         What is too long shows when its turn comes, and is left out then.
@@ -154,7 +168,7 @@ class Session:
         config = self.config
         items = load_items(self.run_folder, config.method, HELD_OUT)
         return HeldOut(
-            data=EncodedItems(loaded, items, method=config.method, max_length=config.max_length),
+            data=data.beside(items),
             run_folder=self.run_folder,
             every=config.eval_steps or config.save_steps,
             patience=config.patience,

@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list, gather
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3
 from amp_cli.training.rows.forward import ForwardPass
-from amp_cli.training.rows.layout import spread
+from amp_cli.training.rows.layout import parts_of, spread
 from amp_cli.training.rows.logprobs import tower_calls
 
 
@@ -119,6 +119,10 @@ def set_trained_weights(model: Any, whole: dict[str, torch.Tensor]) -> None:
             weight.copy_(distribute_tensor(value, weight.device_mesh, weight.placements))
 
 
+def _tower_calls(items: Sequence[EncodedItem]) -> int:
+    return tower_calls([part.image_inputs for part in parts_of(items)])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Passes:
     """This process's share of one update, cut into forward passes, as every other process makes them too.
@@ -149,12 +153,12 @@ class InStep:
     def passes(self, items: Sequence[EncodedItem], budget: int) -> Passes:
         """Cut items into forward passes within `budget` tokens, as many as every other process makes."""
         passes = self.forward.cut(items, budget)
-        calls = [tower_calls([items[number].image_inputs for number in one]) for one in passes]
+        calls = [_tower_calls([items[number] for number in one]) for one in passes]
         own = torch.tensor([[len(passes), max(calls, default=0)]], device=self.device)
         most, most_calls = gather(own).amax(dim=0).tolist()
         return Passes(
             items=[[items[number] for number in one] for one in spread(passes, max(1, most))],
-            tower_calls=max(most_calls, tower_calls([self.fill.image_inputs])),
+            tower_calls=max(most_calls, _tower_calls([self.fill])),
         )
 
     def filled(
@@ -169,7 +173,7 @@ class InStep:
             read.append(self.fill)
         if not self.shares_model or not self.forward.image_once:
             return read, []
-        missing = calls - tower_calls([item.image_inputs for item in read])
+        missing = calls - _tower_calls(read)
         return read, [self.fill.image_inputs] * (missing if self.fill.image_inputs else 0)
 
     def any_process(self, says: bool) -> bool:

@@ -10,10 +10,10 @@ from accelerate.utils import DistributedType
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.records import MOST_LEVELS
 from amp_cli.training.config import TrainConfig
-from amp_cli.training.loss import MDPOLoss, count_terms, mdpo_loss
+from amp_cli.training.loss import ImagePairs, MDPOLoss, count_terms, mdpo_loss
 from amp_cli.training.reference import ReferenceCache
 from amp_cli.training.rows.forward import ForwardPass
-from amp_cli.training.rows.layout import Batch, by_level, level_mask
+from amp_cli.training.rows.layout import Batch, by_level, level_mask, weights_by_pair
 from amp_cli.training.rows.logprobs import weigh_rounds
 from amp_cli.training.sharding import InStep, Passes
 from amp_cli.training.updates import FiniteTrainer
@@ -62,7 +62,9 @@ class MDPOTrainer(FiniteTrainer):
         """Return the forward passes of one update, and what its summed loss is divided by, over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         levels = [len(item.responses) for items in batches for item in items]
-        count = torch.tensor(count_terms(levels, self.config.pairs, self.config.reduction), device=device)
+        config = self.config
+        terms = count_terms(levels, config.pairs, config.reduction, config.loss_type)
+        count = torch.tensor(terms, device=device)
         total = int(self.accelerator.reduce(count, reduction="sum"))
         return [self.in_step.passes(items, self.config.tokens_per_step) for items in batches], max(1, total)
 
@@ -108,17 +110,32 @@ class MDPOTrainer(FiniteTrainer):
         return self.forward.round_logps(model, batch, shown), reference
 
     def _compared(self, items: Sequence[EncodedItem], policy: torch.Tensor, reference: torch.Tensor) -> MDPOLoss:
+        config = self.config
         mask = level_mask(torch.tensor([len(item.responses) for item in items], device=policy.device))
-        responses = sum(len(item.responses) for item in items)
-        return mdpo_loss(
-            by_level(weigh_rounds(policy[:responses], self.config.round_weight), mask),
-            by_level(weigh_rounds(reference[:responses], self.config.round_weight), mask),
-            mask=mask,
-            beta=self.config.beta,
-            penalty=self.config.penalty,
-            pairs=self.config.pairs,
-            reduction=self.config.reduction,
+        # (responses of all parts,) True for an item's levels, False for its best response beside other images
+        is_level = torch.tensor(
+            [part is item for item in items for part in item.parts for _ in part.responses], device=policy.device
         )
+        sums = [weigh_rounds(one[: len(is_level)], config.round_weight) for one in (policy, reference)]
+        return mdpo_loss(
+            *(by_level(one[is_level], mask) for one in sums),
+            mask=mask,
+            beta=config.beta,
+            penalty=config.penalty,
+            pairs=config.pairs,
+            reduction=config.reduction,
+            loss_type=config.loss_type,
+            pair_weights=weights_by_pair(items, config.pairs, mask),
+            lengths=by_level(self._lengths(items, policy), mask) if config.length_alpha or config.sft_weight else None,
+            length_alpha=config.length_alpha,
+            sft_weight=config.sft_weight,
+            images=_image_pairs(items, *(one[~is_level] for one in sums), weight=config.image_weight),
+        )
+
+    def _lengths(self, items: Sequence[EncodedItem], like: torch.Tensor) -> torch.Tensor:
+        """Return the (levels of all items,) answer tokens, those of later rounds weighed as their log-probabilities."""
+        rounds = [response.round[response.supervised] for item in items for response in item.responses]
+        return like.new_tensor([float((1 + self.config.round_weight * one).sum()) for one in rounds])
 
     def measure(self, batch: list[EncodedItem]) -> None:
         """Compare held-out items as a step does, in as many passes as every other process makes.
@@ -134,8 +151,8 @@ class MDPOTrainer(FiniteTrainer):
                 continue
             result = self._compared(items, policy, reference)
             self.held_out_metrics.add(result)
-            levels = torch.tensor([0, *(len(item.responses) for item in items[:-1])], device=policy.device)
-            best = levels.cumsum(0)  # (items,) the row of each item's best response
+            rows = torch.tensor([0, *(len(item.all_responses) for item in items[:-1])], device=policy.device)
+            best = rows.cumsum(0)  # (items,) the row of each item's best response
             reward = policy.sum(dim=1)[best].sum() - reference.sum(dim=1)[best].sum()
             tokens = sum(int(item.responses[0].supervised.sum()) for item in items)
             counts = reward.new_tensor([result.count, tokens, len(items)])
@@ -183,13 +200,27 @@ class MDPOTrainer(FiniteTrainer):
         return 0
 
 
+def _image_pairs(
+    items: Sequence[EncodedItem], policy: torch.Tensor, reference: torch.Tensor, *, weight: float
+) -> ImagePairs | None:
+    """Return the best responses beside other images; `policy`, `reference`: (items that have them,) sums."""
+    if not len(policy):
+        return None
+    mask = torch.tensor([item.beside_other_images is not None for item in items], device=policy.device)
+    logps = [by_level(one, mask) for one in (policy, reference)]
+    return ImagePairs(policy_logps=logps[0], reference_logps=logps[1], mask=mask, weight=weight)
+
+
 class PairMetrics:
     """Sums over the steps between two log lines."""
 
     def __init__(self, device: torch.device) -> None:
         # by distance of the pair: count, margin, in order; by level: count, reward
+        # of image pairs: count, margin, in order; of best responses: count, loss of a token
         self._pairs = torch.zeros(MOST_LEVELS, 3, dtype=torch.float64, device=device)
         self._rewards = torch.zeros(MOST_LEVELS, 2, dtype=torch.float64, device=device)
+        self._images = torch.zeros(3, dtype=torch.float64, device=device)
+        self._best = torch.zeros(2, dtype=torch.float64, device=device)
 
     def add(self, result: MDPOLoss) -> None:
         """Take in one forward pass."""
@@ -199,17 +230,25 @@ class PairMetrics:
         self._pairs.index_add_(0, place, torch.stack((torch.ones_like(margin), margin, order), dim=1))
         reward, place = _present(result.rewards, torch.arange(result.rewards.shape[1], device=result.rewards.device))
         self._rewards.index_add_(0, place, torch.stack((torch.ones_like(reward), reward), dim=1))
+        if result.image_margins is not None and result.image_order is not None:
+            there = ~result.image_margins.isnan()
+            margin, order = result.image_margins[there].double(), result.image_order[there]
+            self._images += torch.stack((torch.ones_like(margin), margin, order)).sum(dim=1)
+        if result.best_nll is not None:
+            self._best += torch.stack((torch.ones_like(result.best_nll), result.best_nll)).double().sum(dim=1)
 
     def drain(self, over_all_processes: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Return the means since the last call, over all processes, and start again.
 
         Keys: `pairs` (how many), `margin`, `accuracy`, `margin_distance_D`, `accuracy_distance_D` (1 = adjacent
-        levels), `reward_level_L`.
+        levels), `reward_level_L`; `margin_images` and `accuracy_images` of image pairs, which are not in the others,
+        and `best_nll`, the loss of a token of the best response in nats, where the settings ask for them.
         An accuracy is the share of pairs in order; a margin within rounding of zero is a tie and counts one half.
         """
         pairs, rewards = over_all_processes(self._pairs).tolist(), over_all_processes(self._rewards).tolist()
-        self._pairs.zero_()
-        self._rewards.zero_()
+        images, best = over_all_processes(self._images).tolist(), over_all_processes(self._best).tolist()
+        for sums in (self._pairs, self._rewards, self._images, self._best):
+            sums.zero_()
         values: dict[str, float] = {}
         count, margin, in_order = (sum(column) for column in zip(*pairs, strict=True))
         if count:
@@ -221,6 +260,10 @@ class PairMetrics:
         for level, (count, reward) in enumerate(rewards):
             if count:
                 values[f"reward_level_{level}"] = reward / count
+        if images[0]:
+            values |= {"margin_images": images[1] / images[0], "accuracy_images": images[2] / images[0]}
+        if best[0]:
+            values["best_nll"] = best[1] / best[0]
         return values
 
 

@@ -19,9 +19,10 @@ from amp_cli.launching import report
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.training.arguments import FOLDER, mark_complete
 from amp_cli.training.card import BEST
+from amp_cli.training.curves import PREFIX
 from amp_cli.training.data import REJECTED, EncodedItems
 from amp_cli.training.feeding import EpochShares, Share, ShareLoader, shares_in_turn, unpacked
-from amp_cli.training.held_out import LOSS, PREFIX, HeldOut, best_of, overtraining, told
+from amp_cli.training.held_out import LOSS, HeldOut, best_of, overtraining, told
 from amp_cli.training.looking import LateBar
 from amp_cli.training.sharding import give_empty_shares_names, set_trained_weights, trained_weights
 

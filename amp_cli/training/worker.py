@@ -14,7 +14,7 @@ from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.lock import after_worker
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
-from amp_cli.launching import end_with_parent, faults_reported, report
+from amp_cli.launching import end_at_once, end_with_parent, faults_reported, report
 from amp_cli.training.config import TrainConfig
 
 RESULT = "result.json"
@@ -125,10 +125,13 @@ def _train(config: TrainConfig, run_folder: Path) -> None:
 
     from amp_cli.models.foreign import is_out_of_memory
     from amp_cli.training.session import Session
+    from amp_cli.training.trackers import prepare_tracker
 
     warnings.simplefilter("ignore", FutureWarning)  # libraries to one another; they would hide what matters in the log
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if config.report_to != "none" and PartialState().is_main_process:
+        prepare_tracker(config.report_to, run_folder)
     session = Session(config, run_folder)
     try:
         result = session.run()
@@ -152,3 +155,4 @@ def _train(config: TrainConfig, run_folder: Path) -> None:
 
 if __name__ == "__main__":
     main()
+    end_at_once()

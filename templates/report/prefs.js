@@ -2,7 +2,8 @@
 // text nodes and properties, never markup. prefs.html.jinja holds the elements, prefs.css the looks.
 "use strict";
 
-const ROW = 64; // height of a row of the list in pixels, as in prefs.css
+const ROW = 92; // height of a row of the list in pixels, as in prefs.css
+const BEGINNING = 140; // characters of the best answer in a row, about what two lines hold
 const SPARE_ROWS = 6; // drawn above and below what is visible
 const MOST_CELLS = 4_000_000; // of the table that compares two answers: about 2,000 words each
 const MODES = {
@@ -215,10 +216,10 @@ function rowNode(at) {
   const image = one.images.length
     ? imageOf(one.images[0], "")
     : make("span", { className: "blank" }, one.missing.length ? "missing" : "text");
-  const facts = [spelled(one.levels.length, "level"), one.levels[0].source, one.dataset].filter(Boolean);
+  const facts = [one.id, spelled(one.levels.length, "level"), one.dataset].filter(Boolean);
   const row = make("div", { className: "row", id: `row-${at}`, role: "option" }, image,
-    make("span", { className: "question" }, one.questions[0]),
-    make("span", {}, one.id),
+    make("span", { className: "beginning", dir: "auto" }, textOf(one.levels[0].answers[0]).slice(0, BEGINNING)),
+    make("span", { className: "asked", dir: "auto" }, one.questions[0]),
     make("span", { className: "quiet" }, facts.join(" · ")));
   row.style.top = `${at * ROW}px`;
   row.setAttribute("aria-setsize", shown.length);
@@ -463,6 +464,10 @@ document.getElementById("help-button").addEventListener("click", KEYS["?"]);
 document.getElementById("previous").addEventListener("click", KEYS.k);
 document.getElementById("next").addEventListener("click", KEYS.j);
 document.getElementById("back").addEventListener("click", backToList);
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address holds the item's id
+  open(place);
+});
 document.querySelector(".modes").append(...modes.map((name) => {
   const button = make("button", { type: "button" }, MODES[name][0]);
   button.dataset.mode = name;

@@ -2,14 +2,16 @@
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from amp_cli.benchmarks import pope, yes_no
+from amp_cli.benchmarks.benchmark import LoadedBenchmark
 from amp_cli.benchmarks.pope import question_key
-from amp_cli.benchmarks.runner import run_benchmark
+from amp_cli.benchmarks.runner import run_benchmark, sampled
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.errors import AmpError
 from amp_cli.records import Answer
@@ -259,13 +261,19 @@ def test_an_id_names_its_split_and_image_and_comes_from_the_content(tmp_path: Pa
     assert all(item_id.startswith("random-a-") for item_id in before.values())
 
 
+def limited_to_two(data: Path, out: Path) -> LoadedBenchmark:
+    settings = EvalSettings(benchmark="pope", out=out, limit=2)
+    return sampled(pope.BENCHMARK, pope.load(data, settings), settings)
+
+
 def test_a_limit_keeps_whole_images_in_every_split_and_the_same_ones_in_any_order(tmp_path: Path) -> None:
     rows = [row(f"{number}.jpg", thing, "yes") for number in range(6) for thing in ("dog", "cat", "car")]
     data = labels(tmp_path / "a", random=rows, popular=rows[::-1])
-    limited = pope.load(data, EvalSettings(benchmark="pope", out=tmp_path, limit=2))
+    limited = limited_to_two(data, tmp_path)
     # the first of `for n in 0 1 2 3 4 5; do echo "$(printf $n.jpg | sha256sum) $n"; done | sort`
     assert {item.images[0] for item in limited.items} == {"0.jpg", "5.jpg"}
-    assert limited.facts["questions"] == {"random": 6, "popular": 6}
+    assert Counter(item.reference["split"] for item in limited.items) == {"random": 6, "popular": 6}
+    assert limited.facts["limit"] == {"asked": 12, "of": 36, "seed": 0}
     shuffled = labels(tmp_path / "b", random=rows[::-1], popular=rows)
-    again = pope.load(shuffled, EvalSettings(benchmark="pope", out=tmp_path, limit=2))
+    again = limited_to_two(shuffled, tmp_path)
     assert {item.id for item in again.items} == {item.id for item in limited.items}

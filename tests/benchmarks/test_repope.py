@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from amp_cli.benchmarks.repope import read_official
 from amp_cli.benchmarks.runner import EvalResult, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
+from amp_cli.benchmarks.yes_no_reading import read_letters
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.main import app
@@ -134,4 +134,4 @@ READINGS = {
 
 @pytest.mark.parametrize(("text", "reading"), READINGS.items())
 def test_the_official_rule_reads_letters_only(text: str, reading: bool | None) -> None:
-    assert read_official(text) is reading
+    assert read_letters(text) is reading

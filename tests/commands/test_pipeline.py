@@ -14,8 +14,10 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
+from amp_cli.commands.pipeline_file import read_pipeline
 from amp_cli.main import app, main
 from tests.support.prefs_formats import rated, turns, write_json, write_lines
 from tests.support.training_items import draw, write_preferences
@@ -86,16 +88,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_readme_s_six_commands_work_as_they_stand(folder: Path) -> None:
-    lines = commands_of_docs("## The loop on your own data, in six commands")
-    assert [line.split()[1] for line in lines] == ["doctor", "generate-prefs", "train", "merge-lora", "eval", "report"]
-    before = lines[4].replace("my-7b", "7b").replace("pope-after", "pope-before")
-    for line in [*lines[:5], before, lines[5]]:
+    lines = commands_of_docs("The same by hand, in six commands:")
+    names = ["generate-prefs", "eval", "train", "merge-lora", "eval", "report"]
+    assert [line.split()[1] for line in lines] == names
+    for line in lines:
         for large, small in EXCHANGED.items():
             line = line.replace(large, small)
         type_in(line, folder)
     assert (folder / "report.html").stat().st_size > 5000
     assert json.loads((folder / "prefs/stats.json").read_text())["items"] > 0
     assert (folder / "my-7b/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/pipeline.md"])
+def test_the_pipeline_of_a_page_is_read_and_names_its_commands(page: str, tmp_path: Path) -> None:
+    found = re.search(r"```yaml\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    (tmp_path / "pipeline.yaml").write_text(found[1])
+    names = [stage.words[0] for stage in read_pipeline(tmp_path / "pipeline.yaml", get_command(app)).stages]
+    asked = ["eval"] if page == "README.md" else ["eval", "eval"]
+    assert [name for name in names if name not in ("download", "prefs")] == [
+        *("generate-prefs", *asked, "train", "merge-lora", *asked, "report")
+    ]
 
 
 @pytest.mark.slow

@@ -242,6 +242,9 @@ def test_an_unknown_name_gets_the_nearest_and_no_name_the_list() -> None:
     assert [one["name"] for one in listed["benchmarks"]] == [
         "pope",
         "repope",
+        "dashb",
+        "hallusionbench",
+        "object-halbench",
         "llava-bench",
         "llava-bench-wild",
         "mmhal",

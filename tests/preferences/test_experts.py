@@ -17,6 +17,7 @@ from amp_cli.preferences.experts import (
     collect_candidates,
     parse_expert,
     refuse_repeated_names,
+    request_of,
     sampled,
 )
 from amp_cli.records import Candidate, SourceItem
@@ -52,7 +53,7 @@ class FakeAnswering:
 def collect(folder: Path, answering: FakeAnswering) -> dict[str, tuple[Candidate, ...]]:
     rejected = LeftOutLog.open(folder / "rejected.jsonl")
     log = RecordLog(folder / "candidates.jsonl")
-    return collect_candidates(EXPERTS, ITEMS, log=log, answering=answering, rejected=rejected)
+    return collect_candidates(EXPERTS, list(map(request_of, ITEMS)), log=log, answering=answering, rejected=rejected)
 
 
 def test_an_expert_is_a_name_a_model_and_perhaps_an_adapter(tmp_path: Path) -> None:

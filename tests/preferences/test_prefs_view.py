@@ -29,6 +29,7 @@ from amp_cli.preferences.page import (
 )
 from amp_cli.records import Level, PreferenceItem
 from tests.preferences.test_generate_prefs import WordEncoder
+from tests.support.pages import problems
 from tests.support.prefs_items import write_preferences
 
 NASTY = "</script><script>alert(1)</script><!-- & \u2028 '\" {{ 7 * 7 }} \ud800"
@@ -141,7 +142,8 @@ def test_the_title_and_notes_are_escaped(tmp_path: Path) -> None:
 def test_the_page_fetches_nothing_and_forbids_it(tmp_path: Path, image: Path) -> None:
     write_page(tmp_path / "page.html", [ShownItem(item=preference(), images=(image,))], overview())
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert _Scripts(html).addresses == []
+    assert _Scripts(html).addresses == ["#item"]
+    assert problems(tmp_path / "page.html") == []
     assert "default-src 'none'; img-src data:" in html
     assert not re.search(r"url\(|@import|https?:|fetch\(|XMLHttp", html)
 

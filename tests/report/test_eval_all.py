@@ -113,7 +113,7 @@ def test_each_benchmark_keeps_its_own_protocol(data: Path) -> None:
     assert (pope.decoding.max_new_tokens, pope.decoding.no_repeat_ngram_size) == (16, 0)
     assert (chair.decoding.max_new_tokens, chair.decoding.no_repeat_ngram_size) == (512, 5)
     mmhal = settings_among_all("mmhal", data, {}, options(judge="some", repeat=3, limit=5, rule="official"))
-    assert (mmhal.judging.judge, mmhal.judging.repeat, mmhal.limit, mmhal.rule) == ("some", 3, None, "official")
+    assert (mmhal.judging.judge, mmhal.judging.repeat, mmhal.limit, mmhal.rule) == ("some", 3, 5, "official")
     assert settings_among_all("pope", data, {}, options(limit=5)).limit == 5
     assert (
         settings_among_all("chair", data, {}, options(rule="official")).rule == "strict"

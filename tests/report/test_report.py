@@ -22,6 +22,7 @@ from amp_cli.records import Answer
 from amp_cli.report.compare import compare_runs
 from amp_cli.report.report import build_report
 from amp_cli.report.runs import ReportRun, name_runs
+from tests.support.pages import problems
 
 THINGS = ("dog", "cat", "car", "cup", "kite")
 
@@ -173,7 +174,7 @@ def test_the_page_is_one_file_escapes_what_models_say_and_states_what_it_lists(r
     assert "$ amp eval pope --out a" in text
     assert 'src="http' not in text
     assert "url(" not in text
-    assert text.count("data:image/png;base64,") == 11  # ten images of six lines each, and the curves
+    assert text.count("data:image/png;base64,") == 12  # ten images of six lines each, the first example, the curves
     assert "60 of 240 questions and descriptions, on 10 of 40 images" in text
     assert '<span class="invented" title="not in the image">' in text
     assert "quoted" in text
@@ -181,6 +182,48 @@ def test_the_page_is_one_file_escapes_what_models_say_and_states_what_it_lists(r
     assert [run["name"] for run in result["runs"]] == ["the <base>", "better", "training"]
     assert result["runs"][0]["differences"] == []
     assert result["runs"][1]["differences"][0]["benchmark"] == "pope"
+
+
+def test_the_page_can_be_read_by_ear_and_keyboard_whatever_it_holds(runs: Path, tmp_path: Path) -> None:
+    named = [ReportRun(name=name, path=runs / name) for name in ("base", "same", "better")]
+    for count in (1, 2, 3):
+        build_report(named[:count], notes=["A note"], commands=["amp eval"], html=tmp_path / "page.html", max_items=30)
+        assert problems(tmp_path / "page.html") == []
+
+
+def test_the_page_opens_with_what_came_out_and_an_invention_that_is_gone(runs: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    named = [ReportRun(name=name, path=runs / name) for name in ("base", "better")]
+    said = build_report(named, notes=["A note on reading"], html=page)["headline"]
+    text = page.read_text()
+    assert said.startswith("better is clearly better than base in POPE accuracy (all)")
+    assert "<title>better against base: clearly better in 4 of 5 scores</title>" in text
+    parts = ["<h1>", said, "numbers-first", 'class="example"', 'id="differences"', 'id="tables"', 'id="answers"']
+    places = [text.index(part, text.index("<main")) for part in [*parts, 'id="reading"', "A note on reading"]]
+    assert places == sorted(places)
+    before, after = text[text.index('class="example"') :].split('<div class="reply">')[1:3]
+    assert 'class="invented"' in before
+    assert 'class="invented"' not in after.split("</div>")[0]
+
+
+def test_only_where_the_runs_differ_is_on_unless_they_differ_nowhere(runs: Path, tmp_path: Path) -> None:
+    shown = {}
+    for other in ("better", "same"):
+        named = [ReportRun(name=name, path=runs / name) for name in ("base", other)]
+        build_report(named, html=tmp_path / "page.html", max_items=30)
+        shown[other] = (tmp_path / "page.html").read_text()
+    assert 'id="differ" checked>' in shown["better"]
+    assert 'id="differ">' in shown["same"]
+    assert "no clear difference in 5 scores" in shown["same"]
+
+
+def test_quoted_rows_stand_in_a_table_of_their_own(runs: Path, tmp_path: Path) -> None:
+    build_report([ReportRun(name="base", path=runs / "base")], html=tmp_path / "page.html", max_items=30)
+    tables = (tmp_path / "page.html").read_text().split("<table")[1:]
+    quoted = [table for table in tables if "AMP-MEG-13B" in table]
+    assert len(quoted) == 1
+    assert quoted[0].startswith(' class="numbers sticky quoted"')
+    assert "base</bdi>" not in quoted[0].split("</table>")[0]
 
 
 def test_images_that_are_gone_are_said_to_be_gone(data: Path, tmp_path: Path) -> None:
@@ -191,7 +234,7 @@ def test_images_that_are_gone_are_said_to_be_gone(data: Path, tmp_path: Path) ->
     run_benchmark(EvalSettings(benchmark="pope", data=folder, out=tmp_path / "run"), answerer=speaker(data, 0.1))
     (folder / "0.png").unlink()
     build_report([ReportRun(name="run", path=tmp_path / "run")], html=tmp_path / "page.html")
-    assert (tmp_path / "page.html").read_text().count("image not found") == 1
+    assert (tmp_path / "page.html").read_text().count(">image not found<") == 1
 
 
 def test_the_command_prints_tables_or_one_json_object(runs: Path) -> None:

@@ -13,7 +13,9 @@ from amp_cli.benchmarks.amber_words import AmberWords
 from amp_cli.benchmarks.showing import Row
 from amp_cli.disk.jsonl import write_json
 from amp_cli.records import Answer, BenchmarkItem
-from amp_cli.report.page import choose_images, render_page, rows_of
+from amp_cli.report.answers import choose_images, rows_by_image, rows_of
+from amp_cli.report.opening import opening_of
+from amp_cli.report.page import render_page
 from amp_cli.report.runs import Evaluation, GatheredRun
 
 
@@ -142,12 +144,13 @@ def test_images_on_which_the_runs_differ_come_first_and_benchmarks_meet_at_one_f
         return {"amber": questions, "mmhal": [judged("1", [[2.0]], images=["2.png"])]}
 
     runs = [run_of(tmp_path, name, images, **lines(text)) for name, text in (("old", "No"), ("new", "Yes"))]
-    chosen, total = choose_images(runs, 600)
+    rows = rows_by_image(runs)
+    chosen, total = choose_images(rows, 600)
     assert [image.name for image in chosen] == ["2.png", "0.png", "1.png"]
     assert (chosen[0].count, chosen[0].differing, len(chosen[0].descriptions)) == (2, 1, 1)
     assert chosen[0].source.startswith("data:image/png")
     assert (total.items, total.images) == (4, 3)
-    assert len(choose_images(runs, 2)[0]) == 1
+    assert len(choose_images(rows, 2)[0]) == 1
 
 
 def test_the_page_escapes_what_judges_say_and_keeps_a_run_that_did_not_answer_apart(
@@ -156,10 +159,11 @@ def test_the_page_escapes_what_judges_say_and_keeps_a_run_that_did_not_answer_ap
     black, red = (amber_line(n, "state", f"Is it {n}?", "no", "No") for n in ("black", "red"))
     first = run_of(tmp_path, "first", images, mmhal=[judged("1", [None])], amber=[black, red])
     second = run_of(tmp_path, "second", images, amber=[amber_line("black", "state", "Is it black?", "no", "Yes")])
-    page = render_page([first, second], title="T", notes=[], commands=[], max_items=60)
+    runs = [first, second]
+    page = render_page(runs, opening_of(runs), title="T", notes=[], commands=[], max_items=60)
     assert "I &lt;cannot&gt; say." in page
     assert "<details>" in page
     assert "<option>mmhal</option><option>amber</option>" in page
-    red = page.split("Is it red?")[1].split("</tr>")[0]
+    red = page.split('dir="auto">Is it red?')[-1].split("</tr>")[0]
     assert red.count("<td>") == 3  # the truth, the first run's answer, and an empty cell for the second's
     assert red.rstrip().endswith("<td></td>")

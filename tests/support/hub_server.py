@@ -76,8 +76,12 @@ class HubServer:
         self.gated: set[str] = set()
         self.faults: dict[str, list[Fault]] = defaultdict(list)
         self.asked: list[Asked] = []
-        self._server = _QuietServer(("127.0.0.1", 0), _handler(self))
+        self._server = _QuietServer(("127.0.0.1", 0), self.handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        """Return what answers a request."""
+        return _handler(self)
 
     @property
     def url(self) -> str:

@@ -14,8 +14,8 @@ from amp_cli.errors import AmpError
 from amp_cli.models.load import load_model
 from amp_cli.models.spec import ModelSpec
 from amp_cli.training.arguments import MARKER
-from amp_cli.training.card import draw_curves
 from amp_cli.training.config import TrainConfig
+from amp_cli.training.curves import draw_curves
 from amp_cli.training.data import HELD_OUT, EncodedItems, load_items, prepare_items
 from amp_cli.training.dry_run import plan_training
 from amp_cli.training.feeding import shares_in_turn
@@ -231,21 +231,21 @@ def test_merging_takes_the_best_adapter_when_asked_to_and_says_where_there_is_no
         merge_lora(MergeSettings(adapter=str(tmp_path / "merged"), out=tmp_path / "again", base="tiny", best=True))
 
 
-def test_held_out_curves_are_dashed(watched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_out_curves_have_a_mark_at_each_evaluation(watched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.axes import Axes
 
-    drawn: list[tuple[str, str]] = []
+    drawn: list[tuple[str, str | None]] = []
     plot = Axes.plot
 
     def watch(self: Axes, *args: Any, **named: Any) -> Any:
-        drawn.append((named["label"], args[2]))
+        drawn.append((named.get("label", ""), named.get("marker")))
         return plot(self, *args, **named)
 
     monkeypatch.setattr(Axes, "plot", watch)
     assert draw_curves(watched) is not None
-    assert ("loss", "-") in drawn
-    assert ("loss, held out", "--") in drawn
-    assert ("adjacent levels, held out", "--") in drawn
+    assert ("loss", None) in drawn
+    assert ("loss, held out", "o") in drawn
+    assert ("adjacent levels, held out", "o") in drawn
 
 
 def test_overwrite_knows_the_files_of_an_evaluated_run(watched: Path, tmp_path: Path) -> None:

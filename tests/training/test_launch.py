@@ -325,9 +325,17 @@ report(result={"steps": 1})
 
 
 def test_a_line_that_two_processes_wrote_into_is_no_event() -> None:
-    assert parse('amp-event {"step": 1}\n') == {"step": 1}
-    assert parse('amp-event {"stamp-event {"step": 2}\n') is None
-    assert parse("step 1\n") is None
+    assert parse('amp-event {"step": 1}\n') == ("", {"step": 1})
+    torn = 'amp-event {"stamp-event {"step": 2}\n'
+    assert parse(torn) == (torn, None)
+    assert parse("step 1\n") == ("step 1\n", None)
+
+
+def test_a_bar_that_did_not_end_its_line_hides_no_event() -> None:
+    assert parse('  50%|####  | 1/2amp-event {"result": {"loss": 0.5}}\n') == (
+        "  50%|####  | 1/2\n",
+        {"result": {"loss": 0.5}},
+    )
 
 
 def test_an_interruption_reaches_the_worker_and_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,6 +437,7 @@ def test_the_same_call_after_kill_9_ends_bit_equal_to_an_unbroken_run(
     assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
     assert not list((tmp_path / "run" / "checkpoints").rglob("README.md"))
     monkeypatch.setattr(launch, "run_worker", lambda *_: pytest.fail("a finished run starts no worker"))
+    assert (tmp_path / "run" / "curves-dark.png").stat().st_size > 1000
     curves = tmp_path / "run" / "curves.png"
     drawn = curves.read_bytes()
     curves.unlink()  # as a kill after the last step would leave it

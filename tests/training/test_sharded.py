@@ -32,7 +32,8 @@ from tests.training.test_trainer import RAGGED, adapter, metrics, relative_diffe
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = replace(RAGGED, max_steps=3, save_steps=3, eval_steps=2)
-COMPARED = {"loss", "grad_norm", "accuracy", "reward_level_0"}
+PAIRED = replace(CONFIG, image_pairs="crop", sft_weight=0.5, length_balance=0.5)
+COMPARED = {"loss", "grad_norm", "accuracy", "reward_level_0", "best_nll", "held_out_margin_images"}
 COMPARED |= {
     f"held_out_{name}" for name in ("loss", "accuracy", "margin", "best_per_token", "items", "pairs", "tokens")
 }
@@ -47,11 +48,12 @@ ONE_IMAGE = [preference(number, levels=2, rounds=2, image=number == 2) for numbe
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine items, every third without an image, in updates of 4, 4 and 1, in which one of two processes has none.
 
-    The same nine are evaluated after every second step and the last, all at once or 5 and 4.
+    What has an image is compared beside a crop of it, too. The same nine are evaluated after every second step and the
+    last, all at once or 5 and 4.
     """
     folder = tmp_path_factory.mktemp("alone")
     prefs = write_preferences(folder / "data", MIXED[:9])
-    train(folder, replace(CONFIG, reference="online"), eval_source=(prefs, None))
+    train(folder, replace(PAIRED, reference="online"), eval_source=(prefs, None))
     return folder
 
 
@@ -105,7 +107,7 @@ def launch(file: Path, module: str, folder: Path) -> str:
 
 @pytest.mark.slow
 def test_two_processes_by_our_own_file_train_as_one(alone: Path, tmp_path: Path) -> None:
-    config = replace(CONFIG, tokens_per_step=100, reference="cache")
+    config = replace(PAIRED, tokens_per_step=100, reference="cache")
     prefs = alone / "data" / "prefs.jsonl"
     result = train_model(
         config, prefs=prefs, eval_prefs=(prefs, None), out=tmp_path / "run", accelerate_config="multi_cpu"
@@ -186,7 +188,7 @@ def test_processes_that_share_the_model_train_as_one(
 ) -> None:
     if name == "DEEPSPEED" and find_spec("deepspeed") is None:
         pytest.skip("DeepSpeed is not installed: make test-deepspeed")
-    config = replace(CONFIG, tokens_per_step=140, reference="online", gradient_checkpointing=checkpointing)
+    config = replace(PAIRED, tokens_per_step=140, reference="online", gradient_checkpointing=checkpointing)
     said = train_sharded(tmp_path, alone / "data" / "prefs.jsonl", kind, config)
     assert said.count(f"trains by {name}") == 2
     first, second = (re.findall(rf"process {number} alone: (\d+)", said) for number in (0, 1))

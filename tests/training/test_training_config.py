@@ -83,7 +83,7 @@ def test_a_value_that_does_not_fit_is_refused_by_name(override: str, words: str)
 def test_an_unknown_key_is_answered_with_the_nearest_one() -> None:
     with pytest.raises(AmpError, match="no training setting 'learnin_rate'") as caught:
         load_config("tiny", overrides=["learnin_rate=1"])
-    assert str(caught.value.hint).startswith("Did you mean 'learning_rate'? All: adapter, base, beta, ")
+    assert str(caught.value.hint).startswith("Did you mean 'learning_rate'? `amp train --list-settings` shows all")
 
 
 def test_unknown_sizes_and_recipes_are_answered_with_the_known_ones() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from amp_cli import ui
+from amp_cli.commands import completing
 from amp_cli.commands.options import ImageRootOption, JsonOption, OutOption, OverwriteOption
 from amp_cli.errors import AmpError
 
@@ -21,6 +22,7 @@ def import_prefs(
         str,
         typer.Option(
             "--format",
+            autocompletion=completing.formats,
             help="auto (told by the content), amp-authors, rlhf-v, rlaif-v, vlfeedback, llava-rlhf, llava-instruct, "
             "povid, ha-dpo, mdpo, plain-dpo, mm-rlhf, trl, ms-swift, llama-factory, vision-feedback or amp.",
             rich_help_panel=SOURCE,

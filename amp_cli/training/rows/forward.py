@@ -47,7 +47,7 @@ class ForwardPass:
         """Return how many tokens go through the model for these items together, padding included."""
         if self.layout != ROWS:
             return sum(unique_tokens(item) for item in items)
-        lengths = [len(response.input_ids) for item in items for response in item.responses]
+        lengths = [len(response.input_ids) for item in items for response in item.all_responses]
         return len(lengths) * max(lengths)
 
     def cut(self, items: Sequence[EncodedItem], budget: int) -> list[list[int]]:
@@ -67,7 +67,7 @@ class ForwardPass:
         sharing = batch.sharing and replace(batch.sharing, blocks=image_blocks(self.network, batch.input_ids[0]))
         # (responses,). Only families that read whole prompts look at them, and those have a row for every response:
         # a shared row is one row and takes any one place.
-        starts = first_answers([response for item in items for response in item.responses])
+        starts = first_answers([response for item in items for response in item.all_responses])
         types = token_types(self.network, batch.input_ids, starts if batch.sharing is None else starts[:1])
         return replace(batch, sharing=sharing, token_types=types)
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Self
 import torch
 
 from amp_cli.models.prompts import EncodedItem, EncodedResponse
+from amp_cli.records import pairs_of
 
 Positions = Callable[[EncodedItem, EncodedResponse], torch.Tensor]
 """Gives the (axes, length) positions of a response's tokens; models with one axis count 0, 1, 2, ..."""
@@ -89,8 +90,8 @@ class Batch:
         position_ids: (rows, length), or (axes, rows, length); None where the model counts by itself.
         predictors: (N,) place, in the flattened (rows * length), of the hidden state that predicts a token.
         targets: (N,) the token. responses: (N,) the response it belongs to. rounds: (N,) its 0-based round.
-        levels: (items,) how many responses each item has; the responses of an item are together, best first.
-        image_inputs: one per item, its images once.
+        levels: (parts,) how many responses each has of `parts_of` the items; they are together, best first.
+        image_inputs: one per part, its images once.
         token_types: what some families want beside the ids, (rows, length) each.
     """
 
@@ -113,6 +114,7 @@ class Batch:
 
 def lay_out_rows(items: Sequence[EncodedItem], *, pad_id: int = 0) -> Batch:
     """Lay items out with a padded row for every response."""
+    items = parts_of(items)
     responses = [response for item in items for response in item.responses]
     length = max(len(response.input_ids) for response in responses)
     input_ids = torch.full((len(responses), length), pad_id)
@@ -136,6 +138,7 @@ def lay_out_shared(items: Sequence[EncodedItem], *, positions: Positions | None 
 
     The prefix may reach into the answers. Positions start anew with every item; a branch goes on from its prefix's.
     """
+    items = parts_of(items)
     positions = positions or _counted
     ids: list[torch.Tensor] = []
     axes: list[torch.Tensor] = []
@@ -175,6 +178,11 @@ def lay_out_shared(items: Sequence[EncodedItem], *, positions: Positions | None 
     )
 
 
+def parts_of(items: Sequence[EncodedItem]) -> list[EncodedItem]:
+    """Return the items and, behind each, its best response beside other images, which has a prefix of its own."""
+    return [part for item in items for part in item.parts]
+
+
 def common_prefix(responses: Sequence[torch.Tensor]) -> int:
     """Return how many leading tokens all sequences share; at least one token of each is left over."""
     # One less than the shortest: an empty branch would be an attention call without queries.
@@ -185,9 +193,12 @@ def common_prefix(responses: Sequence[torch.Tensor]) -> int:
 
 
 def unique_tokens(item: EncodedItem) -> int:
-    """Return how many tokens the item has when its prefix counts once."""
-    shared = common_prefix([response.input_ids for response in item.responses])
-    return shared + sum(len(response.input_ids) - shared for response in item.responses)
+    """Return how many tokens the item has when the prefix of each of its parts counts once."""
+    total = 0
+    for part in item.parts:
+        shared = common_prefix([response.input_ids for response in part.responses])
+        total += shared + sum(len(response.input_ids) - shared for response in part.responses)
+    return total
 
 
 def level_mask(levels: torch.Tensor) -> torch.Tensor:
@@ -198,6 +209,19 @@ def level_mask(levels: torch.Tensor) -> torch.Tensor:
 def by_level(sums: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Put the (responses,) sums of a batch into (items, most levels), zero where an item lacks a level."""
     return torch.zeros(mask.shape, dtype=sums.dtype, device=sums.device).masked_scatter(mask, sums)
+
+
+def weights_by_pair(items: Sequence[EncodedItem], pairs: str, mask: torch.Tensor) -> torch.Tensor | None:
+    """Put the items' pair weights into (items, pairs of the most levels); None where all pairs weigh the same."""
+    if all(item.pair_weights is None for item in items):
+        return None
+    columns = {pair: place for place, pair in enumerate(pairs_of(mask.shape[1], pairs))}
+    weights = torch.ones(len(items), len(columns), dtype=torch.float64, device=mask.device)
+    for row, item in enumerate(items):
+        places = [columns[pair] for pair in pairs_of(len(item.responses), pairs)]
+        if item.pair_weights is not None:
+            weights[row, places] = weights.new_tensor(item.pair_weights)
+    return weights
 
 
 def _counted(_item: EncodedItem, response: EncodedResponse) -> torch.Tensor:

@@ -22,7 +22,7 @@ from amp_cli.models.prompts import EncodedItem, EncodedResponse
 from amp_cli.training.rows.attention import attending_by, plain_attention
 from amp_cli.training.rows.families import first_answers, token_types, why_not_shared
 from amp_cli.training.rows.forward import LAYOUTS, ROWS, SHARED, SHARED_DENSE, ForwardPass
-from amp_cli.training.rows.layout import common_prefix
+from amp_cli.training.rows.layout import common_prefix, parts_of
 from amp_cli.training.rows.logprobs import takes_features
 
 
@@ -190,13 +190,21 @@ def shorten(items: Sequence[EncodedItem]) -> list[EncodedItem]:
 
 def plain_passes(items: Sequence[EncodedItem]) -> int:
     """Return how many passes there are through the model's full logits: one for each response, one for foresight."""
-    return sum(len(item.responses) for item in items) + 1
+    return sum(len(item.all_responses) for item in items) + 1
 
 
 def _shortened(item: EncodedItem, most: int) -> EncodedItem:
     responses = item.responses[:most]
-    end = common_prefix([one.input_ids for one in responses]) + MOST_TOKENS
-    return replace(item, responses=tuple(_cut(one, end) for one in responses))
+    # one response alone, beside other images, shares nothing: it is cut where its siblings would be
+    shared = common_prefix([one.input_ids for one in responses]) if len(responses) > 1 else _first_answer(responses[0])
+    end = shared + MOST_TOKENS
+    other = item.beside_other_images
+    beside = None if other is None else _shortened(other, 1)
+    return replace(item, responses=tuple(_cut(one, end) for one in responses), beside_other_images=beside)
+
+
+def _first_answer(one: EncodedResponse) -> int:
+    return int(first_answers([one])[0])
 
 
 def _cut(one: EncodedResponse, end: int) -> EncodedResponse:
@@ -271,7 +279,7 @@ def _sees_ahead(model: Any, items: Sequence[EncodedItem], expected: Answers, lim
     The first half of the longest answer is asked for without the rest of it. Four times what is allowed elsewhere,
     since there is no second way: a model that sees ahead is wrong by far more.
     """
-    numbers = [(item, number) for item in items for number in range(len(item.responses))]
+    numbers = [(part, number) for part in parts_of(items) for number in range(len(part.responses))]
     counts = expected.responses.bincount()
     number = int(counts.argmax())
     item, own = numbers[number]
@@ -310,7 +318,7 @@ def _own_answers(
 ) -> tuple[Answers, torch.dtype, torch.Tensor]:
     """Return what the model's full logits give for one response after the other, their precision, and (N,) units."""
     device = next(model.parameters()).device
-    pairs = [(item, response) for item in items for response in item.responses]
+    pairs = [(part, response) for part in parts_of(items) for response in part.responses]
     counts = [int(response.supervised.sum()) for _, response in pairs]
     pulls = torch.split(_pull(sum(counts), device), counts)
     logps: list[torch.Tensor] = []

@@ -1,0 +1,186 @@
+"""`amp compare --serve`: a page on this machine where people choose an image, ask, and see the answers side by side.
+
+Only 127.0.0.1 can reach it; nothing is fetched from elsewhere, nothing is told to anybody, nothing is kept for long.
+"""
+
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, Protocol
+
+from amp_cli import ui
+from amp_cli.asking.answerer import Request
+from amp_cli.compare.comparing import check_sides, spec_of
+from amp_cli.compare.marking import OTHER, mark_items
+from amp_cli.compare.questions import Questions, Wanted
+from amp_cli.compare.sides import DESCRIBE, CompareSettings
+from amp_cli.errors import AmpError
+from amp_cli.models.images import check_image
+
+HOST = "127.0.0.1"
+EXTRA = "pip install 'amp-cli[compare]'"
+TRIED_PORTS = 20
+KEPT = 600
+"""Seconds that an uploaded image stays on the disk, in a folder that is removed at the end."""
+STYLE = f"""
+.amp-answer {{ white-space: pre-line; font-size: 16px; line-height: 1.55; overflow-wrap: anywhere; }}
+.amp-answer mark.{OTHER} {{ color: inherit; background: color-mix(in srgb, #7d4fd6 22%, transparent);
+  text-decoration: underline dashed 1px; text-underline-offset: 3px; }}
+"""
+
+
+class Asked(Protocol):
+    """A side that answers at once; see `LiveModel`."""
+
+    def answer(self, request: Request, folder: Path) -> tuple[str, ...]: ...
+
+
+def serve_comparison(settings: CompareSettings, *, port: int) -> None:
+    """Load the models, open the page, and answer until the process is told to stop.
+
+    Raises:
+        AmpError: gradio is not installed, a model cannot be used, or no port is free.
+    """
+    gradio = _gradio()
+    check_sides(settings)
+    from amp_cli.asking.live import load_live
+
+    specs = [spec_of(side, settings) for side in settings.sides]
+    names = [side.name for side in settings.sides]
+    with tempfile.TemporaryDirectory(prefix="amp-compare-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # read when an upload comes
+        live = load_live(specs, settings.decoding, settings.running)
+        page = build_page(gradio, names, live, Path(folder))
+        address = _launched(gradio, page, port)
+        ui.line(address)
+        ui.note("Open it in a browser on this machine. Ctrl-C ends it, and removes what was uploaded")
+        try:
+            threading.Event().wait()
+        finally:
+            page.close(verbose=False)
+
+
+def _gradio() -> Any:
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
+    try:
+        import gradio
+    except ImportError as error:
+        raise AmpError("--serve needs gradio, which is not installed", hint=EXTRA) from error
+    return gradio
+
+
+def build_page(gradio: Any, names: Sequence[str], sides: Sequence[Asked], folder: Path) -> Any:
+    """Return the page: an image, a question, and an answer for each side."""
+    with gradio.Blocks(
+        title=f"{' and '.join(names)} side by side", analytics_enabled=False, delete_cache=(KEPT, KEPT)
+    ) as page:
+        with gradio.Row():
+            with gradio.Column(scale=1, min_width=280):
+                image = gradio.Image(label="Image", type="filepath", format="png", sources=["upload", "clipboard"])
+                question = gradio.Textbox(label="Question", value=DESCRIBE, lines=2, max_length=20_000)
+                button = gradio.Button("Ask", variant="primary")
+            with gradio.Column(scale=2, min_width=280):
+                shown = [gradio.HTML(label=name, show_label=True, container=True, padding=True) for name in names]
+
+        def ask(path: str | None, text: str) -> list[str]:
+            return answers_in_html(names, sides, path, text, folder)
+
+        for event in (button.click, question.submit):
+            event(ask, [image, question], shown, concurrency_limit=1, concurrency_id="models", api_visibility="private")
+    return page
+
+
+def answers_in_html(
+    names: Sequence[str], sides: Sequence[Asked], path: str | None, question: str, folder: Path
+) -> list[str]:
+    """Return each side's answer with the words marked that differ, or in its place why there is none.
+
+    Args:
+        path: of the image; None asks without one.
+        folder: for what an answerer leaves on the disk while it works.
+    """
+    if not question.strip():
+        return [_told("Write a question first.")] * len(names)
+    images = () if path is None else (Path(path),)
+    try:
+        for one in images:
+            check_image(one)
+    except AmpError as error:
+        return [_told(f"This image cannot be used. {error.hint}")] * len(names)
+    request = Request(id="live", images=images, questions=(question.strip(),))
+    answers: dict[str, tuple[str, ...]] = {}
+    faults: dict[str, str] = {}
+    for name, side in zip(names, sides, strict=True):
+        try:
+            answers[name] = side.answer(request, folder)
+        except AmpError as error:
+            faults[name] = _told(f"No answer: {error.message}")
+    return [{**faults, **_marked(request, answers)}[name] for name in names]
+
+
+def _marked(request: Request, answers: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    if len(answers) < 2:
+        return {name: _told(texts[0]) for name, texts in answers.items()}
+    questions = Questions(wanted=(Wanted(request=request),), total=1, refused=(), identity={}, inputs=())
+    (item,) = mark_items(questions, {request.id: answers}, None)
+    return {
+        reply.run: _in_html("".join(_piece(piece.text, piece.kind) for piece in reply.pieces))
+        for reply in item.rounds[0].replies
+    }
+
+
+def _piece(text: str, kind: str) -> str:
+    return f'<mark class="{kind}">{escape(text)}</mark>' if kind else escape(text)
+
+
+def _told(text: str) -> str:
+    return _in_html(escape(text))
+
+
+def _in_html(content: str) -> str:
+    return f'<div class="amp-answer">{content}</div>'
+
+
+def _launched(gradio: Any, page: Any, port: int) -> str:
+    """Start the server and return its address.
+
+    Raises:
+        AmpError: none of the ports is free.
+    """
+    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    for number in range(port, min(port + TRIED_PORTS, 65_536)):
+        if not _is_free(number):
+            continue
+        _, address, _ = page.launch(
+            server_name=HOST,
+            server_port=number,
+            share=False,
+            inbrowser=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            mcp_server=False,
+            pwa=False,
+            allowed_paths=[],
+            theme=theme,
+            css=STYLE,
+        )
+        return str(address)
+    raise AmpError(f"No port from {port} to {port + TRIED_PORTS - 1} is free", hint="Give another --port")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((HOST, port))
+        except OSError:
+            return False
+    return True
