@@ -70,7 +70,16 @@ def _variable(prefix: str | None, option: Any) -> str | None:
 
 def without_defaults(environment: Mapping[str, str], command: str) -> dict[str, str]:
     """Return an environment without a command's variables: for one that is started with all of its options typed."""
-    return {name: value for name, value in environment.items() if not name.startswith(f"{PREFIX}_{command.upper()}_")}
+    beginning = f"{PREFIX}_{command.upper().replace('-', '_')}_"
+    return {name: value for name, value in environment.items() if not name.startswith(beginning)}
+
+
+def forget_defaults(command: str) -> None:
+    """Have this process take no defaults for a command: whoever started it has typed all that it should hear."""
+    kept = without_defaults(os.environ, command)
+    for name in [one for one in os.environ if one not in kept]:
+        del os.environ[name]
+    os.environ[f"{PREFIX}_CONFIG"] = NONE
 
 
 def unknown_variables(root: Any) -> list[str]:

@@ -9,11 +9,13 @@ import sys
 def main() -> None:
     """Be the command that the words mean; the pipeline says what comes next, what went wrong, and what is kept."""
     from amp_cli import main, stopping, ui
+    from amp_cli.commands.defaults import forget_defaults
     from amp_cli.launching import end_with_parent
 
     end_with_parent()
     stopping.leave_it_to_parent()
     sys.argv[0] = "amp"
+    forget_defaults(sys.argv[1])  # the pipeline's file says all
     with ui.within_a_loop():
         main.main()
 

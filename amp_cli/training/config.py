@@ -44,7 +44,10 @@ COPIES, FSDP, ZERO_2, ZERO_3 = SHARINGS = ("copies", "fsdp", "zero-2", "zero-3")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides the result of a training run; each field is a `--set` key."""
+    """Everything that decides the result of a training run; each field is a `--set` key.
+
+    The comment behind a field is what `amp train --list-settings` says of it, the one above a group is its title.
+    """
 
     base: str  # model to start from, and the reference
     adapter: str | None = None  # LoRA adapter to go on training; the reference is the base without it
@@ -124,6 +127,11 @@ class TrainConfig:
             raise AmpError(
                 f"lora_dropout must be 0 when training continues from an adapter, not {self.lora_dropout}",
                 hint="Leave out lora_dropout",
+            )
+        if self.adapter is not None and self.train_projector:
+            raise AmpError(
+                "train_projector is for a fresh adapter: one whose projector was trained goes on with it by itself",
+                hint="Leave out train_projector, or --adapter",
             )
         if self.save_steps % self.logging_steps:
             raise AmpError(

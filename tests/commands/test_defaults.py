@@ -13,11 +13,14 @@ from amp_cli.commands.command_line import CommandLine
 from amp_cli.commands.defaults import (
     PREFIX,
     apply_config,
+    forget_defaults,
     found_config,
+    read_config,
     settings_in_order,
     without_defaults,
 )
 from amp_cli.errors import AmpError
+from tests.test_architecture import ROOT
 
 HEARD: dict[str, Any] = {}
 TEXT = Annotated[str, typer.Option("--text")]
@@ -176,13 +179,32 @@ def test_a_command_that_is_started_by_another_reads_nothing_again() -> None:
     assert without_defaults(environment, "ablate") == {"AMP_HOME": "/x", "AMP_TRAIN_SEED": "1"}
 
 
+def test_a_stage_of_a_pipeline_takes_no_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMP_GENERATE_PREFS_SEED", "1")
+    monkeypatch.setenv("AMP_CONFIG", "amp.toml")
+    forget_defaults("generate-prefs")
+    assert "AMP_GENERATE_PREFS_SEED" not in os.environ
+    assert os.environ["AMP_CONFIG"] == "none"
+    assert "AMP_HOME" in os.environ
+
+
 def test_no_option_of_amp_itself_is_called_like_a_command() -> None:
     """Defaults lie by name, those of commands and those of options side by side."""
     root = typer.main.get_command(main.app)
     assert not {one.name for one in root.params} & root.commands.keys()  # type: ignore[attr-defined]
 
 
-def test_our_own_example_is_read(place: Path) -> None:
-    write(place, '[train]\nsize = "13b"\n[train.set]\nbeta = 0.2\n[eval]\njudge = "gpt-4o"\n[eval.pope]\nlimit = 100\n')
-    done = CliRunner().invoke(main.app, ["version", "--help"], env={"AMP_CONFIG": ""})
-    assert done.exit_code == 0, done.exception
+def test_the_guides_file_is_read(place: Path) -> None:
+    page = (ROOT / "docs" / "commandline.md").read_text(encoding="utf-8")
+    write(place, page.partition("```toml\n")[2].partition("```")[0])
+    root = typer.main.get_command(main.app)
+    context = root.make_context("amp", ["version"], auto_envvar_prefix=PREFIX)
+    read = read_config(place / "amp.toml", context)
+    assert read["offline"] is True
+    assert read["train"] == {
+        "size": "13b",
+        "held_out": 0.05,
+        "changes": ["learning_rate=0.0001", "report_to=trackio"],
+    }
+    assert read["eval"]["pope"] == {"model": "13b", "data": "data/pope", "limit": 100}
+    assert read["eval"]["mmhal"] == {"model": "13b", "judge": "gpt-4o"}
