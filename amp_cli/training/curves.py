@@ -175,6 +175,8 @@ def _label(name: str) -> str:
     name = name.removeprefix(PREFIX)
     if name.endswith("_images"):
         return "beside other images"
+    if name == "best_nll":
+        return "best answer"
     kind, _, number = name.rpartition("_")
     if kind.endswith("distance"):
         return "adjacent levels" if number == "1" else f"{number} levels apart"
