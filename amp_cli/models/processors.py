@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import transformers
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
@@ -33,24 +34,21 @@ def load_processor(folder: Path, kind: str, *, trust_remote_code: bool) -> Any:
     Raises:
         ImportError: the family has no backend that is installed.
     """
-    found = None if trust_remote_code else PROCESSOR_MAPPING_NAMES.get(kind)
-    own = _class_of(found) if isinstance(found, str) else None
-    if own is None or VIDEO not in own.get_attributes():
-        backend = {} if trust_remote_code else {"backend": "pil"}
-        return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code, **backend)
+    named = PROCESSOR_MAPPING_NAMES.get(kind)
+    if not isinstance(named, str):  # none, or one of several
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    own = getattr(transformers, named)
+    if VIDEO not in own.get_attributes():
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code, backend="pil")
     settings, _ = own.get_processor_dict(folder)
+    if trust_remote_code and "auto_map" in settings:
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     settings.pop(VIDEO, None)
     parts = {
         "tokenizer": AutoTokenizer.from_pretrained(folder),
         "image_processor": AutoImageProcessor.from_pretrained(folder, backend="pil"),
     }
     return for_images(own).from_args_and_dict([parts.get(name) for name in own.get_attributes()], settings)
-
-
-def _class_of(name: str) -> Any:
-    import transformers
-
-    return getattr(transformers, name, None)
 
 
 @cache

@@ -196,12 +196,16 @@ def write_folder(name: str, out: Path) -> Path:
     network.save_pretrained(out)
     tokenizer.save_pretrained(out)
     kind, settings = folder.processor
-    _write(out / "processor_config.json", {"processor_class": kind, **settings})
+    if settings:
+        _write(out / "processor_config.json", {"processor_class": kind, **settings})
     images, settings = folder.images
     _write(out / "preprocessor_config.json", {"image_processor_type": images, "processor_class": kind, **settings})
     if folder.video is not None:
         _write(out / "video_preprocessor_config.json", {"video_processor_type": folder.video, "processor_class": kind})
-    (out / "chat_template.jinja").write_text(folder.template, encoding="utf-8")
+    if name.startswith("qwen"):  # as in the years before transformers had one file for all
+        _write(out / "chat_template.json", {"chat_template": folder.template})
+    else:
+        (out / "chat_template.jinja").write_text(folder.template, encoding="utf-8")
     return out
 
 
