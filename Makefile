@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 OUT ?= demo
 SEED ?= 0
 
-.PHONY: demo test test-fast test-judge test-deepspeed check format docs bench clean
+.PHONY: demo test test-fast test-judge test-deepspeed test-vision check format docs bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("amp needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; give another with: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## watch a tiny vision-language model hallucinate less (about 5 minutes, CPU, offline)
 	$(BIN)/amp quickstart --out $(OUT) --seed $(SEED)
 
-test: $(STAMP)  ## all tests but those of test-judge and test-deepspeed
+test: $(STAMP)  ## all tests but those of test-judge, test-deepspeed and test-vision
 	$(PYTEST)
 
 test-fast: $(STAMP)  ## those that start no process, train next to nothing and compile nothing: about 2 minutes
@@ -32,6 +32,14 @@ test-judge: $(STAMP)  ## a real judge server on this machine; fetches about 130 
 test-deepspeed: $(STAMP)  ## two processes train as one by DeepSpeed ZeRO-2 and 3, on the CPU; installs DeepSpeed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[deepspeed]'
 	$(BIN)/python -m pytest -m deepspeed
+
+VISION := .venv-vision
+
+test-vision: $(STAMP)  ## the families' own processors beside torchvision, in a venv of its own: 6 GB with torch for CUDA
+	test -x $(VISION)/bin/python || $(PYTHON) -m venv $(VISION)
+	grep -v '^torch==' constraints.txt > $(VISION)/constraints.txt
+	$(VISION)/bin/python -m pip install --quiet --disable-pip-version-check -c $(VISION)/constraints.txt -e '.[dev,vision]'
+	$(VISION)/bin/python -m pytest tests/models/test_processors.py tests/commands/test_family_loop.py
 
 check: $(STAMP)  ## what CI runs: format, lint, types (here, and as Windows and macOS have Python's library), tests
 	$(BIN)/ruff format --check .
@@ -62,4 +70,4 @@ bench: $(STAMP)  ## speed and memory, side by side in one run
 	$(BIN)/python tests/bench/prefs_check.py 2000 200
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VISION) .pytest_cache .mypy_cache .ruff_cache

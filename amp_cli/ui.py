@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from io import StringIO
 
 from rich.console import Console
@@ -117,6 +117,11 @@ def left_to_another() -> Iterator[None]:
     """Say nothing of a block's duration: another process, which writes where we do, speaks meanwhile."""
     with _silence.watched(_Activity(None)):
         yield
+
+
+def waiting() -> AbstractContextManager[None]:
+    """Return a block that says nothing by itself, however long it takes: it waits for people."""
+    return _silence.watched(_Activity(None))
 
 
 def note(text: str) -> None:

@@ -14,6 +14,7 @@ def test_load_model_is_found_at_the_address_that_was_promised() -> None:
 
 def test_the_loss_and_auto_check_take_what_was_promised() -> None:
     assert list(inspect.signature(mdpo_loss).parameters) == [
-        *("policy_logps", "reference_logps", "mask", "beta", "penalty", "pairs", "reduction")
+        *("policy_logps", "reference_logps", "mask", "beta", "penalty", "pairs", "reduction"),
+        *("loss_type", "pair_weights", "lengths", "length_alpha", "sft_weight", "images"),
     ]
     assert {"standard", "candidates", "encoder", "tau"} <= inspect.signature(autocheck).parameters.keys()

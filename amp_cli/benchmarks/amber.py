@@ -413,11 +413,6 @@ def about(scores: Mapping[str, Any]) -> str:
     return "; ".join(said)
 
 
-def _strata(item: BenchmarkItem) -> tuple[str, ...]:
-    truth = item.reference["truth"]
-    return item.reference["kind"], truth if isinstance(truth, str) else ""
-
-
 BENCHMARK = Benchmark(
     name="amber",
     title="AMBER: what descriptions invent, and yes/no questions",
@@ -433,7 +428,7 @@ BENCHMARK = Benchmark(
     ),
     files=("query_*.json",),
     load=load,
-    sampling=Sampling(strata=_strata),
+    sampling=Sampling(strata=lambda item: (item.reference["kind"], str(item.reference["truth"] == "yes"))),
     ask=ask,
     is_yes_no=lambda item: item.reference["kind"] != GENERATIVE,
     adopt=adopt,

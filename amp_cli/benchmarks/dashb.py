@@ -164,6 +164,7 @@ BENCHMARK = yes_no_benchmark(
     adopt=adopt,
     sampling=Sampling(strata=lambda item: (item.reference["label"], item.reference["object"])),
     score=score,
+    curves=(column("DASH-B harmonic mean", "overall/harmonic_mean"),),
     summarise=summarise,
     compare=compare,
     tables=tables,

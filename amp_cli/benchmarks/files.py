@@ -4,7 +4,8 @@ import hashlib
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -92,26 +93,55 @@ _LARGEST = 200 << 20
 
 
 def unpack_images(items: Sequence[BenchmarkItem], data: Path) -> Path | None:
-    """Return a folder with the items' images out of an archive at or below `data`; None where none holds any.
+    """Return a folder with the items' images out of the archives at or below `data`; None where none holds any.
 
-    Members are matched by file name. What is unpacked already stays.
+    Members are matched by the whole path, else by a file name that the archive has once. What is unpacked stays.
     """
     names = {name for item in items for name in item.images if _stays_inside(name)}
+    archives: list[tuple[Path, str, dict[str, zipfile.ZipInfo]]] = []
     for file in [data] if data.is_file() else sorted(data.rglob("*.zip")):
-        if file.suffix != ".zip":
-            continue
-        try:
-            with zipfile.ZipFile(file) as archive:
-                members = {PurePosixPath(member.filename).name: member for member in archive.infolist()}
-                found = {name: members[base] for name in names if (base := PurePosixPath(name).name) in members}
+        if file.suffix == ".zip":
+            with _opened_archive(file) as archive:
+                found = _members(archive, names)
                 if found:
-                    folder = cache_folder() / "unpacked" / _identity(archive)
-                    for name, member in found.items():
-                        _unpack(archive, member, folder / name)
-                    return folder
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
-            raise AmpError(f"'{file}' cannot be read: {error}", hint="Fetch it again, or give --image-root") from error
-    return None
+                    archives.append((file, _identity(archive), found))
+                    names -= found.keys()
+    if not archives:
+        return None
+    folder = cache_folder() / "unpacked" / "-".join(identity for _, identity, _ in archives)
+    for file, _, found in archives:
+        with _opened_archive(file) as archive:
+            for name, member in found.items():
+                _unpack(archive, member, folder / name)
+    return folder
+
+
+@contextmanager
+def _opened_archive(file: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+        raise AmpError(f"'{file}' cannot be read: {error}", hint="Fetch it again, or give --image-root") from error
+
+
+def _members(archive: zipfile.ZipFile, names: Iterable[str]) -> dict[str, zipfile.ZipInfo]:
+    """Return name -> member: another folder's image of the same file name is not it."""
+    by_base: dict[str, list[zipfile.ZipInfo]] = {}
+    for member in archive.infolist():
+        by_base.setdefault(PurePosixPath(member.filename).name, []).append(member)
+    found = {}
+    for name in names:
+        alike = by_base.get(PurePosixPath(name).name, [])
+        whole = [one for one in alike if _is_same_place(one.filename, name)]
+        if len(chosen := whole or alike) == 1:
+            found[name] = chosen[0]
+    return found
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    """Tell whether one path is the end of the other."""
+    return f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}")
 
 
 def _stays_inside(name: str) -> bool:

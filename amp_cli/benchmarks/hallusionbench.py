@@ -314,6 +314,7 @@ BENCHMARK = yes_no_benchmark(
     score=score,
     summarise=summarise,
     is_scored=lambda one: True,
+    curves=(column("HallusionBench aAcc", "aAcc"),),
     compare=compare,
     tables=tables,
     columns=(*COLUMNS, *(one for one in yes_no.columns(()) if one.name not in ("accuracy", "mean_f1"))),

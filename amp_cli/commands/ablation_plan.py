@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.settings import EvalSettings, settings_of
-from amp_cli.commands.command_lines import find_command, options_offered, values_of, words_of
+from amp_cli.commands.file_options import find_command, options_offered, values_of, words_of
 from amp_cli.disk.parsing import read_yaml
 from amp_cli.errors import AmpError
 from amp_cli.ranges import RANGES

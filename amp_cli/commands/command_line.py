@@ -17,7 +17,7 @@ ESSENTIAL = frozenset([
     "adapter", "answers", "ask", "base", "best", "data", "dry-run", "engine", "eval", "eval-prefs", "expert",
     "finetune-data", "gpu", "held-out", "html", "image", "image-root", "json", "judge", "judge-url", "levels",
     "limit", "list-settings", "max-cost", "method", "model", "num-processes", "only", "out", "overwrite", "part",
-    "prefs", "price", "print", "rounds", "rule", "set", "size", "to",
+    "prefs", "price", "print", "rounds", "rule", "serve", "set", "size", "to",
 ])  # fmt: skip
 """Options, by name, that the short page of a long command shows; those that must be given are on it too."""
 _ALL_WANTED = "amp.help-all"

@@ -19,6 +19,8 @@ MEANING = {
 
 APPLE = "Apple's (mps): for answers; training is on the CPU"
 
+NOT_HERE = "not installed (amp-cli[vision])"
+
 
 def doctor(
     network: Annotated[bool, typer.Option("--network", help="Also ask whether the model hub can be reached.")] = False,
@@ -65,6 +67,7 @@ def _show(machine: "Machine") -> None:
         ("disk", f"{machine.disk_free_gb:.0f} GB free at '{machine.cache}'"),
         ("GPUs", gpus or (APPLE if machine.apple_gpu else "none that PyTorch can use")),
         ("4 bit and 8 bit", "bitsandbytes works" if machine.bitsandbytes else "not usable"),
+        ("for some families", ", ".join(f"{name} {found or NOT_HERE}" for name, found in machine.vision.items())),
         ("hub", f"offline by HF_HUB_OFFLINE; {reach}" if machine.is_offline else reach),
         ("models in the cache", ", ".join(machine.cached_models) or "none"),
         *((name, "present" if present else "not set") for name, present in machine.keys.items()),

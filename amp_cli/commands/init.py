@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,16 +14,17 @@ from amp_cli.commands.options import OUTPUT_PANEL, JsonOption, number
 from amp_cli.errors import AmpError
 
 TINY = "tiny"
-SCENES = 120
-"""Drawn scenes to learn from, and as many to be tested on."""
-SETTINGS_OF_TINY: Mapping[str, object] = {"max_steps": 80, "penalty": 0.05}
+SCENES, TEST_SCENES = 240, 120
+"""Drawn scenes to learn from, and to be tested on."""
+SETTINGS_OF_TINY: Mapping[str, object] = {"max_steps": 160, "penalty": 0.05}
+"""As `amp quickstart` trains; docs/demo.md has what comes of it."""
 COMMAND = "init"
 ASKED_OF_TINY: Mapping[str, dict[str, Any]] = {
     "pope": {"num_beams": 1, "batch_size": 100, "max_new_tokens": 2, "prompt_suffix": ""},
     "chair": {"num_beams": 1, "batch_size": 100, "max_new_tokens": 70, "no_repeat_ngram_size": 0},
 }
 EXPERTS = {"7b": ("13b=13b", "7b={model}")}
-"""Experts in the paper's manner, for a base that has larger sisters; others are asked for several answers."""
+"""Experts in the paper's manner, for a base that has a larger sister; others are fine-tuned on parts of the data."""
 BaseOption = Annotated[
     str, typer.Option("--base", help="Model to train: a folder, a hub id, or a name of `amp models`.")
 ]
@@ -90,7 +92,7 @@ def evaluations_of(base: str, world: Path | None) -> dict[str, dict[str, Any]]:
     return {name: {"data": str(world / "test"), **options} for name, options in ASKED_OF_TINY.items()}
 
 
-def draw_world(folder: Path, type_in: Callable[[list[str]], object], *, scenes: int = SCENES, seed: int = 0) -> None:
+def draw_world(folder: Path, type_in: Callable[[list[str]], object], *, seed: int = 0) -> None:
     """Draw scenes, have the embedded model describe them, and write its answers, corrected, as the standard ones.
 
     Args:
@@ -104,8 +106,9 @@ def draw_world(folder: Path, type_in: Callable[[list[str]], object], *, scenes: 
     from amp_cli.launching import use_one_thread
 
     use_one_thread()
-    with Run.start(folder, command=COMMAND, settings={"scenes": scenes, "seed": seed}, seed=seed) as run:
-        prepare_data(Loop(folder, type_in), Size(scenes=scenes, test_scenes=scenes), seed)
+    size = Size(scenes=SCENES, test_scenes=TEST_SCENES)
+    with Run.start(folder, command=COMMAND, settings={**asdict(size), "seed": seed}, seed=seed) as run:
+        prepare_data(Loop(folder, type_in), size, seed)
         run.finish()
 
 
@@ -127,8 +130,9 @@ def pipeline_text(
     """Return the text of a pipeline's file, with its comments.
 
     Args:
-        file: what the comments call it. evaluations: benchmark -> options. experts: none asks the model itself for
-            `samples` answers. settings: of `amp train --set`; None are those of a new pipeline.
+        file: what the comments call it. evaluations: benchmark -> options. experts: of `meg`; without any the model is
+            fine-tuned on parts of the data, or with rounds asked for `samples` answers. settings: of `amp train --set`;
+            None are those of a new pipeline.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -158,7 +162,7 @@ def pipeline_text(
 
 def _scalar(value: object) -> str:
     """Return a value as YAML reads it back: texts in quotes unless they can be nothing else."""
-    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z./][\w./-]*\.?\w*", value):
+    if isinstance(value, str) and not re.fullmatch(r"(\.{0,2}/)?[A-Za-z_][\w./-]*", value):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "on", "off", "null", "y", "n", "~"):
         return json.dumps(value)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from amp_cli.disk.run import Run
 from amp_cli.disk.settings import free_settings
 from amp_cli.errors import AmpError
 from amp_cli.launching import as_shells_say, killed_by, stop_family, worker_environment
+from amp_cli.models.resolve import is_folder_name
 
 COMMAND = "run"
 PIPELINE = "pipeline.yaml"
@@ -80,7 +82,7 @@ def run_stages(
     """
     begin = time.monotonic()
     redone = pipeline.with_followers(again)
-    inputs = [path for stage in pipeline.stages for path in paths_read(pipeline, stage)]
+    inputs = [pipeline.source.path, *(path for one in pipeline.stages for path in paths_read(pipeline, one).values())]
     settings = {"base": pipeline.base}
     with Run.start(pipeline.out, command=COMMAND, settings=settings, overwrite=overwrite, inputs=inputs) as run:
         records = {**run.facts.get("stages", {})}
@@ -137,8 +139,7 @@ def _done(
     if outcome.status not in (0, LEFT_OUT):
         raise _failure(stage, outcome)
     return {
-        "words": list(stage.words),
-        "options": dict(stage.options),
+        "options": _options_kept(pipeline, stage),
         "inputs": _inputs_now(pipeline, stage),
         "status": outcome.status,
         "seconds": round(time.monotonic() - begin, 1),
@@ -168,51 +169,54 @@ def standing_of(pipeline: Pipeline, stage: Stage, records: Mapping[str, Any]) ->
     begun = _begun_at(stage)
     if "old" in record and begun is not None and record["old"] == begun:
         return AFRESH
-    if "words" not in record:
+    if "options" not in record:
         return TO_DO if begun is None else GOES_ON
     if not _is_there(stage):
         return TO_DO
-    changed = _changed_options(record["options"], stage.options)
-    bound = [name for name in changed if name not in _free(stage)]
+    before, now = record["options"], _options_kept(pipeline, stage)
+    changed = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
+    bound = [name for name in changed if name not in _free(pipeline, stage)]
     if stage.name == REPORT:  # made in a moment, and nothing is made of it
         return DONE if not changed and record["inputs"] == _inputs_now(pipeline, stage) else TO_DO
     again = f"Make it and what follows from it again with --again {stage.name}, or choose another --out"
     if bound:
-        before, now = (_shown(of, bound[0]) for of in (record["options"], stage.options))
-        error = AmpError(f"'{stage.place or stage.name}' was made with {before}, not {now}", hint=again)
+        was, would = (_shown(of, bound[0]) for of in (before, now))
+        error = AmpError(f"'{stage.place or stage.name}' was made with {was}, not {would}", hint=again)
         raise pipeline.source.wrong((*stage.key, *bound[0].split(".")), error)
-    if any(records.get(name, {}).get("words") is None for name in stage.needs):
+    if any("options" not in records.get(name, {}) for name in stage.needs):
         return GOES_ON  # what it is made of is made again: whether it still fits is for its command to say
-    for path, digest in _inputs_now(pipeline, stage).items():
-        if path in record["inputs"] and record["inputs"][path] != digest:
+    for name, digest in _inputs_now(pipeline, stage).items():
+        if name in record["inputs"] and record["inputs"][name] != digest:
+            path = paths_read(pipeline, stage).get(name, name)
             raise AmpError(f"'{stage.place}' was made of another '{path}' than is there now", hint=again)
     return GOES_ON if changed else DONE
 
 
-def _free(stage: Stage) -> Collection[str]:
-    """Return the options that may differ when a stage goes on."""
+def _free(pipeline: Pipeline, stage: Stage) -> Collection[str]:
+    """Return the options that may differ when a stage goes on; files may lie elsewhere, with the same content."""
     free = set() if stage.settings is None else {*free_settings(stage.settings)}
-    return {*free, *(f"set.{name}" for name in free), "num_processes", "accelerate_config", "verify"}
+    paths = {name.partition(".")[0] for name in paths_read(pipeline, stage)}
+    return {*free, *(f"set.{name}" for name in free), *paths, "num_processes", "accelerate_config", "verify"}
 
 
-def _changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return the names of options that differ; of a mapping the names of its parts."""
-    flat = [_flat(of) for of in (before, now)]
-    return [name for name in dict.fromkeys([*flat[0], *flat[1]]) if flat[0].get(name) != flat[1].get(name)]
-
-
-def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
+def _options_kept(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
+    """Return a stage's options as its record holds them: those of a mapping flat, and wherever `out` may lie."""
     flat: dict[str, Any] = {}
-    for name, value in options.items():
+    for name, value in stage.options.items():
         flat |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+
+    ours = re.compile(rf"(?<![^=+]){re.escape(str(pipeline.out))}(?=/|$)")  # also within NAME=BASE+ADAPTER
+
+    def kept(value: Any) -> str:
+        return ours.sub("{out}", str(value))
+
     return {
-        name: [str(one) for one in value] if isinstance(value, list) else str(value) for name, value in flat.items()
+        name: [kept(one) for one in value] if isinstance(value, list) else kept(value) for name, value in flat.items()
     }
 
 
 def _shown(options: Mapping[str, Any], name: str) -> str:
-    flat = _flat(options)
-    return f"{name} = {flat[name]!r:.100}" if name in flat else f"no {name}"
+    return f"{name} = {options[name]!r:.100}" if name in options else f"no {name}"
 
 
 def _begun_at(stage: Stage) -> str | None:
@@ -231,16 +235,21 @@ def _is_there(stage: Stage) -> bool:
     return (stage.place / NAME).is_file() and Run.read(stage.place).facts.get("state") == "done"
 
 
-def paths_read(pipeline: Pipeline, stage: Stage) -> list[Path]:
-    """Return the files and folders of the user's that a stage's options name."""
-    values = [one for value in stage.values.values() for one in (value if isinstance(value, list) else [value])]
-    paths = [one for one in values if isinstance(one, Path)]
-    return [path for path in paths if path != stage.place and not path.is_relative_to(pipeline.out)]
+def paths_read(pipeline: Pipeline, stage: Stage) -> dict[str, Path]:
+    """Return the files and folders of the user's that a stage's options name: by option, those of a list NAME.PLACE."""
+    found: dict[str, Any] = {}
+    for name, value in stage.values.items():
+        listed = isinstance(value, list)
+        found |= {f"{name}.{place}": one for place, one in enumerate(value)} if listed else {name: value}
+    if stage.key == ("prefs_import",) and is_folder_name(found["source"]):
+        found["source"] = Path(found["source"])
+    paths = {name: one for name, one in found.items() if isinstance(one, Path)}
+    return {name: one for name, one in paths.items() if one != stage.place and not one.is_relative_to(pipeline.out)}
 
 
 def _inputs_now(pipeline: Pipeline, stage: Stage) -> dict[str, str]:
     """Return what a stage is made of: the digest of each file, and of what each earlier stage has made."""
-    digests = {str(path): content_hash(path) for path in paths_read(pipeline, stage) if path.is_file()}
+    digests = {name: content_hash(path) for name, path in paths_read(pipeline, stage).items() if path.is_file()}
     for name in stage.needs:
         earlier = pipeline.stage(name)
         assert earlier.place is not None  # a download is not read by name

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_cli.benchmarks import BENCHMARKS
-from amp_cli.commands.command_lines import WrongOptionError, find_command, options_offered, values_of, words_of
+from amp_cli.commands.file_options import WrongOptionError, find_command, options_offered, values_of, words_of
 from amp_cli.disk.parsing import read_text, read_yaml, yaml_lines
-from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.models.resolve import model_and_adapter
 from amp_cli.ranges import RANGES
+from amp_cli.training.config import known_sizes
 
 if TYPE_CHECKING:
     from amp_cli.benchmarks.settings import EvalSettings
@@ -264,9 +264,8 @@ class _Builder:
         if self._of("train").get("prefs") is None:
             own["prefs"] = str(self.out / made / "preferences.jsonl")
             needs.append(made)
-        sizes = {file.stem for file in template_path("recipes").glob("*.yaml")}
         given = dict(self._of("train"))
-        if self.base in sizes and "size" not in given:
+        if self.base in known_sizes() and "size" not in given:
             own["size"] = self.base
         else:
             own["base"] = self.base
@@ -337,7 +336,8 @@ class _Builder:
             at_fault = error.option or ""
             raise self.source.wrong((at_fault,) if at_fault in for_all else (*key, at_fault), error) from error
         except AmpError as error:
-            raise self.source.wrong(key, AmpError(f"{_called(key)}: {error.message}", hint=error.hint)) from error
+            told = AmpError(f"{_called(key)}: {error.message}", hint=error.hint)
+            raise self.source.wrong(_at_fault(key, given, error), told) from error
         self.stages.append(
             Stage(
                 name=name,
@@ -395,6 +395,14 @@ def _settings(
 
         return settings_of(key[1], as_meant(values))
     return None
+
+
+def _at_fault(key: tuple[str, ...], given: Mapping[str, Any], error: AmpError) -> tuple[str, ...]:
+    """Return the place of the setting under `set` that an error names; the stage's where it names none."""
+    settings = given.get("set")
+    named = [name for name in (settings if isinstance(settings, dict) else {}) if str(name) in error.message.split("'")]
+    named = named or [name for name in (settings or {}) if error.message.startswith(f"{name} ")]
+    return (*key, "set", str(named[0])) if named else key
 
 
 def _filled(value: Any, model: str) -> Any:

@@ -1,7 +1,7 @@
 """What a pipeline would do before it does it: what is missing, what is done, and what each stage costs."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,13 +47,16 @@ class PlannedStage:
     figures: dict[str, Any] | None = None
 
 
-def refuse_missing(pipeline: Pipeline) -> None:
+def refuse_missing(pipeline: Pipeline, *, redone: Collection[str] = ()) -> None:
     """Refuse a pipeline that lacks something before its first stage begins; weights to fetch are only told.
+
+    Args:
+        redone: names of stages that are done afresh.
 
     Raises:
         AmpError: naming the first thing, and how many there are.
     """
-    lacking = missing(pipeline)
+    lacking = missing(pipeline, redone=redone)
     for one in lacking:
         if one.is_fetched:
             ui.note(f"{one.stage}: {one.what}")
@@ -65,9 +68,9 @@ def refuse_missing(pipeline: Pipeline) -> None:
         raise AmpError(f"{wanted[0].what}{more}", hint=wanted[0].hint)
 
 
-def missing(pipeline: Pipeline) -> list[Missing]:
+def missing(pipeline: Pipeline, *, redone: Collection[str] = ()) -> list[Missing]:
     """Return what stages that are not done lack: files, data of benchmarks, a judge's key, weights."""
-    records = _records(pipeline)
+    records = {name: one for name, one in _records(pipeline).items() if name not in redone}
     stages = [stage for stage in pipeline.stages if standing_of(pipeline, stage, records) != DONE]
     found: list[Missing] = []
     for stage in stages:
@@ -86,7 +89,7 @@ def _records(pipeline: Pipeline) -> Mapping[str, Any]:
 
 def _missing_paths(pipeline: Pipeline, stage: Stage) -> Iterator[Missing]:
     names = {option: value for option, value in stage.options.items() if isinstance(value, str | list)}
-    for path in paths_read(pipeline, stage):
+    for path in paths_read(pipeline, stage).values():
         if path.exists() or (stage.key == ("train",) and len(path.parts) == 2 and path.suffix == ""):  # a hub id
             continue
         option = next((name for name, value in names.items() if str(path) in (value, *_listed(value))), "")

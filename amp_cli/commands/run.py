@@ -68,10 +68,10 @@ def do(pipeline: "Pipeline", *, again: Sequence[str], dry_run: bool, overwrite: 
     if dry_run:
         show_plan(pipeline, as_json=as_json)
         return
-    pipeline.with_followers(again)
+    redone = pipeline.stages if overwrite else pipeline.with_followers(again)
     if pipeline.base == "tiny":
         use_one_thread()
-    refuse_missing(pipeline)
+    refuse_missing(pipeline, redone={stage.name for stage in redone})
     result = run_stages(pipeline, again=again, overwrite=overwrite)
     if as_json:
         ui.data(result)

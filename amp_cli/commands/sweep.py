@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from amp_cli.report.sweep import Sweep
 
 
+UNASKED = ("pope", "chair")
+"""The benchmarks that a sweep asks without being told: both are about COCO's images, so one --image-root is enough."""
+
+
 @takes(loading=LOADING, running=RUNNING.only("batch_size", "num_processes", "seed"))
 def sweep(
     run: Annotated[Path, typer.Argument(help="Run folder of `amp train`.")],
@@ -35,13 +39,18 @@ def sweep(
         typer.Option(
             "--data",
             metavar="[NAME=]DIR",
-            help="Files of pope or chair, or of both; repeatable (default: what `amp download` fetched)",
+            help="Files of pope or chair (default: what `amp download` fetched), dashb=DIR or hallusionbench=DIR; "
+            "repeatable.",
             rich_help_panel=DATA_PANEL,
         ),
     ] = None,
     limit: Annotated[
         int,
-        number("--limit", help="Images per benchmark, always the same.", rich_help_panel=DATA_PANEL),
+        number(
+            "--limit",
+            help="Images of POPE and CHAIR, questions of the others, always the same.",
+            rich_help_panel=DATA_PANEL,
+        ),
     ] = 100,
     model: Annotated[
         str | None, typer.Option("--model", help="Base model (default: the run's)", rich_help_panel=MODEL_PANEL)
@@ -68,6 +77,8 @@ def sweep(
 
     `amp train` keeps the two newest checkpoints; --set keep_checkpoints=20 keeps more of them for a sweep.
 
+    DASH-B and HallusionBench, whose images lie elsewhere, are asked where --data names them.
+
     Example: amp eval sweep runs/train --data pope=POPE/output/coco --image-root val2014 --limit 100 --out runs/sweep
     """
     from amp_cli import ui
@@ -81,7 +92,11 @@ def sweep(
     for sentence in left_out:
         ui.warn(sentence)
     given = named_folders(data or (), swept())
-    folders = {name: folder for name in swept() if (folder := folder_of(name, given)) is not None}
+    folders = {
+        name: folder
+        for name in swept()
+        if (name in given or name in UNASKED) and (folder := folder_of(name, given)) is not None
+    }
     if not folders:
         raise AmpError(
             "Neither POPE's nor CHAIR's files are at hand",
@@ -96,6 +111,8 @@ def sweep(
     asked = []
     for name, folder in folders.items():
         decoding = replace(BENCHMARKS[name].decoding, num_beams=num_beams)
+        own = {one.name: one.default for one in BENCHMARKS[name].options}
+        suffix = "" if own.get("prompt_suffix") == "" else prompt_suffix.replace("\\n", "\n")
         if BENCHMARKS[name].items == "descriptions":
             decoding = replace(decoding, max_new_tokens=max_new_tokens, no_repeat_ngram_size=no_repeat_ngram_size)
         asked.append(
@@ -106,7 +123,7 @@ def sweep(
                 limit=limit,
                 spec=spec,
                 image_root=image_root,
-                prompt_suffix=prompt_suffix.replace("\\n", "\n"),
+                prompt_suffix=suffix,
                 decoding=decoding,
                 running=running,
             )

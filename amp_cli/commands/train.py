@@ -74,7 +74,7 @@ def train(
             "--size",
             is_eager=True,
             autocompletion=completing.sizes,
-            help="Recipe: 7b, 13b, tiny, or a .yaml file of your own.",
+            help="Recipe: 7b, 13b, tiny, qwen2.5-vl-7b, ... (amp models), or a .yaml file of your own.",
             rich_help_panel=TRAINING,
         ),
     ] = "7b",

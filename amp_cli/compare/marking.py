@@ -23,6 +23,7 @@ OTHER = "other"
 """The kind of a piece that the answer beside it does not have."""
 KINDS = {"supported": "right", "unsupported": "invented", "plain": ""}
 _WORDS = re.compile(r"\S+")
+_NONE = re.compile(r"(?:no|neither|none)\b", re.IGNORECASE)
 _INSIDE = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 Said = Mapping[str, tuple[str, ...]]
@@ -176,7 +177,12 @@ def _round(one: Wanted, number: int, said: Said, marks: Sequence[Sequence[Mark]]
 
 def _asserted(text: str, marks: Sequence[Mark]) -> list[Mark]:
     """Return the marks without those of what the text says is not there."""
-    return [mark for mark in marks if mark.supported or not is_denied(text, mark.start, mark.end)]
+    return [mark for mark in marks if mark.supported or not _is_denied(text, mark)]
+
+
+def _is_denied(text: str, mark: Mark) -> bool:
+    """Whether a text says that it is not there: before the chunk, or with its first word ("no green boat")."""
+    return _NONE.match(text, mark.start) is not None or is_denied(text, mark.start, mark.end)
 
 
 def _pieces(text: str, marks: Sequence[Mark]) -> tuple[Piece, ...]:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 LONGER_SIDE = 512
 """Pixels of an image on the page."""
 TOLD = (
-    ("right", "right"), ("wrong", "wrong"), ("unclear", "unclear"), ("supported", "supported words"),
-    ("unsupported", "unsupported words"), ("answers_with_unsupported", "answers with any"), ("words", "mean words"),
+    ("right", "right"), ("wrong", "wrong"), ("unclear", "unclear"), ("supported", "supported mentions"),
+    ("unsupported", "unsupported mentions"), ("answers_with_unsupported", "answers with unsupported ones"),
+    ("words", "mean words"),
 )  # fmt: skip
 """What is counted of a side -> what its row is called."""
 

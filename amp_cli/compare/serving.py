@@ -59,7 +59,8 @@ def serve_comparison(settings: CompareSettings, *, port: int) -> None:
         ui.line(address)
         ui.note("Open it in a browser on this machine. Ctrl-C ends it, and removes what was uploaded")
         try:
-            threading.Event().wait()
+            with ui.waiting():
+                threading.Event().wait()
         finally:
             page.close(verbose=False)
 

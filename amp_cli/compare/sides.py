@@ -17,7 +17,7 @@ from amp_cli.preferences.nounchunks import DEFAULT_MODEL
 DESCRIBE = "Describe this image in detail."
 SPELLING = "Give MODEL, MODEL+ADAPTER, a run of `amp train`, or URL#NAME; NAME=... calls it by another name"
 GREEDY = Decoding()
-_NAMED = re.compile(r"(?P<name>[^=/+#:]+)=(?P<model>.+)", re.DOTALL)
+_NAMED = re.compile(r"(?P<name>[^=/+#:]+)=(?P<model>.*)", re.DOTALL)
 _PLACES_OF_ADAPTERS = {"adapter": "", "adapter-best": "-best"}
 """What the folders of a training run's adapters are called -> what stands after the run's name."""
 

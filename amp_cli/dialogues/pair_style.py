@@ -163,11 +163,16 @@ def length_lesson(items: Iterable[PreferenceItem], pairs: str) -> tuple[str, str
 
 
 def _help(by_set: dict[str, Differences], pairs: str) -> str:
-    """Return the pair set that leans least, where that is at most half of the present lean, or what to look at."""
+    """Return the pair set that leans least, where that is at most half of the present lean, or what else may help."""
     lean = {name: abs(differences.relative or 0.0) for name, differences in by_set.items()}
     best = min(PAIR_SETS, key=lambda name: lean[name])
     if lean[best] <= lean[pairs] / 2:
         return f"--set pairs={best}: over its pairs the better side is {by_set[best].told()}"
+    if by_set[pairs].less.total and by_set[pairs].more:
+        return (
+            "--set length_balance=1: pairs weigh so that the better sides are as long as the worse ones; no other "
+            "--set pairs=... leans much less"
+        )
     return (
         "no other --set pairs=... of these data leans much less. More levels of the model's own answers would "
         "(amp generate-prefs); compare the words of answers before and after with `amp eval chair`"

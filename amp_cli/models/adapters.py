@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer  # noqa: E402
 from peft.tuners.lora import layer as lora_layers  # noqa: E402
 from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: E402
 from peft.utils import set_peft_model_state_dict  # noqa: E402
-from peft.utils.other import AuxiliaryTrainingWrapper  # noqa: E402
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper  # noqa: E402
 from peft.utils.warning import PeftWarning  # noqa: E402
 
 from amp_cli.disk.parsing import read_object  # noqa: E402
@@ -315,6 +315,38 @@ def language_lora_targets(network: Any) -> str:
             hint="LoRA on this architecture is not supported",
         )
     return rf"{re.escape(prefix)}\..*\.({'|'.join(sorted(found))})"
+
+
+PROJECTORS = r"model\.(?:multi_modal_projector|connector|visual\.merger|visual\.deepstack_merger_list\.\d+)"
+"""What families call the modules that turn a tower's features into the language model's."""
+
+
+def projector_modules(network: Any) -> list[str]:
+    """Return the names of the modules that turn the tower's features into the language model's.
+
+    Raises:
+        AmpError: the family has none of its own.
+    """
+    found = [name for name, _ in network.named_modules() if re.fullmatch(PROJECTORS, name)]
+    if not found:
+        raise AmpError(
+            f"Models of type '{network.config.model_type}' have no projector that could be trained",
+            hint="Leave out --set train_projector=true",
+        )
+    return found
+
+
+def train_whole_in_float32(model: PeftModel) -> None:
+    """Let what is trained whole hold and compute float32, and answer in the precision that the base computes in."""
+    for module in model.modules():
+        if not isinstance(module, ModulesToSaveWrapper):
+            continue
+        precision = next(module.original_module.parameters()).dtype
+        for whole in module.modules_to_save.values():
+            whole.float()
+            if precision != torch.float32:
+                whole.register_forward_pre_hook(lambda _, given: tuple(map(torch.Tensor.float, given)))
+                whole.register_forward_hook(lambda _, given, found, precision=precision: found.to(precision))
 
 
 def _shape_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from amp_cli.disk.templates import PACKAGE
 from amp_cli.downloads.zoo import SIZES, cached_bytes
 from amp_cli.launching import visible_gpus
+from amp_cli.models.packages import VISION
 from amp_cli.models.resolve import TINY
 
 GB = 1e9
@@ -58,7 +59,10 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What `amp doctor` found. `problems` are broken requirements, `warnings` what some commands will miss."""
+    """What `amp doctor` found. `problems` are broken requirements, `warnings` what some commands will miss.
+
+    `vision` are the packages of that extra, which some families need, and the versions that are installed.
+    """
 
     python: str
     packages: tuple[Package, ...]
@@ -75,6 +79,7 @@ class Machine:
     hub_reachable: bool | None
     cached_models: tuple[str, ...]
     keys: dict[str, bool]
+    vision: dict[str, str | None]
     fits: tuple[Fit, ...]
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -118,6 +123,7 @@ def measure_machine(*, ask_network: bool = False) -> Machine:
         hub_reachable=_reaches(constants.ENDPOINT) if ask_network else None,
         cached_models=tuple(sorted(cached_bytes())),
         keys={name: bool(os.environ.get(name)) for name in KEYS} | {"HF_TOKEN": get_token() is not None},
+        vision={name: _version(name) for name in VISION},
         fits=what_fits(max((gpu.memory_gb for gpu in gpus), default=0.0), memory_gb),
         problems=tuple(problems),
         warnings=(
@@ -218,10 +224,7 @@ def needed_packages() -> tuple[Package, ...]:
         requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            installed = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            installed = None
+        installed = _version(requirement.name)
         packages.append(
             Package(
                 name=requirement.name,
@@ -231,6 +234,13 @@ def needed_packages() -> tuple[Package, ...]:
             )
         )
     return tuple(packages)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def what_fits(gpu_gb: float, memory_gb: float) -> tuple[Fit, ...]:

@@ -13,7 +13,7 @@ from amp_cli.disk.parsing import read_object
 from amp_cli.errors import AmpError
 from amp_cli.models.llava.files import ADAPTER_STEMS, weight_files
 from amp_cli.models.llava.projector import projector_files
-from amp_cli.models.resolve import adapter_folder, is_folder_name, recorded_base, whole_place
+from amp_cli.models.resolve import adapter_base, adapter_folder, recorded_base, whole_place
 
 What = Literal["adapter", "merged"]
 CONFIG = "adapter_config.json"
@@ -26,8 +26,10 @@ BESIDE_WEIGHTS = (
 )  # fmt: skip
 """What belongs to a whole model beside its weights; the first two files of a folder, and what transformers reads."""
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
-TEXTS = (".json", ".jinja", ".md", ".txt", ".html", ".py")
-"""Files that are looked through for paths of this machine before they go anywhere."""
+TEXTS = (".json", ".jinja", ".md", ".txt", ".html", ".py", "")
+"""Endings of files that are looked through for paths of this machine before they go anywhere."""
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
+"""They hold all sorts of words, and a path among them is one."""
 NAMES = ("_name_or_path", "base_model_name_or_path")
 """Settings in which libraries note where a model lay."""
 
@@ -93,7 +95,7 @@ def find_model(source: Path, *, what: What | None, best: bool, base: str | None)
     weight_files(folder, ADAPTER_STEMS) if chosen == "adapter" else weight_files(folder)
     named = _base_of(folder, chosen)
     place = whole_place(named) if named else ""
-    is_here = bool(named) and (place == named or is_folder_name(place)) and Path(place).is_absolute()
+    is_here = Path(place).is_absolute()
     shown = base or ("tiny" if named == "tiny" else Path(place).name if is_here else place)
     private = {text: shown for text in (place, named) if text and Path(text).is_absolute()}
     return PushedModel(
@@ -124,7 +126,7 @@ def _found(source: Path, *, best: bool) -> dict[What, Path]:
 
 def _base_of(folder: Path, what: What) -> str:
     if what == "adapter":
-        return recorded_base(folder)
+        return adapter_base(folder) or recorded_base(folder)  # a run may name its base from another folder
     record = folder / "run.json"
     if not record.is_file():
         return ""
@@ -149,7 +151,7 @@ def uploads_of(model: PushedModel) -> list[Upload]:
 
 def _upload(path: Path, model: PushedModel) -> Upload:
     name = path.relative_to(model.folder).as_posix()
-    if path.suffix not in TEXTS:
+    if path.suffix not in TEXTS or path.name in VOCABULARIES:
         return Upload(path=name, content=path)
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json" and any(f'"{key}"' in text for key in NAMES):
@@ -183,16 +185,17 @@ def refuse_private(name: str, text: str, model: PushedModel) -> None:
     Raises:
         AmpError: naming file and folder.
     """
-    for place in _places_here(model):
-        if place in text:
+    for place in (model.folder.resolve().parent, Path.home(), Path.cwd()):
+        if any(begin in text for begin in _beginnings(place)):
             raise AmpError(
                 f"'{name}' names the folder '{place}' of this machine, so nothing was uploaded",
                 hint=f"Take it out of '{model.folder / name}', then push again",
             )
 
 
-def _places_here(model: PushedModel) -> Iterator[str]:
-    """Yield folders that nobody else should read of; too short ones could be anything."""
-    for place in (model.folder.resolve().parent, Path.home(), Path.cwd()):
-        if len(place.parts) > 2:
-            yield str(place)
+def _beginnings(place: Path) -> Iterator[str]:
+    """Yield how paths in a folder begin, as texts and JSON have them; of a short one with the separator behind it."""
+    if place == Path(place.anchor):
+        return
+    for text in {str(place), place.as_posix(), str(place).replace("\\", "\\\\")}:
+        yield from [text] if len(place.parts) > 2 else [f"{text}/", f"{text}\\"]

@@ -59,7 +59,7 @@ def seen_in(rows: Sequence[Row], name: str) -> str:
     there = [row.question for row in rows if row.is_short and row.truth == "yes"]
     if told:
         return f"{name}, in which there is: {told}"
-    return f"{name}, of which it is true: {'; '.join(there[:3])} Yes." if there else f"The image {name}"
+    return f"{name}, for which yes is right to: {' '.join(there[:3])}" if there else f"The image {name}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,15 +139,18 @@ def _sentence(base: str, other: str, compared: Sequence[_Compared]) -> str:
     if told["better"]:
         parts.append(f"{other} is clearly better than {base} in {_listed(told['better'])}")
     if told["worse"]:
-        start = "but clearly" if parts else f"{other} is clearly"
-        parts.append(f"{start} worse {'' if parts else f'than {base} '}in {_listed(told['worse'])}")
+        worse = _listed(told["worse"])
+        if parts:
+            parts[0] += f", but clearly worse in {worse}"
+        else:
+            parts.append(f"{other} is clearly worse than {base} in {worse}")
     if told[""]:
         whose = "" if parts else f" between {other} and {base}"
         parts.append(f"the difference{whose} in {_listed(told[''])} may be chance")
     if told["same"]:
         whose = "" if parts else f" between {other} and {base}"
-        parts.append(f"there is no difference{whose} in {_listed([*told['same']])}")
-    text = ", ".join(parts)
+        parts.append(f"there is no difference{whose} in {_listed(told['same'])}")
+    text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if not told["better"] and not told["worse"] else f"{text}."
 
 

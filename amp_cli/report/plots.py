@@ -14,7 +14,7 @@ from amp_cli.report.runs import GatheredRun
 
 DIRECTIONS = {True: "lower is better", False: "higher is better", None: "neither end is better"}
 WORDS = {"better": "better", "worse": "worse", "other": "changed", "same": "no difference", "": "may be chance"}
-"""What is said of a judgement; "" is that of an interval that contains zero."""
+"""What is said of a judgement; "" is that of a difference that is not clear."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def difference_text(difference: Difference) -> str:
 
 
 def judgement_of(difference: Difference, lower_is_better: bool | None) -> str:
-    """Return "better", "worse", "other" where neither end is good, "same", or "" where the interval contains zero."""
+    """Return "better", "worse", "other" where neither end is good, "same", or "" where the difference is not clear."""
     if difference.difference == 0 and difference.ci95 is not None and not any(difference.ci95):
         return "same"
     if not difference.is_clear or difference.difference is None:
@@ -114,6 +114,13 @@ def difference_of(column: Column, name: str, run: GatheredRun) -> Difference | N
     """Return how a run's score differs from the first run's; None where that is not known."""
     found = (one for one in run.evaluations[name].differences if one.name == column.difference)
     return next((one for one in found if one.difference is not None and one.ci95 is not None), None)
+
+
+def _side(low: float, high: float) -> str:
+    """Say where an interval is seen; one beside zero may still be chance, once its p-value is corrected."""
+    if low > 0:
+        return "right of zero"
+    return "left of zero" if high < 0 else "across zero"
 
 
 Having = Sequence[tuple[int, GatheredRun]]
@@ -133,8 +140,7 @@ def difference_plots(benchmark: Benchmark[Any], having: Having) -> tuple[Plot, .
             judgement = judgement_of(found, column.lower_is_better)
             text, _, bounds = difference_text(found).partition(" ")
             says = f"{run.name} less {base}: {text}, 95 % interval {bounds[1:-1].replace(', ', ' to ')}"
-            sides = {-1: "left of zero", 0: "across zero", 1: "right of zero"}
-            seen = minus(f"{says}, {sides[found.direction]}: {WORDS[judgement]}")
+            seen = minus(f"{says}, {_side(*found.ci95)}: {WORDS[judgement]}")
             drawn.append(
                 _Drawn(run.name, number, found.difference, found.ci95, minus(text), minus(bounds), judgement, seen)
             )

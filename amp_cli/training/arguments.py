@@ -67,10 +67,17 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_
 
 
 def lora_config(config: TrainConfig, network: Any) -> "LoraConfig":
-    """Return the fresh adapter: LoRA on the language model's projections."""
+    """Return the fresh adapter: LoRA on the language model's projections, and the projector as a whole where asked for.
+
+    The projector is trained whole, as LLaVA's own training does it: it is small, and some families' (Gemma 3) is no
+    linear layer that LoRA could change.
+
+    Raises:
+        AmpError: the family has no projector of its own.
+    """
     from peft import LoraConfig
 
-    from amp_cli.models.adapters import language_lora_targets
+    from amp_cli.models.adapters import language_lora_targets, projector_modules
 
     return LoraConfig(
         r=config.lora_r,
@@ -79,7 +86,19 @@ def lora_config(config: TrainConfig, network: Any) -> "LoraConfig":
         bias="none",
         task_type="CAUSAL_LM",
         target_modules=language_lora_targets(network),
+        modules_to_save=projector_modules(network) if config.train_projector else None,
     )
+
+
+def with_fresh_adapter(network: Any, config: TrainConfig) -> Any:
+    """Return the network with an adapter to train, of float32 weights whatever the base's are."""
+    from peft import get_peft_model
+
+    from amp_cli.models.adapters import train_whole_in_float32
+
+    model = get_peft_model(network, lora_config(config, network))
+    train_whole_in_float32(model)
+    return model
 
 
 def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, checkpointing: bool) -> dict[str, Any]:
@@ -125,7 +144,7 @@ def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, 
         "project": PROJECT,
         "run_name": None if config.report_to == "none" else run_name(run_folder),
         "disable_tqdm": True,
-        "ddp_find_unused_parameters": False,
+        "ddp_find_unused_parameters": config.train_projector,  # a process may be given texts alone
     }
 
 

@@ -128,6 +128,11 @@ class TrainConfig:
                 f"lora_dropout must be 0 when training continues from an adapter, not {self.lora_dropout}",
                 hint="Leave out lora_dropout",
             )
+        if self.adapter is not None and self.train_projector:
+            raise AmpError(
+                "train_projector is for a fresh adapter: one whose projector was trained goes on with it by itself",
+                hint="Leave out train_projector, or --adapter",
+            )
         if self.save_steps % self.logging_steps:
             raise AmpError(
                 f"save_steps ({self.save_steps}) must be a multiple of logging_steps ({self.logging_steps}): "

@@ -150,7 +150,10 @@ def describe_curves(run_folder: Path) -> str:
     for name, called in (("loss", "loss"), ("accuracy", "share of pairs in order")):
         for steps, values in _series(records, name, is_whole_name=True).values():
             smooth = smoothed(values)
-            said.append(f"{called} from {smooth[0]:.3f} at step {steps[0]:,} to {smooth[-1]:.3f} at step {steps[-1]:,}")
+            how = "" if smooth == values else ", smoothed,"
+            said.append(
+                f"{called}{how} from {smooth[0]:.3f} at step {steps[0]:,} to {smooth[-1]:.3f} at step {steps[-1]:,}"
+            )
     return "; ".join(said)
 
 

@@ -122,7 +122,7 @@ def train_model(
                 eval_source=eval_prefs,
                 held_out=config.held_out,
                 seed=config.seed,
-                pairs=config.pairs if config.method == "mdpo" else None,
+                pairs=config.pairs if config.method == "mdpo" and not config.length_balance else None,
             )
             if config.image_pairs is not None or config.gap_weight:
                 refuse_unfit_items(load_items(out, config.method), config)
@@ -395,13 +395,13 @@ def _part(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _refuse_unshareable(config: TrainConfig, file: Path) -> None:
-    """Refuse what cannot be shared by FSDP as `sharding.shard` does it.
-
-    Raises:
-        AmpError: the file asks for FSDP 1, or the base is in 8 bits.
-    """
+    """Refuse what FSDP as `sharding.shard` does it cannot share, and a projector that is trained in shares."""
     settings = _settings_of(file)
-    if str(settings["distributed_type"]).upper() != "FSDP":
+    kind = str(settings["distributed_type"]).upper()
+    if config.train_projector and kind in ("FSDP", "DEEPSPEED"):
+        why = f"train_projector needs the whole model in each process; '{file}' shares it by {kind}"
+        raise AmpError(why, hint="Leave out --accelerate-config, or train_projector")
+    if kind != "FSDP":
         return
     version = _part(settings, "fsdp_config").get("fsdp_version", 1)
     if str(version) != "2":

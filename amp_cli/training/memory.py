@@ -25,7 +25,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from peft import get_peft_model
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -38,12 +37,12 @@ from torch.utils._pytree import tree_leaves
 
 from amp_cli.models.precision import DTYPES, NOT_QUANTIZED, free_on
 from amp_cli.models.prompts import EncodedItem
-from amp_cli.training.arguments import lora_config
+from amp_cli.training.arguments import with_fresh_adapter
 from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig
 from amp_cli.training.rows.families import stands_for_images
 from amp_cli.training.rows.forward import SHARED_DENSE, ForwardPass
 from amp_cli.training.rows.layout import Batch
-from amp_cli.training.rows.logprobs import row_inputs, teach_log_probabilities, token_logps
+from amp_cli.training.rows.logprobs import row_inputs, teach_log_probabilities, token_logps, trains_images
 
 ADAPTER_BYTES = 16
 """Of an adapter's weight: itself, its gradient and AdamW's two moments, float32 each."""
@@ -243,7 +242,7 @@ def weight_bytes(network: Any, quantization: str | None) -> int:
     total = 0.0
     packed = {id(linear.weight) for linear in _quantized(network)} if quantization is not None else set()
     for name, weight in network.named_parameters():
-        if "lora_" in name:
+        if "lora_" in name or ".modules_to_save." in name:
             continue
         if id(weight) not in packed:
             total += weight.numel() * weight.element_size()
@@ -294,7 +293,8 @@ class Outline:
             self.base = type(network)._from_config(copy.deepcopy(network.config), dtype=dtype)
             self.base.requires_grad_(False)
             teach_log_probabilities(self.base)
-            self.model = get_peft_model(self.base, lora_config(config, self.base)).train()
+            self.model = with_fresh_adapter(self.base, config).train()
+        self._trains_images = trains_images(self.base)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._pretend()
         self._autocast = autocast
@@ -367,7 +367,9 @@ class Outline:
         return hidden, torch.empty(count, dtype=torch.long)
 
     def image_bytes(self, item: EncodedItem) -> tuple[int | None, int]:
-        """Return the most bytes that encoding an item's images adds, and what their features take.
+        """Return the most bytes that encoding an item's images adds, and what stays of it for the rest of the pass.
+
+        That is their features, and what the backward pass needs where the projector is trained.
 
         None and 0 where shapes alone do not tell: some families read sizes out of tensors.
         """
@@ -375,8 +377,13 @@ class Outline:
             return 0, 0
         try:
             with self._counted() as counter, self._precision():
-                features = self.model(images=[part.image_inputs for part in item.parts])  # held until the block ends
-                kept = sum(leaf.untyped_storage().nbytes() for leaf in tree_leaves(features))
+                parts = [part.image_inputs for part in item.parts]
+                if self._trains_images:
+                    features: Any = [vars(self.base.model.get_image_features(**one)) for one in parts if one]
+                    kept = counter.held
+                else:
+                    features = self.model(images=parts)  # held until the block ends
+                    kept = sum(leaf.untyped_storage().nbytes() for leaf in tree_leaves(features))
         except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException):
             return None, 0
         return counter.peak, kept

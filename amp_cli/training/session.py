@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from peft import get_peft_model
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
@@ -17,6 +16,7 @@ from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.left_out import LeftOut, LeftOutLog
 from amp_cli.errors import AmpError
 from amp_cli.launching import report
+from amp_cli.models.adapters import train_whole_in_float32
 from amp_cli.models.load import LoadedModel, load_model, loading_text
 from amp_cli.models.machine import MemoryPeak
 from amp_cli.models.precision import DTYPES, why_float16
@@ -26,9 +26,9 @@ from amp_cli.training.arguments import (
     WINDOW,
     compile_mlps,
     last_complete,
-    lora_config,
     remove_incomplete,
     trainer_arguments,
+    with_fresh_adapter,
 )
 from amp_cli.training.card import ADAPTER, BEST, finish_adapter
 from amp_cli.training.config import ZERO_3, TrainConfig
@@ -65,7 +65,9 @@ def load_policy(config: TrainConfig, device: str, *, shares: bool = False) -> Lo
         teach_log_probabilities(loaded.model if config.adapter is None else loaded.model.get_base_model())
     set_seed(config.seed)
     if config.adapter is None:
-        loaded.model = get_peft_model(loaded.model, lora_config(config, loaded.model))
+        loaded.model = with_fresh_adapter(loaded.model, config)
+    else:
+        train_whole_in_float32(loaded.model)
     if config.torch_compile:
         compile_mlps(loaded.model, torch.device(device))
     if shares:

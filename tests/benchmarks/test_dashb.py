@@ -1,6 +1,7 @@
 """DASH-B: questions from its two files, the official numbers to the last digit, its own answer files."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from amp_cli.benchmarks import BENCHMARKS, dashb
+from amp_cli.benchmarks.files import unpack_images
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.errors import AmpError
 from amp_cli.main import app
+from amp_cli.records import BenchmarkItem
 from amp_cli.report.compare import compare_runs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dashb"
@@ -85,3 +88,20 @@ def test_without_both_files_the_download_is_named(tmp_path: Path) -> None:
     assert isinstance(result.exception, AmpError)
     assert "No dash_benchmark_pos.json below" in result.exception.message
     assert "amp download dashb" in str(result.exception.hint)
+
+
+def test_images_in_two_archives_are_found_by_their_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two objects have an image called 1.png, and both archives too."""
+    monkeypatch.setenv("AMP_HOME", str(tmp_path / "home"))
+    items = []
+    for split in ("neg", "pos"):
+        with zipfile.ZipFile(tmp_path / f"{split}.zip", "w") as archive:
+            for thing in ("cup", "dog"):
+                name = f"{split}/coco/{thing}/1.png"
+                archive.writestr(name, name)
+                items.append(BenchmarkItem(id=name, images=(name,), questions=("?",)))
+    folder = unpack_images(items, tmp_path)
+    assert folder is not None
+    assert {item.id: (folder / item.images[0]).read_text() for item in items} == {item.id: item.id for item in items}
+    stray = BenchmarkItem(id="stray", images=("elsewhere/1.png",), questions=("?",))
+    assert unpack_images([stray], tmp_path) is None  # there are two 1.png, and neither is it

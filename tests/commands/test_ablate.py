@@ -135,6 +135,9 @@ def test_the_plans_that_come_along_can_be_read() -> None:
     assert paper.config(paper.variant("sft"), 3, 20).per_device_batch_size == 8
     assert not paper.items_are_shared
     assert read_plan(ROOT / "templates" / "ablations" / "small.yaml").seeds == (0, 1)
+    field = read_plan(ROOT / "templates" / "ablations" / "field.yaml")
+    assert field.to_json() == paper.to_json()  # the same world, control, settings and evaluations
+    assert field.variant("k5") == paper.variant("k5")
 
 
 def test_levels_are_kept_in_their_order_and_an_item_that_lacks_them_is_left_out() -> None:
@@ -162,13 +165,11 @@ def test_without_auto_check_the_candidates_stand_in_their_experts_order(tmp_path
         unchecked_items(out / "preferences.jsonl")
 
 
-@pytest.mark.parametrize("method", ["mdpo", "sft"])
+@pytest.mark.parametrize("settings", [{"image_pairs": "crop"}, {"method": "sft"}])
 def test_the_tokens_that_are_counted_are_those_that_are_fed(
-    method: str, tmp_path: Path, prefs: Path, data: Path
+    settings: dict[str, str], tmp_path: Path, prefs: Path, data: Path
 ) -> None:
-    plan = read_plan(
-        plan_of(tmp_path, prefs, data, variants={"a": {"method": method, "reference": "online"}}, control="a")
-    )
+    plan = read_plan(plan_of(tmp_path, prefs, data, variants={"a": {**settings, "reference": "online"}}, control="a"))
     config = plan.config(plan.variants[0], 5, 3)  # the second epoch begins in the third update
     fed = []
 
@@ -185,7 +186,7 @@ def test_the_tokens_that_are_counted_are_those_that_are_fed(
     finally:
         handle.remove()
     count = FedTokens(config, load_outline(replace(config.spec, device="cpu")), prefs)
-    units = 3 if method == "sft" else 4  # forward and backward, and forward for the reference
+    units = 3 if config.method == "sft" else 4  # forward and backward, and forward for the reference
     assert count.of(3) == units * sum(fed)
     per_step = count.of(3) - count.of(2)
     assert count.steps_for(count.of(2) + per_step // 3) == 2
@@ -209,6 +210,32 @@ def test_items_that_are_held_out_are_not_counted(tmp_path: Path, prefs: Path, da
     assert count.of(2) == 2 * count.of(1)  # updates of four: each holds all that is left of the eight items
     whole = FedTokens(replace(config, held_out=0.0), load_outline(replace(config.spec, device="cpu")), prefs)
     assert whole.of(2) > count.of(1)
+
+
+ADDED: dict[str, dict[str, Any]] = {
+    "image-crop": {"image_pairs": "crop", "image_weight": 4},
+    "image-other": {"image_pairs": "other"},
+    "sft-term": {"sft_weight": 0.5},
+    "gap": {"gap_weight": 1},
+    "balance": {"length_balance": 0.5},
+    "r-dpo": {"length_alpha": -0.05},
+    "ranking": {"loss_type": "plackett-luce"},
+}
+
+
+def test_a_plan_may_ask_what_has_been_added_to_the_loss(tmp_path: Path, prefs: Path, data: Path) -> None:
+    plan = read_plan(plan_of(tmp_path, prefs, data, variants={"dpo": {"pairs": "best-vs-rest"}, **ADDED}))
+    for name, settings in ADDED.items():
+        config = plan.config(plan.variant(name), 0, 4)
+        assert {key: getattr(config, key) for key in settings} == settings
+    workshop = Workshop(plan, tmp_path / "out", type_in=lambda words: None, train=train_here)
+    steps, units = workshop.length(plan.variant("image-crop"), 0)
+    whole = workshop.length(plan.variant("dpo"), 0)
+    assert steps < whole[0] == 4  # an image pair has a prefix of its own
+    assert units is not None
+    assert whole[1] is not None
+    assert 0.5 < units / whole[1] < 1.5
+    assert workshop.length(plan.variant("ranking"), 0) == whole
 
 
 def test_holm_by_hand() -> None:

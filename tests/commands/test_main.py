@@ -16,7 +16,7 @@ from amp_cli.errors import AmpError
 COMMANDS = [
     [], ["quickstart"], ["generate-prefs"], ["train"], ["merge-lora"], ["eval"], ["eval", "pope"], ["eval", "chair"],
     ["eval", "amber"], ["eval", "mmhal"], ["eval", "mrhal"], ["eval", "llava-bench"], ["eval", "llava-bench-wild"],
-    ["report"], ["models"], ["doctor"],
+    ["report"], ["compare"], ["push"], ["models"], ["doctor"],
 ]  # fmt: skip
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from amp_cli.disk.templates import template_path
 from amp_cli.downloads.zoo import KNOWN, SIZES, cached_bytes, find_model, needed_with
 from amp_cli.main import app
+from amp_cli.models.shapes import SHAPES
+from amp_cli.training.config import load_config
 
 
 def test_an_alias_and_a_hub_id_mean_one_model() -> None:
@@ -26,7 +29,20 @@ def test_an_alias_and_a_hub_id_mean_one_model() -> None:
         assert find_model(hub_id) is found
     assert find_model("amp-meg-8b") is None
     assert find_model("") is None
-    assert [model.name for model in SIZES] == ["tiny", "7b", "13b"]
+
+
+def test_every_size_has_a_recipe_of_its_name_for_its_own_base_and_the_other_way_round() -> None:
+    recipes = {file.stem for file in template_path("recipes").glob("*.yaml")}
+    assert {model.name for model in SIZES} == recipes
+    for model in SIZES:
+        assert load_config(model.name).base == (model.hub_id or "tiny")
+
+
+def test_what_is_told_of_a_model_without_its_files_is_the_shape_of_its_name() -> None:
+    for model in SIZES:
+        shape = SHAPES.get(model.hub_id or "")
+        assert (shape is None) == (model.name == "tiny")
+        assert shape is None or shape.published == model.parameters
 
 
 def test_what_a_model_cannot_run_without() -> None:

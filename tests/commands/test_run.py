@@ -38,8 +38,8 @@ def line_of(path: Path, text: str) -> int:
         ({"rounds": True}, "rounds", "`rounds` is True"),
         ({"seed": -1}, "seed", "Invalid value for '--seed'"),
         ({"train": {"betta": 1}}, "betta", "There is no `betta` in `train`"),
-        ({"train": {"set": {"betta": 1}}}, "train", "`train`: There is no training setting 'betta'"),
-        ({"train": {"set": {"beta": "much"}}}, "train", "`train`: beta must be a number"),
+        ({"train": {"set": {"betta": 1}}}, "betta", "`train`: There is no training setting 'betta'"),
+        ({"train": {"set": {"beta": "much"}}}, "beta", "`train`: beta must be a number"),
         ({"train": {"size": "70b"}}, "train", "There is no recipe for size '70b'"),
         ({"train": {"held_out": 3}}, "held_out", "Invalid value for '--held-out'"),
         ({"train": {"base": "13b"}}, "13b", "`base` does not belong to `train`"),
@@ -194,6 +194,31 @@ def test_a_changed_setting_is_refused_by_name_and_a_free_one_is_not(tmp_path: Pa
     assert commands.stages() == ["train"]  # its command decides; here nothing changed that others are made of
     with pytest.raises(AmpError, match="base = 'tiny', not '7b'"):
         run_file(pipeline_of(tmp_path, base="7b"), commands)
+
+
+def test_results_and_files_may_lie_elsewhere_when_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pipeline_of(tmp_path)
+    run_file(path, commands := Commands())
+    commands.stages()
+    (tmp_path / "out").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    run_file(pipeline_of(tmp_path, out="moved"), commands)
+    assert commands.stages() == []
+    (tmp_path / "data.json").rename(tmp_path / "renamed.json")
+    given = {"data": "renamed.json", "method": "meg", "expert": ["own={model}"]}
+    run_file(pipeline_of(tmp_path, out="moved", generate_prefs=given), commands)
+    assert commands.stages() == ["prefs"]  # the same content: its command may go on, and has nothing to do
+
+
+def test_a_stage_that_is_to_be_done_again_may_have_other_settings(tmp_path: Path) -> None:
+    run_file(pipeline_of(tmp_path), Commands())
+    path = pipeline_of(tmp_path, train={"set": {"beta": 0.5}})
+    with pytest.raises(AmpError, match=r"was made with set\.max_steps = '4'"):
+        refuse_missing(read(path))
+    redone = [stage.name for stage in read(path).with_followers(["train"])]
+    refuse_missing(read(path), redone=redone)
+    run_file(path, commands := Commands(), again=["train"])
+    assert commands.stages() == ["train", "merged", "pope", "report.html"]
 
 
 def test_again_does_a_stage_and_what_follows_afresh_also_when_it_is_killed(tmp_path: Path) -> None:
@@ -354,7 +379,23 @@ def test_init_refuses_data_and_folders_that_are_not_there(tmp_path: Path) -> Non
 
 
 def test_texts_in_a_pipeline_are_read_back_as_they_were() -> None:
-    for text in ("true", "1e-4", "a: b", "#x", "é 'q'", "x\ny", "7b", "null", "a/b.json", "-x", "2026-01-01"):
+    for text in (
+        "true",
+        "1e-4",
+        "a: b",
+        "#x",
+        "é 'q'",
+        "x\ny",
+        "7b",
+        "null",
+        "a/b.json",
+        "-x",
+        "2026-01-01",
+        ".5",
+        ".inf",
+        "../a-b",
+        "/t/x.y",
+    ):
         written = pipeline_text(
             file="p",
             base=text,
@@ -398,9 +439,9 @@ def test_a_command_in_a_process_of_its_own_gives_its_object_and_its_status(
     wrong = start_command(["prefs", "check", str(tmp_path / "absent.json")])
     assert (wrong.status, set(wrong.result)) == (1, {"error", "hint"})
     assert "Error" not in capfd.readouterr().err  # the pipeline says it, once
-    listed = start_command(["models"])
+    listed = start_command(["download"])
     assert listed.status == 0
-    assert "models" in listed.result
+    assert {"models", "benchmarks"} <= set(listed.result)
 
 
 STARTER = "import sys; from amp_cli.commands.pipeline import start_command; start_command(sys.argv[1:])"
@@ -439,7 +480,7 @@ def test_a_pipeline_with_the_embedded_model_from_images_to_the_report(tmp_path: 
 
     write_evaluation(tmp_path / "test", scenes=2, seed=0)
     items = []
-    for number in range(4):
+    for number in range(2):
         draw(tmp_path, number)
         items.append(
             {"id": str(number), "images": [f"{number}.png"], "questions": [QUESTION], "answers": [ANSWERS[number]]}
@@ -450,7 +491,7 @@ def test_a_pipeline_with_the_embedded_model_from_images_to_the_report(tmp_path: 
     path.write_text(
         pipeline_text(
             file=path, base="tiny", out=str(tmp_path / "out"), data=tmp_path / "data.json", evaluations=asked,
-            rounds=None, experts=(), samples=2, settings={"max_steps": 1, "logging_steps": 1, "save_steps": 1},
+            rounds=1, experts=(), samples=2, settings={"max_steps": 1, "logging_steps": 1, "save_steps": 1},
         )
     )  # fmt: skip
 
@@ -460,7 +501,7 @@ def test_a_pipeline_with_the_embedded_model_from_images_to_the_report(tmp_path: 
 
     result = run_file(path, type_in)  # type: ignore[arg-type]
     assert [one["status"] for one in result["stages"].values()] == [0] * 6
-    assert result["stages"]["eval/after/pope"]["result"]["overall"]["n"] == 36
+    assert result["stages"]["eval/round-1/pope"]["result"]["overall"]["n"] == 36
     (before, after, _) = result["stages"]["report.html"]["result"]["runs"]
-    assert (before["name"], after["name"]) == ("before", "after")
+    assert (before["name"], after["name"]) == ("before", "round-1")
     assert "pope" in (tmp_path / "out" / "report.html").read_text().lower()

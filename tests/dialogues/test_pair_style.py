@@ -51,6 +51,12 @@ def test_where_no_pair_set_helps_none_is_named() -> None:
     assert told[1].startswith("no other --set pairs=... of these data leans much less")
 
 
+def test_where_no_pair_set_helps_and_some_pairs_lean_the_other_way_they_may_be_balanced() -> None:
+    told = length_lesson([*items(20, 10, count=40), *(item(n, 10, 12) for n in range(100, 110))], "all")
+    assert told is not None
+    assert told[1].startswith("--set length_balance=1: pairs weigh so")
+
+
 def test_few_items_small_differences_and_empty_data_are_passed_over() -> None:
     assert length_lesson(items(20, 10, count=19), "all") is None
     assert length_lesson(items(20, 21), "all") is None

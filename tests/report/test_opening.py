@@ -1,11 +1,13 @@
 """What a report opens with, and how it draws: the sentence, the numbers, the example, the axes, the colours."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.comparing import Difference
 from amp_cli.benchmarks.showing import Piece, Reply, Row
 from amp_cli.disk.templates import template_path
@@ -59,14 +61,14 @@ def test_what_may_be_chance_is_called_so_and_nothing_better_is_claimed() -> None
     assert opening.title == "new against base: no clear difference in 1 score"
     assert opening.sentence == ("The difference between new and base in CHAIR-i from 0.300 to 0.280 may be chance.")
     mixed = opening_of([BASE, run("new", GAIN, CHANCE)]).sentence
-    assert mixed.endswith("to 0.700, the difference in CHAIR-i from 0.300 to 0.280 may be chance.")
+    assert mixed.endswith("to 0.700; the difference in CHAIR-i from 0.300 to 0.280 may be chance.")
 
 
 def test_a_loss_alone_and_an_equal_score_are_told() -> None:
     worse = of("overall/accuracy", 0.7, 0.6, -0.15, -0.05)
     same = of("chair_i", 0.3, 0.3, 0.0, 0.0)
     assert opening_of([BASE, run("new", worse, same)]).sentence == (
-        "new is clearly worse than base in POPE accuracy (all) from 0.700 to 0.600, "
+        "new is clearly worse than base in POPE accuracy (all) from 0.700 to 0.600; "
         "there is no difference in CHAIR-i, 0.300."
     )
     assert judgement_of(same, True) == "same"
@@ -171,8 +173,6 @@ def test_an_axis_is_zoomed_to_what_it_holds_and_its_steps_are_round() -> None:
 
 
 def test_a_difference_is_drawn_where_it_lies_and_told_in_words() -> None:
-    from amp_cli.benchmarks import BENCHMARKS
-
     runs = [(0, BASE), (1, run("new", LESS_INVENTED, LESS_RECALLED))]
     invented, recall = difference_plots(BENCHMARKS["chair"], runs)
     (dot,) = invented.dots
@@ -184,6 +184,17 @@ def test_a_difference_is_drawn_where_it_lies_and_told_in_words() -> None:
     assert 0 < dot.low < dot.place < dot.high < invented.zero < 100
     assert (invented.is_better_left, recall.is_better_left) == (True, False)
     assert recall.dots[0].judgement == "worse"
+
+
+def test_an_interval_beside_zero_may_be_chance_once_it_is_corrected() -> None:
+    def seen(difference: Difference) -> str:
+        benchmark = BENCHMARKS[difference.benchmark]
+        (plot,) = difference_plots(benchmark, [(0, BASE), (1, run("new", difference))])
+        return plot.dots[0].seen.partition("0, ")[2].rpartition(", ")[2]
+
+    assert seen(GAIN) == "right of zero: better"
+    assert seen(replace(GAIN, p_value=0.04, adjusted=0.2)) == "right of zero: may be chance"
+    assert seen(CHANCE) == "across zero: may be chance"
 
 
 # --- the colours

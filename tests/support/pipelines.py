@@ -21,7 +21,7 @@ def pipeline_of(folder: Path, **changes: Any) -> Path:
     data, pope = folder / "data.json", folder / "pope"
     if not data.exists():
         data.write_text('[{"id": "1", "images": [], "questions": ["What?"], "answers": ["A dog."]}]')
-        pope.mkdir()
+        pope.mkdir(exist_ok=True)
         line = '{"image": "0.png", "text": "Is there a dog in the image?", "label": "yes"}'
         (pope / "coco_pope_random.json").write_text(line)
         (pope / "0.png").write_bytes(b"")

@@ -307,6 +307,7 @@ def test_an_alias_is_planned_as_what_it_means() -> None:
         ("llava-hf/llava-v1.6-34b-hf", 24 * 24 + 36 * (48 + 1)),
         ("llava-hf/llava-onevision-qwen2-7b-ov-hf", 27 * 27 + 40 * (54 + 1)),  # 40 of 54 lines are not padding
         ("Qwen/Qwen2.5-VL-3B-Instruct", 23 * 17),  # 644 x 476, 28 pixels a token
+        ("Qwen/Qwen3-VL-8B-Instruct", 20 * 15),  # 32 pixels a token
         ("google/gemma-3-4b-it", 256),
         ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", (4 * 3 + 1) * 81),
         ("OpenGVLab/InternVL3-8B-hf", (4 * 3 + 1) * 256),

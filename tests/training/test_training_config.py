@@ -1,5 +1,7 @@
 """Recipes, their variants, and --set."""
 
+from pathlib import Path
+
 import pytest
 
 from amp_cli.errors import AmpError
@@ -34,10 +36,23 @@ def test_the_released_recipe_differs_where_the_released_scripts_do() -> None:
     )
 
 
-def test_every_size_has_both_recipes() -> None:
+def test_the_sizes_of_llava_have_both_recipes_and_other_families_the_paper_s() -> None:
     for size in ("7b", "13b", "tiny"):
         for recipe in ("paper", "released"):
             assert load_config(size, recipe=recipe).base
+    with pytest.raises(AmpError, match="'qwen3-vl-4b' has no recipe 'released'"):
+        load_config("qwen3-vl-4b", recipe="released")
+
+
+def test_a_recipe_that_is_like_another_says_only_what_differs(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("like: internvl3-8b\nlora_r: 8\n")
+    config = load_config(str(mine))
+    assert (config.base, config.lora_r, config.max_length) == ("OpenGVLab/InternVL3-8B-hf", 8, 8192)
+    assert (config.max_pixels, load_config("qwen2.5-vl-3b").max_pixels) == (None, 1280 * 28 * 28)
+    mine.write_text(f"like: {mine}\n")
+    with pytest.raises(AmpError, match="is like itself"):
+        load_config(str(mine))
 
 
 def test_set_values_take_the_fields_type() -> None:
@@ -89,7 +104,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_one() -> None:
 def test_unknown_sizes_and_recipes_are_answered_with_the_known_ones() -> None:
     with pytest.raises(AmpError, match="size '70b'") as caught:
         load_config("70b")
-    assert "13b, 7b, tiny" in str(caught.value.hint)
+    assert "13b, 7b, gemma-3-12b" in str(caught.value.hint)
     with pytest.raises(AmpError, match="no recipe 'mine'"):
         load_config("7b", recipe="mine")
 

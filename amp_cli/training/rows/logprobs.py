@@ -59,6 +59,13 @@ def takes_features(network: Any) -> bool:
     return takes(network, "mm_encoder_outputs")
 
 
+def trains_images(network: Any) -> bool:
+    """Whether anything is trained that changes what the language model is shown of an image."""
+    others = [network.get_decoder(), network.get_output_embeddings()]
+    within = {id(weight) for module in others for weight in module.parameters()}
+    return any(weight.requires_grad and id(weight) not in within for weight in network.parameters())
+
+
 @torch.no_grad()
 def _encode_images(core: Any, images: Sequence[dict[str, torch.Tensor]]) -> list[Features | None]:
     """Return each item's image features; one tower call where the images are plain stacks of equal size."""

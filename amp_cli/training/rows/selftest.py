@@ -23,7 +23,7 @@ from amp_cli.training.rows.attention import attending_by, plain_attention
 from amp_cli.training.rows.families import first_answers, token_types, why_not_shared
 from amp_cli.training.rows.forward import LAYOUTS, ROWS, SHARED, SHARED_DENSE, ForwardPass
 from amp_cli.training.rows.layout import common_prefix, parts_of
-from amp_cli.training.rows.logprobs import takes_features
+from amp_cli.training.rows.logprobs import takes_features, trains_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +144,7 @@ def choose_forward(
         ValueError: not even plain rows do, e.g. because the head's outputs are changed after the head.
     """
     network = model.get_base_model()
+    trained = trains_images(network)
     refused: list[tuple[str, str]] = []
     with _last_layers_alone(model) as weights:
         with attending_by(network, plain_attention(network)):
@@ -160,7 +161,9 @@ def choose_forward(
             if against is not None:
                 refused.append((layout, against))
                 continue
-            for image_once in (True, False) if takes_features(network) else (False,):
+            if trained and layout == layouts[0]:
+                refused.append((layout, "what is trained changes what the model is shown of an image"))
+            for image_once in (True, False) if takes_features(network) and not trained else (False,):
                 way = ForwardPass(network=network, pad_id=pad_id, layout=layout, image_once=image_once)
                 distance, failure = _compare(model, way, items, expected, weights)
                 failure = agree(failure or distance.why_beyond(limits))
