@@ -35,7 +35,7 @@ def test_commands_and_options_exist(page: Path) -> None:
             command = command.commands[words[0]]  # type: ignore[attr-defined]
         known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
         used = {word.split("=")[0] for word in words if word.startswith("--")}
-        assert used <= known | {"--offline", "--cache-converted"}, (words, used - known)
+        assert used <= known | {"--offline", "--cache-converted", "--help-all"}, (words, used - known)
 
 
 def test_every_command_stands_in_the_readme() -> None:

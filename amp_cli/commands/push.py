@@ -72,7 +72,7 @@ def push(
     """
     from amp_cli.push.card import describe
     from amp_cli.push.files import find_model, uploads_of
-    from amp_cli.push.hub import Target, push_files, refuse_strange_name, token_from_environment
+    from amp_cli.push.hub import PushedRepository, push_files, refuse_strange_name, token_from_environment
 
     refuse_strange_name(repo)
     model = find_model(source, what=what, best=best, base=base)
@@ -91,7 +91,7 @@ def push(
         ui.line(described.card)
         ui.note("Nothing was sent")
         return
-    target = Target(repo=repo, private=private, revision=revision, overwrite=overwrite)
+    target = PushedRepository(repo=repo, private=private, revision=revision, overwrite=overwrite)
     pushed = push_files(target, uploads, token_from_environment())
     if json:
         ui.data({**told, "url": pushed.url, "commit": pushed.commit, "created": pushed.is_new})

@@ -12,7 +12,7 @@ from amp_cli.asking.answerer import Answerer, check_answerer, open_answerer
 from amp_cli.asking.endpoint import is_endpoint
 from amp_cli.asking.processes import plan_processes
 from amp_cli.compare.marking import ComparedItem, Said, mark_items, totals_of
-from amp_cli.compare.questions import Questions, of_authors, read_questions
+from amp_cli.compare.questions import ComparedQuestions, of_authors, read_questions
 from amp_cli.compare.sides import CompareSettings
 from amp_cli.disk.jsonl import RecordLog
 from amp_cli.disk.left_out import LeftOut, LeftOutLog
@@ -111,7 +111,7 @@ def compare_models(
 
 @contextmanager
 def _folder(
-    settings: CompareSettings, questions: Questions, identity: dict[str, Any]
+    settings: CompareSettings, questions: ComparedQuestions, identity: dict[str, Any]
 ) -> Iterator[tuple[Path, Run | None]]:
     """Give the folder of the answers: the run's, or one that is gone afterwards."""
     if settings.out is None:
@@ -131,18 +131,18 @@ def _folder(
         yield settings.out, run
 
 
-def _images(questions: Questions) -> Iterator[Path]:
+def _images(questions: ComparedQuestions) -> Iterator[Path]:
     return (image for one in questions.wanted for image in one.request.images)
 
 
-def _refused(path: Path, questions: Questions) -> list[LeftOut]:
+def _refused(path: Path, questions: ComparedQuestions) -> list[LeftOut]:
     """Return what the data refuse, found anew by every start, and what the models refused before."""
     asked = {one.request.id for one in questions.wanted}
     before = RecordLog(path).read_as(LeftOut.from_json)
     return [*questions.refused, *(one for one in before if one.source is not None and one.id in asked)]
 
 
-def _checker(settings: CompareSettings, questions: Questions, encoder: Encoder | None) -> Checker | None:
+def _checker(settings: CompareSettings, questions: ComparedQuestions, encoder: Encoder | None) -> Checker | None:
     """Return what reference answers are compared with; None where there are none, or they are not asked for."""
     if not settings.auto_check or not any(one.standard for one in questions.wanted):
         return None
@@ -218,7 +218,7 @@ def _base_of(side: Expert) -> tuple[str, str | None]:
 
 
 def _collected(
-    settings: CompareSettings, questions: Questions, answering: Answering, folder: Path, rejected: LeftOutLog
+    settings: CompareSettings, questions: ComparedQuestions, answering: Answering, folder: Path, rejected: LeftOutLog
 ) -> dict[str, Said]:
     """Return item id -> each side's answers, of the items that every side has answered; asks what is missing."""
     candidates = collect_candidates(

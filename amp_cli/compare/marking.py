@@ -14,7 +14,7 @@ from typing import Any
 from amp_cli.benchmarks.benchmark import Benchmark
 from amp_cli.benchmarks.mentions import count_words, is_denied
 from amp_cli.benchmarks.showing import Piece, Reply
-from amp_cli.compare.questions import Questions, Wanted
+from amp_cli.compare.questions import ComparedQuestions, Wanted
 from amp_cli.preferences.autocheck import Checker, Mark, check_items
 from amp_cli.preferences.page import split_at_marks
 from amp_cli.records import Answer
@@ -89,7 +89,9 @@ def _reply_to_json(reply: Reply) -> dict[str, Any]:
     return {"text": text, "marks": marks, "verdict": reply.verdict or None, "summary": reply.summary or None}
 
 
-def mark_items(questions: Questions, answers: Mapping[str, Said], checker: Checker | None) -> Iterator[ComparedItem]:
+def mark_items(
+    questions: ComparedQuestions, answers: Mapping[str, Said], checker: Checker | None
+) -> Iterator[ComparedItem]:
     """Yield the answered items in their order, marked by what is known of each.
 
     A benchmark that scores by itself marks as it counts. Else a reference answer does, by auto-check's noun chunks,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amp_cli.compare.questions import Questions
+from amp_cli.compare.questions import ComparedQuestions
 from amp_cli.disk.jsonl import write_text
 from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
@@ -23,13 +23,13 @@ TOLD = (
 """What is counted of a side -> what its row is called."""
 
 
-def write_comparison(path: Path, result: "CompareResult", questions: Questions) -> None:
+def write_comparison(path: Path, result: "CompareResult", questions: ComparedQuestions) -> None:
     """Write the page; an image that cannot be shown is named in its place."""
     made = make_thumbnails((image for item in result.items for image in item.images), LONGER_SIDE)
     write_text(path, render_comparison(result, questions, made))
 
 
-def render_comparison(result: "CompareResult", questions: Questions, images: dict[Path, str | AmpError]) -> str:
+def render_comparison(result: "CompareResult", questions: ComparedQuestions, images: dict[Path, str | AmpError]) -> str:
     """Return the page; all text of models and data is escaped. `images` are JPEGs in base64, or why there is none."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -70,7 +70,7 @@ def _shown(value: float | None) -> str:
     return f"{value:.1f}" if isinstance(value, float) else f"{value:,}"
 
 
-def _about(questions: Questions) -> str:
+def _about(questions: ComparedQuestions) -> str:
     """Say what the words were held against."""
     if questions.benchmark is not None and questions.benchmark.score is not None:
         return f"marked by {questions.benchmark.name}, rule {questions.rule}"

@@ -42,7 +42,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Questions:
+class ComparedQuestions:
     """The items, and where they come from.
 
     Attributes:
@@ -100,7 +100,7 @@ def _benchmark_in(folder: Path) -> str:
     raise AmpError(f"'{folder}' holds files of {' and '.join(found)}", hint=f"Say which: --data {found[0]}={folder}")
 
 
-def read_questions(settings: CompareSettings) -> Questions:
+def read_questions(settings: CompareSettings) -> ComparedQuestions:
     """Read and check what is to be asked.
 
     Raises:
@@ -115,7 +115,7 @@ def read_questions(settings: CompareSettings) -> Questions:
     return _of_preferences(settings, settings.data) if is_ranked else _of_sources(settings, settings.data)
 
 
-def _of_images(settings: CompareSettings) -> Questions:
+def _of_images(settings: CompareSettings) -> ComparedQuestions:
     hashes = {}
     for path in settings.image:
         if not path.is_file():
@@ -129,18 +129,18 @@ def _of_images(settings: CompareSettings) -> Questions:
         for item_id, (path, question) in zip(ids, asked, strict=True)
     ]
     identity = {"image_hashes": sorted(hashes.values())}
-    return Questions(
+    return ComparedQuestions(
         wanted=tuple(wanted), total=len(wanted), refused=(), identity=identity, inputs=tuple(settings.image)
     )
 
 
-def _of_sources(settings: CompareSettings, data: Path) -> Questions:
+def _of_sources(settings: CompareSettings, data: Path) -> ComparedQuestions:
     sources = read_sources(data, image_root=settings.image_root)
     wanted = [Wanted(request=request_of(item), standard=item.answers) for item in _drawn(sources.items, settings)]
     return _of_file(settings, data, wanted, len(sources.items), sources.refused)
 
 
-def _of_preferences(settings: CompareSettings, data: Path) -> Questions:
+def _of_preferences(settings: CompareSettings, data: Path) -> ComparedQuestions:
     """Read a preference file: the answers of an item's best level are its reference."""
     items: list[PreferenceItem] = []
     refused: list[LeftOut] = []
@@ -162,11 +162,11 @@ def _of_preferences(settings: CompareSettings, data: Path) -> Questions:
 
 def _of_file(
     settings: CompareSettings, data: Path, wanted: Sequence[Wanted], total: int, refused: Sequence[LeftOut]
-) -> Questions:
+) -> ComparedQuestions:
     if not wanted:
         first = next((one.reason for one in refused), "there are none")
         raise AmpError(f"No item of '{data}' can be asked: {first}", hint="See: amp prefs check, or give --image-root")
-    return Questions(
+    return ComparedQuestions(
         wanted=tuple(wanted),
         total=total,
         refused=tuple(refused),
@@ -175,7 +175,7 @@ def _of_file(
     )
 
 
-def _of_benchmark(settings: CompareSettings, name: str, data: Path) -> Questions:
+def _of_benchmark(settings: CompareSettings, name: str, data: Path) -> ComparedQuestions:
     given = {"data": data, "image_root": settings.image_root, "out": settings.out or Path()}
     found, benchmark, loaded = loaded_benchmark(settings_of(name, given))
     for warning in loaded.warnings:
@@ -204,7 +204,7 @@ def _of_benchmark(settings: CompareSettings, name: str, data: Path) -> Questions
         for item in items
         if item.id in usable
     ]
-    return Questions(
+    return ComparedQuestions(
         wanted=tuple(wanted),
         total=len(loaded.items),
         refused=tuple(refused),

@@ -16,7 +16,7 @@ from amp_cli import ui
 from amp_cli.asking.answerer import Request
 from amp_cli.compare.comparing import check_sides, spec_of
 from amp_cli.compare.marking import OTHER, mark_items
-from amp_cli.compare.questions import Questions, Wanted
+from amp_cli.compare.questions import ComparedQuestions, Wanted
 from amp_cli.compare.sides import DESCRIBE, CompareSettings
 from amp_cli.errors import AmpError
 from amp_cli.models.images import check_image
@@ -33,7 +33,7 @@ STYLE = f"""
 """
 
 
-class Asked(Protocol):
+class AskedSide(Protocol):
     """A side that answers at once; see `LiveModel`."""
 
     def answer(self, request: Request, folder: Path) -> tuple[str, ...]: ...
@@ -74,7 +74,7 @@ def _gradio() -> Any:
     return gradio
 
 
-def build_page(gradio: Any, names: Sequence[str], sides: Sequence[Asked], folder: Path) -> Any:
+def build_page(gradio: Any, names: Sequence[str], sides: Sequence[AskedSide], folder: Path) -> Any:
     """Return the page: an image, a question, and an answer for each side."""
     with gradio.Blocks(
         title=f"{' and '.join(names)} side by side", analytics_enabled=False, delete_cache=(KEPT, KEPT)
@@ -96,7 +96,7 @@ def build_page(gradio: Any, names: Sequence[str], sides: Sequence[Asked], folder
 
 
 def answers_in_html(
-    names: Sequence[str], sides: Sequence[Asked], path: str | None, question: str, folder: Path
+    names: Sequence[str], sides: Sequence[AskedSide], path: str | None, question: str, folder: Path
 ) -> list[str]:
     """Return each side's answer with the words marked that differ, or in its place why there is none.
 
@@ -126,7 +126,7 @@ def answers_in_html(
 def _marked(request: Request, answers: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     if len(answers) < 2:
         return {name: _told(texts[0]) for name, texts in answers.items()}
-    questions = Questions(wanted=(Wanted(request=request),), total=1, refused=(), identity={}, inputs=())
+    questions = ComparedQuestions(wanted=(Wanted(request=request),), total=1, refused=(), identity={}, inputs=())
     (item,) = mark_items(questions, {request.id: answers}, None)
     return {
         reply.run: _in_html("".join(_piece(piece.text, piece.kind) for piece in reply.pieces))

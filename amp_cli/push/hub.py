@@ -22,7 +22,7 @@ REPLACED_FREELY = ("README.md", "report.json", "report.html", ".gitattributes")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class PushedRepository:
     """Where the files go. `overwrite` lets files of other content be replaced."""
 
     repo: str
@@ -72,7 +72,7 @@ def refuse_strange_name(repo: str) -> None:
         raise AmpError(f"'{repo}' does not say whose repository it is", hint=f"Give OWNER/{repo}")
 
 
-def push_files(target: Target, uploads: Sequence[Upload], token: str) -> Pushed:
+def push_files(target: PushedRepository, uploads: Sequence[Upload], token: str) -> Pushed:
     """Upload the files; the repository and the branch are made where they are not there.
 
     Raises:
@@ -118,7 +118,7 @@ def _content(upload: Upload) -> str | bytes:
     return upload.content if isinstance(upload.content, bytes) else str(upload.content)
 
 
-def _refuse_public(target: Target, info: Any) -> None:
+def _refuse_public(target: PushedRepository, info: Any) -> None:
     if target.private and not info.private:
         raise AmpError(
             f"The repository '{target.repo}' is there already, and it is public",
@@ -126,7 +126,7 @@ def _refuse_public(target: Target, info: Any) -> None:
         )
 
 
-def _refuse_other_files(target: Target, uploads: Sequence[Upload], api: Any) -> None:
+def _refuse_other_files(target: PushedRepository, uploads: Sequence[Upload], api: Any) -> None:
     """Refuse to replace files with another content: a name may be taken by another model.
 
     Raises:
@@ -173,7 +173,7 @@ def _blocks(upload: Upload) -> Any:
             yield block
 
 
-def explained_push(action: Callable[[], Result], target: Target) -> Result:
+def explained_push(action: Callable[[], Result], target: PushedRepository) -> Result:
     """Run requests that write to the hub; their failures become sentences with what to do.
 
     Raises:
@@ -206,7 +206,7 @@ def _chain_of(error: BaseException | None, kinds: Any) -> Any:
     return None
 
 
-def _refused(error: Any, target: Target) -> AmpError:
+def _refused(error: Any, target: PushedRepository) -> AmpError:
     status = error.response.status_code
     owner = target.repo.partition("/")[0]
     if status == 401:
