@@ -117,6 +117,7 @@ def left_to_another() -> Iterator[None]:
     """Say nothing of a block's duration: another process, which writes where we do, speaks meanwhile."""
     with _silence.watched(_Activity(None)):
         yield
+        _silence.broken()
 
 
 def waiting() -> AbstractContextManager[None]:

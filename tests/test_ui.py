@@ -47,6 +47,15 @@ def test_the_innermost_speaks_and_who_has_spoken_is_not_interrupted(capsys: pyte
     assert said(capsys) == ["inner", *["a word"] * 4]
 
 
+def test_after_another_process_has_spoken_the_own_remark_waits_again(capsys: pytest.CaptureFixture[str]) -> None:
+    with ui.busy("outer"):
+        for _ in range(3):
+            with ui.left_to_another():
+                time.sleep(0.15)
+            time.sleep(0.02)
+    assert said(capsys) == []
+
+
 def test_within_a_loop_neither_a_hint_nor_the_remark_on_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with ui.command_within_a_loop():
         ui.hint("amp report run", "Name other runs too.")
