@@ -245,7 +245,12 @@ def test_a_finished_sweep_or_collection_says_the_same(name: str, file: str, runs
 def test_old_runs_are_reported_with_the_same_numbers(runs: Path, amp: Amp, capsys: pytest.CaptureFixture[str]) -> None:
     evaluations = "pope pope-adapter chair amber mmhal mmhal-twice mrhal llava-bench all train-mdpo"
     assert amp(f"report {evaluations} --html report.html --json") == 0
-    assert holds(json.loads(capsys.readouterr().out), read(OLD / "report.json") | {"html": "report.html"})
+    before = read(OLD / "report.json") | {"html": "report.html"}
+    for difference in (one for run in before["runs"] for one in run["differences"]):
+        del difference["clear"]  # since then every difference is tested, and the tests are corrected for their number
+        if difference["p_value"] is None:
+            del difference["p_value"]
+    assert holds(json.loads(capsys.readouterr().out), before)
     assert (runs / "report.html").stat().st_size > 5000
 
 
