@@ -57,7 +57,7 @@ def draw_curves(run_folder: Path) -> Path | None:
     records = RecordLog(run_folder / "metrics.jsonl").read()
     if not records:
         return None
-    for name, looks in ((CURVES, LIGHT), (DARK_CURVES, DARK)):
+    for name, looks in ((DARK_CURVES, DARK), (CURVES, LIGHT)):  # where the second one is, the first one is too
         _draw(records, run_folder / name, looks)
     return run_folder / CURVES
 

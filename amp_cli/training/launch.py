@@ -33,7 +33,7 @@ from amp_cli.launching import (
 from amp_cli.models.resolve import check_model, places_of
 from amp_cli.training.card import ADAPTER
 from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig, check_packages
-from amp_cli.training.curves import CURVES, DARK_CURVES, draw_curves
+from amp_cli.training.curves import CURVES, draw_curves
 from amp_cli.training.data import REJECTED, load_items, prepare_items, refuse_unfit_items, usable_of
 from amp_cli.training.worker import RESULT, SEEN_WITHIN
 
@@ -128,7 +128,7 @@ def train_model(
                 refuse_unfit_items(load_items(out, config.method), config)
             run.record(accelerate_config=str(launch.config_file), processes=launch.processes)
             run_worker(launch, out)
-        if not all((out / name).exists() for name in (CURVES, DARK_CURVES)):
+        if not (out / CURVES).exists():
             draw_curves(out)
         result = read_plain_object(out / RESULT, steps=int, seconds=int | float, items=int)
         run.finish("done", result=result)
