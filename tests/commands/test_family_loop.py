@@ -155,6 +155,7 @@ def test_a_projector_is_trained_stored_resumed_merged_and_loaded(
     type_in(*how, "--set", "max_steps=2", "--out", tmp_path / "run")
     facts = Run.read(tmp_path / "run").facts["result"]
     assert facts["self_test"]["image_once"] is False
+    assert "; the projector whole |" in (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
     weights = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     start = load_file(base / "model.safetensors")
     trained = {key: one for key, one in weights.items() if "lora_" not in key}
