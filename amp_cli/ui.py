@@ -201,10 +201,10 @@ def _printable(text: str) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Show rows to a person, on stdout. None is shown as a dash, fractions with three digits."""
+    """Show rows to a person, on stdout; a head where a column has a name. None is a dash, fractions have three digits."""
     from rich.table import Table
 
-    grid = Table(title=masked(title) or None, title_justify="left")
+    grid = Table(title=masked(title) or None, title_justify="left", show_header=any(columns))
     for column in columns:
         grid.add_column(masked(column), overflow="fold")
     for row in rows:

@@ -116,3 +116,12 @@ def test_a_command_to_paste_is_quoted_and_lacks_what_was_not_given() -> None:
         *("amp", "train"), prefs="my data/it's.jsonl", base=None, trust_remote_code=True, json=False, set=["a=1", "b=2"]
     )
     assert line == """amp train --prefs 'my data/it'"'"'s.jsonl' --trust-remote-code --set a=1 --set b=2"""
+
+
+def test_a_table_has_a_head_where_its_columns_have_names(capsys: pytest.CaptureFixture[str]) -> None:
+    ui.table("", ["name", "value"], [("a", 1)])
+    ui.table("", ["", ""], [("a", 1)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["┃", "name", "┃", "value", "┃"]
+    assert [line.split() for line in lines[5:]][1] == ["│", "a", "│", "1", "│"]
+    assert len(lines) == 5 + 3
