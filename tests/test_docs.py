@@ -44,6 +44,13 @@ def test_every_command_stands_in_the_readme() -> None:
         assert f"`amp {name}" in text or f", `amp {name}" in text, name
 
 
+def test_every_guide_stands_in_the_readme_and_among_the_pages() -> None:
+    readme, site = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "mkdocs.yml"))
+    guides = [page.name for page in (ROOT / "docs").glob("*.md")]
+    assert [name for name in guides if f"](docs/{name})" not in readme] == ["index.md"]  # the README of the pages
+    assert [name for name in guides if f": {name}\n" not in site] == []
+
+
 def test_readme_is_short_and_names_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 160
