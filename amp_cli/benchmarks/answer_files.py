@@ -4,6 +4,7 @@
 {"question_id": 1, "image": ..., "prompt": "Is there ...?", "text": "Yes"}   LLaVA's, for any benchmark
 {"question": "Is there ...?", "answer": "yes"}                               POPE's own
 {"id": 1, "response": "Yes"}                                                 AMBER's
+{"question_id": 1, "question": "What ...?\\nA. ...", "prediction": "B"}       HumbleBench's
 {"image_id": 42, "caption": "A dog."}                                        CHAIR's, in `imgToEval` too
 """
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 ANSWERS = "answers.jsonl"
 """Our own, in the folder of a run."""
-TEXTS = ("answer", "response", "caption", "text")
+TEXTS = ("answer", "response", "prediction", "caption", "text")
 """Where the answer stands. The first that is there: beside one of the others, `text` is the question."""
 QUESTIONS = ("prompt", "question", "query", "text")
 IMAGES = ("image", "image_id", "image_file")
