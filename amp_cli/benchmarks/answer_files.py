@@ -4,6 +4,7 @@
 {"question_id": 1, "image": ..., "prompt": "Is there ...?", "text": "Yes"}   LLaVA's, for any benchmark
 {"question": "Is there ...?", "answer": "yes"}                               POPE's own
 {"id": 1, "response": "Yes"}                                                 AMBER's
+{"question_id": 1, "question": "What ...?\\nA. ...", "prediction": "B"}       HumbleBench's
 {"image_id": 42, "caption": "A dog."}                                        CHAIR's, in `imgToEval` too
 """
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 ANSWERS = "answers.jsonl"
 """Our own, in the folder of a run."""
-TEXTS = ("answer", "response", "caption", "text")
+TEXTS = ("answer", "response", "prediction", "caption", "text")
 """Where the answer stands. The first that is there: beside one of the others, `text` is the question."""
 QUESTIONS = ("prompt", "question", "query", "text")
 IMAGES = ("image", "image_id", "image_file")
@@ -75,12 +76,22 @@ def given_on_disk(settings: "EvalSettings") -> dict[str, Answer] | None:
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a list or of lines, or of the one object that CHAIR's script takes."""
-    if path.suffix == ".json":
+    """Return the records of a list or of lines, whatever the file is called, or of the object that CHAIR's takes."""
+    captions = _evaluated(path)
+    return records_of(path) if captions is None else captions
+
+
+def _evaluated(path: Path) -> list[dict[str, Any]] | None:
+    """Return the records within `imgToEval`, the images by name; None where the file is not one object of that kind."""
+    if path.suffix != ".json":
+        return None
+    try:
         whole = read_json(path)
-        if isinstance(whole, dict) and isinstance(captions := whole.get("imgToEval"), dict):
-            return [{"image_id": image, **record} for image, record in captions.items() if isinstance(record, Mapping)]
-    return records_of(path)
+    except AmpError:  # lines, or nothing that can be read: `records_of` says what
+        return None
+    if not isinstance(whole, dict) or not isinstance(captions := whole.get("imgToEval"), dict):
+        return None
+    return [{"image_id": image, **record} for image, record in captions.items() if isinstance(record, Mapping)]
 
 
 def _given(record: Mapping[str, Any], where: str) -> GivenAnswer:
@@ -108,7 +119,7 @@ _PREFIX = re.compile(r"^COCO_(?:train|val|test)20\d\d_")
 
 def image_key(name: str) -> str:
     """Return what makes an image the same one, however it is named: `val2014/COCO_val2014_000000000042.jpg`, 42."""
-    bare = _PREFIX.sub("", PurePosixPath(name).name)
+    bare = _PREFIX.sub("", PurePosixPath(name.strip()).name)
     stem = re.sub(r"\.(?:jpe?g|png|webp)$", "", bare, flags=re.IGNORECASE)
     return stem.lstrip("0") or "0" if stem.isdigit() else stem
 

@@ -92,7 +92,7 @@ def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: "Eva
                 f"{where} has no img_id, object_name, gt and response",
                 hint="Give the NAME_answers.json of DASH-B's script, not its responses by question_id. " + LAYOUTS,
             )
-        image, thing, label = (text_field(record, name, where) for name in ("img_id", "object_name", "gt"))
+        image, thing, label = (text_field(record, name, where).strip() for name in ("img_id", "object_name", "gt"))
         item_id = wanted.get((label, thing, image), f"{label}: {thing} in {image}")
         add_answer(answers, Answer(id=item_id, answers=(text_field(record, "response", where),)), path)
     return answers

@@ -33,7 +33,7 @@ from amp_cli.benchmarks.pope import label_file
 from amp_cli.benchmarks.sampling import Sampling
 from amp_cli.benchmarks.showing import Column, Table, column, shown, title_of
 from amp_cli.benchmarks.yes_no import YesNoScore, yes_no_benchmark
-from amp_cli.benchmarks.yes_no_reading import read_words
+from amp_cli.benchmarks.yes_no_reading import read_strict, read_words
 from amp_cli.errors import AmpError
 from amp_cli.models.spec import Decoding
 from amp_cli.records import Answer, BenchmarkItem
@@ -125,6 +125,11 @@ def _item(record: Mapping[str, Any], where: str) -> BenchmarkItem:
         )
     item_id = f"{name_of(record, where)}_{'hard' if visual == '2' else 'easy'}"
     file = record.get("filename")
+    if (visual == "0") != (file is None):
+        raise AmpError(
+            f"{where} has the visual_input {visual} and the filename {file!r:.60}",
+            hint="A visual_input 0 goes without a figure, 1 and 2 with one",
+        )
     return BenchmarkItem(
         id=item_id,
         images=(str(file).removeprefix("./").removeprefix("hallusion_bench/"),) if file else (),
@@ -142,7 +147,7 @@ _KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id")
 
 def name_of(record: Mapping[str, Any], where: str) -> str:
     """Return the name that the official script gives a question: an id without easy or hard."""
-    values = [str(record.get(key, "")).strip() for key in _KEYS]
+    values = ["" if record.get(key) is None else str(record[key]).strip() for key in _KEYS]
     if values[0] not in CATEGORIES or not all(re.fullmatch(r"[A-Za-z0-9-]+", value) for value in values):
         raise AmpError(f"{where} lacks one of {', '.join(_KEYS)}", hint=_HINT)
     return "_".join(values)
@@ -160,7 +165,8 @@ def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: "Eva
         name = name_of(record, where)
         if settings.part == "image" and str(record.get("visual_input")) == "0":
             continue
-        text = text_field(record, "model_prediction", where)
+        said = record.get("model_prediction")
+        text = str(said) if type(said) is int else text_field(record, "model_prediction", where)
         add_answer(answers, Answer(id=ids.get(name, name), answers=(text,)), path)
     return answers
 
@@ -168,9 +174,14 @@ def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: "Eva
 def score(item: BenchmarkItem, answer: Answer, rule: str) -> YesNoScore:
     """Read one answer; under `vlmevalkit`, one with neither or both of the words yes and no is wrong."""
     if rule == "strict":
-        return yes_no.score(item, answer, rule)
+        return replace(yes_no.score(item, answer, rule), reading=read(answer.answers[0], item.questions[0]))
     found = yes_no.score(item, answer, "official", official=read_words)
     return replace(found, reading=not found.label) if found.reading is None else found
+
+
+def read(text: str, question: str) -> bool | None:
+    """Return True for yes, False for no, None for neither; 1 and 0 are what the official script asks models for."""
+    return {"1": True, "0": False}.get(text.strip(), read_strict(text, question))
 
 
 Outcome = tuple[str, bool | None]
@@ -314,6 +325,7 @@ BENCHMARK = yes_no_benchmark(
     score=score,
     summarise=summarise,
     is_scored=lambda one: True,
+    is_readable=lambda one: read(one.answer, one.question) is not None,
     curves=(column("HallusionBench aAcc", "aAcc"),),
     compare=compare,
     tables=tables,

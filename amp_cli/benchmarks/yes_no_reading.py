@@ -5,12 +5,11 @@
 "There are no people, but there is a dog."   else what the clauses say of the object asked about: yes to the dog
 """
 
-import html
 import re
-import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 
+from amp_cli.benchmarks.answer_text import EDGES, plain_text, unwrapped
 from amp_cli.benchmarks.mentions import Mention, Vocabulary, find_mentions, name_of
 from amp_cli.benchmarks.vocabulary import coco_vocabulary
 
@@ -63,11 +62,12 @@ def read_strict(text: str, question: str = "") -> bool | None:
     what is said of the object that `question` asks about decides. An answer that contradicts itself, hedges without a
     verdict, or ends inside its reasoning is unclear.
     """
-    plain = _plain(text)
-    given = None if plain is None else _delimited(plain)
+    plain = plain_text(text)
+    given = None if plain is None else unwrapped(plain.lower())
     if given is None:
         return None
-    whole = given.strip(_EDGES)
+    given = _NUMERO.sub("item ", _CHOICE.sub("\n", _DOUBLE_NEGATION.sub(" ", given)))
+    whole = given.strip(EDGES)
     if whole in _WHOLE:
         return _WHOLE[whole]
     sentences = [one for one in _SENTENCE.findall(given) if not _is_question(one)]
@@ -87,20 +87,6 @@ def read_strict(text: str, question: str = "") -> bool | None:
     return said.pop()
 
 
-_INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufeff]")
-_THOUGHT = r"(?:think|thinking|thoughts?|reasoning|reason|analysis|cot|scratchpad|reflection|rationale|planning)"
-_THOUGHT_BEGINS = re.compile(
-    rf"[<\[◁]\|?(?:begin_of_|start_of_|seed:)?{_THOUGHT}\|?[>\]▷]|<\|channel\|>(?:analysis|commentary)"
-)
-_THOUGHT_ENDS = re.compile(rf"[<\[◁]\|?(?:/|end_of_)(?:seed:)?{_THOUGHT}\|?[>\]▷]|<\|channel\|>final(?:<\|message\|>)?")
-_BOX = re.compile(
-    r"\\f?boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}|<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|$)"
-    r"|<(?:final_?answer|answer|conclusion|final|output)>(.*?)(?:</|$)",
-    re.S,
-)
-_TAG = re.compile(r"<(?!(?:yes|yeah|yep|yup|no|nope|nah)>)[^<>\n]{1,40}>|\[/?inst\]")
-_LATEX = re.compile(r"\\[a-z]+|[\\{}$]")
-_EDGES = " \t\r\n\"'`()[]{}.,;:!?-|/<>=_*#~^"
 _WHOLE = {  # a verdict only where nothing else is said: "Correct, there is no dog" is none
     **dict.fromkeys(("y", "true", "correct", "right", "affirmative", "sure", "certainly", "indeed"), True),
     **dict.fromkeys(("absolutely", "definitely", "of course", "surely", "clearly", "obviously"), True),
@@ -114,27 +100,6 @@ _DOUBLE_NEGATION = re.compile(
 _CHOICE = re.compile(r"[\"'(\[]*\b(?:yes\W{0,3}(?:/|\bor\b|\|)\W{0,3}no|no\W{0,3}(?:/|\bor\b|\|)\W{0,3}yes)\b[\"')\]]*")
 _BOTH = re.compile(r"\b(?:yes and no|no and yes)\b")
 _NUMERO = re.compile(r"\b(?:question|answer|item|image|option|example|case|number|sample|figure)s? no\.? ?(?=\d)")
-
-
-def _plain(text: str) -> str | None:
-    """Return the answer in lower case without markup and finished reasoning; None where it ends in its reasoning."""
-    plain = unicodedata.normalize("NFKC", html.unescape(_INVISIBLE.sub("", text))).lower()
-    plain = plain.replace("\\n", "\n").replace("’", "'").replace("‘", "'").replace("“", '"').replace("”", '"')
-    ends = list(_THOUGHT_ENDS.finditer(plain))
-    if ends:
-        plain = plain[ends[-1].end() :]
-    if _THOUGHT_BEGINS.search(plain):
-        return None
-    return plain.replace("。", ". ").replace("*", "").replace("`", "").replace("~", "")
-
-
-def _delimited(plain: str) -> str | None:
-    """Return what stands in boxes or answer tags, where there are any, else all; None where boxes differ."""
-    boxes = {"".join(found).strip(_EDGES) for found in _BOX.findall(plain)} - {""}
-    if len(boxes) > 1:
-        return None
-    given = _LATEX.sub(" ", _TAG.sub("\n", boxes.pop() if boxes else plain)).replace("_", " ")
-    return _NUMERO.sub("item ", _CHOICE.sub("\n", _DOUBLE_NEGATION.sub(" ", given)))
 
 
 _SENTENCE = re.compile(r"[^.;!?\n]+[.;!?\n]*")

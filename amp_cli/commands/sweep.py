@@ -39,8 +39,8 @@ def sweep(
         typer.Option(
             "--data",
             metavar="[NAME=]DIR",
-            help="Files of pope or chair (default: what `amp download` fetched), dashb=DIR or hallusionbench=DIR; "
-            "repeatable.",
+            help="Files of pope or chair (default: what `amp download` fetched), dashb=DIR, hallusionbench=DIR or "
+            "humblebench=DIR; repeatable.",
             rich_help_panel=DATA_PANEL,
         ),
     ] = None,
@@ -67,7 +67,10 @@ def sweep(
         number("--no-repeat-ngram-size", help="No n tokens twice in a description.", rich_help_panel=DECODING_PANEL),
     ] = 5,
     prompt_suffix: Annotated[
-        str, typer.Option("--prompt-suffix", help="Put after each of POPE's questions.", rich_help_panel=DECODING_PANEL)
+        str,
+        typer.Option(
+            "--prompt-suffix", help="Put after each question that asks for one word.", rich_help_panel=DECODING_PANEL
+        ),
     ] = "\\nAnswer the question using a single word or phrase.",
     running: Running = Running(),
     overwrite: OverwriteOption = False,
@@ -77,7 +80,7 @@ def sweep(
 
     `amp train` keeps the two newest checkpoints; --set keep_checkpoints=20 keeps more of them for a sweep.
 
-    DASH-B and HallusionBench, whose images lie elsewhere, are asked where --data names them.
+    DASH-B, HallusionBench and HumbleBench, whose images lie elsewhere, are asked where --data names them.
 
     Example: amp eval sweep runs/train --data pope=POPE/output/coco --image-root val2014 --limit 100 --out runs/sweep
     """
@@ -111,8 +114,6 @@ def sweep(
     asked = []
     for name, folder in folders.items():
         decoding = replace(BENCHMARKS[name].decoding, num_beams=num_beams)
-        own = {one.name: one.default for one in BENCHMARKS[name].options}
-        suffix = "" if own.get("prompt_suffix") == "" else prompt_suffix.replace("\\n", "\n")
         if BENCHMARKS[name].items == "descriptions":
             decoding = replace(decoding, max_new_tokens=max_new_tokens, no_repeat_ngram_size=no_repeat_ngram_size)
         asked.append(
@@ -123,7 +124,7 @@ def sweep(
                 limit=limit,
                 spec=spec,
                 image_root=image_root,
-                prompt_suffix=suffix,
+                prompt_suffix=suffix_of(name, prompt_suffix.replace("\\n", "\n")),
                 decoding=decoding,
                 running=running,
             )
@@ -132,6 +133,15 @@ def sweep(
     _show(result, as_json=json)
     if result.rejected:
         raise typer.Exit(3)
+
+
+def suffix_of(name: str, given: str) -> str:
+    """Return what is put after a benchmark's questions: what is given, unless its own asks for something else."""
+    from amp_cli.benchmarks import BENCHMARKS
+    from amp_cli.benchmarks.benchmark import ONE_WORD
+
+    own = {one.name: str(one.default) for one in BENCHMARKS[name].options}.get(ONE_WORD.name, ONE_WORD.default)
+    return given if own == ONE_WORD.default else own
 
 
 def _show(result: "Sweep", *, as_json: bool) -> None:

@@ -176,6 +176,13 @@ BENCHMARK_FILES: tuple[BenchmarkFiles, ...] = (
         "unpack them so that {folder}/hallusion_bench/VD exists",
     ),
     BenchmarkFiles(
+        name="humblebench",
+        what="HumbleBench: 22,831 questions with five choices about 3,582 images",
+        data=HubData(
+            repo="maifoundations/HumbleBench", patterns=("*metadata.jsonl", "*.jpg", "*.jpeg", "*.png", "*.zip")
+        ),
+    ),
+    BenchmarkFiles(
         name="object-halbench",
         what="Object HalBench: 300 questions with their COCO images, and COCO's annotations",
         files=(

@@ -114,8 +114,15 @@ def _family(
     )
 
 
-def _trained(name: str, hub_id: str, parameters: float, what: str, licence: str | None = None) -> KnownModel:
-    return _family(name, hub_id, parameters, what, licence=licence, has_recipe=True)
+def _trained(
+    name: str,
+    hub_id: str,
+    parameters: float,
+    what: str,
+    licence: str | None = None,
+    download_gb: float | None = None,
+) -> KnownModel:
+    return _family(name, hub_id, parameters, what, licence=licence, download_gb=download_gb, has_recipe=True)
 
 
 _15, _16 = "LLaVA-1.5; base and MEG expert", "LLaVA-1.6 on Vicuna"
@@ -134,16 +141,18 @@ KNOWN: tuple[KnownModel, ...] = (
     ),
     _family("7b", "llava-hf/llava-1.5-7b-hf", 7.06, _15, licence="llama2", download_gb=14.1, has_recipe=True),
     _family("13b", "llava-hf/llava-1.5-13b-hf", 13.35, _15, licence="llama2", download_gb=26.7, has_recipe=True),
-    _trained("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", 3.75, "Qwen2.5-VL"),
+    _trained("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", 3.75, "Qwen2.5-VL", "qwen-research", 7.5),
     _trained("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", 8.29, "Qwen2.5-VL", "Apache-2.0"),
     _trained("qwen3-vl-4b", "Qwen/Qwen3-VL-4B-Instruct", 4.44, "Qwen3-VL", "Apache-2.0"),
     _trained("qwen3-vl-8b", "Qwen/Qwen3-VL-8B-Instruct", 8.77, "Qwen3-VL", "Apache-2.0"),
     _trained("internvl3-2b", "OpenGVLab/InternVL3-2B-hf", 2.09, "InternVL3 in transformers' layout"),
-    _trained("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", 7.94, "InternVL3 in transformers' layout"),
+    _trained("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", 7.94, "InternVL3 in transformers' layout", "qwen", 15.9),
     _trained("gemma-3-4b", "google/gemma-3-4b-it", 4.30, _GEMMA, "gemma"),
     _trained("gemma-3-12b", "google/gemma-3-12b-it", 12.19, _GEMMA, "gemma"),
     _trained("smolvlm2-2.2b", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", 2.25, "SmolVLM2", "Apache-2.0"),
-    _trained("llava-onevision-7b", "llava-hf/llava-onevision-qwen2-7b-ov-hf", 8.03, "LLaVA-OneVision on Qwen2"),
+    _trained(
+        "llava-onevision-7b", "llava-hf/llava-onevision-qwen2-7b-ov-hf", 8.03, "LLaVA-OneVision on Qwen2", "Apache-2.0"
+    ),
     _base("7b", 7.06),
     _base("13b", 13.35),
     _adapter("MEG", "7b", 7.06),
@@ -151,9 +160,11 @@ KNOWN: tuple[KnownModel, ...] = (
     _adapter("MEG", "13b", 13.35),
     _adapter("IG", "13b", 13.35),
     _family("llava-1.6-34b", "llava-hf/llava-v1.6-34b-hf", 34.75, "MEG's strongest expert", licence="Apache-2.0"),
-    _trained("llava-1.6-13b", "llava-hf/llava-v1.6-vicuna-13b-hf", 13.35, _16),
+    _trained("llava-1.6-13b", "llava-hf/llava-v1.6-vicuna-13b-hf", 13.35, _16, "llama2", 26.7),
     _trained("llava-1.6-7b", "llava-hf/llava-v1.6-vicuna-7b-hf", 7.06, _16, "llama2"),
-    _trained("llava-1.6-mistral-7b", "llava-hf/llava-v1.6-mistral-7b-hf", 7.57, "LLaVA-1.6 on Mistral", "Apache-2.0"),
+    _trained(
+        "llava-1.6-mistral-7b", "llava-hf/llava-v1.6-mistral-7b-hf", 7.57, "LLaVA-1.6 on Mistral", "Apache-2.0", 15.1
+    ),
     _family("llava-1.5-13b-original", "liuhaotian/llava-v1.5-13b", 13.35, _OWN, ORIGINAL),
     _family("llava-1.5-7b-original", "liuhaotian/llava-v1.5-7b", 7.06, _OWN, ORIGINAL, licence="llama2"),
     _family(

@@ -284,7 +284,9 @@ PROCESSORS: dict[str, Preparation] = {
     "qwen2_5_vl": Preparation(
         tokens=_QWEN_TOKENS,
         build=lambda tokenizer: _without_video(
-            hf.Qwen2_5_VLProcessor, _images("qwen2_vl", "Qwen2VL"), tokenizer
+            hf.Qwen2_5_VLProcessor,
+            _images("qwen2_vl", "Qwen2VL", size={"shortest_edge": 56**2, "longest_edge": 3584**2}),
+            tokenizer,
         ),
         shown=_QWEN_SHOWN,
     ),

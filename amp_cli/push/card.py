@@ -71,6 +71,10 @@ def _is_of(run: GatheredRun, model: PushedModel) -> bool:
     )
 
 
+NAMED = ("qwen-research", "qwen")
+"""Licences of bases that are none of the hub's own: its cards say `other` and name them."""
+
+
 def _licence_of_base(model: PushedModel) -> str | None:
     known = known_model(model.base) if model.base else None
     return None if known is None or known.licence is None else known.licence.lower()
@@ -91,6 +95,8 @@ def _card(model: PushedModel, repo: str, licence: str | None, own: Sequence[Gath
         ) from error
     data: Any = card.data
     data.license = licence or data.license
+    if data.license in NAMED:
+        data.license, data.license_name = "other", data.license
     if model.base_on_hub:
         data.base_model = data.base_model or model.base
         data.base_model_relation = "adapter" if model.what == "adapter" else "finetune"

@@ -1,6 +1,6 @@
 """Where `report_to` sends the metrics: one run of a tracker for one run folder, also where it goes on after a kill.
 
-transformers' own callbacks do the logging; they take most of what is said here from environment variables, and what the
+transformers' own callbacks do the logging; most of them take what is said here from environment variables, and what the
 user has set of these goes before.
 """
 
@@ -23,6 +23,8 @@ def prepare_tracker(report_to: str, run_folder: Path) -> None:
     """Have a tracker go on with the run that an earlier process of this run folder began."""
     for name, value in _variables(report_to, run_folder).items():
         os.environ.setdefault(name, value)
+    if report_to == "swanlab":
+        _begin_swanlab(run_name(run_folder))
 
 
 def _variables(report_to: str, run_folder: Path) -> dict[str, str]:
@@ -31,13 +33,27 @@ def _variables(report_to: str, run_folder: Path) -> dict[str, str]:
         return {"TENSORBOARD_LOGGING_DIR": str(run_folder / "checkpoints" / "runs" / "all")}
     if report_to == "wandb":
         return {"WANDB_PROJECT": PROJECT, "WANDB_RUN_ID": name, "WANDB_RESUME": "allow"}
-    if report_to == "swanlab":
-        return {"SWANLAB_PROJECT": PROJECT, "SWANLAB_RUN_ID": name, "SWANLAB_RESUME": "allow"}
     if report_to == "mlflow":
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         begun = _mlflow_run(name, experiment)
         return {"MLFLOW_EXPERIMENT_NAME": experiment} | ({} if begun is None else {"MLFLOW_RUN_ID": begun})
     return {}  # trackio goes on with the run of this name
+
+
+def _begin_swanlab(name: str) -> None:
+    """Begin SwanLab's run before transformers' callback does, which asks first for one that is there.
+
+    Asked for a run where there is none, SwanLab 0.10 raises an error instead of answering None; and it cannot begin
+    where the variable SWANLAB_PROJECT is set, which transformers would read.
+    """
+    import swanlab
+
+    swanlab.init(
+        project=os.environ.get("SWANLAB_PROJ_NAME", PROJECT),
+        name=os.environ.get("SWANLAB_EXP_NAME", name),
+        id=os.environ.get("SWANLAB_RUN_ID", name),
+        resume=os.environ.get("SWANLAB_RESUME", "allow"),
+    )
 
 
 def _mlflow_run(name: str, experiment: str) -> str | None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from amp_cli.benchmarks.answer_files import image_key, is_asked, question_key
+from amp_cli.benchmarks.answer_files import image_key, is_asked, question_key, read_answers
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.errors import AmpError
+from amp_cli.records import Answer
 from tests.support.judged_data import write_json, write_lines
 
 SPLITS = ("random", "popular", "adversarial")
@@ -211,6 +212,15 @@ def test_chair_takes_the_object_of_the_original_script(coco: Path) -> None:
     assert run_benchmark(settings).scores["chair_s"] == 0.0
 
 
+def test_lines_are_read_under_the_name_of_a_list(coco: Path) -> None:
+    file = coco.parent / "captions.json"
+    file.write_bytes(
+        b'\xef\xbb\xbf{"image_id": 42, "caption": "A dog."}\r\n\r\n{"image_id": 42, "caption": "A dog."}\r\n'
+    )
+    given = read_answers(file, lambda found: {one.where: Answer(id=one.where, answers=(one.text,)) for one in found})
+    assert [answer.answers for answer in given.values()] == [("A dog.",)] * 2
+
+
 def test_the_pinned_list_keeps_its_name(coco: Path) -> None:
     from amp_cli.benchmarks.coco import choose_images, read_instances
 
@@ -273,7 +283,7 @@ def test_a_record_without_an_answer_is_refused_by_its_number(amber: Path) -> Non
 
 
 def test_an_image_is_the_same_one_however_it_is_named() -> None:
-    names = ["COCO_val2014_000000000042.jpg", "val2014/COCO_val2014_000000000042.jpg", "000000000042.jpg", "42"]
+    names = [" COCO_val2014_000000000042.jpg\n", "val2014/COCO_val2014_000000000042.jpg", "000000000042.jpg", "42"]
     assert {image_key(name) for name in names} == {"42"}
     assert image_key("AMBER_1.jpg") == "AMBER_1"
     assert image_key("000.jpg") == "0"

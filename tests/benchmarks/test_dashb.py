@@ -105,3 +105,11 @@ def test_images_in_two_archives_are_found_by_their_whole_path(tmp_path: Path, mo
     assert {item.id: (folder / item.images[0]).read_text() for item in items} == {item.id: item.id for item in items}
     stray = BenchmarkItem(id="stray", images=("elsewhere/1.png",), questions=("?",))
     assert unpack_images([stray], tmp_path) is None  # there are two 1.png, and neither is it
+
+
+def test_white_space_around_names_changes_nothing(tmp_path: Path) -> None:
+    records = json.loads((GOLDEN / "answers.json").read_text())
+    padded = [{name: f" {text}\n" if isinstance(text, str) else text for name, text in one.items()} for one in records]
+    file = tmp_path / "answers.json"
+    file.write_text(json.dumps(padded))
+    assert scored(tmp_path / "padded", file)["overall"] == scored(tmp_path / "plain")["overall"]

@@ -24,9 +24,8 @@ ANSWERS = GOLDEN / "HallusionBench_result.json"
 
 
 def scored(out: Path, answers: Path = ANSWERS, **settings: Any) -> dict[str, Any]:
-    return run_benchmark(
-        EvalSettings(benchmark="hallusionbench", data=GOLDEN, answers=answers, out=out, **settings)
-    ).scores
+    given = {"data": GOLDEN, "answers": answers, **settings}
+    return run_benchmark(EvalSettings(benchmark="hallusionbench", out=out, **given)).scores
 
 
 def accuracies(outcomes: dict[str, bool | None]) -> dict[str, float]:
@@ -149,3 +148,32 @@ def test_the_interval_is_over_sets() -> None:
     outcomes = [(f"VD_map_{number}_0_0_easy", number == 0) for number in range(2)]
     assert hallusionbench.accuracies(set_counts(outcomes))["ci95"]["aAcc"] == [0.0, 1.0]
     assert np.shape(set_counts(outcomes))[0] == 2
+
+
+def test_numbers_are_read_as_the_official_script_asks_for_them(tmp_path: Path) -> None:
+    """1 is yes, 0 is no, 2 is uncertain; as texts or as numbers."""
+    records = json.loads((GOLDEN / "HallusionBench.json").read_text())
+    for record in records:
+        record["model_prediction"] = record["gt_answer"]
+    records[0]["model_prediction"] = int(records[0]["gt_answer"])
+    records[1]["model_prediction"] = "2"
+    file = tmp_path / "answers.json"
+    file.write_text(json.dumps(records))
+    scores = scored(tmp_path / "out", file, part="all")
+    assert (scores["aAcc"], scores["overall"]["unparsed"]) == (1.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"filename": None}, "the visual_input 1 and the filename None"), ({"set_id": None}, "lacks one of category")],
+)
+def test_a_question_that_lost_its_figure_or_its_place_is_named(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    records = json.loads((GOLDEN / "HallusionBench.json").read_text())
+    damaged = next(number for number, record in enumerate(records) if record["visual_input"] == "1")
+    records[damaged] |= change
+    (tmp_path / "HallusionBench.json").write_text(json.dumps(records))
+    with pytest.raises(AmpError, match=f"record {damaged + 1}") as caught:
+        scored(tmp_path / "out", data=tmp_path)
+    assert said in caught.value.message

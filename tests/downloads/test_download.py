@@ -244,6 +244,7 @@ def test_an_unknown_name_gets_the_nearest_and_no_name_the_list() -> None:
         "repope",
         "dashb",
         "hallusionbench",
+        "humblebench",
         "object-halbench",
         "llava-bench",
         "llava-bench-wild",

@@ -106,6 +106,8 @@ def test_a_dry_run_lists_files_and_card_without_a_token_or_a_request(
     hub: WritableHub, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
+    told = json.loads(push(run, REPO, "--dry-run", "--json", "--license", "qwen-research").stdout)
+    assert "license: other\nlicense_name: qwen-research\n" in told["card"].replace("\r", "")
     told = json.loads(push(run, REPO, "--dry-run", "--json", "--license", "apache-2.0").stdout)
     assert [one["path"] for one in told["files"]] == ["adapter_config.json", "adapter_model.safetensors", "README.md"]
     assert told["files"][1]["bytes"] == (run / "adapter" / "adapter_model.safetensors").stat().st_size

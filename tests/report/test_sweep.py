@@ -12,7 +12,7 @@ from amp_cli.asking.answerer import Request
 from amp_cli.benchmarks.files import downloaded_images
 from amp_cli.benchmarks.runner import Answerer, EvalResult, run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
-from amp_cli.commands.sweep import _show
+from amp_cli.commands.sweep import _show, suffix_of
 from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
@@ -211,3 +211,9 @@ def test_data_is_given_by_name_for_all_or_downloaded(data: Path, monkeypatch: py
             named_folders(values, known)
     with pytest.raises(AmpError, match="twice"):
         named_folders([f"pope={data}", f"pope={data}"], known)
+
+
+def test_what_asks_for_one_word_stands_after_questions_that_want_one_alone() -> None:
+    found = {name: suffix_of(name, "In a word?") for name in ("pope", "dashb", "hallusionbench", "humblebench")}
+    letter = "\nAnswer with the letter of the right choice alone."
+    assert found == {"pope": "In a word?", "dashb": "", "hallusionbench": "", "humblebench": letter}

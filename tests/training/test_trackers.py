@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from amp_cli.disk.run import Run
@@ -15,8 +16,8 @@ from amp_cli.training.trackers import prepare_tracker, run_name
 from tests.test_architecture import ROOT
 
 VARIABLES = (
-    "WANDB_PROJECT", "WANDB_RUN_ID", "WANDB_RESUME", "SWANLAB_PROJECT", "SWANLAB_RUN_ID", "SWANLAB_RESUME",
-    "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "TENSORBOARD_LOGGING_DIR",
+    "WANDB_PROJECT", "WANDB_RUN_ID", "WANDB_RESUME", "SWANLAB_PROJECT", "SWANLAB_PROJ_NAME", "SWANLAB_EXP_NAME",
+    "SWANLAB_RUN_ID", "SWANLAB_RESUME", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "TENSORBOARD_LOGGING_DIR",
 )  # fmt: skip
 
 
@@ -49,11 +50,34 @@ def test_a_run_folder_has_one_name_of_its_own(folder: Path, tmp_path: Path) -> N
     assert run_name(tmp_path / "other" / "mdpo") != name
 
 
-def test_wandb_and_swanlab_go_on_with_the_run(folder: Path) -> None:
+def test_wandb_goes_on_with_the_run(folder: Path) -> None:
     prepare_tracker("wandb", folder)
+    assert os.environ["WANDB_RUN_ID"] == run_name(folder)
+    assert os.environ["WANDB_RESUME"] == "allow"
+
+
+def test_swanlabs_run_is_begun_or_gone_on_with_before_the_callback_asks_for_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The callback's own question is an error in SwanLab 0.10 where no run is there."""
+    begun: list[dict[str, str]] = []
+
+    def get_run() -> dict[str, str]:
+        if not begun:
+            raise RuntimeError("No active Run. Call swanlab.init() first.")
+        return begun[-1]
+
+    fake = types.SimpleNamespace(init=lambda **given: begun.append(given), get_run=get_run, config={})
+    monkeypatch.setitem(sys.modules, "swanlab", fake)
     prepare_tracker("swanlab", folder)
-    assert os.environ["WANDB_RUN_ID"] == os.environ["SWANLAB_RUN_ID"] == run_name(folder)
-    assert os.environ["WANDB_RESUME"] == os.environ["SWANLAB_RESUME"] == "allow"
+    assert "SWANLAB_PROJECT" not in os.environ
+    name = run_name(folder)
+    assert begun == [{"project": "amp", "name": name, "id": name, "resume": "allow"}]
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_swanlab_available", lambda: True)
+    callback = INTEGRATION_TO_CALLBACK["swanlab"]()
+    callback.setup(TrainingArguments(run_name=name), TrainerState(is_world_process_zero=True), model=None)
+    assert len(begun) == 1
+    assert fake.config["run_name"] == name
 
 
 def test_what_the_user_has_set_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
