@@ -337,7 +337,7 @@ def compare(pairs: Sequence[tuple[AmberScore, AmberScore]], rule: str) -> list[D
     """Compare the scores of the report's table over the items that both runs have."""
     paired = paired_differences(pairs, image_counts, lambda sums: rates(sums, rule))
     answers = [(old, new) for old, new in pairs if isinstance(old, AmberAnswer) and isinstance(new, AmberAnswer)]
-    paired |= margins.measured_differences(answers, {"discriminative": answers})
+    paired |= margins.measured_differences(answers, {"discriminative": answers}, {"discriminative": margins.NAMES})
     names = [one.difference for one in COLUMNS if one.difference]
     names += [f"discriminative/{one}" for one in margins.NAMES]
     return chosen_differences(paired, list(dict.fromkeys(names)))

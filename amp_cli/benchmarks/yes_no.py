@@ -184,7 +184,8 @@ def compare(pairs: Sequence[tuple[YesNoScore, YesNoScore]], rule: str) -> list[D
         pairs, lambda scores: image_counts(scores, splits), lambda sums: all_scores(sums, splits)
     )
     groups = {group: [pair for pair in pairs if group in (pair[0].split, "overall")] for group in (*splits, "overall")}
-    more = margins.measured_differences(pairs, groups)
+    names = {group: margins.NAMES if group == "overall" else ("auc",) for group in groups}
+    more = margins.measured_differences(pairs, groups, names)
     for group, members in groups.items():
         p_value = mcnemar(
             sum(bool(old.correct and not new.correct) for old, new in members),
@@ -192,8 +193,7 @@ def compare(pairs: Sequence[tuple[YesNoScore, YesNoScore]], rule: str) -> list[D
         )
         accuracy, f1 = paired[f"{group}/accuracy"], paired[f"{group}/f1"]
         differences += [replace(accuracy, n=len(members), p_value=p_value, test="mcnemar"), replace(f1, n=len(members))]
-        names = margins.NAMES if group == "overall" else ("auc",)
-        differences += chosen_differences(more, [f"{group}/{name}" for name in names])
+        differences += chosen_differences(more, [f"{group}/{name}" for name in names[group]])
     return differences
 
 
