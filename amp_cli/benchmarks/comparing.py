@@ -6,6 +6,7 @@ and an unclear one says how many items would show 2 points. Several seeds of an 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import ceil, sqrt
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,8 +27,8 @@ METHOD = {"interval": "percentile bootstrap", "unit": "image", "resamples": RESA
 _CHUNK = 100
 
 
-def resampled_totals(units: "Array", *, resamples: int = RESAMPLES, seed: int = SEED) -> "Array":
-    """Return the column sums of `resamples` draws, with replacement, of the rows of `units`.
+def resampled_totals(units: "Array") -> "Array":
+    """Return the column sums of RESAMPLES draws, with replacement, of the rows of `units`; ever the same draws.
 
     Every score here is a function of such sums, so that no draw needs its own pass over the items. Two runs side by
     side in the columns are drawn together, which makes their difference a paired one.
@@ -36,22 +37,35 @@ def resampled_totals(units: "Array", *, resamples: int = RESAMPLES, seed: int = 
         units: (images, columns) what each image adds to each count.
 
     Returns:
-        (resamples, columns)
+        (RESAMPLES, columns)
     """
     import numpy as np
 
-    with ui.busy(f"Drawing {resamples:,} resamples of {len(units):,} for the intervals"):
-        return np.concatenate([times @ units for times in multiplicities(len(units), resamples=resamples, seed=seed)])
+    with ui.busy(f"Drawing {RESAMPLES:,} resamples of {len(units):,} for the intervals"):
+        return np.concatenate([times @ units for times in multiplicities(len(units))])
 
 
-def multiplicities(count: int, *, resamples: int = RESAMPLES, seed: int = SEED) -> "Iterator[NDArray[np.int64]]":
-    """Yield (chunk, images): how often each of `count` images is in each of some draws; ever the same draws."""
+def multiplicities(count: int) -> "Iterator[NDArray[np.int64]]":
+    """Yield (chunk, images): how often each of `count` images is in each of RESAMPLES draws; ever the same draws."""
+    yield from _kept_draws(count) if count <= _FEW else _draws(count)
+
+
+_FEW = 5000
+"""Of so many images the draws are kept, 80 MB of them: comparisons of runs draw from the same ones over and over."""
+
+
+@lru_cache(maxsize=1)
+def _kept_draws(count: int) -> "tuple[NDArray[np.int64], ...]":
+    return tuple(_draws(count))
+
+
+def _draws(count: int) -> "Iterator[NDArray[np.int64]]":
     import numpy as np
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     chances = np.full(count, 1 / count)
-    for start in range(0, resamples, _CHUNK):
-        yield rng.multinomial(count, chances, size=min(_CHUNK, resamples - start))
+    for start in range(0, RESAMPLES, _CHUNK):
+        yield rng.multinomial(count, chances, size=min(_CHUNK, RESAMPLES - start))
 
 
 def interval(values: "Array") -> list[float] | None:
