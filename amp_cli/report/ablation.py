@@ -14,6 +14,7 @@ that the table makes.
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
@@ -24,7 +25,7 @@ from amp_cli.benchmarks.runner import read_scores
 from amp_cli.benchmarks.showing import Column, Table, digits_of, shown
 from amp_cli.disk.jsonl import disk_errors_explained, write_json, write_text
 from amp_cli.errors import AmpError
-from amp_cli.report.compare import compare_runs
+from amp_cli.report.compare import Scored, compare_scored
 from amp_cli.report.page import Curve, render_summary
 
 RESULT, PLOT, PAGE, MARKDOWN = "ablation.json", "ablation.png", "ablation.html", "ablation.md"
@@ -152,14 +153,19 @@ def compare_variants(
         shared_items: whether all seeds are evaluated on the same items.
     """
     questions = [question for name in benchmarks for question in questions_of(name)]
-    contrasts: list[_Found] = []
-    not_done = [dict(one) for one in failed]
-    for variant in folders:
-        for against in dict.fromkeys((BASE, control)):
-            if variant not in (BASE, against) and against in folders:
-                contrasts += _contrasts(
-                    variant, against, folders, benchmarks, questions, not_done, shared_items=shared_items
-                )
+    pairs = [
+        (variant, against)
+        for variant in folders
+        for against in dict.fromkeys((BASE, control))
+        if variant not in (BASE, against) and against in folders
+    ]
+    compared = _compare_pairs(pairs, folders, benchmarks)
+    contrasts = [
+        contrast
+        for pair, (found, _) in compared.items()
+        for contrast in _contrasts(pair, found, questions, shared_items=shared_items)
+    ]
+    not_done = [*map(dict, failed), *(one for _, reasons in compared.values() for one in reasons)]
     columns = {f"{name}/{_place(one)}": (name, one) for name in benchmarks for one in BENCHMARKS[name].columns}
     by_seed = {}
     for variant, of_seeds in folders.items():
@@ -199,26 +205,35 @@ def _mean(values: Mapping[str, float | None]) -> float | None:
     return fmean(known) if known and len(known) == len(values) else None
 
 
-def _contrasts(
-    variant: str,
-    against: str,
-    folders: Folders,
-    benchmarks: Sequence[str],
-    questions: Sequence[Question],
-    failed: list[dict[str, Any]],
-    *,
-    shared_items: bool,
-) -> list[_Found]:
-    found: dict[int, dict[str, Difference]] = {}
-    for seed in folders[variant]:
-        for name in benchmarks if seed in folders[against] else ():
-            try:
-                of_name = compare_runs(folders[against][seed] / name, folders[variant][seed] / name)
-            except AmpError as error:  # a variant whose answers nobody can read, say: the others are compared
-                reason = f"{name} is not compared with {against}: {error.message}"
-                failed.append({"variant": variant, "seed": seed, "reason": reason})
-                continue
-            found.setdefault(seed, {}).update({f"{name}/{one.name}": one for one in of_name})
+Pair = tuple[str, str]
+"""A variant, and what it is compared with."""
+OfSeeds = dict[int, dict[str, Difference]]
+"""Seed -> `BENCHMARK/SCORE` -> difference."""
+
+
+def _compare_pairs(
+    pairs: Sequence[Pair], folders: Folders, benchmarks: Sequence[str]
+) -> dict[Pair, tuple[OfSeeds, list[dict[str, Any]]]]:
+    """Return each pair's differences, and why there are none; each folder is read once, those of a seed together."""
+    compared: dict[Pair, tuple[OfSeeds, list[dict[str, Any]]]] = {pair: ({}, []) for pair in pairs}
+    for seed in dict.fromkeys(seed for of_seeds in folders.values() for seed in of_seeds):
+        for name in benchmarks:
+            read = cache(lambda variant, name=name, seed=seed: Scored.read(folders[variant][seed] / name))
+            for variant, against in pairs:
+                if seed not in folders[variant] or seed not in folders[against]:
+                    continue
+                found, reasons = compared[variant, against]
+                try:
+                    of_name = compare_scored(read(against), read(variant))
+                except AmpError as error:  # a variant whose answers nobody can read, say: the others are compared
+                    reason = f"{name} is not compared with {against}: {error.message}"
+                    reasons.append({"variant": variant, "seed": seed, "reason": reason})
+                    continue
+                found.setdefault(seed, {}).update({f"{name}/{one.name}": one for one in of_name})
+    return compared
+
+
+def _contrasts(pair: Pair, found: OfSeeds, questions: Sequence[Question], *, shared_items: bool) -> list[_Found]:
     contrasts = []
     for question in questions:
         of_seeds = {seed: one for seed, ones in found.items() if (one := ones.get(question.key)) is not None}
@@ -226,7 +241,7 @@ def _contrasts(
         errors = [(one.ci95[1] - one.ci95[0]) / (2 * 1.96) for one in of_seeds.values() if one.ci95 is not None]
         if differences:
             items = fmean(error**2 for error in errors) if errors else 0.0
-            contrasts.append(_contrast(variant, against, question, differences, items, shared=shared_items))
+            contrasts.append(_contrast(*pair, question, differences, items, shared=shared_items))
     return contrasts
 
 
