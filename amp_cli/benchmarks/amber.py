@@ -336,11 +336,14 @@ COLUMNS = (
 def compare(pairs: Sequence[tuple[AmberScore, AmberScore]], rule: str) -> list[Difference]:
     """Compare the scores of the report's table over the items that both runs have."""
     paired = paired_differences(pairs, image_counts, lambda sums: rates(sums, rule))
+    return chosen_differences(paired, [one.difference for one in COLUMNS if one.difference])
+
+
+def measure(pairs: Sequence[tuple[AmberScore, AmberScore]]) -> list[Difference]:
+    """Compare what the probabilities say of the questions."""
     answers = [(old, new) for old, new in pairs if isinstance(old, AmberAnswer) and isinstance(new, AmberAnswer)]
-    paired |= margins.measured_differences(answers, {"discriminative": answers}, {"discriminative": margins.NAMES})
-    names = [one.difference for one in COLUMNS if one.difference]
-    names += [f"discriminative/{one}" for one in margins.NAMES]
-    return chosen_differences(paired, list(dict.fromkeys(names)))
+    measured = margins.measured_differences(answers, {"discriminative": answers}, {"discriminative": margins.NAMES})
+    return list(measured.values())
 
 
 def row(first: AmberScore, given: Given[AmberScore]) -> Row:
@@ -436,6 +439,7 @@ BENCHMARK = Benchmark(
     summarise=summarise,
     read_score=read_score,
     compare=compare,
+    measure=measure,
     row=row,
     tables=tables,
     columns=COLUMNS,

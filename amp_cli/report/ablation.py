@@ -224,7 +224,7 @@ def _compare_pairs(
                     continue
                 found, reasons = compared[variant, against]
                 try:
-                    of_name = compare_scored(read(against), read(variant))
+                    of_name = compare_scored(read(against), read(variant), with_measures=False)
                 except AmpError as error:  # a variant whose answers nobody can read, say: the others are compared
                     reason = f"{name} is not compared with {against}: {error.message}"
                     reasons.append({"variant": variant, "seed": seed, "reason": reason})

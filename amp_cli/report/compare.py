@@ -36,11 +36,14 @@ def compare_runs(base: Path, other: Path) -> list[Difference]:
     Raises:
         AmpError: another benchmark, rule or judge, or not one scored item in common.
     """
-    return compare_scored(Scored.read(base), Scored.read(other))
+    return compare_scored(Scored.read(base), Scored.read(other), with_measures=True)
 
 
-def compare_scored(base: Scored, other: Scored) -> list[Difference]:
+def compare_scored(base: Scored, other: Scored, *, with_measures: bool) -> list[Difference]:
     """Compare two evaluations as `compare_runs` does, without reading them again.
+
+    Args:
+        with_measures: also by what the probabilities of yes and no say.
 
     Raises:
         AmpError: as `compare_runs`.
@@ -63,12 +66,14 @@ def compare_scored(base: Scored, other: Scored) -> list[Difference]:
     if not pairs:
         raise AmpError("The two runs have no scored item in common", hint="Compare runs over the same --data")
     try:
-        return [replace(one, benchmark=benchmark.name) for one in benchmark.compare(pairs, old["rule"])]
+        differences = benchmark.compare(pairs, old["rule"])
+        differences += benchmark.measure(pairs) if with_measures else []
     except ValueError as error:
         raise AmpError(
             f"The items of '{base.folder}' and '{other.folder}' do not fit together: {error}",
             hint=f"Score both again: amp eval {benchmark.name} --only score --out FOLDER",
         ) from error
+    return [replace(one, benchmark=benchmark.name) for one in differences]
 
 
 def other_judge(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
