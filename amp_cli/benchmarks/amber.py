@@ -342,8 +342,7 @@ def compare(pairs: Sequence[tuple[AmberScore, AmberScore]], rule: str) -> list[D
 def measure(pairs: Sequence[tuple[AmberScore, AmberScore]]) -> list[Difference]:
     """Compare what the probabilities say of the questions."""
     answers = [(old, new) for old, new in pairs if isinstance(old, AmberAnswer) and isinstance(new, AmberAnswer)]
-    measured = margins.measured_differences(answers, {"discriminative": answers}, {"discriminative": margins.NAMES})
-    return list(measured.values())
+    return margins.measured_differences(answers, {"discriminative": (answers, margins.NAMES)})
 
 
 def row(first: AmberScore, given: Given[AmberScore]) -> Row:

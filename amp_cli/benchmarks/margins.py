@@ -109,18 +109,19 @@ def in_order(scores: Sequence[YesNoResult], units: Sequence[int]) -> Questions:
     import numpy as np
 
     known = [
-        (margin, unit, one)
+        (margin, share_of_yes(one.probabilities), unit, one.label, bool(one.correct), one.correct is not None)
         for one, unit in zip(scores, units, strict=True)
-        if (margin := margin_of(one.probabilities)) is not None
+        if one.probabilities is not None and (margin := margin_of(one.probabilities)) is not None
     ]
-    known.sort(key=lambda each: -each[0])
-    unit = np.array([unit for _, unit, _ in known], dtype=int)
-    is_yes = np.array([one.label for _, _, one in known], dtype=bool)
-    falling, place = np.unique([-margin for margin, _, _ in known], return_inverse=True)
+    rows = np.array(known, dtype=float).reshape(-1, 6)
+    margin, share, unit, label, right, is_read = rows[np.argsort(-rows[:, 0], kind="stable")].T
+    unit, is_yes = unit.astype(int), label == 1
+    falling, place = np.unique(-margin, return_inverse=True)
     images, row = np.unique(unit, return_inverse=True)
     sums = np.zeros((len(images), 4 + BINS))
-    for place_of_sum, (margin, _, one) in zip(row, known, strict=True):
-        sums[place_of_sum] += _addends(margin, one)
+    for place_of_sum, added in enumerate((np.ones(len(row)), margin, right, is_read)):
+        np.add.at(sums[:, place_of_sum], row, added)
+    np.add.at(sums, (row, 4 + np.minimum((share * BINS).astype(int), BINS - 1)), share - label)
     until = [np.searchsorted(place[of_truth], np.arange(len(falling) + 1)) for of_truth in (is_yes, ~is_yes)]
     return Questions(
         yes=unit[is_yes],
@@ -132,15 +133,6 @@ def in_order(scores: Sequence[YesNoResult], units: Sequence[int]) -> Questions:
         images=images,
         sums=sums,
     )
-
-
-def _addends(margin: float, one: YesNoResult) -> list[float]:
-    """Return what a question adds to the sums of its image."""
-    assert one.probabilities is not None  # it has a margin
-    share = share_of_yes(one.probabilities)
-    off = [0.0] * BINS
-    off[min(int(share * BINS), BINS - 1)] = share - one.label
-    return [1, margin, bool(one.correct), one.correct is not None, *off]
 
 
 def measures(questions: Questions, times: "NDArray[Any]", names: Sequence[str] = NAMES) -> dict[str, "Array"]:
@@ -226,18 +218,16 @@ def measured(scores: Sequence[YesNoResult], groups: Mapping[str, Sequence[YesNoR
     import numpy as np
 
     images = _image_numbers(scores)
-    sides = {name: in_order(members, [images[one.images] for one in members]) for name, members in groups.items()}
-    sides = {name: questions for name, questions in sides.items() if len(questions.margins)}
-    drawn = [
-        {name: measures(side, times) for name, side in sides.items()}
-        for times in (multiplicities(len(images)) if sides else ())
-    ]
     blocks = {}
-    for name, questions in sides.items():
+    for name, members in groups.items():
+        questions = in_order(members, [images[one.images] for one in members])
+        if not len(questions.margins):
+            continue
         whole = measures(questions, np.ones((1, len(images))))
+        drawn = [measures(questions, times) for times in multiplicities(len(images))]
         block: dict[str, Any] = {one: None if np.isnan(whole[one][0]) else float(whole[one][0]) for one in NAMES}
         block["probabilities"] = len(questions.yes) + len(questions.no)
-        block["ci95"] = {one: interval(np.concatenate([part[name][one] for part in drawn])) for one in NAMES}
+        block["ci95"] = {one: interval(np.concatenate([part[one] for part in drawn])) for one in NAMES}
         blocks[name] = block
     return blocks
 
@@ -249,37 +239,29 @@ def with_measures(block: dict[str, Any], more: Mapping[str, Any] | None) -> dict
 
 def measured_differences(
     pairs: Sequence[tuple[YesNoResult, YesNoResult]],
-    groups: Mapping[str, Sequence[tuple[YesNoResult, YesNoResult]]],
-    names: Mapping[str, Sequence[str]],
-) -> dict[str, Difference]:
-    """Return `GROUP/MEASURE` -> difference, over the pairs with probabilities on both sides; images are drawn.
+    groups: Mapping[str, tuple[Sequence[tuple[YesNoResult, YesNoResult]], Sequence[str]]],
+) -> list[Difference]:
+    """Return the differences `GROUP/MEASURE`, over the pairs with probabilities on both sides; images are drawn.
 
     Args:
-        names: what is measured of each group.
+        groups: parts of the pairs, and what is measured of each.
     """
     import numpy as np
 
     images = _image_numbers([old for old, _ in pairs])
-    sides = {}
-    for group, members in groups.items():
+    differences = []
+    for group, (members, names) in groups.items():
         both = [pair for pair in members if all(margin_of(one.probabilities) is not None for one in pair)]
+        if not both:
+            continue
         units = [images[old.images] for old, _ in both]
-        if both:
-            sides[group] = [in_order([pair[side] for pair in both], units) for side in (0, 1)]
-
-    def measure(times: "NDArray[Any]") -> dict[str, list[dict[str, "Array"]]]:
-        return {group: [measures(side, times, names[group]) for side in two] for group, two in sides.items()}
-
-    drawn = [measure(times) for times in (multiplicities(len(images)) if sides else ())]
-    whole = measure(np.ones((1, len(images))))
-    found = {}
-    for group, (base, other) in whole.items():
-        n = len(sides[group][0].yes) + len(sides[group][0].no)
-        for name in names[group]:
-            draws = np.concatenate([new[name] - old[name] for old, new in (of_all[group] for of_all in drawn)])
-            key = f"{group}/{name}"
-            found[key] = difference_of(key, base[name], other[name], draws, n=n)
-    return found
+        sides = [in_order([pair[side] for pair in both], units) for side in (0, 1)]
+        base, other = (measures(side, np.ones((1, len(images))), names) for side in sides)
+        drawn = [[measures(side, times, names) for side in sides] for times in multiplicities(len(images))]
+        for name in names:
+            draws = np.concatenate([new[name] - old[name] for old, new in drawn])
+            differences.append(difference_of(f"{group}/{name}", base[name], other[name], draws, n=len(both)))
+    return [one for one in differences if one.base is not None or one.other is not None]
 
 
 def columns_of(group: str) -> tuple[Column, ...]:

@@ -12,7 +12,6 @@ from amp_cli.benchmarks.benchmark import OFFICIAL, ONE_WORD, ONE_WORD_ANSWERS, B
 from amp_cli.benchmarks.comparing import (
     METHOD,
     Difference,
-    chosen_differences,
     mcnemar,
     paired_differences,
     ratio,
@@ -195,10 +194,13 @@ def compare(pairs: Sequence[tuple[YesNoScore, YesNoScore]], rule: str) -> list[D
 
 def measure(pairs: Sequence[tuple[YesNoScore, YesNoScore]]) -> list[Difference]:
     """Compare the AUC of each split and over all, and what else the probabilities say over all."""
-    groups = _groups_of(pairs)
-    names = {group: margins.NAMES if group == "overall" else ("auc",) for group in groups}
-    measured = margins.measured_differences(pairs, groups, names)
-    return chosen_differences(measured, [f"{group}/{name}" for group in groups for name in names[group]])
+    return margins.measured_differences(
+        pairs,
+        {
+            group: (members, margins.NAMES if group == "overall" else ("auc",))
+            for group, members in _groups_of(pairs).items()
+        },
+    )
 
 
 def _groups_of(

@@ -15,6 +15,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
@@ -153,13 +154,7 @@ def compare_variants(
         shared_items: whether all seeds are evaluated on the same items.
     """
     questions = [question for name in benchmarks for question in questions_of(name)]
-    pairs = [
-        (variant, against)
-        for variant in folders
-        for against in dict.fromkeys((BASE, control))
-        if variant not in (BASE, against) and against in folders
-    ]
-    compared = _compare_pairs(pairs, folders, benchmarks)
+    compared = _compare_pairs(folders, control, benchmarks)
     contrasts = [
         contrast
         for pair, (found, _) in compared.items()
@@ -207,33 +202,31 @@ def _mean(values: Mapping[str, float | None]) -> float | None:
 
 Pair = tuple[str, str]
 """A variant, and what it is compared with."""
-OfSeeds = dict[int, dict[str, Difference]]
+Found = dict[int, dict[str, Difference]]
 """Seed -> `BENCHMARK/SCORE` -> difference."""
 
 
 def _compare_pairs(
-    pairs: Sequence[Pair], folders: Folders, benchmarks: Sequence[str]
-) -> dict[Pair, tuple[OfSeeds, list[dict[str, Any]]]]:
+    folders: Folders, control: str, benchmarks: Sequence[str]
+) -> dict[Pair, tuple[Found, list[dict[str, Any]]]]:
     """Return each pair's differences, and why there are none; each folder is read once, those of a seed together."""
-    compared: dict[Pair, tuple[OfSeeds, list[dict[str, Any]]]] = {pair: ({}, []) for pair in pairs}
-    for seed in dict.fromkeys(seed for of_seeds in folders.values() for seed in of_seeds):
-        for name in benchmarks:
-            read = cache(lambda variant, name=name, seed=seed: Scored.read(folders[variant][seed] / name))
-            for variant, against in pairs:
-                if seed not in folders[variant] or seed not in folders[against]:
-                    continue
-                found, reasons = compared[variant, against]
+    against = [name for name in dict.fromkeys((BASE, control)) if name in folders]
+    pairs = [(variant, one) for variant in folders for one in against if variant not in (BASE, one)]
+    compared: dict[Pair, tuple[Found, list[dict[str, Any]]]] = {pair: ({}, []) for pair in pairs}
+    for seed, name in product(dict.fromkeys(seed for of_seeds in folders.values() for seed in of_seeds), benchmarks):
+        read = cache(lambda variant, seed=seed, name=name: Scored.read(folders[variant][seed] / name))
+        for (variant, other), (found, reasons) in compared.items():
+            if seed in folders[variant] and seed in folders[other]:
                 try:
-                    of_name = compare_scored(read(against), read(variant), with_measures=False)
+                    of_name = compare_scored(read(other), read(variant), with_measures=False)
+                    found.setdefault(seed, {}).update({f"{name}/{one.name}": one for one in of_name})
                 except AmpError as error:  # a variant whose answers nobody can read, say: the others are compared
-                    reason = f"{name} is not compared with {against}: {error.message}"
+                    reason = f"{name} is not compared with {other}: {error.message}"
                     reasons.append({"variant": variant, "seed": seed, "reason": reason})
-                    continue
-                found.setdefault(seed, {}).update({f"{name}/{one.name}": one for one in of_name})
     return compared
 
 
-def _contrasts(pair: Pair, found: OfSeeds, questions: Sequence[Question], *, shared_items: bool) -> list[_Found]:
+def _contrasts(pair: Pair, found: Found, questions: Sequence[Question], *, shared_items: bool) -> list[_Found]:
     contrasts = []
     for question in questions:
         of_seeds = {seed: one for seed, ones in found.items() if (one := ones.get(question.key)) is not None}
