@@ -4,6 +4,7 @@ Two runs of a report: each difference has a paired test, all of them together ar
 and an unclear one says how many items would show 2 points. Several seeds of an ablation: Holm, and how many seeds.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -206,7 +207,7 @@ def mcnemar(only_base: int, only_other: int) -> float:
     from scipy.stats import binomtest
 
     discordant = only_base + only_other
-    return float(binomtest(only_base, discordant, 0.5).pvalue) if discordant else 1.0
+    return p_value_of(binomtest(only_base, discordant, 0.5).pvalue) if discordant else 1.0
 
 
 def wald(difference: float, error: float) -> float | None:
@@ -215,7 +216,20 @@ def wald(difference: float, error: float) -> float | None:
 
     if not error:
         return 1.0 if difference == 0 else None
-    return float(2 * norm.sf(abs(difference) / error))
+    return p_value_of(2 * norm.sf(abs(difference) / error))
+
+
+def student(mean: float, error: float, seeds: int) -> tuple[tuple[float, float], float]:
+    """Return the 95 % interval and the two-sided p-value of a mean over at least two seeds, by Student's t."""
+    from scipy.stats import t
+
+    half = float(t.ppf(1 - LEVEL / 2, seeds - 1)) * error
+    return (mean - half, mean + half), p_value_of(2 * t.sf(abs(mean) / error, seeds - 1) if error else mean == 0)
+
+
+def p_value_of(computed: float) -> float:
+    """Return what was computed, or the smallest number where it was too small for one: no p-value is 0."""
+    return max(float(computed), sys.float_info.min)
 
 
 def _number(value: "Array") -> float | None:

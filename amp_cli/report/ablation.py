@@ -21,7 +21,16 @@ from statistics import fmean, variance
 from typing import Any
 
 from amp_cli.benchmarks import BENCHMARKS
-from amp_cli.benchmarks.comparing import LEVEL, MOST_SEEDS, Difference, Spread, holm, items_factor, seeds_needed
+from amp_cli.benchmarks.comparing import (
+    LEVEL,
+    MOST_SEEDS,
+    Difference,
+    Spread,
+    holm,
+    items_factor,
+    seeds_needed,
+    student,
+)
 from amp_cli.benchmarks.runner import read_scores
 from amp_cli.benchmarks.showing import Column, Table, digits_of, shown
 from amp_cli.disk.jsonl import disk_errors_explained, write_json, write_text
@@ -241,17 +250,12 @@ def _contrasts(pair: Pair, found: Found, questions: Sequence[Question], *, share
 def _contrast(
     variant: str, against: str, question: Question, differences: dict[str, float], items: float, *, shared: bool
 ) -> _Found:
-    from scipy.stats import t
-
     values = list(differences.values())
     mean, count = fmean(values), len(values)
     spread = Spread(between=variance(values) if count > 1 else 0.0, items=items, shared=shared)
     ci95 = p_value = None
     if count > 1:
-        error = spread.error(count)
-        half = float(t.ppf(1 - LEVEL / 2, count - 1)) * error
-        ci95 = (mean - half, mean + half)
-        p_value = 2 * float(t.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
+        ci95, p_value = student(mean, spread.error(count), count)
     return _Found(
         variant=variant,
         against=against,
@@ -288,13 +292,9 @@ def _with_power(contrasts: Sequence[_Found]) -> list[Contrast]:
 
 def sentences(ablation: Ablation) -> list[str]:
     """Return a sentence for each comparison, the clear ones first, and what the others would need."""
-    said = [
-        _sentence(one, len(ablation.contrasts)) for one in sorted(ablation.contrasts, key=lambda one: not one.is_clear)
-    ]
-    return [
-        *said,
-        *(f"{one['variant']}, seed {one['seed']}, is not complete: {one['reason']}" for one in ablation.failed),
-    ]
+    clear_first = sorted(ablation.contrasts, key=lambda one: not one.is_clear)
+    incomplete = [f"{one['variant']}, seed {one['seed']}, is not complete: {one['reason']}" for one in ablation.failed]
+    return [*(_sentence(one, len(ablation.contrasts)) for one in clear_first), *incomplete]
 
 
 def _sentence(one: Contrast, comparisons: int) -> str:
@@ -306,7 +306,8 @@ def _sentence(one: Contrast, comparisons: int) -> str:
     low, high = (f"{bound:+.{digits}f}" for bound in one.ci95)
     start += f", 95 % interval {low} to {high}"
     start += f", {'up' if one.mean > 0 else 'down'} on {one.signs} seeds" if one.mean else ""
-    corrected = f"p = {one.adjusted:.3g} after correction for {comparisons} comparisons"
+    p_value = "p < 1e-16" if one.adjusted < 1e-16 else f"p = {one.adjusted:.3g}"
+    corrected = f"{p_value} after correction for {comparisons} comparisons"
     if one.is_clear:
         judged = "better" if (one.mean < 0) == one.lower_is_better else "worse"
         return f"{start}: clearly {judged} ({corrected})."
