@@ -1,6 +1,5 @@
 """What the models are asked: images of the command line, data with standard answers, or a benchmark's questions."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.answering import folder_of_images
 from amp_cli.benchmarks.benchmark import Benchmark
 from amp_cli.benchmarks.files import check_images, numbered
-from amp_cli.benchmarks.runner import loaded_benchmark
+from amp_cli.benchmarks.runner import loaded_benchmark, sampled
+from amp_cli.benchmarks.sampling import BY_ITEM, take
 from amp_cli.benchmarks.settings import settings_of
 from amp_cli.compare.sides import DESCRIBE, CompareSettings
 from amp_cli.disk.jsonl import content_hash
@@ -136,7 +136,8 @@ def _of_images(settings: CompareSettings) -> ComparedQuestions:
 
 def _of_sources(settings: CompareSettings, data: Path) -> ComparedQuestions:
     sources = read_sources(data, image_root=settings.image_root)
-    wanted = [Wanted(request=request_of(item), standard=item.answers) for item in _drawn(sources.items, settings)]
+    items = take(sources.items, BY_ITEM, settings.limit, settings.running.seed)
+    wanted = [Wanted(request=request_of(item), standard=item.answers) for item in items]
     return _of_file(settings, data, wanted, len(sources.items), sources.refused)
 
 
@@ -147,7 +148,7 @@ def _of_preferences(settings: CompareSettings, data: Path) -> ComparedQuestions:
     for one in read_items(str(data), image_root=settings.image_root):
         refused.append(one) if isinstance(one, LeftOut) else items.append(one)
     wanted = []
-    for item in _drawn(items, settings):
+    for item in take(items, BY_ITEM, settings.limit, settings.running.seed):
         try:
             images = find_images(item, image_root(str(data), settings.image_root))
             for image in images:
@@ -176,11 +177,18 @@ def _of_file(
 
 
 def _of_benchmark(settings: CompareSettings, name: str, data: Path) -> ComparedQuestions:
-    given = {"data": data, "image_root": settings.image_root, "out": settings.out or Path()}
+    given = {
+        "data": data,
+        "image_root": settings.image_root,
+        "out": settings.out or Path(),
+        "limit": settings.limit,
+        "limit_seed": settings.running.seed,
+    }
     found, benchmark, loaded = loaded_benchmark(settings_of(name, given))
+    loaded = sampled(benchmark, loaded, found)
     for warning in loaded.warnings:
         ui.warn(warning)
-    items = _drawn(loaded.items, settings)
+    items = loaded.items
     folder = folder_of_images(items, data, found.image_root)
     refused: list[LeftOut] = []
     with ui.progress("checking images", len(items)) as advance:
@@ -206,21 +214,13 @@ def _of_benchmark(settings: CompareSettings, name: str, data: Path) -> ComparedQ
     ]
     return ComparedQuestions(
         wanted=tuple(wanted),
-        total=len(loaded.items),
+        total=loaded.whole or len(items),
         refused=tuple(refused),
         identity={"data_files": {file.name: content_hash(file) for file in loaded.files}},
         inputs=(data, settings.image_root, *loaded.files),
         benchmark=benchmark,
         rule=found.rule,
     )
-
-
-def _drawn(items: Sequence[Any], settings: CompareSettings) -> list[Any]:
-    """Return at most `limit` of the items, drawn with the seed, in the order of the data."""
-    if len(items) <= settings.limit:
-        return list(items)
-    chosen = random.Random(f"{settings.running.seed} compare").sample(range(len(items)), settings.limit)
-    return [items[place] for place in sorted(chosen)]
 
 
 def of_authors(settings: CompareSettings, benchmark: Benchmark[Any] | None) -> CompareSettings:
