@@ -35,6 +35,7 @@ from amp_cli.benchmarks.comparing import (
     paired_differences,
     ratio,
     score_intervals,
+    score_values,
 )
 from amp_cli.benchmarks.sampling import Sampling
 from amp_cli.benchmarks.showing import (
@@ -248,10 +249,7 @@ def summarise(scores: Sequence[AmberScore], rule: str) -> dict[str, Any]:
     """Return the rates of descriptions and of each kind of question, with intervals."""
     units = image_counts(scores)
     intervals = score_intervals(units, lambda sums: rates(sums, rule))
-    measured = {
-        name: None if value[0] != value[0] else float(value[0])
-        for name, value in rates(units.sum(axis=0, keepdims=True), rule).items()
-    }
+    measured = score_values(units, lambda sums: rates(sums, rule))
     descriptions = [one for one in scores if isinstance(one, AmberDescription)]
     answers = [one for one in scores if isinstance(one, AmberAnswer)]
     summary: dict[str, Any] = {"n": len(scores)}

@@ -89,6 +89,11 @@ def score_intervals(
     return {name: interval(values) for name, values in scores(resampled_totals(units)).items()}
 
 
+def score_values(units: "Array", scores: Callable[["Array"], Mapping[str, "Array"]]) -> dict[str, float | None]:
+    """Return every score that `scores` computes of all images; an undefined one is None."""
+    return {name: _number(value) for name, value in scores(units.sum(axis=0, keepdims=True)).items()}
+
+
 def ratio(numerator: Any, denominator: Any) -> Any:
     """Divide arrays; 0 / 0 and x / 0 are undefined (NaN), not a warning."""
     import numpy as np
