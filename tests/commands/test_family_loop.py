@@ -26,9 +26,8 @@ from amp_cli.training.config import TrainConfig
 from amp_cli.training.session import Session
 from amp_cli.training.worker import RESULT
 from amp_cli.world import files
-from amp_cli.world.language import full_caption
 from tests.support.family_folders import FOLDERS, write_folder
-from tests.support.training_items import preference, write_preferences
+from tests.support.training_items import preference, write_described, write_preferences
 
 SMALL = (
     "max_steps=1", "lr_scheduler_type=constant", "learning_rate=1e-2", "lora_r=4", "global_batch_size=2",
@@ -53,17 +52,7 @@ def train_here(_launch: object, out: Path) -> None:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two drawn scenes with questions and standard answers, and POPE's files over another one."""
     folder = tmp_path_factory.mktemp("families")
-    scenes = files.write_training_scenes(folder, scenes=2, seed=3)
-    described = [
-        {
-            "id": name,
-            "images": [f"images/{files.image_name(int(name))}"],
-            "questions": ["describe this image in detail."],
-            "answers": [full_caption(scene)],
-        }
-        for name, scene in zip(files.training_ids(2), scenes, strict=True)
-    ]
-    (folder / "data.json").write_text(json.dumps(described))
+    write_described(folder, scenes=2, seed=3)
     files.write_evaluation(folder / "pope", scenes=1, seed=3)
     return folder
 
