@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.launching import MARK
@@ -27,6 +26,7 @@ from amp_cli.training.session import Session
 from amp_cli.training.worker import RESULT
 from amp_cli.world import files
 from tests.support.family_folders import FOLDERS, write_folder
+from tests.support.training_here import train_here
 from tests.support.training_items import preference, write_described, write_preferences
 
 SMALL = (
@@ -41,11 +41,6 @@ def type_in(*words: object) -> Any:
     done = CliRunner().invoke(app, [*map(str, words), "--json"], catch_exceptions=False)
     assert done.exit_code in (0, 3 if words[0] == "eval" else 0), f"{words}\n{done.output[-2000:]}"
     return json.loads("".join(line for line in done.stdout.splitlines() if not line.startswith(MARK)))
-
-
-def train_here(_launch: object, out: Path) -> None:
-    """Do in this process what the worker does in its own: that one takes eight seconds to start."""
-    write_json(out / RESULT, Session(TrainConfig.from_settings(Run.read(out).settings), out).run())
 
 
 @pytest.fixture(scope="module")
