@@ -11,7 +11,7 @@ from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.answering import folder_of_images
 from amp_cli.benchmarks.benchmark import Benchmark
 from amp_cli.benchmarks.files import check_images, numbered
-from amp_cli.benchmarks.runner import loaded_benchmark, sampled
+from amp_cli.benchmarks.runner import loaded_benchmark
 from amp_cli.benchmarks.sampling import BY_ITEM, take
 from amp_cli.benchmarks.settings import settings_of
 from amp_cli.compare.sides import DESCRIBE, CompareSettings
@@ -177,18 +177,13 @@ def _of_file(
 
 
 def _of_benchmark(settings: CompareSettings, name: str, data: Path) -> ComparedQuestions:
-    given = {
-        "data": data,
-        "image_root": settings.image_root,
-        "out": settings.out or Path(),
-        "limit": settings.limit,
-        "limit_seed": settings.running.seed,
-    }
+    given = {"data": data, "image_root": settings.image_root, "out": settings.out or Path()}
     found, benchmark, loaded = loaded_benchmark(settings_of(name, given))
-    loaded = sampled(benchmark, loaded, found)
     for warning in loaded.warnings:
         ui.warn(warning)
-    items = loaded.items
+    # each question for itself: what is looked at need not be scored, so nothing has to be asked as a whole
+    sampling = replace(benchmark.sampling or BY_ITEM, whole=BY_ITEM.whole, unit="")
+    items = take(loaded.items, sampling, settings.limit, settings.running.seed)
     folder = folder_of_images(items, data, found.image_root)
     refused: list[LeftOut] = []
     with ui.progress("checking images", len(items)) as advance:
@@ -214,7 +209,7 @@ def _of_benchmark(settings: CompareSettings, name: str, data: Path) -> ComparedQ
     ]
     return ComparedQuestions(
         wanted=tuple(wanted),
-        total=loaded.whole or len(items),
+        total=len(loaded.items),
         refused=tuple(refused),
         identity={"data_files": {file.name: content_hash(file) for file in loaded.files}},
         inputs=(data, settings.image_root, *loaded.files),
