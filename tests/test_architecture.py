@@ -181,3 +181,9 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_who_starts_a_training_does_not_load_what_its_processes_train_with() -> None:
     assert not _loaded_by("amp_cli.training.launch") & {"peft", "trl", "bitsandbytes", "datasets"}
+
+
+def test_reading_a_pipeline_loads_nothing_that_computes() -> None:
+    """`amp run --dry-run` and `amp init` make the settings of every stage."""
+    loaded = _loaded_by("amp_cli.commands.pipeline_file, amp_cli.commands.generate_prefs, amp_cli.preferences.generate")
+    assert not loaded & {"torch", "transformers", "peft", "trl", "spacy", "scipy"}

@@ -35,6 +35,7 @@ from amp_cli.benchmarks.comparing import (
     paired_differences,
     ratio,
     score_intervals,
+    score_values,
 )
 from amp_cli.benchmarks.sampling import Sampling
 from amp_cli.benchmarks.showing import (
@@ -248,10 +249,7 @@ def summarise(scores: Sequence[AmberScore], rule: str) -> dict[str, Any]:
     """Return the rates of descriptions and of each kind of question, with intervals."""
     units = image_counts(scores)
     intervals = score_intervals(units, lambda sums: rates(sums, rule))
-    measured = {
-        name: None if value[0] != value[0] else float(value[0])
-        for name, value in rates(units.sum(axis=0, keepdims=True), rule).items()
-    }
+    measured = score_values(units, lambda sums: rates(sums, rule))
     descriptions = [one for one in scores if isinstance(one, AmberDescription)]
     answers = [one for one in scores if isinstance(one, AmberAnswer)]
     summary: dict[str, Any] = {"n": len(scores)}
@@ -336,11 +334,13 @@ COLUMNS = (
 def compare(pairs: Sequence[tuple[AmberScore, AmberScore]], rule: str) -> list[Difference]:
     """Compare the scores of the report's table over the items that both runs have."""
     paired = paired_differences(pairs, image_counts, lambda sums: rates(sums, rule))
+    return chosen_differences(paired, [one.difference for one in COLUMNS if one.difference])
+
+
+def measure(pairs: Sequence[tuple[AmberScore, AmberScore]]) -> list[Difference]:
+    """Compare what the probabilities say of the questions."""
     answers = [(old, new) for old, new in pairs if isinstance(old, AmberAnswer) and isinstance(new, AmberAnswer)]
-    paired |= margins.measured_differences(answers, {"discriminative": answers})
-    names = [one.difference for one in COLUMNS if one.difference]
-    names += [f"discriminative/{one}" for one in margins.NAMES]
-    return chosen_differences(paired, list(dict.fromkeys(names)))
+    return margins.measured_differences(answers, {"discriminative": (answers, margins.NAMES)})
 
 
 def row(first: AmberScore, given: Given[AmberScore]) -> Row:
@@ -436,6 +436,7 @@ BENCHMARK = Benchmark(
     summarise=summarise,
     read_score=read_score,
     compare=compare,
+    measure=measure,
     row=row,
     tables=tables,
     columns=COLUMNS,

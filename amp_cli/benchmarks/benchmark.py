@@ -164,6 +164,7 @@ class Benchmark(Generic[Score]):
         is_readable: whether an answer, or what the judge said of it, says something that can be scored, by any rule.
         unreadable: what is said of those that do not, after their number; "" where that is said elsewhere.
         compare: (pairs of both runs' scored results, rule) -> differences.
+        measure: of the same pairs, the differences of what the probabilities of yes and no say; these take the longest.
         row: (the first run's result, all runs') -> a row of answers side by side.
         explain: what the differences to the first run come from, as a sentence; "" where nothing can be said.
         columns: of its table in a report. tables: of one evaluation. curves: over training steps, the first decides.
@@ -200,6 +201,7 @@ class Benchmark(Generic[Score]):
     is_readable: Callable[[Score], bool] = lambda one: True
     unreadable: str = ""
     compare: Callable[[Sequence[tuple[Score, Score]], str], list[Difference]]
+    measure: Callable[[Sequence[tuple[Score, Score]]], list[Difference]] = lambda pairs: []
     explain: Callable[[Sequence[Difference]], str] = lambda differences: ""
     row: Callable[[Score, Given[Score]], Row]
     tables: Callable[[Mapping[str, Any]], list[Table]]

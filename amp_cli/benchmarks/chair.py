@@ -24,6 +24,7 @@ from amp_cli.benchmarks.comparing import (
     paired_differences,
     ratio,
     score_intervals,
+    score_values,
 )
 from amp_cli.benchmarks.files import add_answer
 from amp_cli.benchmarks.mentions import Mention, Vocabulary, count_words, find_mentions, names_in
@@ -35,8 +36,7 @@ from amp_cli.benchmarks.showing import (
     column,
     description_reply,
     kind_of,
-    shown,
-    title_of,
+    one_line,
 )
 from amp_cli.benchmarks.vocabulary import read_vocabulary
 from amp_cli.dialogues.language import can_be
@@ -232,9 +232,7 @@ def summarise(scores: Sequence[ChairScore], rule: str) -> dict[str, Any]:
     """Return CHAIR-s, CHAIR-i, recall and mean length in words, with intervals. An undefined ratio is None."""
     units = image_counts(scores)
     intervals = score_intervals(units, rates)
-    summary: dict[str, Any] = {}
-    for name, value in rates(units.sum(axis=0, keepdims=True)).items():
-        summary[name] = None if value[0] != value[0] else float(value[0])
+    summary: dict[str, Any] = {**score_values(units, rates)}
     summary["n"] = sum(one.is_scored for one in scores)
     summary["unscored"] = len(scores) - summary["n"]
     summary["counts"] = dict(zip(COUNTS[1:-1], (int(total) for total in units.sum(axis=0)[1:-1]), strict=True))
@@ -303,9 +301,7 @@ COLUMNS = (
 
 def tables(scores: Mapping[str, Any]) -> list[Table]:
     """Return one line: how many descriptions, and every score."""
-    columns = [one for one in COLUMNS if one.value(scores) is not None]
-    cells = [shown(one.value(scores), one.interval(scores), name=one.name) for one in columns]
-    return [(title_of(scores), ["n", *(one.title for one in columns)], [[str(scores["n"]), *cells]])]
+    return [one_line(scores, {"n": scores["n"]}, COLUMNS)]
 
 
 def about(scores: Mapping[str, Any]) -> str:

@@ -4,8 +4,10 @@ Two runs of a report: each difference has a paired test, all of them together ar
 and an unclear one says how many items would show 2 points. Several seeds of an ablation: Holm, and how many seeds.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import ceil, sqrt
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,8 +28,8 @@ METHOD = {"interval": "percentile bootstrap", "unit": "image", "resamples": RESA
 _CHUNK = 100
 
 
-def resampled_totals(units: "Array", *, resamples: int = RESAMPLES, seed: int = SEED) -> "Array":
-    """Return the column sums of `resamples` draws, with replacement, of the rows of `units`.
+def resampled_totals(units: "Array") -> "Array":
+    """Return the column sums of RESAMPLES draws, with replacement, of the rows of `units`; ever the same draws.
 
     Every score here is a function of such sums, so that no draw needs its own pass over the items. Two runs side by
     side in the columns are drawn together, which makes their difference a paired one.
@@ -36,22 +38,35 @@ def resampled_totals(units: "Array", *, resamples: int = RESAMPLES, seed: int = 
         units: (images, columns) what each image adds to each count.
 
     Returns:
-        (resamples, columns)
+        (RESAMPLES, columns)
     """
     import numpy as np
 
-    with ui.busy(f"Drawing {resamples:,} resamples of {len(units):,} for the intervals"):
-        return np.concatenate([times @ units for times in multiplicities(len(units), resamples=resamples, seed=seed)])
+    with ui.busy(f"Drawing {RESAMPLES:,} resamples of {len(units):,} for the intervals"):
+        return np.concatenate([times @ units for times in multiplicities(len(units))])
 
 
-def multiplicities(count: int, *, resamples: int = RESAMPLES, seed: int = SEED) -> "Iterator[NDArray[np.int64]]":
-    """Yield (chunk, images): how often each of `count` images is in each of some draws; ever the same draws."""
+def multiplicities(count: int) -> "Iterator[NDArray[np.int64]]":
+    """Yield (chunk, images): how often each of `count` images is in each of RESAMPLES draws; ever the same draws."""
+    yield from _kept_draws(count) if count <= _FEW else _draws(count)
+
+
+_FEW = 5000
+"""Of so many images the draws are kept, 80 MB of them: comparisons of runs draw from the same ones over and over."""
+
+
+@lru_cache(maxsize=1)
+def _kept_draws(count: int) -> "tuple[NDArray[np.int64], ...]":
+    return tuple(_draws(count))
+
+
+def _draws(count: int) -> "Iterator[NDArray[np.int64]]":
     import numpy as np
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     chances = np.full(count, 1 / count)
-    for start in range(0, resamples, _CHUNK):
-        yield rng.multinomial(count, chances, size=min(_CHUNK, resamples - start))
+    for start in range(0, RESAMPLES, _CHUNK):
+        yield rng.multinomial(count, chances, size=min(_CHUNK, RESAMPLES - start))
 
 
 def interval(values: "Array") -> list[float] | None:
@@ -72,6 +87,11 @@ def score_intervals(
     if not units.shape[0]:
         return {}
     return {name: interval(values) for name, values in scores(resampled_totals(units)).items()}
+
+
+def score_values(units: "Array", scores: Callable[["Array"], Mapping[str, "Array"]]) -> dict[str, float | None]:
+    """Return every score that `scores` computes of all images; an undefined one is None."""
+    return {name: _number(value) for name, value in scores(units.sum(axis=0, keepdims=True)).items()}
 
 
 def ratio(numerator: Any, denominator: Any) -> Any:
@@ -192,7 +212,7 @@ def mcnemar(only_base: int, only_other: int) -> float:
     from scipy.stats import binomtest
 
     discordant = only_base + only_other
-    return float(binomtest(only_base, discordant, 0.5).pvalue) if discordant else 1.0
+    return p_value_of(binomtest(only_base, discordant, 0.5).pvalue) if discordant else 1.0
 
 
 def wald(difference: float, error: float) -> float | None:
@@ -201,7 +221,20 @@ def wald(difference: float, error: float) -> float | None:
 
     if not error:
         return 1.0 if difference == 0 else None
-    return float(2 * norm.sf(abs(difference) / error))
+    return p_value_of(2 * norm.sf(abs(difference) / error))
+
+
+def student(mean: float, error: float, seeds: int) -> tuple[tuple[float, float], float]:
+    """Return the 95 % interval and the two-sided p-value of a mean over at least two seeds, by Student's t."""
+    from scipy.stats import t
+
+    half = float(t.ppf(1 - LEVEL / 2, seeds - 1)) * error
+    return (mean - half, mean + half), p_value_of(2 * t.sf(abs(mean) / error, seeds - 1) if error else mean == 0)
+
+
+def p_value_of(computed: float) -> float:
+    """Return what was computed, or the smallest number where it was too small for one: no p-value is 0."""
+    return max(float(computed), sys.float_info.min)
 
 
 def _number(value: "Array") -> float | None:

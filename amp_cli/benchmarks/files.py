@@ -12,7 +12,7 @@ from typing import Any
 
 from amp_cli.asking.wire import read_completion
 from amp_cli.disk.entries import read_entries
-from amp_cli.disk.jsonl import content_hash, disk_errors_explained
+from amp_cli.disk.jsonl import content_hash, write_bytes
 from amp_cli.disk.parsing import UnreadableError, parse_json
 from amp_cli.downloads.places import benchmark_folder, cache_folder
 from amp_cli.errors import AmpError
@@ -158,15 +158,7 @@ def _identity(archive: zipfile.ZipFile) -> str:
 def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
     if target.is_file() or member.file_size > _LARGEST:
         return
-    content = archive.read(member)
-
-    def write() -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(target.name + ".part")
-        beside.write_bytes(content)
-        beside.replace(target)
-
-    disk_errors_explained(write, target)
+    write_bytes(target, archive.read(member))
 
 
 LARGEST_LIST = 64 << 20

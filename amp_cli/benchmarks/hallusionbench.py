@@ -250,7 +250,7 @@ def summarise(scores: Sequence[YesNoScore], rule: str) -> dict[str, Any]:
 
 def compare(pairs: Sequence[tuple[YesNoScore, YesNoScore]], rule: str) -> list[Difference]:
     """Compare the accuracies, over what both runs have an answer to that can be read."""
-    both = [pair for pair in pairs if all(one.reading is not None for one in pair)]
+    both = readable(pairs)
     if not both:
         raise ValueError("not one answer can be read in both")
     alike = [
@@ -264,6 +264,11 @@ def compare(pairs: Sequence[tuple[YesNoScore, YesNoScore]], rule: str) -> list[D
     )
     paired["aAcc"] = replace(paired["aAcc"], n=len(both), p_value=p_value, test="mcnemar")
     return [*(paired[name] for name in SCORES), *yes_no.compare(both, rule)]
+
+
+def readable(pairs: Sequence[tuple[YesNoScore, YesNoScore]]) -> list[tuple[YesNoScore, YesNoScore]]:
+    """Return the pairs whose answers can both be read."""
+    return [pair for pair in pairs if all(one.reading is not None for one in pair)]
 
 
 def unread(one: YesNoScore) -> YesNoScore:
@@ -328,6 +333,7 @@ BENCHMARK = yes_no_benchmark(
     is_readable=lambda one: read(one.answer, one.question) is not None,
     curves=(column("HallusionBench aAcc", "aAcc"),),
     compare=compare,
+    measure=lambda pairs: yes_no.measure(readable(pairs)),
     tables=tables,
     columns=(*COLUMNS, *(one for one in yes_no.columns(()) if one.name not in ("accuracy", "mean_f1"))),
     reading=READING,

@@ -1,7 +1,7 @@
 """HallusionBench with a judge, as its own script has it: correct, incorrect or unclear, counted as without one."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ from amp_cli.asking.templates import JudgeTemplate, Messages, choose_judge_templ
 from amp_cli.benchmarks import judged
 from amp_cli.benchmarks.benchmark import OFFICIAL, Benchmark, Judged
 from amp_cli.benchmarks.comparing import Difference, paired_differences
-from amp_cli.benchmarks.files import check_verdicts, own_verdicts, records_of, refuse_missing
+from amp_cli.benchmarks.files import check_verdicts, own_verdicts, records_of
 from amp_cli.benchmarks.hallusionbench import (
     COLUMNS,
     DATA,
@@ -70,18 +70,6 @@ def read_strict(text: str) -> Reading:
 def is_right(item_id: str, code: float) -> bool:
     """Return whether an answer counts as right; without a figure, one that says it does not know does too."""
     return code == CODES["correct"] or (code == CODES["unclear"] and Place.of(item_id).has_none)
-
-
-def read(items: Sequence[BenchmarkItem], verdicts: Mapping[str, Verdict], rule: str) -> dict[str, Reading]:
-    """Read one repeat's verdicts.
-
-    Raises:
-        AmpError: rule `official`, and a question has no verdict.
-    """
-    if rule == "strict":
-        return {item_id: read_strict(verdict.text) for item_id, verdict in verdicts.items()}
-    refuse_missing(items, verdicts)
-    return {item_id: read_official(verdict.text) for item_id, verdict in verdicts.items()}
 
 
 def adopt_verdicts(path: Path, items: Sequence[BenchmarkItem]) -> list[Verdict]:
@@ -171,7 +159,7 @@ BENCHMARK = Benchmark(
         prompt=prompt,
         verdict_line=verdict_line,
         adopt_verdicts=adopt_verdicts,
-        read=read,
+        read=judged.read_each(read_strict, read_official),
         group_of=lambda item, rule: " ".join(item.id.split("_")[:2]),
     ),
     summarise=summarise_judged,

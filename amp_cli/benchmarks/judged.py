@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_cli.benchmarks.benchmark import OFFICIAL, Benchmark, Judged, LoadedBenchmark, Option
-from amp_cli.benchmarks.comparing import Difference, chosen_differences, interval, paired_differences, resampled_totals
+from amp_cli.benchmarks.comparing import (
+    Difference,
+    chosen_differences,
+    interval,
+    paired_differences,
+    resampled_totals,
+)
+from amp_cli.benchmarks.files import refuse_missing
 from amp_cli.benchmarks.ratings import HALLUCINATED, HIGHEST, Reading
 from amp_cli.benchmarks.showing import Column, Given, Piece, Reply, Row, Table
-from amp_cli.records import Answer, BenchmarkItem
+from amp_cli.records import Answer, BenchmarkItem, Verdict
 
 if TYPE_CHECKING:
     from amp_cli.benchmarks.comparing import Array
@@ -225,6 +232,23 @@ def _rounds(texts: Sequence[str]) -> str:
     if len(texts) < 2:
         return "".join(texts)
     return "\n".join(f"{number}. {text}" for number, text in enumerate(texts, start=1))
+
+
+def read_each(
+    strict: Callable[[str], Reading], official: Callable[[str], Reading]
+) -> Callable[[Sequence[BenchmarkItem], Mapping[str, Verdict], str], dict[str, Reading]]:
+    """Return what reads one repeat's verdicts, each for itself.
+
+    It raises AmpError where an item has no verdict and the rule is `official`.
+    """
+
+    def read(items: Sequence[BenchmarkItem], verdicts: Mapping[str, Verdict], rule: str) -> dict[str, Reading]:
+        if rule == "strict":
+            return {item_id: strict(verdict.text) for item_id, verdict in verdicts.items()}
+        refuse_missing(items, verdicts)
+        return {item_id: official(verdict.text) for item_id, verdict in verdicts.items()}
+
+    return read
 
 
 def judge_sentence(scores: Mapping[str, Any]) -> str:

@@ -75,47 +75,67 @@ def share_of_yes(begins: YesOrNo) -> float:
     return begins.yes / (begins.yes + begins.no)
 
 
+NAMES = ("auc", "ece", "margin", "threshold_at_balance", "accuracy_at_balance", "threshold_cost")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Questions:
-    """One run's questions that have probabilities, by rising margin; every array is (questions,).
+    """One run's questions that have probabilities, the highest margin first; a run may have none.
 
     Attributes:
-        unit: the number of each one's image. starts: where each distinct margin begins.
-        text: whether the text is right: 1, 0, NaN where that is not known.
+        yes, no: (questions of that truth,) the number of each one's image.
+        margins: the distinct ones. yes_until, no_until: (0 and each margin,) how many questions of that truth have none
+            above it, this margin, or a higher one. yes_margin: (yes,) the place of each one's margin.
+        images: the numbers of all images in question. sums: (images, sums) what each one adds to n, the margins, the
+            texts that are right, those that are known, and the ten bins' distances of probability from truth.
     """
 
-    margin: "Array"
-    share: "Array"
-    label: "Array"
-    text: "Array"
-    unit: "NDArray[Any]"
-    starts: "NDArray[Any]"
+    yes: "NDArray[Any]"
+    no: "NDArray[Any]"
+    margins: "Array"
+    yes_until: "NDArray[Any]"
+    no_until: "NDArray[Any]"
+    yes_margin: "NDArray[Any]"
+    images: "NDArray[Any]"
+    sums: "Array"
 
 
 def in_order(scores: Sequence[YesNoResult], units: Sequence[int]) -> Questions:
-    """Return the questions by rising margin, without those that have none.
+    """Return the questions by falling margin, without those that have none.
 
     Args:
         units: the number of each one's image.
     """
     import numpy as np
 
-    margins = [margin_of(one.probabilities) for one in scores]
-    known = [(margin, place) for place, margin in enumerate(margins) if margin is not None]
-    known.sort()
-    rising = [scores[place] for _, place in known]
-    margin = np.array([value for value, _ in known])
+    known = [
+        (margin, share_of_yes(one.probabilities), unit, one.label, bool(one.correct), one.correct is not None)
+        for one, unit in zip(scores, units, strict=True)
+        if one.probabilities is not None and (margin := margin_of(one.probabilities)) is not None
+    ]
+    rows = np.array(known, dtype=float).reshape(-1, 6)
+    margin, share, unit, label, right, is_read = rows[np.argsort(-rows[:, 0], kind="stable")].T
+    unit, is_yes = unit.astype(int), label == 1
+    falling, place = np.unique(-margin, return_inverse=True)
+    images, row = np.unique(unit, return_inverse=True)
+    sums = np.zeros((len(images), 4 + BINS))
+    for place_of_sum, added in enumerate((np.ones(len(row)), margin, right, is_read)):
+        np.add.at(sums[:, place_of_sum], row, added)
+    np.add.at(sums, (row, 4 + np.minimum((share * BINS).astype(int), BINS - 1)), share - label)
+    until = [np.searchsorted(place[of_truth], np.arange(len(falling) + 1)) for of_truth in (is_yes, ~is_yes)]
     return Questions(
-        margin=margin,
-        share=np.array([share_of_yes(one.probabilities) for one in rising if one.probabilities]),
-        label=np.array([one.label for one in rising], dtype=float),
-        text=np.array([np.nan if one.correct is None else one.correct for one in rising], dtype=float),
-        unit=np.array([units[place] for _, place in known], dtype=int),
-        starts=np.flatnonzero(np.diff(margin, prepend=np.nan) != 0),
+        yes=unit[is_yes],
+        no=unit[~is_yes],
+        margins=-falling,
+        yes_until=until[0],
+        no_until=until[1],
+        yes_margin=place[is_yes],
+        images=images,
+        sums=sums,
     )
 
 
-def measures(questions: Questions, times: "NDArray[Any]") -> dict[str, "Array"]:
+def measures(questions: Questions, times: "NDArray[Any]", names: Sequence[str] = NAMES) -> dict[str, "Array"]:
     """Return each measure of (draws, images) weights, as often as each image was drawn; NaN where it is undefined.
 
     auc: the probability that a question whose truth is yes has a higher margin than one whose truth is no, ties one
@@ -131,49 +151,57 @@ def measures(questions: Questions, times: "NDArray[Any]") -> dict[str, "Array"]:
     """
     import numpy as np
 
-    weight = times[:, questions.unit].astype(float)  # (draws, questions)
-    total = weight.sum(axis=1)
-    bins = np.minimum((questions.share * BINS).astype(int), BINS - 1)
-    off = (questions.share - questions.label)[:, None] * (bins[:, None] == np.arange(BINS))  # (questions, bins)
-    is_read = ~np.isnan(questions.text)
-    right = weight[:, is_read] @ questions.text[is_read]
-    yes = np.add.reduceat(weight * questions.label, questions.starts, axis=1)  # (draws, distinct margins)
-    no = np.add.reduceat(weight, questions.starts, axis=1) - yes
-    threshold, accuracy = _at_balance(yes[:, ::-1], no[:, ::-1], questions.margin[questions.starts][::-1])
-    lower = no.cumsum(axis=1) - no
-    return {
-        "auc": ratio((yes * (lower + no / 2)).sum(axis=1), yes.sum(axis=1) * no.sum(axis=1)),
-        "ece": ratio(np.abs(weight @ off).sum(axis=1), total),
-        "margin": ratio(weight @ questions.margin, total),
+    hits, misses = (_from_the_top(times, truth) for truth in (questions.yes, questions.no))  # (draws, 1 + questions)
+    found = {"auc": _auc(questions, hits, misses)}
+    if tuple(names) == ("auc",):
+        return found
+    sums = times[:, questions.images] @ questions.sums  # (draws, sums)
+    total, margin, right, read = sums[:, :4].T
+    threshold, accuracy = _at_balance(questions, hits, misses)
+    return found | {
+        "ece": ratio(np.abs(sums[:, 4:]).sum(axis=1), total),
+        "margin": ratio(margin, total),
         "threshold_at_balance": threshold,
         "accuracy_at_balance": accuracy,
-        "threshold_cost": accuracy - ratio(right, weight[:, is_read].sum(axis=1)),
+        "threshold_cost": accuracy - ratio(right, read),
     }
 
 
-NAMES = ("auc", "ece", "margin", "threshold_at_balance", "accuracy_at_balance", "threshold_cost")
-
-
-def _at_balance(yes: "Array", no: "Array", margin: "Array") -> tuple["Array", "Array"]:
-    """Return threshold and accuracy where as many are said yes as are, each (draws,).
-
-    Args:
-        yes, no: (draws, distinct margins) how many are truly so, the highest margin first. margin: the margins.
-    """
+def _from_the_top(times: "NDArray[Any]", units: "NDArray[Any]") -> "NDArray[Any]":
+    """Return (draws, 1 + questions): how many of the first 0, 1, 2, ... questions were drawn."""
     import numpy as np
 
-    said, hits = (yes + no).cumsum(axis=1), yes.cumsum(axis=1)
-    wanted = yes.sum(axis=1)
-    draw = np.arange(len(yes))
-    last = (said < wanted[:, None]).sum(axis=1)  # the margin with which the wanted number is reached
-    after = np.minimum((said <= wanted[:, None]).sum(axis=1), len(margin) - 1)  # and exceeded
-    size = (yes + no)[draw, last]
-    taken = wanted - (said[draw, last] - size)
-    right = hits[draw, last] - yes[draw, last] + taken * ratio(yes[draw, last], size)
-    total = said[:, -1]
+    counts = np.zeros((len(times), 1 + len(units)), dtype=np.int32)
+    np.cumsum(times.astype(np.int32)[:, units], axis=1, out=counts[:, 1:])
+    return counts
+
+
+def _auc(questions: Questions, hits: "NDArray[Any]", misses: "NDArray[Any]") -> "Array":
+    """Return (draws,) the share of pairs of a true yes and a true no that are in order."""
+    import numpy as np
+
+    above, until = questions.no_until[questions.yes_margin], questions.no_until[questions.yes_margin + 1]
+    yes, no = hits[:, -1].astype(float), misses[:, -1].astype(float)
+    wrong = np.diff(hits, axis=1) * (misses[:, above] + misses[:, until])  # (draws, yes), a tie counts 1 of 2
+    return np.asarray(ratio(yes * no - wrong.sum(axis=1) / 2, yes * no))
+
+
+def _at_balance(questions: Questions, hits: "NDArray[Any]", misses: "NDArray[Any]") -> tuple["Array", "Array"]:
+    """Return threshold and accuracy where as many are said yes as are, each (draws,)."""
+    import numpy as np
+
+    said = hits[:, questions.yes_until] + misses[:, questions.no_until]  # (draws, 0 and each margin)
+    wanted, total = hits[:, -1], said[:, -1]
+    draw = np.arange(len(said))
+    reached = (said[:, 1:] < wanted[:, None]).sum(axis=1)  # the margin with which the wanted number is reached
+    exceeded = np.minimum((said[:, 1:] <= wanted[:, None]).sum(axis=1), len(questions.margins) - 1)
+    size = said[draw, reached + 1] - said[draw, reached]
+    before, after = (hits[draw, questions.yes_until[place]] for place in (reached, reached + 1))
+    right = before + (wanted - said[draw, reached]) * ratio(after - before, size)
     has_both = (wanted > 0) & (wanted < total)
-    threshold = np.where(has_both, (margin[last] + margin[after]) / 2, np.nan)
-    return threshold, np.where(has_both, ratio(total - 2 * (wanted - right), total), np.nan)
+    threshold = (questions.margins[reached] + questions.margins[exceeded]) / 2
+    accuracy = ratio(total - 2 * (wanted - right), total)
+    return np.where(has_both, threshold, np.nan), np.where(has_both, accuracy, np.nan)
 
 
 def _image_numbers(scores: Sequence[YesNoResult]) -> dict[tuple[str, ...], int]:
@@ -193,12 +221,12 @@ def measured(scores: Sequence[YesNoResult], groups: Mapping[str, Sequence[YesNoR
     blocks = {}
     for name, members in groups.items():
         questions = in_order(members, [images[one.images] for one in members])
-        if not len(questions.margin):
+        if not len(questions.margins):
             continue
         whole = measures(questions, np.ones((1, len(images))))
         drawn = [measures(questions, times) for times in multiplicities(len(images))]
         block: dict[str, Any] = {one: None if np.isnan(whole[one][0]) else float(whole[one][0]) for one in NAMES}
-        block["probabilities"] = len(questions.margin)
+        block["probabilities"] = len(questions.yes) + len(questions.no)
         block["ci95"] = {one: interval(np.concatenate([part[one] for part in drawn])) for one in NAMES}
         blocks[name] = block
     return blocks
@@ -210,25 +238,30 @@ def with_measures(block: dict[str, Any], more: Mapping[str, Any] | None) -> dict
 
 
 def measured_differences(
-    pairs: Sequence[tuple[YesNoResult, YesNoResult]], groups: Mapping[str, Sequence[tuple[YesNoResult, YesNoResult]]]
-) -> dict[str, Difference]:
-    """Return `GROUP/MEASURE` -> difference, over the pairs with probabilities on both sides; images are drawn."""
+    pairs: Sequence[tuple[YesNoResult, YesNoResult]],
+    groups: Mapping[str, tuple[Sequence[tuple[YesNoResult, YesNoResult]], Sequence[str]]],
+) -> list[Difference]:
+    """Return the differences `GROUP/MEASURE`, over the pairs with probabilities on both sides; images are drawn.
+
+    Args:
+        groups: parts of the pairs, and what is measured of each.
+    """
     import numpy as np
 
     images = _image_numbers([old for old, _ in pairs])
-    found = {}
-    for group, members in groups.items():
+    differences = []
+    for group, (members, names) in groups.items():
         both = [pair for pair in members if all(margin_of(one.probabilities) is not None for one in pair)]
         if not both:
             continue
         units = [images[old.images] for old, _ in both]
         sides = [in_order([pair[side] for pair in both], units) for side in (0, 1)]
-        base, other = (measures(side, np.ones((1, len(images)))) for side in sides)
-        drawn = [[measures(side, times) for side in sides] for times in multiplicities(len(images))]
-        for name in NAMES:
+        base, other = (measures(side, np.ones((1, len(images))), names) for side in sides)
+        drawn = [[measures(side, times, names) for side in sides] for times in multiplicities(len(images))]
+        for name in names:
             draws = np.concatenate([new[name] - old[name] for old, new in drawn])
-            found[f"{group}/{name}"] = difference_of(f"{group}/{name}", base[name], other[name], draws, n=len(both))
-    return found
+            differences.append(difference_of(f"{group}/{name}", base[name], other[name], draws, n=len(both)))
+    return [one for one in differences if one.base is not None or one.other is not None]
 
 
 def columns_of(group: str) -> tuple[Column, ...]:

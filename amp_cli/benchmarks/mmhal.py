@@ -18,14 +18,13 @@ from amp_cli.benchmarks.files import (
     own_answers,
     own_verdicts,
     records_of,
-    refuse_missing,
     reply_of,
     spoken,
     text_field,
     text_list,
 )
-from amp_cli.benchmarks.judged import JudgedScore, contributions, judged_benchmark, measure, unscored
-from amp_cli.benchmarks.ratings import HALLUCINATED, Reading, read_mmhal_official, read_mmhal_strict
+from amp_cli.benchmarks.judged import JudgedScore, contributions, judged_benchmark, measure, read_each, unscored
+from amp_cli.benchmarks.ratings import HALLUCINATED, read_mmhal_official, read_mmhal_strict
 from amp_cli.benchmarks.sampling import Sampling
 from amp_cli.benchmarks.showing import Column, Table, block_rows, column, title_of
 from amp_cli.disk.parsing import UnreadableError, parse_json
@@ -89,18 +88,6 @@ def prompt(item: BenchmarkItem, answer: Answer, template: JudgeTemplate) -> Mess
 def verdict_line(item: BenchmarkItem, template: JudgeTemplate) -> str | None:
     """Return the form of the verdict's line, for our own wording; the official prompts are not to be bent."""
     return r"^Rating: [0-6]$" if template.origin == "own" else None
-
-
-def read(items: Sequence[BenchmarkItem], verdicts: Mapping[str, Verdict], rule: str) -> dict[str, Reading]:
-    """Read one repeat's verdicts.
-
-    Raises:
-        AmpError: rule `official`, and a question has no verdict.
-    """
-    if rule == "strict":
-        return {item_id: read_mmhal_strict(verdict.text) for item_id, verdict in verdicts.items()}
-    refuse_missing(items, verdicts)
-    return {item_id: read_mmhal_official(verdict.text) for item_id, verdict in verdicts.items()}
 
 
 def group_of(item: BenchmarkItem, rule: str) -> str:
@@ -291,7 +278,7 @@ BENCHMARK = judged_benchmark(
         prompt=prompt,
         verdict_line=verdict_line,
         adopt_verdicts=adopt_verdicts,
-        read=read,
+        read=read_each(read_mmhal_strict, read_mmhal_official),
         group_of=group_of,
     ),
     rows=rows,

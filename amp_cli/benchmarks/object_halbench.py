@@ -24,14 +24,15 @@ from amp_cli.benchmarks.comparing import (
     paired_differences,
     ratio,
     score_intervals,
+    score_values,
 )
 from amp_cli.benchmarks.files import add_answer, records_of, text_field
 from amp_cli.benchmarks.mentions import names_in
 from amp_cli.benchmarks.pope import label_file
 from amp_cli.benchmarks.sampling import Sampling
-from amp_cli.benchmarks.showing import Table, column, shown, title_of
+from amp_cli.benchmarks.showing import Table, column, one_line
 from amp_cli.benchmarks.vocabulary import read_vocabulary
-from amp_cli.disk.jsonl import content_hash, disk_errors_explained
+from amp_cli.disk.jsonl import content_hash, write_bytes
 from amp_cli.downloads.places import benchmark_folder, cache_folder
 from amp_cli.errors import AmpError
 from amp_cli.models.spec import Decoding
@@ -125,14 +126,7 @@ def _unpack(text: str, target: Path, where: str) -> None:
         content = base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise AmpError(f"{where} holds no image in base64: {error}", hint=_HINT) from error
-
-    def write() -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(target.name + ".part")
-        beside.write_bytes(content)
-        beside.replace(target)
-
-    disk_errors_explained(write, target)
+    write_bytes(target, content)
 
 
 def adopt(path: Path, items: Sequence[BenchmarkItem], data: Path, settings: "EvalSettings") -> dict[str, Answer]:
@@ -172,11 +166,10 @@ def rates(sums: "Array") -> dict[str, "Array"]:
 def summarise(scores: Sequence[ChairScore], rule: str) -> dict[str, Any]:
     """Return the shares of invention, recall and length, with intervals."""
     units = counts(scores)
-    values = {name: float(value[0]) for name, value in rates(units.sum(axis=0, keepdims=True)).items()}
     bounds = score_intervals(units, rates)
     n = sum(one.is_scored for one in scores)
     return {
-        **{name: None if value != value else value for name, value in values.items()},
+        **score_values(units, rates),
         "n": n,
         "naming": int(units[:, -1].sum()),
         "unscored": len(scores) - n,
@@ -200,10 +193,7 @@ COLUMNS = (
 
 def tables(scores: Mapping[str, Any]) -> list[Table]:
     """Return one line: how many answers, how many of them name an object, and every score."""
-    columns = [one for one in COLUMNS if one.value(scores) is not None]
-    cells = [shown(one.value(scores), one.interval(scores), name=one.name) for one in columns]
-    heads = ["n", "naming an object", *(one.title for one in columns)]
-    return [(title_of(scores), heads, [[str(scores["n"]), str(scores["naming"]), *cells]])]
+    return [one_line(scores, {"n": scores["n"], "naming an object": scores["naming"]}, COLUMNS)]
 
 
 SAMPLING = Sampling(strata=lambda item: item.questions)

@@ -11,9 +11,19 @@ Within a stratum the order is that of SHA-256.
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from amp_cli.records import BenchmarkItem
+
+
+class HasId(Protocol):
+    """Anything that can be drawn."""
+
+    @property
+    def id(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=HasId)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +36,8 @@ class Sampling:
         unit: what `--limit` counts where that is not the benchmark's items but what is asked as a whole.
     """
 
-    whole: Callable[[BenchmarkItem], str] = lambda item: item.id
-    strata: Callable[[BenchmarkItem], tuple[str, ...]] = lambda item: ()
+    whole: Callable[[Any], str] = lambda item: str(item.id)
+    strata: Callable[[Any], tuple[str, ...]] = lambda item: ()
     unit: str = ""
 
 
@@ -44,19 +54,19 @@ BY_ITEM = Sampling()
 class _Unit:
     key: str
     strata: tuple[str, ...]
-    items: tuple[BenchmarkItem, ...]
+    size: int
 
 
-def take(items: Sequence[BenchmarkItem], sampling: Sampling, limit: int, seed: int) -> tuple[BenchmarkItem, ...]:
+def take(items: Sequence[Item], sampling: Sampling, limit: int, seed: int) -> tuple[Item, ...]:
     """Return at most `limit` items, or so many units where those are counted, in their order; at least one unit."""
-    together: dict[str, list[BenchmarkItem]] = {}
+    together: dict[str, list[Item]] = {}
     for item in items:
         together.setdefault(sampling.whole(item), []).append(item)
-    units = [_Unit(key=key, strata=sampling.strata(of[0]), items=tuple(of)) for key, of in together.items()]
+    units = [_Unit(key=key, strata=sampling.strata(of[0]), size=len(of)) for key, of in together.items()]
     taken: set[str] = set()
     size = 0
     for unit in _in_order(units, 0, seed):
-        size += 1 if sampling.unit else len(unit.items)
+        size += 1 if sampling.unit else unit.size
         if taken and size > limit:
             break
         taken.add(unit.key)

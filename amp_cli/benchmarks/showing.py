@@ -76,6 +76,13 @@ def title_of(scores: Mapping[str, Any]) -> str:
     return f"{scores['benchmark'].upper()}, rule {scores['rule']}{asked}; below each score its 95 % interval"
 
 
+def one_line(scores: Mapping[str, Any], counts: Mapping[str, Any], columns: Sequence[Column]) -> Table:
+    """Return a table of one line: what was counted, by its title, and every score that is known."""
+    known = [one for one in columns if one.value(scores) is not None]
+    cells = [shown(one.value(scores), one.interval(scores), name=one.name) for one in known]
+    return (title_of(scores), [*counts, *(one.title for one in known)], [[*map(str, counts.values()), *cells]])
+
+
 def block_rows(blocks: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Return a row for each type, category or way of counting; how many items and how many unscored where it says."""
     counts = [count for count in ("n", "unscored") if all(count in block for block in blocks.values())]

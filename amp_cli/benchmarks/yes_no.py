@@ -12,7 +12,6 @@ from amp_cli.benchmarks.benchmark import OFFICIAL, ONE_WORD, ONE_WORD_ANSWERS, B
 from amp_cli.benchmarks.comparing import (
     METHOD,
     Difference,
-    chosen_differences,
     mcnemar,
     paired_differences,
     ratio,
@@ -177,24 +176,39 @@ def _word(value: bool) -> str:
 
 
 def compare(pairs: Sequence[tuple[YesNoScore, YesNoScore]], rule: str) -> list[Difference]:
-    """Compare accuracy, F1 and AUC of each split and over all, and what else the probabilities say over all."""
+    """Compare accuracy and F1 of each split and over all."""
     splits = _splits_of([old for old, _ in pairs])
     differences = []
     paired = paired_differences(
         pairs, lambda scores: image_counts(scores, splits), lambda sums: all_scores(sums, splits)
     )
-    groups = {group: [pair for pair in pairs if group in (pair[0].split, "overall")] for group in (*splits, "overall")}
-    more = margins.measured_differences(pairs, groups)
-    for group, members in groups.items():
+    for group, members in _groups_of(pairs).items():
         p_value = mcnemar(
             sum(bool(old.correct and not new.correct) for old, new in members),
             sum(bool(new.correct and not old.correct) for old, new in members),
         )
         accuracy, f1 = paired[f"{group}/accuracy"], paired[f"{group}/f1"]
         differences += [replace(accuracy, n=len(members), p_value=p_value, test="mcnemar"), replace(f1, n=len(members))]
-        names = margins.NAMES if group == "overall" else ("auc",)
-        differences += chosen_differences(more, [f"{group}/{name}" for name in names])
     return differences
+
+
+def measure(pairs: Sequence[tuple[YesNoScore, YesNoScore]]) -> list[Difference]:
+    """Compare the AUC of each split and over all, and what else the probabilities say over all."""
+    return margins.measured_differences(
+        pairs,
+        {
+            group: (members, margins.NAMES if group == "overall" else ("auc",))
+            for group, members in _groups_of(pairs).items()
+        },
+    )
+
+
+def _groups_of(
+    pairs: Sequence[tuple[YesNoScore, YesNoScore]],
+) -> dict[str, list[tuple[YesNoScore, YesNoScore]]]:
+    """Return the pairs of each split, and all of them."""
+    splits = _splits_of([old for old, _ in pairs])
+    return {group: [pair for pair in pairs if group in (pair[0].split, "overall")] for group in (*splits, "overall")}
 
 
 def row(first: YesNoScore, given: Given[YesNoScore]) -> Row:
@@ -276,6 +290,7 @@ def yes_no_benchmark(
         "is_scored": lambda one: one.reading is not None,
         "is_readable": lambda one: read_strict(one.answer, one.question) is not None,
         "compare": compare,
+        "measure": measure,
         "tables": tables,
         "sampling": Sampling(strata=lambda item: (item.reference["split"], item.reference["label"])),
         "columns": columns(splits),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
@@ -27,21 +27,24 @@ def is_essential(option: Any) -> bool:
     return isinstance(option, TyperArgument) or option.required or flag_of(option) in ESSENTIAL
 
 
-class _Paged:
+if TYPE_CHECKING:
+    _Command = TyperCommand  # a group has what is used here, too
+else:
+    _Command = object
+
+
+class _Paged(_Command):
     """A command or a group of commands with two help pages."""
 
-    params: list[Any]
-    epilog: str | None
     _help_all: Any = None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         name_variables(ctx)
-        rest: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
-        return rest
+        return super().parse_args(ctx, args)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
-        short = self.get_help_option(ctx)  # type: ignore[attr-defined]
+        params = super().get_params(ctx)
+        short = self.get_help_option(ctx)
         if self._help_all is None:  # one object: the parser compares them
             self._help_all = copy(short)
             self._help_all.name, self._help_all.opts = "help_all", [ALL]
@@ -51,11 +54,12 @@ class _Paged:
     def format_help(self, ctx: Any, formatter: Any) -> None:
         rest = [] if ctx.meta.get(_ALL_WANTED) else self.behind_help_all()
         with _left_out(self, rest, ctx.command_path):
-            super().format_help(ctx, formatter)  # type: ignore[misc]
+            super().format_help(ctx, formatter)
 
     def behind_help_all(self) -> list[Any]:
         """Return the options that only the long page shows."""
-        options = [one for one in self.params if not one.hidden]
+        params: list[Any] = self.params
+        options = [one for one in params if not one.hidden]
         return [] if len(options) <= FEW else [one for one in options if not is_essential(one)]
 
 

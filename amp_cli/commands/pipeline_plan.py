@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from amp_cli import ui
 from amp_cli.commands.pipeline import (
@@ -20,10 +20,6 @@ from amp_cli.commands.pipeline_file import Pipeline, Stage
 from amp_cli.disk.replacing import NAME
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
-
-if TYPE_CHECKING:
-    from amp_cli.benchmarks.settings import EvalSettings
-    from amp_cli.preferences.generate import GenerateSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +103,14 @@ def _listed(value: Any) -> Sequence[Any]:
 
 def _missing_of_evaluation(pipeline: Pipeline, stage: Stage) -> Iterator[Missing]:
     """Yield what an evaluation lacks: the benchmark's data, or a judge that can be asked."""
-    if stage.key[0] != "eval" or stage.settings is None:
-        return
     from amp_cli.asking.judge import open_judge
     from amp_cli.benchmarks import BENCHMARKS
     from amp_cli.benchmarks.runner import count_items
+    from amp_cli.benchmarks.settings import EvalSettings
 
-    settings: EvalSettings = stage.settings  # type: ignore[assignment]
+    settings = stage.settings
+    if not isinstance(settings, EvalSettings):
+        return
     looks: list[Callable[[], object]] = []
     if not _is_fetched_here(pipeline, settings.benchmark):
         looks.append(lambda: count_items(settings))
@@ -174,10 +171,10 @@ def _missing_models(pipeline: Pipeline, stages: Sequence[Stage]) -> Iterator[Mis
 def _models_read(stage: Stage) -> list[str]:
     """Return the models that a stage loads, adapters and endpoints left out."""
     from amp_cli.asking.endpoint import is_endpoint
+    from amp_cli.preferences.generate import GenerateSettings
 
-    if stage.key == ("generate_prefs",):
-        settings: GenerateSettings = stage.settings  # type: ignore[assignment]
-        names = [one.model for one in settings.models()]
+    if isinstance(stage.settings, GenerateSettings):
+        names = [one.model for one in stage.settings.models()]
     else:
         judge = str(stage.values.get("judge") or "")
         judges = [judge.removeprefix("local:")] if judge.startswith("local:") else []
@@ -228,18 +225,19 @@ def _cost_of_training(
 
 def _cost_of_asking(pipeline: Pipeline, stage: Stage) -> str | None:
     from amp_cli.benchmarks.runner import count_items
+    from amp_cli.benchmarks.settings import EvalSettings
+    from amp_cli.disk.entries import read_entries
+    from amp_cli.preferences.generate import GenerateSettings
 
+    settings = stage.settings
     try:
-        if stage.key == ("generate_prefs",):
-            from amp_cli.disk.entries import read_entries
-
-            settings: GenerateSettings = stage.settings  # type: ignore[assignment]
+        if isinstance(settings, GenerateSettings):
             answers = len(settings.experts) or (settings.levels or 1) - 1
             items = sum(1 for _ in read_entries(settings.data))
             trained = f", {(settings.levels or 2) - 2} models fine-tuned" if settings.method == "ig" else ""
             return f"{items:,} items, {answers} answers each{trained}"
-        if stage.settings is not None and not _is_fetched_here(pipeline, stage.key[1]):
-            return f"{count_items(stage.settings):,} items to answer"  # type: ignore[arg-type]
+        if isinstance(settings, EvalSettings) and not _is_fetched_here(pipeline, settings.benchmark):
+            return f"{count_items(settings):,} items to answer"
     except AmpError:
         return None  # what is missing is told beside it
     return None

@@ -1,6 +1,5 @@
 """What the models are asked: images of the command line, data with standard answers, or a benchmark's questions."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from amp_cli.benchmarks.answering import folder_of_images
 from amp_cli.benchmarks.benchmark import Benchmark
 from amp_cli.benchmarks.files import check_images, numbered
 from amp_cli.benchmarks.runner import loaded_benchmark
+from amp_cli.benchmarks.sampling import BY_ITEM, take
 from amp_cli.benchmarks.settings import settings_of
 from amp_cli.compare.sides import DESCRIBE, CompareSettings
 from amp_cli.disk.jsonl import content_hash
@@ -136,7 +136,8 @@ def _of_images(settings: CompareSettings) -> ComparedQuestions:
 
 def _of_sources(settings: CompareSettings, data: Path) -> ComparedQuestions:
     sources = read_sources(data, image_root=settings.image_root)
-    wanted = [Wanted(request=request_of(item), standard=item.answers) for item in _drawn(sources.items, settings)]
+    items = take(sources.items, BY_ITEM, settings.limit, settings.running.seed)
+    wanted = [Wanted(request=request_of(item), standard=item.answers) for item in items]
     return _of_file(settings, data, wanted, len(sources.items), sources.refused)
 
 
@@ -147,7 +148,7 @@ def _of_preferences(settings: CompareSettings, data: Path) -> ComparedQuestions:
     for one in read_items(str(data), image_root=settings.image_root):
         refused.append(one) if isinstance(one, LeftOut) else items.append(one)
     wanted = []
-    for item in _drawn(items, settings):
+    for item in take(items, BY_ITEM, settings.limit, settings.running.seed):
         try:
             images = find_images(item, image_root(str(data), settings.image_root))
             for image in images:
@@ -180,7 +181,9 @@ def _of_benchmark(settings: CompareSettings, name: str, data: Path) -> ComparedQ
     found, benchmark, loaded = loaded_benchmark(settings_of(name, given))
     for warning in loaded.warnings:
         ui.warn(warning)
-    items = _drawn(loaded.items, settings)
+    # each question for itself: what is looked at need not be scored, so nothing has to be asked as a whole
+    sampling = replace(benchmark.sampling or BY_ITEM, whole=BY_ITEM.whole, unit="")
+    items = take(loaded.items, sampling, settings.limit, settings.running.seed)
     folder = folder_of_images(items, data, found.image_root)
     refused: list[LeftOut] = []
     with ui.progress("checking images", len(items)) as advance:
@@ -213,14 +216,6 @@ def _of_benchmark(settings: CompareSettings, name: str, data: Path) -> ComparedQ
         benchmark=benchmark,
         rule=found.rule,
     )
-
-
-def _drawn(items: Sequence[Any], settings: CompareSettings) -> list[Any]:
-    """Return at most `limit` of the items, drawn with the seed, in the order of the data."""
-    if len(items) <= settings.limit:
-        return list(items)
-    chosen = random.Random(f"{settings.running.seed} compare").sample(range(len(items)), settings.limit)
-    return [items[place] for place in sorted(chosen)]
 
 
 def of_authors(settings: CompareSettings, benchmark: Benchmark[Any] | None) -> CompareSettings:

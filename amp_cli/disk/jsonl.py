@@ -90,6 +90,11 @@ def write_text(path: Path, text: str) -> None:
     disk_errors_explained(write, path)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` beside `path` and rename it over."""
+    write_lines(path, (content,))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, atomically."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")

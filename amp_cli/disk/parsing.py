@@ -6,7 +6,7 @@ number of hundreds of digits. Whoever needs a number refuses that one value; the
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -19,39 +19,49 @@ from amp_cli.errors import AmpError
 
 def wrong_field(record: object) -> str | None:
     """Return the name of the first field whose value is not of the declared type; None where all are, or none is."""
-    if not is_dataclass(record) or isinstance(record, type):
+    kind: type = type(record)
+    if not is_dataclass(kind):
         return None
-    hints = _hints(type(record))
-    return next((one.name for one in fields(record) if not _fits(getattr(record, one.name), hints[one.name])), None)
+    return next((name for name, fits in _checks(kind) if not fits(getattr(record, name))), None)
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _checks(kind: type) -> tuple[tuple[str, Callable[[object], bool]], ...]:
+    """Return what each field of a kind of record has to fit: looked up once, since files have many records."""
+    hints = get_type_hints(kind)
+    return tuple((one.name, _check(hints[one.name])) for one in fields(kind))
 
 
-def _fits(value: object, hint: Any) -> bool:
-    if hint is Any:
-        return True
+def _check(hint: Any) -> Callable[[object], bool]:
+    """Return what tells whether a value is of a declared type."""
     origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, one) for one in inner)
+    if hint is Any:
+        return lambda value: True
     if origin is Literal:
-        return value in inner
-    if origin is tuple and inner[-1] is not Ellipsis:
-        return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
-    if origin is not None and issubclass(origin, Mapping):
-        return isinstance(value, origin) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
-    if origin is not None and issubclass(origin, Sequence | frozenset | set):
-        return isinstance(value, origin) and all(_fits(one, inner[0]) for one in value)
+        return lambda value: value in inner
+    if hint in (None, NoneType):
+        return lambda value: value is None
     if hint in (float, int):
         kinds = (int, float) if hint is float else (int,)
-        return isinstance(value, kinds) and not isinstance(value, bool)
-    if hint in (None, NoneType):
-        return value is None
-    if not isinstance(hint, type):  # something that this file does not know
-        return True
-    return isinstance(value, hint) and wrong_field(value) is None
+        return lambda value: isinstance(value, kinds) and not isinstance(value, bool)
+    if origin is None and isinstance(hint, type):
+        return lambda value: isinstance(value, hint) and wrong_field(value) is None
+    checks = tuple(_check(one) for one in inner)
+    if origin in (Union, UnionType):
+        return lambda value: any(fits(value) for fits in checks)
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return lambda value: (
+            isinstance(value, tuple)
+            and len(value) == len(checks)
+            and all(fits(one) for fits, one in zip(checks, value, strict=True))
+        )
+    if origin is not None and issubclass(origin, Mapping):
+        return lambda value: (
+            isinstance(value, origin) and all(checks[0](key) and checks[1](one) for key, one in value.items())
+        )
+    if origin is not None and issubclass(origin, Sequence | frozenset | set):
+        return lambda value: isinstance(value, origin) and all(checks[0](one) for one in value)
+    return lambda value: True  # something that this file does not know
 
 
 DEEPEST = 100

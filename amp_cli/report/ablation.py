@@ -14,17 +14,28 @@ that the table makes.
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
+from itertools import product
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
 
 from amp_cli.benchmarks import BENCHMARKS
-from amp_cli.benchmarks.comparing import LEVEL, MOST_SEEDS, Difference, Spread, holm, items_factor, seeds_needed
+from amp_cli.benchmarks.comparing import (
+    LEVEL,
+    MOST_SEEDS,
+    Difference,
+    Spread,
+    holm,
+    items_factor,
+    seeds_needed,
+    student,
+)
 from amp_cli.benchmarks.runner import read_scores
 from amp_cli.benchmarks.showing import Column, Table, digits_of, shown
 from amp_cli.disk.jsonl import disk_errors_explained, write_json, write_text
 from amp_cli.errors import AmpError
-from amp_cli.report.compare import compare_runs
+from amp_cli.report.compare import Scored, compare_scored
 from amp_cli.report.page import Curve, render_summary
 
 RESULT, PLOT, PAGE, MARKDOWN = "ablation.json", "ablation.png", "ablation.html", "ablation.md"
@@ -152,14 +163,13 @@ def compare_variants(
         shared_items: whether all seeds are evaluated on the same items.
     """
     questions = [question for name in benchmarks for question in questions_of(name)]
-    contrasts: list[_Found] = []
-    not_done = [dict(one) for one in failed]
-    for variant in folders:
-        for against in dict.fromkeys((BASE, control)):
-            if variant not in (BASE, against) and against in folders:
-                contrasts += _contrasts(
-                    variant, against, folders, benchmarks, questions, not_done, shared_items=shared_items
-                )
+    compared = _compare_pairs(folders, control, benchmarks)
+    contrasts = [
+        contrast
+        for pair, (found, _) in compared.items()
+        for contrast in _contrasts(pair, found, questions, shared_items=shared_items)
+    ]
+    not_done = [*map(dict, failed), *(one for _, reasons in compared.values() for one in reasons)]
     columns = {f"{name}/{_place(one)}": (name, one) for name in benchmarks for one in BENCHMARKS[name].columns}
     by_seed = {}
     for variant, of_seeds in folders.items():
@@ -199,26 +209,33 @@ def _mean(values: Mapping[str, float | None]) -> float | None:
     return fmean(known) if known and len(known) == len(values) else None
 
 
-def _contrasts(
-    variant: str,
-    against: str,
-    folders: Folders,
-    benchmarks: Sequence[str],
-    questions: Sequence[Question],
-    failed: list[dict[str, Any]],
-    *,
-    shared_items: bool,
-) -> list[_Found]:
-    found: dict[int, dict[str, Difference]] = {}
-    for seed in folders[variant]:
-        for name in benchmarks if seed in folders[against] else ():
-            try:
-                of_name = compare_runs(folders[against][seed] / name, folders[variant][seed] / name)
-            except AmpError as error:  # a variant whose answers nobody can read, say: the others are compared
-                reason = f"{name} is not compared with {against}: {error.message}"
-                failed.append({"variant": variant, "seed": seed, "reason": reason})
-                continue
-            found.setdefault(seed, {}).update({f"{name}/{one.name}": one for one in of_name})
+Pair = tuple[str, str]
+"""A variant, and what it is compared with."""
+Found = dict[int, dict[str, Difference]]
+"""Seed -> `BENCHMARK/SCORE` -> difference."""
+
+
+def _compare_pairs(
+    folders: Folders, control: str, benchmarks: Sequence[str]
+) -> dict[Pair, tuple[Found, list[dict[str, Any]]]]:
+    """Return each pair's differences, and why there are none; each folder is read once, those of a seed together."""
+    against = [name for name in dict.fromkeys((BASE, control)) if name in folders]
+    pairs = [(variant, one) for variant in folders for one in against if variant not in (BASE, one)]
+    compared: dict[Pair, tuple[Found, list[dict[str, Any]]]] = {pair: ({}, []) for pair in pairs}
+    for seed, name in product(dict.fromkeys(seed for of_seeds in folders.values() for seed in of_seeds), benchmarks):
+        read = cache(lambda variant, seed=seed, name=name: Scored.read(folders[variant][seed] / name))
+        for (variant, other), (found, reasons) in compared.items():
+            if seed in folders[variant] and seed in folders[other]:
+                try:
+                    of_name = compare_scored(read(other), read(variant), with_measures=False)
+                    found.setdefault(seed, {}).update({f"{name}/{one.name}": one for one in of_name})
+                except AmpError as error:  # a variant whose answers nobody can read, say: the others are compared
+                    reason = f"{name} is not compared with {other}: {error.message}"
+                    reasons.append({"variant": variant, "seed": seed, "reason": reason})
+    return compared
+
+
+def _contrasts(pair: Pair, found: Found, questions: Sequence[Question], *, shared_items: bool) -> list[_Found]:
     contrasts = []
     for question in questions:
         of_seeds = {seed: one for seed, ones in found.items() if (one := ones.get(question.key)) is not None}
@@ -226,24 +243,19 @@ def _contrasts(
         errors = [(one.ci95[1] - one.ci95[0]) / (2 * 1.96) for one in of_seeds.values() if one.ci95 is not None]
         if differences:
             items = fmean(error**2 for error in errors) if errors else 0.0
-            contrasts.append(_contrast(variant, against, question, differences, items, shared=shared_items))
+            contrasts.append(_contrast(*pair, question, differences, items, shared=shared_items))
     return contrasts
 
 
 def _contrast(
     variant: str, against: str, question: Question, differences: dict[str, float], items: float, *, shared: bool
 ) -> _Found:
-    from scipy.stats import t
-
     values = list(differences.values())
     mean, count = fmean(values), len(values)
     spread = Spread(between=variance(values) if count > 1 else 0.0, items=items, shared=shared)
     ci95 = p_value = None
     if count > 1:
-        error = spread.error(count)
-        half = float(t.ppf(1 - LEVEL / 2, count - 1)) * error
-        ci95 = (mean - half, mean + half)
-        p_value = 2 * float(t.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
+        ci95, p_value = student(mean, spread.error(count), count)
     return _Found(
         variant=variant,
         against=against,
@@ -280,13 +292,9 @@ def _with_power(contrasts: Sequence[_Found]) -> list[Contrast]:
 
 def sentences(ablation: Ablation) -> list[str]:
     """Return a sentence for each comparison, the clear ones first, and what the others would need."""
-    said = [
-        _sentence(one, len(ablation.contrasts)) for one in sorted(ablation.contrasts, key=lambda one: not one.is_clear)
-    ]
-    return [
-        *said,
-        *(f"{one['variant']}, seed {one['seed']}, is not complete: {one['reason']}" for one in ablation.failed),
-    ]
+    clear_first = sorted(ablation.contrasts, key=lambda one: not one.is_clear)
+    incomplete = [f"{one['variant']}, seed {one['seed']}, is not complete: {one['reason']}" for one in ablation.failed]
+    return [*(_sentence(one, len(ablation.contrasts)) for one in clear_first), *incomplete]
 
 
 def _sentence(one: Contrast, comparisons: int) -> str:
@@ -298,7 +306,8 @@ def _sentence(one: Contrast, comparisons: int) -> str:
     low, high = (f"{bound:+.{digits}f}" for bound in one.ci95)
     start += f", 95 % interval {low} to {high}"
     start += f", {'up' if one.mean > 0 else 'down'} on {one.signs} seeds" if one.mean else ""
-    corrected = f"p = {one.adjusted:.3g} after correction for {comparisons} comparisons"
+    p_value = "p < 1e-16" if one.adjusted < 1e-16 else f"p = {one.adjusted:.3g}"
+    corrected = f"{p_value} after correction for {comparisons} comparisons"
     if one.is_clear:
         judged = "better" if (one.mean < 0) == one.lower_is_better else "worse"
         return f"{start}: clearly {judged} ({corrected})."

@@ -80,7 +80,7 @@ def opening_of(runs: Sequence[GatheredRun]) -> Opening:
 
 def _compared(run: GatheredRun) -> Iterator[_Compared]:
     """Yield the scores of a run that were compared and of which one end is better."""
-    for name, _ in run.evaluations.items():
+    for name in run.evaluations:
         benchmark = BENCHMARKS[name]
         main = benchmark.curves[0].difference if benchmark.curves else None
         is_first = True

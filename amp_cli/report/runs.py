@@ -9,12 +9,12 @@ from amp_cli import ui
 from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.benchmark import Benchmark
 from amp_cli.benchmarks.comparing import Difference, false_discoveries, items_needed
-from amp_cli.benchmarks.runner import SCORES, read_item_scores, read_scores
+from amp_cli.benchmarks.runner import SCORES, read_scores
 from amp_cli.benchmarks.sampling import sample_text
 from amp_cli.disk.replacing import NAME
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
-from amp_cli.report.compare import compare_runs, other_judge
+from amp_cli.report.compare import Scored, compare_scored, other_judge
 
 _DEPTH = 3
 
@@ -98,23 +98,21 @@ def needed_for_points(benchmark: Benchmark[Any], difference: Difference) -> int 
 
 def gather(runs: Sequence[ReportRun]) -> list[GatheredRun]:
     """Read each run's scores and compare them with those of the first run that has the benchmark."""
-    first: dict[str, Evaluation] = {}
+    first: dict[str, Scored] = {}
     gathered = []
     for run in runs:
         evaluations: dict[str, Evaluation] = {}
         for folder in _run_folders(run.path, "eval "):
-            scores = read_scores(folder)
-            name = scores["benchmark"]
-            read_item_scores(folder, BENCHMARKS[name])
+            scored = Scored.read(folder)
+            name = scored.scores["benchmark"]
             if name in evaluations:
                 raise AmpError(
                     f"'{run.path}' holds two evaluations of {name}: '{evaluations[name].folder}' and '{folder}'",
                     hint="Give their folders one by one",
                 )
-            base = first.get(name)
-            differences = () if base is None else _differences(base, folder, scores)
-            evaluations[name] = Evaluation(folder=folder, scores=scores, differences=differences)
-            first.setdefault(name, evaluations[name])
+            differences = _differences(first[name], scored) if name in first else ()
+            evaluations[name] = Evaluation(folder=folder, scores=scored.scores, differences=differences)
+            first.setdefault(name, scored)
         evaluations = {name: evaluations[name] for name in BENCHMARKS if name in evaluations}
         training = tuple(_run_folders(run.path, "train"))
         if not evaluations and not training:
@@ -149,12 +147,12 @@ def compared(runs: Sequence[GatheredRun]) -> list[Difference]:
     return [one for one in ones if one.p_value is not None]
 
 
-def _differences(base: Evaluation, folder: Path, scores: dict[str, Any]) -> tuple[Difference, ...]:
+def _differences(base: Scored, other: Scored) -> tuple[Difference, ...]:
     """Compare with the first run; scores by different judges stand side by side without a difference."""
-    if reason := other_judge(base.scores, scores):
-        ui.warn(f"'{base.folder}' and '{folder}' are not compared: {reason}")
+    if reason := other_judge(base.scores, other.scores):
+        ui.warn(f"'{base.folder}' and '{other.folder}' are not compared: {reason}")
         return ()
-    return tuple(compare_runs(base.folder, folder))
+    return tuple(compare_scored(base, other, with_measures=True))
 
 
 def name_runs(paths: Sequence[Path]) -> list[ReportRun]:

@@ -15,7 +15,7 @@ from amp_cli.disk.jsonl import disk_errors_explained, write_json
 from amp_cli.disk.parsing import read_plain_object
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
-from amp_cli.report.compare import compare_runs
+from amp_cli.report.compare import Scored, compare_scored
 
 SWEEP, PLOT = "sweep.json", "sweep.png"
 CHECKPOINTS, MARKER, ADAPTER, RESULT = "checkpoints", "complete.json", "adapter", "result.json"
@@ -198,7 +198,8 @@ def _last_against_best(points: Sequence[Point], best: Mapping[str, int], out: Pa
         if len(folders) == 1:  # the last one is the best
             continue
         curve = deciding(name)
-        difference = next(one for one in compare_runs(folders[0], folders[1]) if one.name == curve.difference)
+        differences = compare_scored(*map(Scored.read, folders), with_measures=False)
+        difference = next(one for one in differences if one.name == curve.difference)
         if difference.is_clear and difference.difference is not None:
             is_worse = (difference.difference > 0) == bool(curve.lower_is_better)
             worse += [difference] if is_worse else []

@@ -171,6 +171,10 @@ def test_questions_about_one_image_are_drawn_together() -> None:
 # --- where a change comes from ---------------------------------------------------------------------------------------
 
 
+def compared(pairs: Sequence[tuple[YesNoScore, YesNoScore]]) -> list[Difference]:
+    return [*yes_no.compare(pairs, "strict"), *yes_no.measure(pairs)]
+
+
 def two_runs(*, sharper: float = 1.0, shift: float = 1.5, count: int = 600) -> list[Difference]:
     """Compare a base that says yes too often with one of another threshold, and of margins that separate better."""
     rng = random.Random(7)
@@ -181,7 +185,7 @@ def two_runs(*, sharper: float = 1.0, shift: float = 1.5, count: int = 600) -> l
         (1.5 + 1.2 * sharper * (1 if label else -1) + one, label) for one, label in zip(noise, labels, strict=True)
     ]
     pairs = list(zip(asked(base, per_image=3), asked(other, shift=shift, per_image=3), strict=True))
-    return yes_no.compare(pairs, "strict")
+    return compared(pairs)
 
 
 def test_a_moved_threshold_is_told_from_better_sight() -> None:
@@ -202,9 +206,9 @@ def test_better_sight_is_told_from_a_moved_threshold() -> None:
     old, new = (
         asked([(noise + gap * (1 if label else -1), label) for noise, label in rows], per_image=3) for gap in (0.8, 2.0)
     )
-    differences = yes_no.compare(list(zip(old, new, strict=True)), "strict")
+    differences = compared(list(zip(old, new, strict=True)))
     assert margins.explanation(differences, "overall").startswith("The gain comes from sight: accuracy")
-    back = yes_no.compare(list(zip(new, old, strict=True)), "strict")
+    back = compared(list(zip(new, old, strict=True)))
     assert margins.explanation(back, "overall").startswith("The loss comes from sight: accuracy")
 
 
@@ -260,10 +264,10 @@ def test_a_verdict_says_no_more_than_its_intervals(
 def test_only_pairs_with_probabilities_on_both_sides_are_compared() -> None:
     old, new = asked(BY_HAND), asked(BY_HAND)
     new[0] = replace(new[0], probabilities=None)
-    differences = {one.name: one for one in yes_no.compare(list(zip(old, new, strict=True)), "strict")}
+    differences = {one.name: one for one in compared(list(zip(old, new, strict=True)))}
     assert (differences["overall/auc"].n, differences["overall/accuracy"].n) == (5, 6)
     bare = [replace(one, probabilities=None) for one in new]
-    without = yes_no.compare(list(zip(old, bare, strict=True)), "strict")
+    without = compared(list(zip(old, bare, strict=True)))
     assert not any(one.name.endswith("/auc") for one in without)
     assert margins.explanation(without, "overall") == ""
 
@@ -403,7 +407,8 @@ def test_ambers_questions_are_measured_by_kind_and_descriptions_are_not() -> Non
     # existence: -1.0 is no and 1.0 is yes
     assert (summary["types"]["existence"]["auc"], summary["types"]["existence"]["probabilities"]) == (1.0, 2)
     assert [title for title, _, _ in amber.tables(summary)][-1].startswith("AMBER, probabilities of yes and no")
-    differences = {one.name: one for one in amber.compare([(one, one) for one in scores], "strict")}
+    same = [(one, one) for one in scores]
+    differences = {one.name: one for one in (*amber.compare(same, "strict"), *amber.measure(same))}
     assert differences["discriminative/auc"].difference == 0.0
     assert margins.explanation(list(differences.values()), "discriminative").startswith("No clear change")
     bare = amber.summarise([replace(one, probabilities=None) for one in scores], "strict")

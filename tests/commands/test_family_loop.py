@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from amp_cli.disk.jsonl import write_json
 from amp_cli.disk.run import Run
 from amp_cli.errors import AmpError
 from amp_cli.launching import MARK
@@ -26,9 +25,9 @@ from amp_cli.training.config import TrainConfig
 from amp_cli.training.session import Session
 from amp_cli.training.worker import RESULT
 from amp_cli.world import files
-from amp_cli.world.language import full_caption
 from tests.support.family_folders import FOLDERS, write_folder
-from tests.support.training_items import preference, write_preferences
+from tests.support.training_here import train_here
+from tests.support.training_items import preference, write_described, write_preferences
 
 SMALL = (
     "max_steps=1", "lr_scheduler_type=constant", "learning_rate=1e-2", "lora_r=4", "global_batch_size=2",
@@ -44,26 +43,11 @@ def type_in(*words: object) -> Any:
     return json.loads("".join(line for line in done.stdout.splitlines() if not line.startswith(MARK)))
 
 
-def train_here(_launch: object, out: Path) -> None:
-    """Do in this process what the worker does in its own: that one takes eight seconds to start."""
-    write_json(out / RESULT, Session(TrainConfig.from_settings(Run.read(out).settings), out).run())
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two drawn scenes with questions and standard answers, and POPE's files over another one."""
     folder = tmp_path_factory.mktemp("families")
-    scenes = files.write_training_scenes(folder, scenes=2, seed=3)
-    described = [
-        {
-            "id": name,
-            "images": [f"images/{files.image_name(int(name))}"],
-            "questions": ["describe this image in detail."],
-            "answers": [full_caption(scene)],
-        }
-        for name, scene in zip(files.training_ids(2), scenes, strict=True)
-    ]
-    (folder / "data.json").write_text(json.dumps(described))
+    write_described(folder, scenes=2, seed=3)
     files.write_evaluation(folder / "pope", scenes=1, seed=3)
     return folder
 

@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 from amp_cli.commands.pipeline_file import read_pipeline
 from amp_cli.main import app, main
+from amp_cli.world import files
 from tests.support.prefs_formats import rated, turns, write_json, write_lines
-from tests.support.training_items import draw, write_preferences
+from tests.support.training_items import draw, write_described, write_preferences
 
 ROOT = Path(__file__).resolve().parents[2]
 LLAVA = ROOT / "tests" / "golden" / "llava"
@@ -66,21 +67,8 @@ def start(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a user has: images with questions and answers, and POPE with its images."""
-    from amp_cli.world import files
-    from amp_cli.world.language import full_caption
-
     folder = tmp_path_factory.mktemp("readme")
-    scenes = files.write_training_scenes(folder, scenes=6, seed=3)
-    described = [
-        {
-            "id": name,
-            "images": [f"images/{files.image_name(int(name))}"],
-            "questions": ["describe this image in detail."],
-            "answers": [full_caption(scene)],
-        }
-        for name, scene in zip(files.training_ids(6), scenes, strict=True)
-    ]
-    (folder / "data.json").write_text(json.dumps(described))
+    write_described(folder, scenes=6, seed=3)
     files.write_evaluation(folder / "POPE/output/coco", scenes=3, seed=3)
     (folder / "POPE/output/coco/images").rename(folder / "val2014")
     return folder

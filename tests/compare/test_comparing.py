@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from amp_cli.asking.answerer import Answerer, Request
+from amp_cli.asking.answerer import Answerer, Request, Running
 from amp_cli.asking.faults import ItemRejectedError
+from amp_cli.benchmarks import pope
+from amp_cli.benchmarks.sampling import BY_ITEM, take
+from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.compare.comparing import CompareResult, compare_models
 from amp_cli.compare.questions import find_data
 from amp_cli.compare.sides import CompareSettings
@@ -179,6 +182,27 @@ def test_a_limit_draws_the_same_items_for_the_same_seed(tmp_path: Path, images: 
     assert ids[0] == ids[1]
     assert len(ids[0]) == 3
     assert results[0].total == 9
+
+
+def test_a_limit_draws_from_a_benchmark_as_many_questions_each_for_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "pope"
+    folder.mkdir()
+    for number in range(8):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    lines = [
+        {"image": f"{number}.png", "text": f"Is there a {thing}?", "label": label}
+        for number in range(8)
+        for thing, label in (("cat", "yes"), ("dog", "no"))
+    ]
+    (folder / "coco_pope_random.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = EvalSettings(benchmark="pope", data=folder, out=tmp_path)
+    drawn = take(pope.load(folder, settings).items, BY_ITEM, 5, 1)
+    script = Script({"before": "Yes", "after": "No"})
+    result = compared(
+        script, data=folder, benchmark="pope", image_root=tmp_path, limit=5, running=Running(seed=1), auto_check=False
+    )
+    assert sorted(item.id for item in result.items) == sorted(item.id for item in drawn)
+    assert (len(result.items), result.total) == (5, 16)
 
 
 def test_the_page_fetches_nothing_and_markup_in_answers_and_names_is_text(tmp_path: Path, images: list[Path]) -> None:

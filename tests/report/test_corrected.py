@@ -1,12 +1,20 @@
 """Differences of a report: tested in pairs, corrected for their number, and what an unclear one would need."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from amp_cli.benchmarks.comparing import difference_of, false_discoveries, items_needed, paired_differences, wald
+from amp_cli.benchmarks.comparing import (
+    difference_of,
+    false_discoveries,
+    items_needed,
+    mcnemar,
+    paired_differences,
+    wald,
+)
 from amp_cli.benchmarks.runner import run_benchmark
 from amp_cli.benchmarks.settings import EvalSettings
 from amp_cli.report.report import build_report
@@ -22,6 +30,9 @@ def test_the_correction_is_that_of_benjamini_and_hochberg() -> None:
 def test_a_difference_of_1_96_standard_errors_is_at_the_level() -> None:
     assert wald(0.0196, 0.01) == pytest.approx(0.05, abs=1e-4)
     assert wald(0.0, 0.0) == 1.0
+    assert (
+        wald(0.5, 0.001) == mcnemar(5000, 0) == sys.float_info.min
+    )  # e ** -125,000: no number is so small, nor is it 0
     assert wald(1.0, 0.0) is None  # three items that all changed alike say nothing of chance
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from PIL import Image
 
+from amp_cli.world import files
+from amp_cli.world.language import full_caption
+
 ANSWERS = [
     "the image shows a street scene. there is a red dog at the top left.",
     "the image shows a street scene. there is a blue dog at the top left. there is a green ball.",
@@ -42,3 +45,18 @@ def write_preferences(folder: Path, records: list[dict[str, Any]] | None = None)
     path = folder / "prefs.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
+
+
+def write_described(folder: Path, *, scenes: int, seed: int) -> None:
+    """Write drawn scenes and `data.json`, which asks what is in them and has standard answers."""
+    sampled = files.write_training_scenes(folder, scenes=scenes, seed=seed)
+    described = [
+        {
+            "id": name,
+            "images": [f"images/{files.image_name(int(name))}"],
+            "questions": [QUESTION],
+            "answers": [full_caption(scene)],
+        }
+        for name, scene in zip(files.training_ids(scenes), sampled, strict=True)
+    ]
+    (folder / "data.json").write_text(json.dumps(described))

@@ -6,30 +6,37 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
+from typing import TYPE_CHECKING, Any
 
 from amp_cli.disk.jsonl import disk_errors_explained, write_json
 from amp_cli.disk.modes import share_weights
 from amp_cli.disk.parsing import UnreadableError, parse_json, read_object
 from amp_cli.errors import AmpError
 
+if TYPE_CHECKING:
+    import torch
+
 MODEL_STEMS = ("model.safetensors", "pytorch_model.bin")
 ADAPTER_STEMS = ("adapter_model.safetensors", "adapter_model.bin")
 LONGEST_HEADER = 100 << 20
 """Bytes; a safetensors header is never longer, a damaged file may claim anything."""
-_PRECISIONS = {
-    "U64": torch.uint64, "I64": torch.int64, "F64": torch.float64, "C64": torch.complex64, "F32": torch.float32,
-    "U32": torch.uint32, "I32": torch.int32, "BF16": torch.bfloat16, "F16": torch.float16, "U16": torch.uint16,
-    "I16": torch.int16, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I8": torch.int8,
-    "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-"""What safetensors calls number formats, in the order in which it lays tensors into a file."""
 _PIECE = 32 << 20
 """Bytes that are written between two looks at the bar."""
+
+
+@cache
+def _precisions() -> "dict[str, torch.dtype]":
+    """Return what safetensors calls number formats, in the order in which it lays tensors into a file."""
+    import torch
+
+    return {
+        "U64": torch.uint64, "I64": torch.int64, "F64": torch.float64, "C64": torch.complex64, "F32": torch.float32,
+        "U32": torch.uint32, "I32": torch.int32, "BF16": torch.bfloat16, "F16": torch.float16, "U16": torch.uint16,
+        "I16": torch.int16, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I8": torch.int8,
+        "U8": torch.uint8, "BOOL": torch.bool,
+    }  # fmt: skip
 
 
 def weight_files(folder: Path, stems: Iterable[str] = MODEL_STEMS) -> list[Path]:
@@ -117,7 +124,7 @@ class StoredTensor:
 
     file: Path
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: "torch.dtype"
 
 
 def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
@@ -129,18 +136,19 @@ def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
     return found
 
 
-def _outlines(file: Path) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
+def _outlines(file: Path) -> "Iterator[tuple[str, tuple[int, ...], torch.dtype]]":
     if file.suffix == ".safetensors":
+        precisions = _precisions()
         with _opened(file) as opened:
             for name in opened.keys():  # noqa: SIM118 - it is no dict
                 outline = opened.get_slice(name)
-                yield name, tuple(outline.get_shape()), _PRECISIONS.get(outline.get_dtype(), torch.uint8)
+                yield name, tuple(outline.get_shape()), precisions.get(outline.get_dtype(), precisions["U8"])
         return
     for name, tensor in _unpickled(file, device="meta").items():
         yield name, tuple(tensor.shape), tensor.dtype
 
 
-def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+def read_tensors(file: Path) -> "dict[str, torch.Tensor]":
     """Return a file's tensors; they stay on disk (memory-mapped) until they are used.
 
     Raises:
@@ -154,6 +162,8 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(file, framework="pt") as opened:
             yield opened
@@ -161,8 +171,10 @@ def _opened(file: Path) -> Iterator[Any]:
         raise damaged(file, str(error)) from error
 
 
-def _unpickled(file: Path, *, device: str) -> dict[str, torch.Tensor]:
+def _unpickled(file: Path, *, device: str) -> "dict[str, torch.Tensor]":
     """Read a pickle with PyTorch's restricted reader, which knows tensors and nothing else."""
+    import torch
+
     try:
         content: Any = torch.load(file, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
@@ -188,7 +200,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def write_shards(
-    parts: Iterable[dict[str, torch.Tensor]], out: Path, advance: Callable[[int], object] = lambda _: None
+    parts: "Iterable[dict[str, torch.Tensor]]", out: Path, advance: Callable[[int], object] = lambda _: None
 ) -> int:
     """Write each part as one safetensors file, and the index; return how many tensors were written.
 
@@ -216,21 +228,21 @@ def write_shards(
     return len(weight_map)
 
 
-def bytes_of(tensor: torch.Tensor) -> int:
+def bytes_of(tensor: "torch.Tensor") -> int:
     """Return how many bytes a tensor's numbers take."""
     return tensor.numel() * tensor.element_size()
 
 
 def save_tensors(
-    tensors: dict[str, torch.Tensor], file: Path, advance: Callable[[int], object] = lambda _: None
+    tensors: "dict[str, torch.Tensor]", file: Path, advance: Callable[[int], object] = lambda _: None
 ) -> None:
     """Write one safetensors file that transformers reads."""
     write_tensors(tensors, tensors.__getitem__, file, advance)
 
 
 def write_tensors(
-    outlines: Mapping[str, torch.Tensor],
-    read: Callable[[str], torch.Tensor],
+    outlines: "Mapping[str, torch.Tensor]",
+    read: "Callable[[str], torch.Tensor]",
     file: Path,
     advance: Callable[[int], object] = lambda _: None,
 ) -> None:
@@ -244,8 +256,10 @@ def write_tensors(
         read: gives a tensor when its turn comes; neighbours by name and format come one after the other.
         advance: told the bytes that are written, as they are.
     """
-    formats = {precision: name for name, precision in _PRECISIONS.items()}
-    order = list(_PRECISIONS.values())
+    import torch
+
+    formats = {precision: name for name, precision in _precisions().items()}
+    order = list(_precisions().values())
     names = sorted(outlines, key=lambda name: (order.index(outlines[name].dtype), name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -272,7 +286,7 @@ def write_tensors(
     share_weights(file)
 
 
-def _own_memory(part: dict[str, torch.Tensor]) -> Iterable[tuple[str, torch.Tensor]]:
+def _own_memory(part: "dict[str, torch.Tensor]") -> "Iterable[tuple[str, torch.Tensor]]":
     """Yield the tensors; of those that share their memory (tied weights) all but the first are copied."""
     seen: set[int] = set()
     for name, tensor in part.items():
