@@ -201,7 +201,7 @@ def _printable(text: str) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Show rows to a person, on stdout; a head where a column has a name. None is a dash, fractions have three digits."""
+    """Show rows to a person, on stdout, with a head where columns have names. None is a dash; 3 digits of fractions."""
     from rich.table import Table
 
     grid = Table(title=masked(title) or None, title_justify="left", show_header=any(columns))
