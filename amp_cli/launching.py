@@ -7,6 +7,7 @@ amp ── python -m amp_cli.launching ── a worker for each process, all of 
 import atexit
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -80,6 +81,20 @@ def has_amd_gpus() -> bool:
     return shutil.which("nvidia-smi") is None and Path(AMD_DRIVER).exists()
 
 
+def can_grow_segments() -> bool:
+    """Whether PyTorch's allocator can let memory grow in place: for NVIDIA's GPUs under Linux."""
+    return sys.platform == "linux" and not has_amd_gpus()
+
+
+def has_apple_gpu() -> bool:
+    """Whether this is one of the Macs whose GPU PyTorch can use; a worker that sees none there takes the CPU."""
+    return sys.platform == "darwin" and platform.machine() == "arm64"
+
+
+MPS_FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
+"""Has PyTorch compute on the CPU what an Apple GPU lacks; accelerate sets it when PyTorch has looked at it already."""
+
+
 def choosing_variable() -> str:
     """Return the environment variable that says which GPUs a process sees; AMD's runtime reads NVIDIA's one too."""
     return CHOOSES_AMD if has_amd_gpus() and CHOOSES_AMD in os.environ else CHOOSES_NVIDIA
@@ -102,9 +117,11 @@ def _count_gpus() -> int:
 
 
 def own_config(gpus: Sequence[str], processes: int) -> Path:
-    """Return our accelerate file for so many processes on this machine."""
-    several = processes > 1
-    name = ("multi_gpu" if several else "one_gpu") if gpus else ("multi_cpu" if several else "cpu")
+    """Return our accelerate file for so many processes on this machine; only one can have an Apple GPU."""
+    if processes > 1:
+        name = "multi_gpu" if gpus else "multi_cpu"
+    else:
+        name = "one_gpu" if gpus or has_apple_gpu() else "cpu"
     return template_path("accelerate", f"{name}.yaml")
 
 
@@ -139,11 +156,13 @@ def worker_environment() -> dict[str, str]:
     """
     ours = str(Path(__file__).resolve().parents[1])
     others = os.environ.get("PYTHONPATH")
+    on_apple = {MPS_FALLBACK: os.environ.get(MPS_FALLBACK, "1")} if has_apple_gpu() else {}
     return {
         "PYTHONPATH": f"{ours}{os.pathsep}{others}" if others else ours,
         "PYTHONSAFEPATH": "1",
         "PYTHONUTF8": "1",  # what is said through the pipe, wherever the system's own encoding is another
         "TOKENIZERS_PARALLELISM": "false",
+        **on_apple,
     }
 
 

@@ -20,6 +20,7 @@ from amp_cli.errors import AmpError
 from amp_cli.models.foreign import is_out_of_memory
 from amp_cli.models.images import open_image
 from amp_cli.models.load import LoadedModel, load_model
+from amp_cli.models.precision import give_back_memory
 from amp_cli.models.prompts import (
     ImagesOnce,
     encode_prompts,
@@ -197,8 +198,7 @@ class LocalAnswerer:
         )
         del loaded
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back_memory()
 
 
 def load_to_answer(spec: ModelSpec) -> LoadedModel:
@@ -363,8 +363,7 @@ class _Batches:
 
     def _make_room(self) -> None:
         self._generator.forget()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back_memory()
 
     def _in_one(self, batch: Sequence[Ready]) -> list[Answer]:
         answers: list[list[Told]] = [[] for _ in batch]

@@ -17,7 +17,7 @@ MEANING = {
     "no": "no",
 }
 
-APPLE = "Apple's (mps): for answers; training is on the CPU"
+APPLE = "Apple's (mps), which shares the main memory"
 
 NOT_HERE = "not installed (amp-cli[vision])"
 

@@ -124,7 +124,7 @@ def measure_machine(*, ask_network: bool = False) -> Machine:
         cached_models=tuple(sorted(cached_bytes())),
         keys={name: bool(os.environ.get(name)) for name in KEYS} | {"HF_TOKEN": get_token() is not None},
         vision={name: _version(name) for name in VISION},
-        fits=what_fits(max((gpu.memory_gb for gpu in gpus), default=0.0), memory_gb),
+        fits=what_fits(max((gpu.memory_gb for gpu in gpus), default=_apple_memory_gb(torch_version)), memory_gb),
         problems=tuple(problems),
         warnings=(
             *(() if usable_bitsandbytes else (f"4-bit and 8-bit models do not work: {fault}",)),
@@ -147,6 +147,15 @@ def _has_apple_gpu(torch_version: str | None) -> bool:
     import torch
 
     return bool(torch.backends.mps.is_available())
+
+
+def _apple_memory_gb(torch_version: str | None) -> float:
+    """Return what of the main memory Apple's GPU may take, as Metal recommends; 0 without one."""
+    if not _has_apple_gpu(torch_version):
+        return 0.0
+    import torch
+
+    return float(torch.mps.recommended_max_memory() / GB)
 
 
 def _unusable_gpus(torch_version: str | None, usable: int) -> tuple[str, ...]:

@@ -154,11 +154,26 @@ def most_used_precision(tensors: Iterable[StoredTensor]) -> torch.dtype:
 
 
 def free_on(device: torch.device) -> int:
-    """Return the bytes that this process may still take on a device; of a GPU also what PyTorch keeps for reuse."""
+    """Return the bytes that this process may still take on a device; of a GPU also what PyTorch keeps for reuse.
+
+    Apple's GPUs share the main memory, up to what Metal recommends.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    if device.type == "mps":
+        held = torch.mps.driver_allocated_memory()
+        free = max(0, min(torch.mps.recommended_max_memory() - held, free_memory()))
+        return int(free + held - torch.mps.current_allocated_memory())
     return free_memory()
+
+
+def give_back_memory() -> None:
+    """Give back the memory of a GPU that PyTorch keeps for reuse."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def bytes_in(tensors: Iterable[StoredTensor], dtype: torch.dtype, *, quantization: str | None = None) -> int:

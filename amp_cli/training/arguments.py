@@ -106,7 +106,7 @@ def trainer_arguments(config: TrainConfig, run_folder: Path, *, precision: str, 
     from accelerate import PartialState
 
     state = PartialState()
-    on_gpu = state.device.type == "cuda"
+    on_gpu = state.device.type != "cpu"
     at_once, often = config.items_per_batch(state.num_processes)
     return {
         "output_dir": str(run_folder / FOLDER),

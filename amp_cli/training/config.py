@@ -393,6 +393,26 @@ def _refuse_outside(name: str, value: str | None, allowed: Sequence[str | None])
         )
 
 
+def checkpoints_sft(config: TrainConfig, device: str) -> bool:
+    """Return whether sft computes activations twice to hold fewer: on GPUs, unless the settings say otherwise.
+
+    Args:
+        device: "cpu", "cuda" or "mps", on which PyTorch would leave out other inputs the second time.
+
+    Raises:
+        AmpError: the settings ask for both there.
+    """
+    leaves_out_others = device == "mps" and config.lora_dropout > 0
+    if config.gradient_checkpointing is None:
+        return device != "cpu" and not leaves_out_others
+    if config.gradient_checkpointing and leaves_out_others:
+        raise AmpError(
+            "gradient_checkpointing on an Apple GPU needs lora_dropout 0: PyTorch repeats no random numbers there",
+            hint="Leave out one of the two, or give --accelerate-config cpu",
+        )
+    return config.gradient_checkpointing
+
+
 def check_packages(config: TrainConfig) -> None:
     """Refuse settings whose package is not installed.
 

@@ -15,15 +15,15 @@ import torch
 from amp_cli import ui
 from amp_cli.disk.left_out import LeftOutLog
 from amp_cli.errors import AmpError
-from amp_cli.launching import visible_gpus
+from amp_cli.launching import Launch, visible_gpus
 from amp_cli.models.load import LoadedModel, load_outline
 from amp_cli.models.precision import why_float16
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.models.resolve import model_place
 from amp_cli.models.shapes import ESTIMATED_TOKENS, has_known_shape, outline_of_shape
-from amp_cli.training.config import COPIES, TrainConfig, check_packages
+from amp_cli.training.config import COPIES, TrainConfig, check_packages, checkpoints_sft
 from amp_cli.training.data import REJECTED, EncodedItems, answers_of, load_items, prepare_items, refuse_unfit_items
-from amp_cli.training.launch import ALLOCATOR, check_held_out, plan_launch, sharing_of
+from amp_cli.training.launch import ALLOCATOR, USES_CPU, check_held_out, plan_launch, sharing_of
 from amp_cli.training.memory import (
     MARGINS,
     MemoryEstimate,
@@ -95,7 +95,7 @@ class DryRun:
     """What `amp train --dry-run` tells.
 
     Attributes:
-        device: "cuda" or "cpu". room: bytes that training may take on the device with the least memory.
+        device: "cuda", "mps" or "cpu". room: bytes that training may take on the device with the least memory.
         gradient_checkpointing, fits: what would be chosen, and whether the estimate fits then. why: in a line.
         passes_per_update: forward passes of a device for its share of an update, mean.
         reference: "online" or "cache" (None for sft), and why.
@@ -202,7 +202,8 @@ def plan_training(
     check_held_out(config, has_file=has_eval_prefs)
     gpus = visible_gpus() if planned is None else [str(number) for number in range(planned.count)]
     launch = plan_launch(config, gpus, config_file=accelerate_config, processes=num_processes)
-    outline, counted_by = _outline(config, on_gpu=bool(gpus), is_planned=planned is not None)
+    device = _device(gpus, launch)
+    outline, counted_by = _outline(config, "cpu" if planned is not None else device, is_planned=planned is not None)
     encoded, data = _look_at_data(outline, config, prefs, image_root)
 
     def estimated(settings: TrainConfig) -> MemoryEstimate:
@@ -211,15 +212,15 @@ def plan_training(
             settings,
             encoded,
             precision=outline.identity["dtype"],
-            on_gpu=bool(gpus),
+            on_gpu=device != "cpu",
             processes=launch.processes,
             layout=SHARED if settings.method == "mdpo" else ROWS,
             sharing=sharing_of(launch),
         )
 
     estimate = estimated(config)
-    room = planned.room if planned is not None else _room(launch.processes, gpus=len(gpus))
-    is_on, why = _choose_checkpointing(config, estimate, room, on_gpu=bool(gpus))
+    room = planned.room if planned is not None else _room(launch.processes, gpus=len(gpus), device=device)
+    is_on, why = _choose_checkpointing(config, estimate, room, device=device)
     fits = estimate.total(checkpointing=is_on) <= room
     reference = _choose_reference(config, data.items)
     steps_per_epoch = ceil(data.items / config.global_batch_size)
@@ -228,7 +229,7 @@ def plan_training(
     return DryRun(
         base=config.base,
         method=config.method,
-        device="cuda" if gpus else "cpu",
+        device=device,
         processes=launch.processes,
         precision=outline.identity["dtype"],
         quantization=config.quantization,
@@ -246,12 +247,19 @@ def plan_training(
         reference=reference and ("cache" if reference[0] else "online"),
         reference_why=reference and reference[1].removeprefix("Reference: "),
         tokens_counted_by=counted_by,
-        proposal=None if fits else propose(config, room, estimated, on_gpu=bool(gpus)),
+        proposal=None if fits else propose(config, room, estimated, device=device),
         hours=None if rate is None else tokens / (rate * launch.processes) / 3600,
         sharing=sharing_of(launch),
         allocator=launch.environment.get(ALLOCATOR),
         precision_why=why_float16(config.spec.dtype, torch.device("cuda")) if gpus and planned is None else None,
     )
+
+
+def _device(gpus: Sequence[str], launch: Launch) -> str:
+    """Return what a worker would train on: what Apple's machines have shows in no list of GPUs."""
+    if gpus:
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() and USES_CPU not in launch.environment else "cpu"
 
 
 def _loading(found: MemoryEstimate) -> str:
@@ -261,7 +269,7 @@ def _loading(found: MemoryEstimate) -> str:
 
 
 def propose(
-    config: TrainConfig, room: int, estimated: Callable[[TrainConfig], MemoryEstimate], *, on_gpu: bool
+    config: TrainConfig, room: int, estimated: Callable[[TrainConfig], MemoryEstimate], *, device: str
 ) -> dict[str, Any] | None:
     """Return the first of the easier settings whose estimate fits; None where none does. Each differs from `config`."""
     for easier in EASIER:
@@ -270,7 +278,7 @@ def propose(
             continue
         changed = replace(config, **changes)
         estimate = estimated(changed)
-        is_on, _ = _choose_checkpointing(changed, estimate, room, on_gpu=on_gpu)
+        is_on, _ = _choose_checkpointing(changed, estimate, room, device=device)
         if changes and estimate.total(checkpointing=is_on) <= room:
             return changes
         if not is_on and estimate.total(checkpointing=True) <= room:
@@ -291,17 +299,17 @@ def _changes(config: TrainConfig, easier: dict[str, Any]) -> dict[str, Any] | No
     return None if changes.get("tokens_per_step", 0) > config.tokens_per_step else changes
 
 
-def _room(processes: int, *, gpus: int) -> int:
+def _room(processes: int, *, gpus: int, device: str) -> int:
     """Return what training may take on the device that has the least; other machines' GPUs cannot be looked at."""
-    devices = [torch.device("cuda", number) for number in range(min(processes, gpus))] or [torch.device("cpu")]
+    devices = [torch.device("cuda", number) for number in range(min(processes, gpus))] or [torch.device(device)]
     return min(room_on(device, held=0, processes=processes) for device in devices)
 
 
-def _choose_checkpointing(
-    config: TrainConfig, estimate: MemoryEstimate, room: int, *, on_gpu: bool
-) -> tuple[bool, str]:
+def _choose_checkpointing(config: TrainConfig, estimate: MemoryEstimate, room: int, *, device: str) -> tuple[bool, str]:
     if config.method == "sft" and config.gradient_checkpointing is None:
-        return on_gpu, f"{'on' if on_gpu else 'off'}, as always with sft on a {'GPU' if on_gpu else 'CPU'}"
+        is_on = checkpoints_sft(config, device)
+        where = "a CPU" if device == "cpu" else "a GPU" if is_on else "an Apple GPU with dropout"
+        return is_on, f"{'on' if is_on else 'off'}, as always with sft on {where}"
     return choose_checkpointing(config.gradient_checkpointing, estimate, room)
 
 
@@ -312,9 +320,9 @@ def _choose_reference(config: TrainConfig, items: int) -> tuple[bool, str] | Non
     return choose_reference(config.reference, items=items, visits=config.visits(items))
 
 
-def _outline(config: TrainConfig, *, on_gpu: bool, is_planned: bool) -> tuple[LoadedModel, str]:
+def _outline(config: TrainConfig, device: str, *, is_planned: bool) -> tuple[LoadedModel, str]:
     """Return the model without weights, and what counts its tokens."""
-    spec = replace(config.spec, device="cuda" if on_gpu and not is_planned else "cpu")
+    spec = replace(config.spec, device=device)
     if is_planned and spec.dtype == "auto":
         spec = replace(spec, dtype="bfloat16")  # as on any GPU
     estimated = has_known_shape(spec.model) and not _is_at_hand(model_place(spec.model))

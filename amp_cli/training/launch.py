@@ -1,7 +1,6 @@
 """Starts a training run: checks all that can be checked, launches the worker, reads the results back."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,8 +19,9 @@ from amp_cli.disk.templates import template_path
 from amp_cli.errors import AmpError
 from amp_cli.launching import (
     Launch,
+    can_grow_segments,
     choosing_variable,
-    has_amd_gpus,
+    has_apple_gpu,
     killed_by,
     own_config,
     refuse_too_many,
@@ -32,7 +32,7 @@ from amp_cli.launching import (
 )
 from amp_cli.models.resolve import check_model, places_of
 from amp_cli.training.card import ADAPTER
-from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig, check_packages
+from amp_cli.training.config import COPIES, FSDP, ZERO_2, ZERO_3, TrainConfig, check_packages, checkpoints_sft
 from amp_cli.training.curves import CURVES, draw_curves
 from amp_cli.training.data import REJECTED, load_items, prepare_items, refuse_unfit_items, usable_of
 from amp_cli.training.worker import RESULT, SEEN_WITHIN
@@ -98,7 +98,9 @@ def train_model(
         return take_part(launch, out, machine, overwrite=overwrite)
     hashes = {"prefs_hash": _hash(prefs), **({"eval_prefs_hash": _hash(eval_prefs[0])} if eval_prefs else {})}
     if config.quantization is not None and not gpus:
-        ui.warn(f"There is no GPU. {config.quantization} works on a CPU, but slowly")
+        is_apple = has_apple_gpu() and USES_CPU not in launch.environment
+        how = "was not tried on Apple's GPUs" if is_apple else "works on a CPU, but slowly; there is no GPU"
+        ui.warn(f"{config.quantization} {how}")
     with Run.start(
         out,
         command="train",
@@ -316,12 +318,8 @@ def _shown(metrics: dict[str, Any]) -> dict[str, str]:
 
 WORKER = "amp_cli.training.worker"
 ALLOCATOR = "PYTORCH_ALLOC_CONF"
+USES_CPU = "ACCELERATE_USE_CPU"
 _SETS_ALLOCATOR = {ALLOCATOR, "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"}
-
-
-def can_grow_segments() -> bool:
-    """Whether PyTorch's allocator can let memory grow in place: for NVIDIA's GPUs under Linux."""
-    return sys.platform == "linux" and not has_amd_gpus()
 
 
 def plan_launch(
@@ -351,9 +349,11 @@ def plan_launch(
     if config.threads is not None:
         environment["OMP_NUM_THREADS"] = str(config.threads)
     if uses_cpu:  # accelerate tells only a lone process
-        environment["ACCELERATE_USE_CPU"] = "true"
+        environment[USES_CPU] = "true"
     if gpus and not uses_cpu and can_grow_segments() and not _SETS_ALLOCATOR & set(os.environ):
         environment[ALLOCATOR] = "expandable_segments:True"  # rows have other lengths in every step
+    if has_apple_gpu() and not uses_cpu and config.method == "sft":
+        checkpoints_sft(config, "mps")
     if wanted == 1 and len(gpus) > 1:
         environment[choosing_variable()] = gpus[0]  # a lone process would spread over all of them by DataParallel
     return Launch(module=WORKER, config_file=file, processes=wanted, environment=environment)

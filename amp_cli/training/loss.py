@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from amp_cli.records import pairs_of
+from amp_cli.training.exact import exact, exact_device
 
 REDUCTIONS = ("sum", "mean")
 SIGMOID, PLACKETT_LUCE = LOSS_TYPES = ("sigmoid", "plackett-luce")
@@ -56,7 +57,9 @@ class MDPOLoss:
     count: int
     pairs: tuple[tuple[int, int], ...]  # (better, worse) levels, in the order of the columns of `margins`
     margins: torch.Tensor  # (batch, pairs): reward of the better minus reward of the worse level, nats
-    order: torch.Tensor  # (batch, pairs) float64: 1 in order, 0 not, 0.5 a tie; NaN where absent
+    order: (
+        torch.Tensor
+    )  # (batch, pairs) float64 (on Apple's GPUs: the CPU's): 1 in order, 0 not, 0.5 a tie; NaN where absent
     accuracy: float  # mean of `order`: the share of pairs in order, a tie counts one half; NaN without pairs
     rewards: torch.Tensor  # (batch, levels): policy minus reference log-probability, nats
     image_margins: torch.Tensor | None = None  # (batch,): reward beside the own minus beside other images; NaN: no pair
@@ -148,7 +151,7 @@ def mdpo_loss(
         pairs=columns,
         margins=margins,
         order=order,
-        accuracy=float(order[present].mean()),
+        accuracy=float(order[present.to(order.device)].mean()),
         rewards=torch.where(mask, reward, torch.nan).detach(),
         **_told_of_images(reward[:, 0], size[:, 0], images),
         best_nll=None if lengths is None else (-policy[:, 0] / lengths[:, 0]).detach(),
@@ -227,9 +230,10 @@ def _order(margins: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
 
     Without the tie the sign of rounding noise would count: at the first step policy and reference are the same.
     """
-    order = (margins > 0).double()
-    order[margins.abs() <= TIE * sizes] = 0.5
-    return order.masked_fill(margins.isnan(), torch.nan)
+    place = exact_device(margins.device)
+    order = exact(margins > 0)
+    order[(margins.abs() <= TIE * sizes).to(place)] = 0.5
+    return order.masked_fill(margins.isnan().to(place), torch.nan)
 
 
 def _checked_mask(policy: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

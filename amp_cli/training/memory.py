@@ -55,7 +55,8 @@ ZERO_3_LIVE = 1_000_000_000
 MARGINS = {"cuda": 0.1, "cpu": 0.5}
 """Share of a device's free memory that is left alone. The estimate is of tensors; on a GPU gaps between are small.
 
-On a CPU, malloc kept once to twice as much again where it was measured (tests/bench/memory_estimate.py).
+On a CPU, malloc kept once to twice as much again where it was measured (tests/bench/memory_estimate.py). Apple's GPUs,
+which were not measured, are taken for a CPU.
 """
 
 

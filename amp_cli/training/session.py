@@ -31,7 +31,7 @@ from amp_cli.training.arguments import (
     with_fresh_adapter,
 )
 from amp_cli.training.card import ADAPTER, BEST, finish_adapter
-from amp_cli.training.config import ZERO_3, TrainConfig
+from amp_cli.training.config import ZERO_3, TrainConfig, checkpoints_sft
 from amp_cli.training.data import HELD_OUT, REJECTED, EncodedItems, load_items
 from amp_cli.training.feeding import ShareLoader, shares_in_turn, unpacked
 from amp_cli.training.held_out import HeldOut, best_of, rows_of
@@ -205,8 +205,7 @@ class Session:
     def _sft_trainer(self, loaded: LoadedModel, data: EncodedItems, callback: RunReport, pad_id: int) -> FiniteTrainer:
         from amp_cli.training.sft import FiniteSFTTrainer, sft_config
 
-        wanted = self.config.gradient_checkpointing
-        is_on = self.state.device.type == "cuda" if wanted is None else wanted
+        is_on = checkpoints_sft(self.config, self.state.device.type)
         arguments = self._arguments(loaded, self._told(checkpointing=is_on))
         trainer: FiniteTrainer = FiniteSFTTrainer(
             model=loaded.model,
@@ -264,7 +263,7 @@ class Session:
             self.config,
             data.first_usable(spread_sample(len(data), SAMPLED), SAMPLED),
             precision=loaded.identity["dtype"],
-            on_gpu=self.state.device.type == "cuda",
+            on_gpu=self.state.device.type != "cpu",
             processes=processes,
             layout=forward.layout,
             sharing=how_shared(),
@@ -363,7 +362,7 @@ class Session:
     def _precision(self, loaded: LoadedModel) -> torch.autocast:
         """Return a context with matrix products in the precision that the trainer will have them in."""
         kind, dtype = self.state.device.type, DTYPES[loaded.identity["dtype"]]
-        casts = kind == "cuda" and dtype != torch.float32 and not shards_by_fsdp()  # which casts by itself
+        casts = kind != "cpu" and dtype != torch.float32 and not shards_by_fsdp()  # which casts by itself
         return torch.autocast(kind, dtype, enabled=casts)
 
     def _advance(self, items: int) -> None:
@@ -438,6 +437,11 @@ def refuse_coarse(model: Any) -> None:
 
 
 def _peak_memory_mb(device: torch.device, memory: MemoryPeak) -> float:
-    """Return the most memory this process has held: of the GPU where there is one, else of the machine."""
+    """Return the most memory this process has held: of the GPU where there is one, else of the machine.
+
+    Of Apple's GPUs, which tell no peak, what PyTorch holds at the end, with what it keeps for reuse.
+    """
     memory.stop()
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 2**20
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else memory.megabytes()

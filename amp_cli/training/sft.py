@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from trl import SFTConfig, SFTTrainer
 
 from amp_cli.models.prompts import EncodedItem
+from amp_cli.training.exact import exact, exact_device
 from amp_cli.training.rows.layout import lay_out_rows
 from amp_cli.training.updates import FiniteTrainer
 
@@ -54,7 +55,8 @@ class FiniteSFTTrainer(FiniteTrainer, SFTTrainer):
                 data_collator=list,
                 **arguments,
             )
-        self._held_out_sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)  # loss, tokens
+        # loss, tokens
+        self._held_out_sums = torch.zeros(2, dtype=torch.float64, device=exact_device(self.args.device))
 
     def builder(self) -> Callable[[list[EncodedItem]], Any]:
         """Return what makes a batch of items: rows with labels."""
@@ -70,7 +72,7 @@ class FiniteSFTTrainer(FiniteTrainer, SFTTrainer):
             logits = model(**inputs).logits[:, :-1].float()  # (rows, length - 1, vocabulary)
         model.train()
         loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-        self._held_out_sums += torch.stack([loss.double(), (targets != IGNORED).sum().double()])
+        self._held_out_sums += torch.stack([exact(loss), exact((targets != IGNORED).sum())])
 
     def measured(self) -> dict[str, float]:
         """Return the mean loss of the held-out items' answer tokens, nats, and how many there are."""

@@ -10,6 +10,7 @@ from accelerate.utils import DistributedType
 from amp_cli.models.prompts import EncodedItem
 from amp_cli.records import MOST_LEVELS
 from amp_cli.training.config import TrainConfig
+from amp_cli.training.exact import exact_device
 from amp_cli.training.loss import ImagePairs, MDPOLoss, count_terms, mdpo_loss
 from amp_cli.training.reference import ReferenceCache
 from amp_cli.training.rows.forward import ForwardPass
@@ -46,11 +47,12 @@ class MDPOTrainer(FiniteTrainer):
         self.forward = forward
         self.reference = reference
         self.held_out_reference = held_out_reference
-        self.pair_metrics = PairMetrics(self.args.device)
+        sums_on = exact_device(self.args.device)
+        self.pair_metrics = PairMetrics(sums_on)
         self.in_step = InStep(forward=forward, fill=self.fill, shares_model=self.shares_model, device=self.args.device)
-        self.held_out_metrics = PairMetrics(self.args.device)
+        self.held_out_metrics = PairMetrics(sums_on)
         # of the held-out items: summed loss, best answers' rewards; what the loss is divided by, their tokens, items
-        self._held_out_sums = torch.zeros(5, dtype=torch.float64, device=self.args.device)
+        self._held_out_sums = torch.zeros(5, dtype=torch.float64, device=sums_on)
 
     def builder(self) -> Callable[[list[EncodedItem]], Any]:
         """Return what makes a batch of items: a list."""
@@ -91,12 +93,12 @@ class MDPOTrainer(FiniteTrainer):
         """Return this forward pass's share of the update's loss, which is divided by `count`."""
         policy, reference = self._logps(model, items, calls, self.reference)
         if not items:
-            return policy.sum().float() * 0.0  # the processes' gradients meet all the same
+            return policy.sum().float().to(self.args.device) * 0.0  # the processes' gradients meet all the same
         result = self._compared(items, policy, reference)
         self.pair_metrics.add(result)
         # DDP averages over the processes what should be summed, since each divides by the count of all
         share: torch.Tensor = result.total * self.accelerator.num_processes / (count or result.count)
-        return share.float()
+        return share.float().to(self.args.device)
 
     def _logps(
         self, model: Any, items: Sequence[EncodedItem], calls: int, cache: ReferenceCache | None
@@ -182,9 +184,9 @@ class MDPOTrainer(FiniteTrainer):
         cache: ReferenceCache | None,
     ) -> torch.Tensor:
         if cache is not None and items:
-            return cache.round_logps(items).to(self.args.device)
+            return cache.round_logps(items).to(exact_device(self.args.device))
         if cache is not None:
-            return torch.empty(0, 1, device=self.args.device)
+            return torch.empty(0, 1, device=exact_device(self.args.device))
         with self.accelerator.unwrap_model(model).disable_adapter():
             return self.forward.round_logps(model, batch, shown)
 

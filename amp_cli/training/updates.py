@@ -33,6 +33,8 @@ MOST_SKIPPED = 50
 """Updates in a row that float16's loss scale may skip while it looks for a scale: it halves from 65536 each time."""
 
 
+MPS_RANDOM = "rng_state_mps.pth"
+"""In a checkpoint: the state of the random numbers of Apple's GPU."""
 METRICS = "metrics.jsonl"
 NOT_KEPT = ("num_tokens", "epoch")
 """`num_tokens` starts again with a resumed process; `epoch` we write ourselves."""
@@ -295,6 +297,16 @@ class FiniteTrainer(Trainer):
             f"Training failed at step {self.state.global_step + 1}: its gradients are not finite (norm {float(norm)})",
             hint=TRY_LESS,
         )
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.args.device.type == "mps":  # transformers keeps the states of other devices alone
+            torch.save(torch.mps.get_rng_state(), Path(output_dir) / MPS_RANDOM)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None and self.args.device.type == "mps" and (Path(checkpoint) / MPS_RANDOM).is_file():
+            torch.mps.set_rng_state(torch.load(Path(checkpoint) / MPS_RANDOM, weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled:  # accelerate would look for the frozen weights too, which no checkpoint has

@@ -135,7 +135,12 @@ def _train(config: TrainConfig, run_folder: Path) -> None:
     session = Session(config, run_folder)
     try:
         result = session.run()
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
+        if PartialState().device.type == "mps" and "MPS" in str(error) and not is_out_of_memory(error):
+            raise AmpError(
+                f"PyTorch cannot do this on Apple's GPU: {str(error).splitlines()[0]}",
+                hint="--accelerate-config cpu trains on the CPU",
+            ) from error
         if not is_out_of_memory(error):
             raise
         lighter = config.lighter(checkpointing=session.facts.get("gradient_checkpointing") is True)

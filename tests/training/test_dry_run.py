@@ -223,11 +223,12 @@ def test_bad_and_long_items_are_told(tmp_path: Path) -> None:
 
 
 def test_of_processes_on_several_machines_only_this_ones_gpus_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = {"cuda:0": 30, "cuda:1": 20, "cpu": 10}
+    free = {"cuda:0": 30, "cuda:1": 20, "cpu": 10, "mps": 5}
     monkeypatch.setattr("amp_cli.training.dry_run.room_on", lambda device, **_: free[str(device)])
-    assert _room(16, gpus=2) == 20
-    assert _room(1, gpus=2) == 30
-    assert _room(4, gpus=0) == 10
+    assert _room(16, gpus=2, device="cuda") == 20
+    assert _room(1, gpus=2, device="cuda") == 30
+    assert _room(4, gpus=0, device="cpu") == 10
+    assert _room(1, gpus=0, device="mps") == 5
 
 
 @pytest.mark.usefixtures("without_estimate")
@@ -342,17 +343,17 @@ def _estimate(config: TrainConfig) -> MemoryEstimate:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("on_gpu", [True, False])
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
 @pytest.mark.parametrize("settings", EVERY_SETTING, ids=str)
-def test_no_proposal_is_followed_already_and_each_fits(settings: dict[str, Any], on_gpu: bool) -> None:
+def test_no_proposal_is_followed_already_and_each_fits(settings: dict[str, Any], device: str) -> None:
     config = replace(load_config("tiny"), **settings)
     for room in range(5 * 10**9, 60 * 10**9, 10**9):
         is_on = config.gradient_checkpointing
         if is_on is None:
-            is_on = on_gpu if config.method == "sft" else _estimate(config).total(checkpointing=False) > room
+            is_on = device == "cuda" if config.method == "sft" else _estimate(config).total(checkpointing=False) > room
         if _estimate(config).total(checkpointing=is_on) <= room:
             continue  # fits as it is
-        proposal = propose(config, room, _estimate, on_gpu=on_gpu)
+        proposal = propose(config, room, _estimate, device=device)
         if proposal is None:
             continue
         assert all(getattr(config, name) != value for name, value in proposal.items())
@@ -361,7 +362,9 @@ def test_no_proposal_is_followed_already_and_each_fits(settings: dict[str, Any],
         changed = replace(config, **proposal)
         then_on = changed.gradient_checkpointing
         if then_on is None:
-            then_on = on_gpu if config.method == "sft" else _estimate(changed).total(checkpointing=False) > room
+            then_on = (
+                device == "cuda" if config.method == "sft" else _estimate(changed).total(checkpointing=False) > room
+            )
         assert _estimate(changed).total(checkpointing=then_on) <= room
 
 
@@ -378,4 +381,4 @@ def test_no_advice_after_memory_ran_out_is_followed_already(settings: dict[str, 
 
 def test_sft_on_a_cpu_is_told_to_checkpoint_since_it_would_not_by_itself() -> None:
     config = replace(load_config("tiny"), method="sft", gradient_checkpointing=None)
-    assert propose(config, 16 * 10**9, _estimate, on_gpu=False) == {"gradient_checkpointing": True}
+    assert propose(config, 16 * 10**9, _estimate, device="cpu") == {"gradient_checkpointing": True}

@@ -130,6 +130,7 @@ def _by_segment(
     attended = []
     for start, length, prefix_start, prefix_length in sharing.segments:
         own = slice(start, start + length)
+        queries = query[:, :, own]
         if prefix_length:
             prefix = slice(prefix_start, prefix_start + prefix_length)
             keys = torch.cat((key[:, :, prefix], key[:, :, own]), dim=2)
@@ -137,13 +138,15 @@ def _by_segment(
         else:
             keys, values = key[:, :, own], value[:, :, own]
         # keys, values: (1, heads, prefix + length, width)
+        if query.device.type == "mps":  # which attends wrongly to parts of tensors (pytorch/pytorch#181133)
+            queries, keys, values = queries.contiguous(), keys.contiguous(), values.contiguous()
         blocks = sharing.blocks[own] if sharing.blocks is not None else None
         # `is_causal` puts the triangle at the upper left, which is right for as many keys as queries alone; where it is
         # right it is faster than a mask, which flash attention does not take.
         is_plain = not prefix_length and blocks is None and (sliding_window is None or length <= sliding_window)
         attended.append(
             scaled_dot_product_attention(
-                query[:, :, own],
+                queries,
                 keys,
                 values,
                 attn_mask=None if is_plain else _mask(length, prefix_length, sliding_window, blocks, query.device),

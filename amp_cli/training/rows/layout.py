@@ -252,7 +252,8 @@ def _shared_row(segments: Sequence[Segment]) -> SharedRow:
 def _moved(value: Any, device: torch.device) -> Any:
     """Return a dataclass, dict or tuple with every tensor in it on `device`."""
     if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
+        # MPS may read what is not waited for when its memory is free again (pytorch/pytorch#189690)
+        return value.to(device, non_blocking=device.type != "mps")
     if isinstance(value, dict):
         return {name: _moved(one, device) for name, one in value.items()}
     if isinstance(value, Batch | SharedRow):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy, pad
 
+from amp_cli.training.exact import exact
 from amp_cli.training.rows.families import takes
 from amp_cli.training.rows.layout import Batch
 
@@ -174,13 +175,16 @@ def answer_logps(model: Any, batch: Batch, shown: dict[str, Any], *, dense_mask:
 def sum_by_round(tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Add up (N,) token log-probabilities to (responses, rounds) sums, nats, float64.
 
-    In float64: the loss takes differences of sums of several hundred nats.
+    In float64: the loss takes differences of sums of several hundred nats. All that is computed of them stands where
+    they do, on the `exact_device`.
     """
     responses = int(batch.levels.sum())
     rounds = int(batch.rounds.max()) + 1
+    tokens = exact(tokens)
     # One cell for each round of each response, in a row: cell = response * rounds + round.
+    cells = (batch.responses * rounds + batch.rounds).to(tokens.device)
     sums = torch.zeros(responses * rounds, dtype=torch.float64, device=tokens.device)
-    return sums.index_add(0, batch.responses * rounds + batch.rounds, tokens.double()).view(responses, rounds)
+    return sums.index_add(0, cells, tokens).view(responses, rounds)
 
 
 def weigh_rounds(sums: torch.Tensor, round_weight: float) -> torch.Tensor:

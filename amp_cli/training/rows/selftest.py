@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from amp_cli.models.foreign import is_out_of_memory
 from amp_cli.models.prompts import EncodedItem, EncodedResponse
+from amp_cli.training.exact import exact, exact_device
 from amp_cli.training.rows.attention import attending_by, plain_attention
 from amp_cli.training.rows.families import first_answers, token_types, why_not_shared
 from amp_cli.training.rows.forward import LAYOUTS, ROWS, SHARED, SHARED_DENSE, ForwardPass
@@ -96,11 +97,11 @@ class SelfTest:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What a way to read items gives at their answer tokens.
+    """What a way to read items gives at their answer tokens, on the model's `exact_device`.
 
     Attributes:
         logps: (N,) float64 log-probabilities, nats. responses: (N,) the response that a token belongs to.
-        gradient: of a weighted mean of them, in each weight of the adapter that is looked at.
+        gradient: of a weighted mean of them, in each weight of the adapter that is looked at, float64.
     """
 
     logps: torch.Tensor
@@ -252,7 +253,7 @@ def _compare(
     """Return how far a way is from the expected, or why that cannot be told."""
     unknown = Distance(mean=float("nan"), largest=float("nan"), gradient=float("nan"))
     try:
-        found = _answers(model, way, items, weights, expected.logps.device)
+        found = _answers(model, way, items, weights)
     except (ValueError, TypeError, RuntimeError, AttributeError, IndexError, KeyError) as error:
         # What a family's own code raises when it is read in a way that it was not written for: try the next way.
         if is_out_of_memory(error):
@@ -293,45 +294,43 @@ def _sees_ahead(model: Any, items: Sequence[EncodedItem], expected: Answers, lim
     half = int(places[(len(places) - 1) // 2]) + 1
     end = max(half, common_prefix([one.input_ids for one in item.responses]))
     cut = _cut(response, end)
-    logps = _own_logps(model, cut, item.image_inputs, expected.logps.device)[0]
+    logps = exact(_own_logps(model, cut, item.image_inputs)[0])
     known = expected.logps[expected.responses == number][: len(logps)]
-    off = (logps.double() - known).abs()
+    off = (logps - known).abs()
     return not (float(off.mean()) <= 4 * limits.mean and float(off.max()) <= 4 * limits.largest)
 
 
 def _answers(
-    model: Any,
-    way: ForwardPass,
-    items: Sequence[EncodedItem],
-    weights: Sequence[torch.nn.Parameter],
-    device: torch.device,
+    model: Any, way: ForwardPass, items: Sequence[EncodedItem], weights: Sequence[torch.nn.Parameter]
 ) -> Answers:
     """Return what a way gives for all items in one pass."""
-    batch = way.lay_out(items).to(device)
+    batch = way.lay_out(items).to(_device_of(model))
     before = way.network.config.get_text_config()._attn_implementation
     with attending_by(way.network, before):  # what is tried must not stay switched on when it fails
         way.use()
-        logps = way.answer_logps(model, batch, way.show_images(model, batch)).double()  # (N,)
-        gradient = _gradient(logps, _pull(len(logps), device), weights)
-    return Answers(logps=logps.detach(), responses=batch.responses, gradient=tuple(gradient))
+        logps = exact(way.answer_logps(model, batch, way.show_images(model, batch)))  # (N,)
+        gradient = _gradient(logps, _pull(len(logps), logps.device), weights)
+    responses = batch.responses.to(logps.device)
+    return Answers(logps=logps.detach(), responses=responses, gradient=tuple(gradient))
 
 
 def _own_answers(
     model: Any, items: Sequence[EncodedItem], weights: Sequence[torch.nn.Parameter], advance: Callable[[], None]
 ) -> tuple[Answers, torch.dtype, torch.Tensor]:
     """Return what the model's full logits give for one response after the other, their precision, and (N,) units."""
-    device = next(model.parameters()).device
+    device = exact_device(_device_of(model))
     pairs = [(part, response) for part in parts_of(items) for response in part.responses]
     counts = [int(response.supervised.sum()) for _, response in pairs]
     pulls = torch.split(_pull(sum(counts), device), counts)
     logps: list[torch.Tensor] = []
     units: list[torch.Tensor] = []
-    gradient = [torch.zeros_like(_part(one), dtype=torch.float64) for one in weights]
+    gradient = [torch.zeros(_part(one).shape, dtype=torch.float64, device=device) for one in weights]
     precision = torch.float32
     for (item, response), pull in zip(pairs, pulls, strict=True):
-        own, unit, precision = _own_logps(model, response, item.image_inputs, device)
-        gradient = [held + one for held, one in zip(gradient, _gradient(own.double(), pull, weights), strict=True)]
-        logps.append(own.detach().double())
+        own, unit, precision = _own_logps(model, response, item.image_inputs)
+        own = exact(own)
+        gradient = [held + one for held, one in zip(gradient, _gradient(own, pull, weights), strict=True)]
+        logps.append(own.detach())
         units.append(unit)
         advance()
     responses = torch.arange(len(pairs), device=device).repeat_interleave(torch.tensor(counts, device=device))
@@ -352,7 +351,7 @@ def _gradient(logps: torch.Tensor, pull: torch.Tensor, weights: Sequence[torch.n
         return _gradient_of_parts(logps, pull, weights)
     # An expert that no token goes to has no part in it.
     found = torch.autograd.grad((pull * logps).sum(), weights, allow_unused=True, materialize_grads=True)
-    return [one.double() for one in found]
+    return [exact(one) for one in found]
 
 
 def _gradient_of_parts(
@@ -363,21 +362,27 @@ def _gradient_of_parts(
     found = [torch.zeros_like(_part(one)) if one.grad is None else _part(one.grad) for one in weights]
     for weight in weights:
         weight.grad = None
-    return [one.double() for one in found]
+    return [exact(one) for one in found]
 
 
 def _part(weight: torch.Tensor) -> torch.Tensor:
     return weight.to_local() if isinstance(weight, DTensor) else weight.detach()
 
 
+def _device_of(model: Any) -> torch.device:
+    device: torch.device = next(model.parameters()).device
+    return device
+
+
 def _own_logps(
-    model: Any, response: EncodedResponse, images: dict[str, torch.Tensor], device: torch.device
+    model: Any, response: EncodedResponse, images: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.dtype]:
     """Return a response's (supervised tokens,) log-probabilities by the model's full logits, units, and precision.
 
     A unit is how far the logits are spread, nats, times the probability of all other tokens: the log-probability of a
     token changes by (1 - p) times what its logit changes by against the others'.
     """
+    device = _device_of(model)
     ids = response.input_ids[None].to(device)
     kinds = token_types(model.get_base_model(), ids, first_answers([response]))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **kinds}
