@@ -367,7 +367,9 @@ def training_of(settings: "GenerateSettings") -> "Finetune":
         from amp_cli.training.launch import train_model
 
         ui.note(f"Fine-tuning {job.name} in '{job.out}'")
-        return train_model(training_config(settings, job.base, job.settings), prefs=job.data, out=job.out).adapter
+        config = training_config(settings, job.base, job.settings)
+        machine = "cpu" if settings.loading.device.startswith("cpu") else None
+        return train_model(config, prefs=job.data, out=job.out, accelerate_config=machine).adapter
 
     training_config(settings, str(settings.base), settings.tuning.settings_of(1))
     return finetune

@@ -57,9 +57,7 @@ class MDPOLoss:
     count: int
     pairs: tuple[tuple[int, int], ...]  # (better, worse) levels, in the order of the columns of `margins`
     margins: torch.Tensor  # (batch, pairs): reward of the better minus reward of the worse level, nats
-    order: (
-        torch.Tensor
-    )  # (batch, pairs) float64 (on Apple's GPUs: the CPU's): 1 in order, 0 not, 0.5 a tie; NaN where absent
+    order: torch.Tensor  # (batch, pairs) float64, `exact_device`: 1 in order, 0 not, 0.5 a tie; NaN where absent
     accuracy: float  # mean of `order`: the share of pairs in order, a tie counts one half; NaN without pairs
     rewards: torch.Tensor  # (batch, levels): policy minus reference log-probability, nats
     image_margins: torch.Tensor | None = None  # (batch,): reward beside the own minus beside other images; NaN: no pair

@@ -1,6 +1,7 @@
 """The quickstart at a tenth of its size: the result's shape, the files, the commands, and going on after a stop."""
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ SMALL = Size(scenes=12, test_scenes=8, steps=5)
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("quickstart") / "demo"
+    tool = out.parent / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: A'\necho 'GPU 1: B'\n")  # which nothing of the demo may want to use
+    tool.chmod(0o755)
     start_worker = launch.run_worker
 
     def run_worker(asked: launch.Launch, folder: Path) -> object:
@@ -33,6 +37,8 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "run_worker", run_worker)
+        patch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         return out, run_loop(out, type_in=type_in, levels=3, seed=1, size=SMALL)
 
 
@@ -92,6 +98,12 @@ def test_the_same_call_again_does_nothing_twice(loop: tuple[Path, dict[str, Any]
 def test_another_seed_in_the_same_folder_is_refused(loop: tuple[Path, dict[str, Any]]) -> None:
     with pytest.raises(AmpError, match="seed"):
         run_loop(loop[0], type_in=type_in, levels=3, seed=2, size=SMALL)
+
+
+def test_all_models_run_on_the_cpu_whatever_the_machine_has(loop: tuple[Path, dict[str, Any]]) -> None:
+    trained = [json.loads(file.read_text()) for file in loop[0].rglob("run.json")]
+    configs = {Path(one["accelerate_config"]).name for one in trained if "accelerate_config" in one}
+    assert configs == {"cpu.yaml"}
 
 
 def test_findings_say_what_did_not_hold(loop: tuple[Path, dict[str, Any]]) -> None:
