@@ -15,7 +15,8 @@ def main() -> None:
     end_with_parent()
     stopping.leave_it_to_parent()
     sys.argv[0] = "amp"
-    forget_defaults(sys.argv[1])  # the pipeline's file says all
+    everything = [*main.app.registered_commands, *main.app.registered_groups]
+    forget_defaults(str(one.name) for one in everything)  # the pipeline's file says all
     with ui.within_a_loop():
         main.main()
 

@@ -351,6 +351,36 @@ def test_the_command_prints_lines_to_paste_and_one_object_in_json(tmp_path: Path
     assert CliRunner().invoke(app, ["run", str(path), "--dry-run", "--overwrite"]).exit_code == 2
 
 
+def test_what_amp_toml_and_variables_say_changes_no_stage_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = pipeline_of(tmp_path)
+    run_file(path, Commands())
+    before = [one.standing for one in plan_stages(read(path))]
+    (tmp_path / "amp.toml").write_text("[train.set]\nbeta = 0.5\n[eval]\nlimit = 3\n")
+    done = CliRunner().invoke(app, ["run", str(path), "--dry-run"], env={"AMP_EVAL_POPE_SEED": "4", "AMP_CONFIG": ""})
+    assert done.exit_code == 0, done.output
+    told = "Not taken by the stages, whose options the pipeline says: AMP_EVAL_POPE_SEED, [eval.pope], [train]"
+    assert told in done.stderr.replace("\n", " ")
+    assert before == ["done"] * 6
+    assert done.stdout.count(": done;") == 6
+    assert "beta" not in done.stdout
+
+
+@pytest.mark.slow
+def test_the_process_of_a_stage_reads_no_amp_toml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AMP_CONFIG", raising=False)
+    monkeypatch.setenv("AMP_TRAIN_SIEZ", "13b")
+    (tmp_path / "amp.toml").write_text("nonsense = 1\n")
+    outcome = start_command(["models"])
+    assert (outcome.status, "models" in outcome.result) == (0, True)
+    assert "AMP_TRAIN_SIEZ" not in capfd.readouterr().err  # told once, by the command that starts the stages
+
+
 @pytest.mark.parametrize("base", ["7b", "org/model", "tiny"])
 @pytest.mark.parametrize("rounds", [None, "3"])
 def test_what_init_writes_can_be_run(
