@@ -86,6 +86,8 @@ def test_a_pipeline_that_is_no_mapping_or_is_not_there(tmp_path: Path) -> None:
         read(tmp_path / "list.yaml")
     with pytest.raises(AmpError, match="There is no pipeline"):
         read(tmp_path / "absent.yaml")
+    with pytest.raises(AmpError, match="is a folder, not the file of a pipeline"):
+        read(tmp_path)
 
 
 def test_the_command_lines_of_a_pipeline(tmp_path: Path) -> None:
@@ -235,8 +237,9 @@ def test_again_does_a_stage_and_what_follows_afresh_also_when_it_is_killed(tmp_p
     typed = commands.typed
     assert [("--overwrite" in line) for line in typed] == [True, True, False]  # the killed one still has its old result
     assert commands.stages() == ["merged", "pope", "report.html"]
-    with pytest.raises(AmpError, match="no stage 'trian'"):
+    with pytest.raises(AmpError, match="no stage 'trian'") as caught:
         run_file(path, commands, again=["trian"])
+    assert caught.value.hint.startswith("Did you mean 'train'? Stages: prefs, ")
     run_file(path, commands, again=["eval/before"])
     assert commands.stages() == ["pope", "report.html"]
     run_file(path, commands, overwrite=True)
@@ -402,6 +405,7 @@ def test_what_init_writes_can_be_run(
 
 
 def test_init_refuses_data_and_folders_that_are_not_there(tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, ["init", "--base", " ", "--out", str(tmp_path / "p.yaml")]).exit_code == 2
     for words in (["--data", str(tmp_path / "absent.json")], []):
         out = tmp_path / "p.yaml" if words else tmp_path / "absent" / "p.yaml"
         assert isinstance(CliRunner().invoke(app, ["init", *words, "--out", str(out)]).exception, AmpError)
