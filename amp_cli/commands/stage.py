@@ -15,8 +15,8 @@ def main() -> None:
     end_with_parent()
     stopping.leave_it_to_parent()
     sys.argv[0] = "amp"
-    everything = [*main.app.registered_commands, *main.app.registered_groups]
-    forget_defaults(str(one.name) for one in everything)  # the pipeline's file says all
+    commands = [one.name for one in main.app.registered_commands] + [one.name for one in main.app.registered_groups]
+    forget_defaults(map(str, commands))  # the pipeline's file says all
     with ui.within_a_loop():
         main.main()
 

@@ -76,6 +76,7 @@ def _handler(hub: WritableHub, reading: Any) -> type[BaseHTTPRequestHandler]:
                     del hub.failures[wanted, ending]
                     if status == SILENT:
                         time.sleep(1)
+                        self.close_connection = True
                         return
                     self._send(status, b"", {})
                     return
