@@ -38,6 +38,7 @@ class OpenRun(Protocol):
 
 
 _open_runs: list[OpenRun] = []
+_last_words: list[str] = []
 _told: list[int] = []
 _stops: list[Callable[[], object]] = []
 _said, _left = threading.Lock(), threading.Lock()
@@ -53,6 +54,11 @@ def closed(run: OpenRun) -> None:
     """Forget a run that has ended by itself."""
     if run in _open_runs:
         _open_runs.remove(run)
+
+
+def say_at_the_end(text: str) -> None:
+    """Say this when told to stop: for what people end so because nothing else ends it, such as a page."""
+    _last_words.append(text)
 
 
 def leave_it_to_parent() -> None:
@@ -148,7 +154,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         if len(_told) == 1:
             if not _stops:
                 raise Stopped
-            _stops[-1]()
+            for stop in tuple(_stops):
+                stop()
 
 
 def _pass_over(fault: "sys.UnraisableHookArgs") -> None:
@@ -196,6 +203,8 @@ def _say(number: int) -> None:
 
 def _farewell(number: int) -> str:
     by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    if _last_words:
+        return _last_words[-1]
     if not _open_runs:
         return f"Interrupted{by}: no result is half-written. The same command begins again; a download goes on."
     out = _open_runs[0].out

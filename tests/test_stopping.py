@@ -341,3 +341,26 @@ def test_patience_with_workers_fits_into_the_two_seconds() -> None:
     from amp_cli import stopping
 
     assert launching.PATIENCE < stopping.GRACE < 2
+
+
+SERVING = """
+import threading
+told = threading.Event()
+def ask():
+    with stopping.heard_by(lambda: None):
+        print("ready", flush=True)
+        time.sleep(30)
+stopping.say_at_the_end("The page is closed.")
+try:
+    with stopping.heard_by(told.set):
+        threading.Thread(target=ask, daemon=True).start()
+        told.wait()
+finally:
+    out.write_text("closed")
+"""
+
+
+def test_a_page_that_is_at_work_in_a_thread_is_closed_too_and_says_so(tmp_path: Path) -> None:
+    status, said, _ = told(start(tmp_path / "page", SERVING), signal.SIGINT)
+    assert (status, said) == (130, "The page is closed.\n")
+    assert (tmp_path / "page").read_text() == "closed"

@@ -6,17 +6,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from amp_cli import ui
-from amp_cli.asking.answerer import Request, Running, open_answerer
-from amp_cli.asking.endpoint import is_endpoint
+from amp_cli.asking.answerer import Request, Running
+from amp_cli.asking.endpoint import EndpointAnswerer, is_endpoint
+from amp_cli.asking.faults import Patience
 from amp_cli.errors import AmpError
 from amp_cli.models.resolve import adapter_folder, model_and_adapter, whole_place
 from amp_cli.models.spec import Decoding, ModelSpec
 from amp_cli.records import Answer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from amp_cli.models.load import LoadedModel
+
+WITH_SOMEBODY_WAITING = Patience(attempts=2, first_delay=1.0, longest_delay=1.0, longest_retry_after=5.0)
+"""A run can wait for an endpoint that is busy for minutes; who looks at a page would rather know, and ask again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class LiveModel:
     running: Running
     is_bare: bool = False
 
-    def answer(self, request: Request, folder: "Path") -> tuple[str, ...]:
+    def answer(self, request: Request) -> tuple[str, ...]:
         """Return the answers to one request's questions.
 
         Raises:
@@ -46,7 +48,7 @@ class LiveModel:
             reasons.append(reason)
 
         if self.loaded is None:
-            ask = open_answerer(self.spec, self.decoding, self.running, folder=folder, record=_forget)
+            ask = EndpointAnswerer(self.spec, self.decoding, self.running, _forget, patience=WITH_SOMEBODY_WAITING)
             ask([request], done=(), on_answer=answers.append, on_reject=refuse)
         else:
             from amp_cli.asking.local import answer_requests

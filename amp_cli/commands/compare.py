@@ -167,11 +167,16 @@ def _refuse_unfit(
     json: bool,
 ) -> None:
     if serve and (image or ask or data or out or json):
-        raise typer.BadParameter("image and question are chosen on the page", param_hint="--serve")
+        raise typer.BadParameter(
+            "image and question are chosen on the page, which --image, --ask, --data, --out and --json have no part in",
+            param_hint="--serve",
+        )
     if image and data:
         raise typer.BadParameter("one of the two is asked about", param_hint="--image, --data")
     if ask and not image:
         raise typer.BadParameter("the question belongs to an --image; --data has its own", param_hint="--ask")
+    if any(not one.strip() for one in ask or ()):
+        raise typer.BadParameter("the question is empty", param_hint="--ask")
     if not (serve or image or data):
         raise typer.BadParameter("say what is asked: --image FILE, --data PLACE, or --serve", param_hint="--image")
     if data and out is None:

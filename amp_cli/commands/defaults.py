@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,10 @@ from amp_cli.errors import AmpError
 NAME = "amp.toml"
 NONE = "none"
 PREFIX = "AMP"
-TYPED_ONLY = ("json", "overwrite", "version", "install-completion", "show-completion", "list-settings")
+TYPED_ONLY = (
+    *("json", "overwrite", "again", "clear-conversions"),
+    *("version", "install-completion", "show-completion", "list-settings"),
+)
 """What a default would turn into an accident: another kind of output, or the loss of results."""
 NOT_IN_A_FILE = ("config", "trust-remote-code")
 """What a file that came with somebody's folder must not decide: whose code runs."""
@@ -74,9 +77,11 @@ def without_defaults(environment: Mapping[str, str], command: str) -> dict[str, 
     return {name: value for name, value in environment.items() if not name.startswith(beginning)}
 
 
-def forget_defaults(command: str) -> None:
-    """Have this process take no defaults for a command: whoever started it has typed all that it should hear."""
-    kept = without_defaults(os.environ, command)
+def forget_defaults(commands: Iterable[str]) -> None:
+    """Have this process take no defaults for these commands: whoever started it has typed all that it should hear."""
+    kept = dict(os.environ)
+    for command in commands:
+        kept = without_defaults(kept, command)
     for name in [one for one in os.environ if one not in kept]:
         del os.environ[name]
     os.environ[f"{PREFIX}_CONFIG"] = NONE
@@ -91,6 +96,24 @@ def unknown_variables(root: Any) -> list[str]:
         known |= {name for one in _options(command) if (name := _variable(prefix, one)) is not None}
         beginnings += [f"{prefix}_"] if path else []
     return sorted(name for name in os.environ if name.startswith(tuple(beginnings)) and name not in known)
+
+
+def defaults_of(context: Any, words: Sequence[str]) -> list[str]:
+    """Return where a command that somebody typed now would take values from: tables of amp.toml, and variables.
+
+    Args:
+        context: of any command. words: the command and what follows it.
+    """
+    command, root = context.find_root().command, context.find_root()
+    table: Any = root.default_map or {}
+    path: list[str] = []
+    for word in words:
+        if (below := getattr(command, "commands", {}).get(word)) is None:
+            break
+        command, table, path = below, table.get(word, {}), [*path, word]
+    prefix = "_".join((PREFIX, *path)).upper().replace("-", "_")
+    variables = [name for one in _options(command) if (name := _variable(prefix, one)) and name in os.environ]
+    return [*([f"[{'.'.join(path)}]"] if table else []), *variables]
 
 
 def _commands(command: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
@@ -303,6 +326,21 @@ def settings_in_order(context: Any, name: str, flags: Mapping[str, object] | Non
         if value is not None:
             given.get(_source(context, flag), given["DEFAULT_MAP"]).append(f"{flag}={value}")
     return [text for source in SOURCES for text in given[source]]
+
+
+def tell_unheard(context: Any, commands: Sequence[Sequence[str]]) -> None:
+    """Say of which commands the defaults are not taken: of those whose options a file says, all of them.
+
+    Args:
+        commands: their words, as they are typed.
+    """
+    sources = sorted({one for words in commands for one in defaults_of(context, words)})
+    if sources:
+        file = f" of '{context.meta[_FILE]}'" if any(one.startswith("[") for one in sources) else ""
+        ui.note(
+            f"Not taken by the stages, whose options the pipeline says: {', '.join(sources)}{file}. "
+            "A command of a stage that is typed alone does take them, unless as in: amp --config none COMMAND"
+        )
 
 
 def tell_origins(context: Any) -> None:

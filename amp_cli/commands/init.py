@@ -53,6 +53,8 @@ def init(
 
     Example: amp init --base 7b --data data.json --out pipeline.yaml
     """
+    if not base.strip():
+        raise typer.BadParameter("say which model is trained", param_hint="--base")
     if out.exists() or out.is_symlink():
         raise AmpError(f"'{out}' exists, and amp init replaces nothing", hint="Choose another --out, or move it away")
     if not out.parent.is_dir():

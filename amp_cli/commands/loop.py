@@ -65,6 +65,7 @@ def loop(
     """
     import yaml
 
+    from amp_cli.commands.defaults import tell_unheard
     from amp_cli.commands.init import pipeline_text
     from amp_cli.commands.pipeline_file import PipelineSource, build_pipeline
     from amp_cli.commands.run import do
@@ -89,6 +90,7 @@ def loop(
         raise AmpError(f"There is no file '{data}'", hint="docs/data.md shows what it looks like")
     root = context.find_root().command
     pipeline = build_pipeline(yaml.safe_load(text), root, out=out, source=PipelineSource(), text=text)
+    tell_unheard(context, [stage.words for stage in pipeline.stages])
     do(pipeline, again=again or (), dry_run=dry_run, overwrite=overwrite, as_json=json)
     ui.note(f"'{out / 'pipeline.yaml'}' is the same for amp run, to be changed")
 

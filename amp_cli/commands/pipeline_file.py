@@ -122,8 +122,12 @@ class Pipeline:
         for name in (given.rstrip("/") for given in names):
             found = {one.name for one in self.stages if one.name == name or one.name.startswith(f"{name}/")}
             if not found:
-                known = ", ".join(one.name for one in self.stages)
-                raise AmpError(f"There is no stage '{name}' in this pipeline", hint=f"Stages: {known}")
+                known = [one.name for one in self.stages]
+                near = get_close_matches(name, known, n=1)
+                meant = f"Did you mean '{near[0]}'? " if near else ""
+                raise AmpError(
+                    f"There is no stage '{name}' in this pipeline", hint=f"{meant}Stages: {', '.join(known)}"
+                )
             chosen |= found
         for one in self.stages:  # in their order, so that what follows from a follower is found too
             chosen |= {one.name} if chosen & {*one.needs} else set()
@@ -139,6 +143,8 @@ def read_pipeline(path: Path, root: Any, *, out: Path | None = None) -> Pipeline
     Raises:
         AmpError: naming what does not fit, and its line.
     """
+    if path.is_dir():
+        raise AmpError(f"'{path}' is a folder, not the file of a pipeline", hint="Write one with `amp init`")
     if not path.is_file():
         raise AmpError(f"There is no pipeline '{path}'", hint="Write one with `amp init`")
     values = read_yaml(path)

@@ -85,10 +85,10 @@ def _records(pipeline: Pipeline) -> Mapping[str, Any]:
 
 def _missing_paths(pipeline: Pipeline, stage: Stage) -> Iterator[Missing]:
     names = {option: value for option, value in stage.options.items() if isinstance(value, str | list)}
-    for path in paths_read(pipeline, stage).values():
+    for asked, path in paths_read(pipeline, stage).items():
         if path.exists() or (stage.key == ("train",) and len(path.parts) == 2 and path.suffix == ""):  # a hub id
             continue
-        option = next((name for name, value in names.items() if str(path) in (value, *_listed(value))), "")
+        option = next((name for name, value in names.items() if str(path) in (value, *_listed(value))), asked)
         error = AmpError(
             f"There is no file or folder '{path}' (`{option}` of `{'.'.join(stage.key)}`)",
             hint="Correct the path; it starts from the current folder, as on a command line",

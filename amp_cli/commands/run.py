@@ -51,9 +51,11 @@ def run(
 
     Example: amp run pipeline.yaml --out runs/first
     """
+    from amp_cli.commands.defaults import tell_unheard
     from amp_cli.commands.pipeline_file import read_pipeline
 
     read = read_pipeline(pipeline, context.find_root().command, out=out)
+    tell_unheard(context, [stage.words for stage in read.stages])
     do(read, again=again or (), dry_run=dry_run, overwrite=overwrite, as_json=json)
 
 

@@ -15,7 +15,8 @@ def main() -> None:
     end_with_parent()
     stopping.leave_it_to_parent()
     sys.argv[0] = "amp"
-    forget_defaults(sys.argv[1])  # the pipeline's file says all
+    commands = [one.name for one in main.app.registered_commands] + [one.name for one in main.app.registered_groups]
+    forget_defaults(map(str, commands))  # the pipeline's file says all
     with ui.within_a_loop():
         main.main()
 

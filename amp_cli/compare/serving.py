@@ -4,15 +4,16 @@ Only 127.0.0.1 can reach it; nothing is fetched from elsewhere, nothing is told 
 """
 
 import os
+import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, Protocol
 
-from amp_cli import ui
+from amp_cli import stopping, ui
 from amp_cli.asking.answerer import Request
 from amp_cli.compare.comparing import check_sides, spec_of
 from amp_cli.compare.marking import OTHER, mark_items
@@ -27,6 +28,7 @@ TRIED_PORTS = 20
 KEPT = 600
 """Seconds that an uploaded image stays on the disk, in a folder that is removed at the end."""
 STYLE = f"""
+.amp-title {{ margin: 0; font-size: 20px; font-weight: 600; overflow-wrap: anywhere; }}
 .amp-answer {{ white-space: pre-line; font-size: 16px; line-height: 1.55; overflow-wrap: anywhere; }}
 .amp-answer mark.{OTHER} {{ color: inherit; background: color-mix(in srgb, #7d4fd6 22%, transparent);
   text-decoration: underline dashed 1px; text-underline-offset: 3px; }}
@@ -36,7 +38,7 @@ STYLE = f"""
 class AskedSide(Protocol):
     """A side that answers at once; see `LiveModel`."""
 
-    def answer(self, request: Request, folder: Path) -> tuple[str, ...]: ...
+    def answer(self, request: Request) -> tuple[str, ...]: ...
 
 
 def serve_comparison(settings: CompareSettings, *, port: int) -> None:
@@ -54,15 +56,19 @@ def serve_comparison(settings: CompareSettings, *, port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="amp-compare-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # read when an upload comes
         live = load_live(specs, settings.decoding, settings.running)
-        page = build_page(gradio, names, live, Path(folder))
+        page = build_page(gradio, names, live)
         address = _launched(gradio, page, port)
         ui.line(address)
         ui.note("Open it in a browser on this machine. Ctrl-C ends it, and removes what was uploaded")
-        try:
-            with ui.waiting():
-                threading.Event().wait()
-        finally:
-            page.close(verbose=False)
+        stopping.say_at_the_end("The page is closed, and what was uploaded to it is removed.")
+        is_told = threading.Event()
+        with ui.waiting():
+            try:
+                with stopping.heard_by(is_told.set):
+                    is_told.wait()
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)  # first: closing waits for an answer that is being made
+                page.close(verbose=False)
 
 
 def _gradio() -> Any:
@@ -74,11 +80,12 @@ def _gradio() -> Any:
     return gradio
 
 
-def build_page(gradio: Any, names: Sequence[str], sides: Sequence[AskedSide], folder: Path) -> Any:
+def build_page(gradio: Any, names: Sequence[str], sides: Sequence[AskedSide]) -> Any:
     """Return the page: an image, a question, and an answer for each side."""
     with gradio.Blocks(
         title=f"{' and '.join(names)} side by side", analytics_enabled=False, delete_cache=(KEPT, KEPT)
     ) as page:
+        gradio.HTML(f'<h1 class="amp-title">{escape(" and ".join(names))} side by side</h1>')
         with gradio.Row():
             with gradio.Column(scale=1, min_width=280):
                 image = gradio.Image(label="Image", type="filepath", format="png", sources=["upload", "clipboard"])
@@ -87,40 +94,51 @@ def build_page(gradio: Any, names: Sequence[str], sides: Sequence[AskedSide], fo
             with gradio.Column(scale=2, min_width=280):
                 shown = [gradio.HTML(label=name, show_label=True, container=True, padding=True) for name in names]
 
-        def ask(path: str | None, text: str) -> list[str]:
-            return answers_in_html(names, sides, path, text, folder)
+        def ask(uploaded: Mapping[str, Any] | None, text: str) -> Iterator[list[str]]:
+            yield from answers_in_html(names, sides, None if uploaded is None else uploaded["path"], text)
 
         for event in (button.click, question.submit):
-            event(ask, [image, question], shown, concurrency_limit=1, concurrency_id="models", api_visibility="private")
+            event(
+                ask,
+                [image, question],
+                shown,
+                preprocess=False,  # gradio would say no more than "Error" of a file that is not an image; we say why
+                concurrency_limit=1,
+                concurrency_id="models",
+                api_visibility="private",
+            )
     return page
 
 
 def answers_in_html(
-    names: Sequence[str], sides: Sequence[AskedSide], path: str | None, question: str, folder: Path
-) -> list[str]:
-    """Return each side's answer with the words marked that differ, or in its place why there is none.
+    names: Sequence[str], sides: Sequence[AskedSide], path: str | None, question: str
+) -> Iterator[list[str]]:
+    """Yield each side's answer, or in its place why there is none: as they come, at last with differing words marked.
 
     Args:
         path: of the image; None asks without one.
-        folder: for what an answerer leaves on the disk while it works.
     """
     if not question.strip():
-        return [_told("Write a question first.")] * len(names)
+        yield [_told("Write a question first.")] * len(names)
+        return
     images = () if path is None else (Path(path),)
     try:
         for one in images:
             check_image(one)
     except AmpError as error:
-        return [_told(f"This image cannot be used. {error.hint}")] * len(names)
+        yield [_told(f"This image cannot be used. {error.hint}")] * len(names)
+        return
     request = Request(id="live", images=images, questions=(question.strip(),))
     answers: dict[str, tuple[str, ...]] = {}
-    faults: dict[str, str] = {}
+    shown = dict.fromkeys(names, _told("…"))
     for name, side in zip(names, sides, strict=True):
+        yield list(shown.values())
         try:
-            answers[name] = side.answer(request, folder)
+            answers[name] = side.answer(request)
+            shown[name] = _told(answers[name][0])
         except AmpError as error:
-            faults[name] = _told(f"No answer: {error.message}")
-    return [{**faults, **_marked(request, answers)}[name] for name in names]
+            shown[name] = _told(f"No answer: {error.message}")
+    yield list({**shown, **_marked(request, answers)}.values())
 
 
 def _marked(request: Request, answers: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
@@ -152,7 +170,10 @@ def _launched(gradio: Any, page: Any, port: int) -> str:
     Raises:
         AmpError: none of the ports is free.
     """
-    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
+        button_primary_background_fill="*primary_700",  # the theme's own orange is too light behind white letters
+        button_primary_background_fill_hover="*primary_800",
+    )
     for number in range(port, min(port + TRIED_PORTS, 65_536)):
         if not _is_free(number):
             continue

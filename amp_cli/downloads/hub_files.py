@@ -1,9 +1,11 @@
 """Fetches repositories of the Hugging Face hub at one commit; verifies all files, and explains the hub's errors."""
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +17,32 @@ from amp_cli.downloads.reports import FETCHED, LISTED, PRESENT, FileReport, Prog
 from amp_cli.errors import AmpError
 
 Result = TypeVar("Result")
+SILENCE = 120.0
+"""Seconds without a word after which the hub is given up; its library would wait for ever."""
+NOT_THE_HUB = "what answered is not the hub"
+IN_BETWEEN = "A proxy or a login page may stand between; check the network, and HF_ENDPOINT where it is set"
+
+
+@cache
+def bound_silence() -> None:
+    """Have the hub's library give up a server that says nothing, from now on in this process."""
+    import httpx2
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    def bound(request: httpx2.Request) -> None:  # the library also asks in so many words for no limit
+        asked = request.extensions.get("timeout", {})
+        bounds = {
+            one: SILENCE if asked.get(one) is None else asked[one] for one in ("connect", "read", "write", "pool")
+        }
+        request.extensions = {**request.extensions, "timeout": bounds}
+
+    def client() -> httpx2.Client:
+        made = default_client_factory()
+        made.event_hooks = {**made.event_hooks, "request": [*made.event_hooks["request"], bound]}
+        return made
+
+    set_client_factory(client)
 
 
 def explained(action: Callable[[], Result], repo: str, mirror: str | None = None) -> Result:
@@ -36,8 +64,11 @@ def explained(action: Callable[[], Result], repo: str, mirror: str | None = None
         RevisionResolutionError,
     )
 
+    bound_silence()
     try:
         return action()
+    except json.JSONDecodeError as error:
+        raise AmpError(f"'{repo}' could not be asked for: {NOT_THE_HUB}", hint=IN_BETWEEN) from error
     except HFValidationError as error:
         raise AmpError(
             f"'{repo}' is neither a folder nor a hub id",

@@ -1,6 +1,7 @@
 """Puts files into a repository of the Hugging Face hub, in one commit; what has arrived is not sent again."""
 
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from amp_cli import ui
+from amp_cli.downloads.hub_files import IN_BETWEEN, NOT_THE_HUB, bound_silence
 from amp_cli.downloads.places import is_offline
 from amp_cli.errors import AmpError
 from amp_cli.push.files import Upload
@@ -182,8 +184,11 @@ def explained_push(action: Callable[[], Result], target: PushedRepository) -> Re
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+    bound_silence()
     try:
         return action()
+    except json.JSONDecodeError as error:
+        raise AmpError(f"Nothing was pushed: {NOT_THE_HUB}", hint=IN_BETWEEN) from error
     except HFValidationError as error:
         raise AmpError(f"'{target.repo}' is not a name for a repository", hint="Give OWNER/NAME") from error
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.TransportError, RuntimeError, ValueError, OSError) as error:

@@ -51,4 +51,4 @@ def test_a_base_is_loaded_once_for_itself_and_its_adapter(
     live = load_live([adapted, BASE], SHORT, Running())
     assert live[0].loaded is live[1].loaded
     for _ in range(2):  # whichever was asked before
-        assert [one.answer(request_of_image, Path()) for one in live] == [alone[1], alone[0]]
+        assert [one.answer(request_of_image) for one in live] == [alone[1], alone[0]]

@@ -168,6 +168,14 @@ def test_results_are_not_replaced_nor_printed_as_json_by_a_variable(place: Path)
     assert heard("make-it", AMP_MAKE_IT_JSON="1")["json"] is False
 
 
+@pytest.mark.parametrize("line", ["[run]\nagain = ['train']", "[models]\nclear-conversions = true"])
+def test_what_throws_results_away_has_to_be_typed(place: Path, line: str) -> None:
+    write(place, line)
+    root = typer.main.get_command(main.app)
+    with pytest.raises(AmpError, match=r"cannot give --(again|clear-conversions)"):
+        read_config(place / "amp.toml", typer.Context(root))
+
+
 def test_a_variable_that_no_option_has_is_told(place: Path) -> None:
     said = heard("make-it", AMP_MAKE_IT_TXT="x", AMP_HOME="/y")["said"]
     assert "No option is called like the variable AMP_MAKE_IT_TXT" in said
@@ -182,8 +190,9 @@ def test_a_command_that_is_started_by_another_reads_nothing_again() -> None:
 def test_a_stage_of_a_pipeline_takes_no_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMP_GENERATE_PREFS_SEED", "1")
     monkeypatch.setenv("AMP_CONFIG", "amp.toml")
-    forget_defaults("generate-prefs")
-    assert "AMP_GENERATE_PREFS_SEED" not in os.environ
+    monkeypatch.setenv("AMP_TRAIN_SIEZ", "1")
+    forget_defaults(["train", "generate-prefs"])
+    assert not {"AMP_GENERATE_PREFS_SEED", "AMP_TRAIN_SIEZ"} & os.environ.keys()
     assert os.environ["AMP_CONFIG"] == "none"
     assert "AMP_HOME" in os.environ
 

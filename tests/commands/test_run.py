@@ -86,6 +86,8 @@ def test_a_pipeline_that_is_no_mapping_or_is_not_there(tmp_path: Path) -> None:
         read(tmp_path / "list.yaml")
     with pytest.raises(AmpError, match="There is no pipeline"):
         read(tmp_path / "absent.yaml")
+    with pytest.raises(AmpError, match="is a folder, not the file of a pipeline"):
+        read(tmp_path)
 
 
 def test_the_command_lines_of_a_pipeline(tmp_path: Path) -> None:
@@ -235,8 +237,9 @@ def test_again_does_a_stage_and_what_follows_afresh_also_when_it_is_killed(tmp_p
     typed = commands.typed
     assert [("--overwrite" in line) for line in typed] == [True, True, False]  # the killed one still has its old result
     assert commands.stages() == ["merged", "pope", "report.html"]
-    with pytest.raises(AmpError, match="no stage 'trian'"):
+    with pytest.raises(AmpError, match="no stage 'trian'") as caught:
         run_file(path, commands, again=["trian"])
+    assert caught.value.hint.startswith("Did you mean 'train'? Stages: prefs, ")
     run_file(path, commands, again=["eval/before"])
     assert commands.stages() == ["pope", "report.html"]
     run_file(path, commands, overwrite=True)
@@ -351,6 +354,36 @@ def test_the_command_prints_lines_to_paste_and_one_object_in_json(tmp_path: Path
     assert CliRunner().invoke(app, ["run", str(path), "--dry-run", "--overwrite"]).exit_code == 2
 
 
+def test_what_amp_toml_and_variables_say_changes_no_stage_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = pipeline_of(tmp_path)
+    run_file(path, Commands())
+    before = [one.standing for one in plan_stages(read(path))]
+    (tmp_path / "amp.toml").write_text("[train.set]\nbeta = 0.5\n[eval]\nlimit = 3\n")
+    done = CliRunner().invoke(app, ["run", str(path), "--dry-run"], env={"AMP_EVAL_POPE_SEED": "4", "AMP_CONFIG": ""})
+    assert done.exit_code == 0, done.output
+    told = "Not taken by the stages, whose options the pipeline says: AMP_EVAL_POPE_SEED, [eval.pope], [train]"
+    assert told in done.stderr.replace("\n", " ")
+    assert before == ["done"] * 6
+    assert done.stdout.count(": done;") == 6
+    assert "beta" not in done.stdout
+
+
+@pytest.mark.slow
+def test_the_process_of_a_stage_reads_no_amp_toml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AMP_CONFIG", raising=False)
+    monkeypatch.setenv("AMP_TRAIN_SIEZ", "13b")
+    (tmp_path / "amp.toml").write_text("nonsense = 1\n")
+    outcome = start_command(["models"])
+    assert (outcome.status, "models" in outcome.result) == (0, True)
+    assert "AMP_TRAIN_SIEZ" not in capfd.readouterr().err  # told once, by the command that starts the stages
+
+
 @pytest.mark.parametrize("base", ["7b", "org/model", "tiny"])
 @pytest.mark.parametrize("rounds", [None, "3"])
 def test_what_init_writes_can_be_run(
@@ -372,6 +405,7 @@ def test_what_init_writes_can_be_run(
 
 
 def test_init_refuses_data_and_folders_that_are_not_there(tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, ["init", "--base", " ", "--out", str(tmp_path / "p.yaml")]).exit_code == 2
     for words in (["--data", str(tmp_path / "absent.json")], []):
         out = tmp_path / "p.yaml" if words else tmp_path / "absent" / "p.yaml"
         assert isinstance(CliRunner().invoke(app, ["init", *words, "--out", str(out)]).exception, AmpError)

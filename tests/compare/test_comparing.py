@@ -221,8 +221,10 @@ def test_the_page_fetches_nothing_and_markup_in_answers_and_names_is_text(tmp_pa
         (["a", "b"], "say what is asked"),
         (["a", "b", "--image", "x.png", "--data", "d"], "one of the two"),
         (["a", "b", "--ask", "Why?"], "belongs to an --image"),
+        (["a", "b", "--image", "x.png", "--ask", " "], "the question is empty"),
         (["a", "b", "--data", "d.json"], "say where the answers go"),
         (["a", "b", "--serve", "--image", "x.png"], "chosen on the page"),
+        (["a", "b", "--serve", "--json"], "--json have no part in"),
     ],
 )
 def test_options_that_do_not_go_together_are_wrong_usage(words: list[str], message: str) -> None:

@@ -12,11 +12,12 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from amp_cli.benchmarks.runner import run_benchmark
+from amp_cli.downloads import hub_files
 from amp_cli.errors import AmpError
 from amp_cli.main import app
 from amp_cli.models.resolve import folder_identity
 from tests.benchmarks.test_runner import Script, data, settings  # noqa: F401
-from tests.support.hub_writes import WritableHub, push_to
+from tests.support.hub_writes import SILENT, WritableHub, push_to
 
 SECRET = "hf_this-must-never-be-seen"
 REPO = "me/my-lora"
@@ -222,6 +223,33 @@ def test_a_hub_that_is_not_there_is_a_sentence(run: Path, tmp_path: Path, monkey
     server._server.server_close()
     monkeypatch.setenv("HF_TOKEN", SECRET)
     assert "The hub could not be reached" in push(run, REPO, status=1).exception.message
+
+
+def test_a_page_in_place_of_the_hub_is_a_sentence(hub: WritableHub, run: Path) -> None:
+    hub.failures["GET", f"/api/models/{REPO}"] = 200  # with nothing that is JSON
+    assert "what answered is not the hub" in push(run, REPO, status=1).exception.message
+
+
+@pytest.fixture
+def short_silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have the hub given up after a moment; the library's client is made anew before and after."""
+    with monkeypatch.context() as patch:
+        patch.setattr(hub_files, "SILENCE", 0.2)
+        hub_files.bound_silence.cache_clear()
+        yield
+    hub_files.bound_silence.cache_clear()
+    hub_files.bound_silence()
+
+
+@pytest.mark.usefixtures("short_silence")
+@pytest.mark.parametrize("request_", [("GET", f"/api/models/{REPO}"), ("POST", "/api/repos/create")])
+def test_a_hub_that_says_nothing_is_not_waited_for_without_end(
+    hub: WritableHub, run: Path, request_: tuple[str, str]
+) -> None:
+    hub.failures[request_] = SILENT
+    message = push(run, REPO, status=1).exception.message
+    assert message.startswith("The hub could not be reached, or the connection to it broke: ")
+    assert "timed out" in message
 
 
 def test_a_folder_with_both_is_asked_which(run: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import time
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,7 @@ import pytest
 
 from tests.support.hub_server import LARGE, HubServer, _tree, git_blob_id, go_online
 
+SILENT = 0
 BAD_TOKEN = "Invalid credentials in Authorization header"
 
 
@@ -19,7 +21,7 @@ class WritableHub(HubServer):
 
     Attributes:
         branches: repository -> branch -> path -> content. large: SHA-256 -> content of a large file.
-        failures: (method, end of the path) -> status.
+        failures: (method, end of the path) -> status; SILENT says nothing for a second.
     """
 
     def __init__(self, owners: dict[str, str]) -> None:
@@ -72,6 +74,10 @@ def _handler(hub: WritableHub, reading: Any) -> type[BaseHTTPRequestHandler]:
             for (wanted, ending), status in list(hub.failures.items()):
                 if wanted == method and path.endswith(ending):
                     del hub.failures[wanted, ending]
+                    if status == SILENT:
+                        time.sleep(1)
+                        self.close_connection = True
+                        return
                     self._send(status, b"", {})
                     return
             if path.startswith("/upload/"):  # a signed address: no token goes there
