@@ -14,7 +14,7 @@ from amp_cli.benchmarks import BENCHMARKS
 from amp_cli.benchmarks.answer_files import ANSWERS, given_on_disk
 from amp_cli.benchmarks.answering import REJECTED, answer_items
 from amp_cli.benchmarks.benchmark import Benchmark, ItemScore, LoadedBenchmark
-from amp_cli.benchmarks.files import check_complete, downloaded_images
+from amp_cli.benchmarks.files import check_complete, downloaded_images, records_of
 from amp_cli.benchmarks.judging import Judging, collect_verdicts, prepare_judging, refuse_other_judge, score_verdicts
 from amp_cli.benchmarks.sampling import sample_text, take
 from amp_cli.benchmarks.settings import EvalSettings, settings_of
@@ -109,9 +109,14 @@ def _found_data(settings: EvalSettings) -> Path:
     folder = benchmark_folder(stored)
     if folder.is_dir():
         return folder
-    if settings.answers is not None and BENCHMARKS[name].answers_hold_truth:
+    if settings.answers is not None and BENCHMARKS[name].answers_hold_truth and not _are_ours(settings.answers):
         return settings.answers
     raise AmpError(f"The data of {name} was not found", hint=f"Give --data DIR, or run `amp download {stored}` first")
+
+
+def _are_ours(answers: Path) -> bool:
+    """Tell answers in our own form, which say nothing of questions and truth, from the released code's."""
+    return all("answers" in record for record in records_of(answers))
 
 
 def _as_recorded(settings: EvalSettings) -> EvalSettings:
@@ -156,8 +161,6 @@ def _given_answers(
     path = settings.answers
     if path is None:
         return given_on_disk(settings)
-    if not path.is_file():
-        raise AmpError(f"There is no file '{path}'", hint="--answers takes a JSONL or JSON file of answers")
     if path.resolve().is_relative_to(settings.out.resolve()):
         raise AmpError(f"'{path}' lies in --out '{settings.out}'", hint="Use --only score to score it again")
     return benchmark.adopt(path, items, data, settings)
@@ -248,7 +251,13 @@ def count_items(settings: EvalSettings) -> int:
 
 
 def loaded_benchmark(settings: EvalSettings) -> tuple[EvalSettings, Benchmark[Any], LoadedBenchmark]:
-    """Return the settings with data and images found, the benchmark, and its data."""
+    """Return the settings with data and images found, the benchmark, and its data.
+
+    Raises:
+        AmpError: no data, data that cannot be read, or no file of answers where one is named.
+    """
+    if settings.answers is not None and not settings.answers.is_file():  # before it stands in for the data
+        raise AmpError(f"There is no file '{settings.answers}'", hint="--answers takes a JSONL or JSON file of answers")
     data = settings.data or _found_data(settings)
     benchmark = BENCHMARKS[settings.benchmark]
     images = settings.image_root or downloaded_images(benchmark.images_of, data)

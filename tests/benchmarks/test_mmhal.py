@@ -153,6 +153,19 @@ def test_upstream_s_answers_hold_the_truth_too_so_no_data_is_needed(
     assert scores["n"] == 96
 
 
+def test_answers_that_are_not_there_or_without_the_truth_are_not_taken_for_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMP_HOME", str(tmp_path / "home"))
+    with pytest.raises(AmpError, match=r"There is no file '.*absent\.json'") as error:
+        evaluate(tmp_path / "out", answers=tmp_path / "absent.json")
+    assert "--answers" in str(error.value.hint)
+    ours = write_json(tmp_path / "answers.json", [{"id": "a", "answers": ["A dog."]}])
+    with pytest.raises(AmpError, match="The data of mmhal was not found") as error:
+        evaluate(tmp_path / "out", answers=ours)
+    assert "amp download mmhal" in str(error.value.hint)
+
+
 def test_verdicts_alone_can_be_scored(tmp_path: Path) -> None:
     folder = CASES / "full_96_plain"
     scores = evaluate(tmp_path / "out", data=folder, verdicts=folder / "evaluation.json", rule="official")
