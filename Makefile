@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP)  ## watch a tiny vision-language model hallucinate less (3 to 6 minutes, CPU, offline)
+demo: $(STAMP)  ## watch a tiny vision-language model hallucinate less (3 to 15 minutes, CPU, offline)
 	$(BIN)/amp quickstart --out $(OUT) --seed $(SEED)
 
 test: $(STAMP)  ## all tests but those of test-judge, test-deepspeed and test-vision
