@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, sqrt
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from amp_cli import ui
 
@@ -213,6 +213,21 @@ def mcnemar(only_base: int, only_other: int) -> float:
 
     discordant = only_base + only_other
     return p_value_of(binomtest(only_base, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+class HasCorrect(Protocol):
+    """An item's result that is right, wrong, or None where it is unscored."""
+
+    @property
+    def correct(self) -> bool | None: ...
+
+
+def mcnemar_of(pairs: Sequence[tuple[HasCorrect, HasCorrect]]) -> float:
+    """Return McNemar's exact p-value of two runs' results on the same items; one that is not right counts as wrong."""
+    return mcnemar(
+        sum(bool(old.correct and not new.correct) for old, new in pairs),
+        sum(bool(new.correct and not old.correct) for old, new in pairs),
+    )
 
 
 def wald(difference: float, error: float) -> float | None:

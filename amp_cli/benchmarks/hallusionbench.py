@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_cli.benchmarks import yes_no
+from amp_cli.benchmarks.answer_text import EDGES
 from amp_cli.benchmarks.benchmark import LoadedBenchmark, Option, rule_option
-from amp_cli.benchmarks.comparing import METHOD, Difference, mcnemar, paired_differences, ratio, score_intervals
+from amp_cli.benchmarks.comparing import METHOD, Difference, mcnemar_of, paired_differences, ratio, score_intervals
 from amp_cli.benchmarks.files import (
     add_answer,
     own_answers,
@@ -181,7 +182,7 @@ def score(item: BenchmarkItem, answer: Answer, rule: str) -> YesNoScore:
 
 def read(text: str, question: str) -> bool | None:
     """Return True for yes, False for no, None for neither; 1 and 0 are what the official script asks models for."""
-    return {"1": True, "0": False}.get(text.strip(), read_strict(text, question))
+    return {"1": True, "0": False}.get(text.strip(EDGES), read_strict(text, question))
 
 
 Outcome = tuple[str, bool | None]
@@ -258,10 +259,7 @@ def compare(pairs: Sequence[tuple[YesNoScore, YesNoScore]], rule: str) -> list[D
         for old, new in pairs
     ]
     paired = paired_differences(alike, lambda scores: set_counts([(one.id, one.correct) for one in scores]), rates)
-    p_value = mcnemar(
-        sum(bool(old.correct and not new.correct) for old, new in both),
-        sum(bool(new.correct and not old.correct) for old, new in both),
-    )
+    p_value = mcnemar_of(both)
     paired["aAcc"] = replace(paired["aAcc"], n=len(both), p_value=p_value, test="mcnemar")
     return [*(paired[name] for name in SCORES), *yes_no.compare(both, rule)]
 

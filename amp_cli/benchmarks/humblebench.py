@@ -22,7 +22,15 @@ from amp_cli.benchmarks import yes_no
 from amp_cli.benchmarks.answer_files import LAYOUTS, GivenAnswer, read_answers
 from amp_cli.benchmarks.benchmark import OFFICIAL, ONE_WORD, Benchmark, LoadedBenchmark, Option
 from amp_cli.benchmarks.choice_reading import LETTERS, choices_of, read_choice, read_letter
-from amp_cli.benchmarks.comparing import METHOD, Difference, mcnemar, paired_differences, ratio, score_intervals
+from amp_cli.benchmarks.comparing import (
+    METHOD,
+    Difference,
+    mcnemar_of,
+    paired_differences,
+    ratio,
+    score_intervals,
+    score_values,
+)
 from amp_cli.benchmarks.files import add_answer, records_of, text_field
 from amp_cli.benchmarks.pope import label_file
 from amp_cli.benchmarks.sampling import Sampling
@@ -221,7 +229,7 @@ def summarise(scores: Sequence[ChoiceScore], rule: str) -> dict[str, Any]:
     """Return accuracy over all, by type and where E is right, and how often each letter was said."""
     types = list(dict.fromkeys(one.type for one in scores))
     units = image_counts(scores, types, rule)
-    values = {name: _number(one) for name, one in rates(units.sum(axis=0, keepdims=True), types).items()}
+    values = score_values(units, lambda sums: rates(sums, types))
     if rule == "official" and not any(one.label == NONE for one in scores):
         values["overall/none_accuracy"] = 0.0  # as the official script says of no such question
     bounds = score_intervals(units, lambda sums: rates(sums, types))
@@ -242,10 +250,6 @@ def summarise(scores: Sequence[ChoiceScore], rule: str) -> dict[str, Any]:
     }
 
 
-def _number(value: "Array") -> float | None:
-    return None if value[0] != value[0] else float(value[0])
-
-
 def compare(pairs: Sequence[tuple[ChoiceScore, ChoiceScore]], rule: str) -> list[Difference]:
     """Compare accuracy over all and by type, that where E is right, and how often E was said."""
     types = list(dict.fromkeys(old.type for old, _ in pairs))
@@ -255,10 +259,7 @@ def compare(pairs: Sequence[tuple[ChoiceScore, ChoiceScore]], rule: str) -> list
     groups = {"overall": list(pairs)} | {kind: [pair for pair in pairs if pair[0].type == kind] for kind in types}
     differences = []
     for group, members in groups.items():
-        p_value = mcnemar(
-            sum(bool(old.correct and not new.correct) for old, new in members),
-            sum(bool(new.correct and not old.correct) for old, new in members),
-        )
+        p_value = mcnemar_of(members)
         accuracy = paired[f"{group}/accuracy"]
         differences.append(replace(accuracy, n=len(members), p_value=p_value, test="mcnemar"))
     nobody = sum(old.label == NONE for old, _ in pairs)

@@ -12,7 +12,7 @@ from amp_cli.benchmarks.benchmark import OFFICIAL, ONE_WORD, ONE_WORD_ANSWERS, B
 from amp_cli.benchmarks.comparing import (
     METHOD,
     Difference,
-    mcnemar,
+    mcnemar_of,
     paired_differences,
     ratio,
     score_intervals,
@@ -183,10 +183,7 @@ def compare(pairs: Sequence[tuple[YesNoScore, YesNoScore]], rule: str) -> list[D
         pairs, lambda scores: image_counts(scores, splits), lambda sums: all_scores(sums, splits)
     )
     for group, members in _groups_of(pairs).items():
-        p_value = mcnemar(
-            sum(bool(old.correct and not new.correct) for old, new in members),
-            sum(bool(new.correct and not old.correct) for old, new in members),
-        )
+        p_value = mcnemar_of(members)
         accuracy, f1 = paired[f"{group}/accuracy"], paired[f"{group}/f1"]
         differences += [replace(accuracy, n=len(members), p_value=p_value, test="mcnemar"), replace(f1, n=len(members))]
     return differences
