@@ -177,3 +177,11 @@ def test_a_question_that_lost_its_figure_or_its_place_is_named(
     with pytest.raises(AmpError, match=f"record {damaged + 1}") as caught:
         scored(tmp_path / "out", data=tmp_path)
     assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("1", True), (" 0\n", False), ("1.", True), ("**0**", False), ('"1"', True), ("10", None), ("2", None)],
+)
+def test_a_number_is_read_whatever_stands_around_it(text: str, said: bool | None) -> None:
+    assert hallusionbench.read(text, "Is the left circle larger?") is said
