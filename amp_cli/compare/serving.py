@@ -47,14 +47,14 @@ def serve_comparison(settings: CompareSettings, *, port: int) -> None:
     Raises:
         AmpError: gradio is not installed, a model cannot be used, or no port is free.
     """
-    gradio = _gradio()
-    check_sides(settings)
     from amp_cli.asking.live import load_live
 
     specs = [spec_of(side, settings) for side in settings.sides]
     names = [side.name for side in settings.sides]
     with tempfile.TemporaryDirectory(prefix="amp-compare-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # read when an upload comes
+        os.environ["GRADIO_TEMP_DIR"] = folder  # read when gradio is imported, and when an upload comes
+        gradio = _gradio()
+        check_sides(settings)
         live = load_live(specs, settings.decoding, settings.running)
         page = build_page(gradio, names, live)
         address = _launched(gradio, page, port)
