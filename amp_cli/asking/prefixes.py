@@ -309,10 +309,10 @@ def _side_by_side(prompts: Sequence[Prompt], prefixes: Sequence[DynamicCache | N
     """Return a copy of each prompt's prefix as rows of one cache, padded at the left; empty where none has any."""
     cache, longest = DynamicCache(), max(one.prefix for one in prompts)
     known = next((prefix for prefix in prefixes if prefix is not None), None)
-    for number in range(0 if known is None else len(known.layers)):
+    for number, layer in enumerate(known.layers if known is not None else ()):
         parts = []
         for name in ("keys", "values"):
-            first = getattr(known.layers[number], name)  # type: ignore[union-attr]  # (1, heads, prefix, width)
+            first = getattr(layer, name)  # (1, heads, prefix, width)
             rows = first.new_zeros(len(prompts), first.shape[1], longest, first.shape[3])
             for row, (one, prefix) in enumerate(zip(prompts, prefixes, strict=True)):
                 if prefix is not None:

@@ -295,7 +295,8 @@ def tables(scores: Mapping[str, Any]) -> list[Table]:
     for name, called in (("none_accuracy", "accuracy where E is right"), ("none_ratio", "said E")):
         rows.append([called, shown(overall[name], overall["ci95"][name]), *("" for _ in scores["types"])])
     said = [[letter, shown(share)] for letter, share in overall["said"].items() if share is not None]
-    return [(title_of(scores), ["", *blocks], rows), ("How often each letter was said", ["letter", "share"], said)]
+    shares = [("How often each letter was said", ["letter", "share"], said)] if said else []
+    return [(title_of(scores), ["", *blocks], rows), *shares]
 
 
 BENCHMARK = Benchmark(

@@ -174,7 +174,9 @@ class _Cutter:
         place = begin = 0
         while place < len(block):
             pattern = _UP_TO_QUOTE if self._is_in_string else _UP_TO_COMMA if self._depth == 1 else _UP_TO_BRACKET
-            place = pattern.match(block, place).end()  # type: ignore[union-attr]  # it matches the empty text too
+            found = pattern.match(block, place)
+            assert found is not None  # it matches the empty text too
+            place = found.end()
             if place == len(block):
                 break
             character = block[place : place + 1]
