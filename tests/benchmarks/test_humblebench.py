@@ -127,3 +127,14 @@ def test_a_damaged_record_is_named(change: dict[str, Any], said: str, tmp_path: 
     with pytest.raises(AmpError, match=r"metadata\.jsonl") as caught:
         humblebench.load(tmp_path, EvalSettings(benchmark="humblebench", out=tmp_path / "out"))
     assert said in caught.value.message
+
+
+def test_of_answers_that_cannot_be_read_there_is_no_table_of_letters(tmp_path: Path) -> None:
+    records = [json.loads(line) for line in (GOLDEN / "original.jsonl").read_text().splitlines()]
+    mute = tmp_path / "mute.jsonl"
+    mute.write_text("".join(json.dumps({**one, "prediction": "I cannot see that."}) + "\n" for one in records))
+    titles = [
+        [title for title, _, _ in humblebench.tables(scored(tmp_path / name, file))]
+        for name, file in (("some", GOLDEN / "original.jsonl"), ("none", mute))
+    ]
+    assert [len(ones) for ones in titles] == [2, 1]
