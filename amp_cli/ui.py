@@ -13,6 +13,7 @@ from io import StringIO
 from rich.console import Console
 from rich.markup import escape as _escape
 
+from amp_cli import stopping
 from amp_cli.addresses import masked, masked_values
 
 _within_a_loop = False
@@ -94,7 +95,7 @@ class _Activity:
 
     def say(self) -> None:
         self._told = time.monotonic()
-        if self._shown is not None:
+        if self._shown is not None and not stopping.is_told():  # after the farewell there is nothing to say
             note(self._shown(self._told - self._began))
 
 

@@ -125,6 +125,21 @@ time.sleep(60)
     assert seconds < 2
 
 
+def test_after_the_farewell_nothing_is_said_of_what_is_still_being_tidied_up(tmp_path: Path) -> None:
+    body = """
+from amp_cli import ui
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+finally:
+    ui.SILENCE = 0.05
+    with ui.busy("tidying up"):
+        time.sleep(0.5)
+"""
+    _, said, _ = told(start(tmp_path / "out", body), signal.SIGINT)
+    assert said == "Interrupted: no result is half-written. The same command begins again; a download goes on.\n"
+
+
 def test_told_twice_it_ends_at_once_with_one_line(tmp_path: Path) -> None:
     returncode, said, seconds = told(start(tmp_path / "out", SWALLOWING), signal.SIGINT, signal.SIGINT)
     assert (returncode, said.count("Interrupted"), said.count("\n")) == (130, 1, 1)
