@@ -49,10 +49,15 @@ class _Compared:
         return judgement_of(self.difference, self.column.lower_is_better)
 
     @property
+    def is_same(self) -> bool:
+        """Whether both runs have the same score, be it by chance."""
+        return self.judgement == "same" or (not self.judgement and self.difference.difference == 0)
+
+    @property
     def change(self) -> str:
         """`BENCHMARK accuracy (all) from 0.612 to 0.688`."""
         before, after = (shown(one, name=self.column.name) for one in (self.difference.base, self.difference.other))
-        if self.judgement == "same":
+        if self.is_same:
             return f"{self.called}, {after}"
         return f"{self.called} from {before} to {after}"
 
@@ -134,7 +139,7 @@ def _sentence(base: str, other: str, compared: Sequence[_Compared]) -> str:
     told: dict[str, list[_Compared]] = {"better": [], "worse": [], "": [], "same": []}
     for one in sorted(compared, key=lambda one: not one.is_main):
         if one.is_main or one.judgement == "worse":
-            told[one.judgement].append(one)
+            told["same" if one.is_same else one.judgement].append(one)
     parts = []
     if told["better"]:
         parts.append(f"{other} is clearly better than {base} in {_listed(told['better'])}")

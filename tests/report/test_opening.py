@@ -60,6 +60,8 @@ def test_what_may_be_chance_is_called_so_and_nothing_better_is_claimed() -> None
     opening = opening_of([BASE, run("new", CHANCE)])
     assert opening.title == "new against base: no clear difference in 1 score"
     assert opening.sentence == ("The difference between new and base in CHAIR-i from 0.300 to 0.280 may be chance.")
+    as_good = opening_of([BASE, run("new", of("chair_i", 0.3, 0.3, -0.06, 0.04))])
+    assert as_good.sentence == "There is no difference between new and base in CHAIR-i, 0.300."
     mixed = opening_of([BASE, run("new", GAIN, CHANCE)]).sentence
     assert mixed.endswith("to 0.700; the difference in CHAIR-i from 0.300 to 0.280 may be chance.")
 
