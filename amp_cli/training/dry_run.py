@@ -219,7 +219,11 @@ def plan_training(
         )
 
     estimate = estimated(config)
-    room = planned.room if planned is not None else _room(launch.processes, gpus=len(gpus), device=device)
+    room = (
+        planned.room
+        if planned is not None
+        else _room(launch.processes, gpus=len(gpus) if device == "cuda" else 0, device=device)
+    )
     is_on, why = _choose_checkpointing(config, estimate, room, device=device)
     fits = estimate.total(checkpointing=is_on) <= room
     reference = _choose_reference(config, data.items)
@@ -251,15 +255,19 @@ def plan_training(
         hours=None if rate is None else tokens / (rate * launch.processes) / 3600,
         sharing=sharing_of(launch),
         allocator=launch.environment.get(ALLOCATOR),
-        precision_why=why_float16(config.spec.dtype, torch.device("cuda")) if gpus and planned is None else None,
+        precision_why=why_float16(config.spec.dtype, torch.device("cuda"))
+        if device == "cuda" and planned is None
+        else None,
     )
 
 
 def _device(gpus: Sequence[str], launch: Launch) -> str:
     """Return what a worker would train on: what Apple's machines have shows in no list of GPUs."""
+    if USES_CPU in launch.environment:
+        return "cpu"
     if gpus:
         return "cuda"
-    return "mps" if torch.backends.mps.is_available() and USES_CPU not in launch.environment else "cpu"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _loading(found: MemoryEstimate) -> str:

@@ -97,9 +97,9 @@ def train_model(
     if machine := machine_number(accelerate_config):
         return take_part(launch, out, machine, overwrite=overwrite)
     hashes = {"prefs_hash": _hash(prefs), **({"eval_prefs_hash": _hash(eval_prefs[0])} if eval_prefs else {})}
-    if config.quantization is not None and not gpus:
-        is_apple = has_apple_gpu() and USES_CPU not in launch.environment
-        how = "was not tried on Apple's GPUs" if is_apple else "works on a CPU, but slowly; there is no GPU"
+    uses_cpu = USES_CPU in launch.environment
+    if config.quantization is not None and (uses_cpu or not gpus):
+        how = "was not tried on Apple's GPUs" if has_apple_gpu() and not uses_cpu else "works on a CPU, but slowly"
         ui.warn(f"{config.quantization} {how}")
     with Run.start(
         out,

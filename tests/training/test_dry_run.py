@@ -1,6 +1,7 @@
 """`amp train --dry-run`: what it tells, that it needs no weights, and that it leaves nothing behind."""
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -229,6 +230,19 @@ def test_of_processes_on_several_machines_only_this_ones_gpus_are_looked_at(monk
     assert _room(1, gpus=2, device="cuda") == 30
     assert _room(4, gpus=0, device="cpu") == 10
     assert _room(1, gpus=0, device="mps") == 5
+
+
+@pytest.mark.usefixtures("without_estimate")
+def test_a_cpu_that_is_asked_for_is_planned_whatever_gpus_there_are(
+    prefs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: A'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    plan = plan_training(load_config("tiny"), prefs=prefs, accelerate_config="cpu")
+    assert (plan.device, plan.processes) == ("cpu", 1)
 
 
 @pytest.mark.usefixtures("without_estimate")
